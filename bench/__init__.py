@@ -1,0 +1,1 @@
+"""Benchmarks, training tasks and the plots drawn from them."""

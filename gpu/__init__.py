@@ -1,0 +1,1 @@
+"""GPU shard storage behind the storage interface of the host store."""

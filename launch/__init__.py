@@ -1,0 +1,1 @@
+"""Command line and bootstrap: how ranks are started and find each other."""

@@ -1,0 +1,1 @@
+"""Parameter manager: tables, workers, the local store, and the engine that serves them."""

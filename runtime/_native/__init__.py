@@ -1,0 +1,1 @@
+"""Native (Cython) modules of the data path; private."""

@@ -1,0 +1,1 @@
+"""intentpm: an adaptive, zero-tuning parameter manager for distributed training of sparse models."""

@@ -1,0 +1,83 @@
+"""The options of a job: read once from arguments and ``INTENTPM_*`` variables, then frozen."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from intentpm.runtime.errors import ConfigError
+
+Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication"]
+Timing = Literal["adaptive", "immediate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All options. None needs setting; each has the environment variable ``INTENTPM_<NAME>``."""
+
+    transport: str = "auto"
+    """"auto", "ucx", "tcp", or "loopback" (ranks in one process)."""
+    management: Management = "adaptive"
+    timing: Timing = "adaptive"
+    peer_timeout: float = 10.0
+    """Seconds without a sign of life after which a rank that is waited for counts as lost."""
+    start_timeout: float = 120.0
+    """Seconds for all ranks to appear and connect."""
+    secret: str | None = None
+    """Shared job secret. Default: made by the launcher."""
+    spin_us: float | None = None
+    """Microseconds a waiting thread polls before it sleeps. Default: from the cores per rank."""
+    memory_budget: int | None = None
+    """Bytes of row memory this rank may use. Default: what the machine has."""
+    seed: int | None = None
+    """Seed of everything random (sampling, generated data). Default: from the operating system."""
+    host: str | None = None
+    """Address or interface name the tcp transport listens on. Default: the address peers reach this host by."""
+    port: int = 0
+    """Port the tcp transport listens on; 0: any free one."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("management", get_args(Management)), ("timing", get_args(Timing))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        for name in ("peer_timeout", "start_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: needs a positive number of seconds")
+        if self.spin_us is not None and self.spin_us < 0:
+            raise ConfigError(f"spin_us={self.spin_us!r}: needs a number of microseconds >= 0")
+        if self.memory_budget is not None and self.memory_budget <= 0:
+            raise ConfigError(f"memory_budget={self.memory_budget!r}: needs a positive number of bytes")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port={self.port!r}: needs a number from 0 to 65535")
+
+
+_PARSERS: Mapping[str, Any] = {
+    "peer_timeout": float,
+    "start_timeout": float,
+    "spin_us": float,
+    "memory_budget": int,
+    "seed": int,
+    "port": int,
+}
+
+
+def read_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+    """Merges explicit ``arguments`` (None: not given) over ``INTENTPM_*`` variables over the defaults.
+
+    Raises ConfigError naming the option or variable at fault.
+    """
+    known = {field.name for field in fields(Config)}
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]!r}: init() takes {', '.join(sorted(known))}")
+    values: dict[str, Any] = {}
+    for name in known:
+        variable = f"INTENTPM_{name.upper()}"
+        if environment.get(variable):
+            try:
+                values[name] = _PARSERS.get(name, str)(environment[variable])
+            except ValueError:
+                raise ConfigError(f"{variable}={environment[variable]!r}: not a number") from None
+        if arguments.get(name) is not None:
+            values[name] = arguments[name]
+    return Config(**values)

@@ -1,0 +1,71 @@
+"""Every error intentpm raises. Each message says what happened, to which key, table or rank, and what to do about it."""
+
+
+class Error(Exception):
+    """Base of all intentpm errors."""
+
+
+class ConfigError(Error, ValueError):
+    """An option of ``init`` or an ``INTENTPM_*`` variable has a value that cannot be used."""
+
+
+class KeyRangeError(Error, IndexError):
+    """A key is negative or not below the table's ``num_keys``. Nothing of the call was applied."""
+
+
+class ShapeError(Error, ValueError):
+    """An array does not have the shape the call needs. Nothing of the call was applied."""
+
+
+class DtypeError(Error, TypeError):
+    """An array does not have the dtype the call needs. Nothing of the call was applied."""
+
+
+class WindowError(Error, ValueError):
+    """The end of an intent's window is not after its start."""
+
+
+class ClosedError(Error, RuntimeError):
+    """The parameter manager, worker or transport was used after it was closed."""
+
+
+class ForkError(Error, RuntimeError):
+    """A forked child touched the parameter manager of its parent. Start children with spawn or forkserver."""
+
+
+class WaitTimeoutError(Error, TimeoutError):
+    """A deadline passed; the message names what was waited for."""
+
+
+class MemoryBudgetError(Error, MemoryError):
+    """The rows would not fit in ``memory_budget``, or the operating system refused the memory."""
+
+
+class CollectiveMismatchError(Error, RuntimeError):
+    """The ranks did not make the same collective calls in the same order, or with the same arguments."""
+
+
+class VersionMismatchError(Error, RuntimeError):
+    """The ranks run different versions of intentpm, or of its protocol."""
+
+
+class TransportError(Error, ConnectionError):
+    """A transport could not start or connect; the message says what was tried."""
+
+
+class TransportUnavailableError(TransportError):
+    """The transport asked for is not installed or cannot work on this machine; the message says why."""
+
+
+class PeerLostError(Error, ConnectionError):
+    """A rank died, became silent for ``peer_timeout`` or left while it was still needed.
+
+    ``rank`` is the rank that was lost.
+    """
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+    def __reduce__(self) -> tuple[type["PeerLostError"], tuple[int, str]]:
+        return (type(self), (self.rank, str(self)))

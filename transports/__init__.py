@@ -1,0 +1,1 @@
+"""Transports: one interface (``base.pxd``), several networks."""
