@@ -65,7 +65,7 @@ def agree_on_transport(greetings: Sequence[Greeting]) -> tuple[str, str]:
         if objections:
             raise TransportUnavailableError(f"transport {wish!r} cannot be used: {objections}")
         return wish, ""
-    passed_over = []
+    passed_over: list[str] = []
     for name in greetings[0].transports:
         objections = _objections(greetings, name)
         if not objections:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from intentpm.launch.introduction import introduce
 from intentpm.launch.world import mpi_size
 from intentpm.runtime.config import Config
 from intentpm.runtime.errors import ConfigError, TransportError, WaitTimeoutError
@@ -41,12 +42,8 @@ class MpiWorld:
         self._communicator, request = self._mpi.COMM_WORLD.Idup()
         self._wait(request, config.start_timeout, "the duplication of MPI_COMM_WORLD")
         self._has_failed = False
-        offer = config.secret.encode() if config.secret else os.urandom(32)
-        # One exchange for both: rank 0's offer is the secret, equal boot ids are ranks on one host. (Comm.Split_type
-        # would say the latter too, but cannot be given a deadline.)
-        answers = self.allgather(_boot_id() + offer, config.start_timeout)
-        self.secret = answers[0][_BOOT_ID_BYTES:]
-        self.local_ranks = sum(answer[:_BOOT_ID_BYTES] == answers[self.rank][:_BOOT_ID_BYTES] for answer in answers)
+        # Comm.Split_type would count the ranks of this host too, but cannot be given a deadline.
+        self.secret, self.local_ranks = introduce(self.allgather, self.rank, config.secret, config.start_timeout)
 
     def allgather(self, payload: bytes, timeout_s: float) -> list[bytes]:
         deadline = time.monotonic() + timeout_s
@@ -163,15 +160,3 @@ def _check_thread(mpi: Any) -> None:
 def _launcher_said() -> str:
     names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or "INTENTPM_LAUNCHER=mpi"
-
-
-_BOOT_ID_BYTES = 36
-
-
-def _boot_id() -> bytes:
-    """36 bytes that are equal on two ranks exactly when they share a running kernel."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read(_BOOT_ID_BYTES).ljust(_BOOT_ID_BYTES)
-    except OSError:
-        return os.uname().nodename.encode()[:_BOOT_ID_BYTES].ljust(_BOOT_ID_BYTES)
