@@ -1,4 +1,4 @@
-"""The world of ranks started by ``torchrun``, or by anything that sets the variables of torch's ``env://``; needs torch.
+"""The world of ranks started by ``torchrun``, or anything else that sets torch's ``env://`` variables; needs torch.
 
 Ranks meet in torch's key-value store, under a prefix of our own, so that ``torch.distributed.init_process_group``
 works before and after as if we had not been here.
@@ -68,7 +68,7 @@ class TorchrunWorld:
 
 def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> Any:
     try:
-        from torch.distributed import PrefixStore, TCPStore
+        import torch.distributed as torch_distributed
     except ImportError:
         raise ConfigError(
             "the variables of torchrun are set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), but torch is not "
@@ -79,7 +79,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
     is_server = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = environment["MASTER_ADDR"], parse_integer(environment, "MASTER_PORT")
     try:
-        store = TCPStore(
+        store = torch_distributed.TCPStore(
             host,
             port,
             is_master=is_server,
@@ -92,7 +92,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
     if is_server:
         _hosted.append(store)
     restart = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"intentpm/{restart}/{next_generation()}", store)
+    return torch_distributed.PrefixStore(f"intentpm/{restart}/{next_generation()}", store)
 
 
 def _first_line(error: Exception) -> str:

@@ -34,7 +34,9 @@ def running_slurm(start_timeout_s: float = 30.0) -> Iterator[dict[str, str]]:
         for argv in _daemons(folder):
             with open(folder / f"{argv[0]}.out", "wb") as log:
                 daemons.append(
-                    subprocess.Popen(argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+                    subprocess.Popen(
+                        argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder
+                    )
                 )
         _wait_until_idle(folder, daemons, environment, time.monotonic() + start_timeout_s)
         yield environment

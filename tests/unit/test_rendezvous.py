@@ -65,9 +65,7 @@ def join(serve: Callable[..., RendezvousServer]) -> Iterator[Callable[..., Rende
 
 
 def gather_all(members: list[Rendezvous], pool: ThreadPoolExecutor, payloads: list[bytes]) -> list[list[bytes]]:
-    futures = [
-        pool.submit(member.allgather, payload, 10.0) for member, payload in zip(members, payloads, strict=True)
-    ]
+    futures = [pool.submit(member.allgather, payload, 10.0) for member, payload in zip(members, payloads, strict=True)]
     return [future.result(timeout=15) for future in futures]
 
 

@@ -14,7 +14,13 @@ LOCAL = {"INTENTPM_RANK": "0", "INTENTPM_SIZE": "2", "INTENTPM_RENDEZVOUS": "127
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}
 HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "PMI_FD": "7"}
-SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}
+SRUN = {
+    "SLURM_PROCID": "1",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "0",
+    "SLURM_NTASKS": "2",
+}
 SBATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_NODELIST": "n1"}
 
 
@@ -66,7 +72,9 @@ def test_short_secret_is_refused() -> None:
         LocalWorld(Config(secret="short"), LOCAL)
 
 
-@pytest.mark.parametrize(("value", "address"), [("h:1", ("h", 1)), ("[::1]:65535", ("::1", 65535)), ("::1:9", ("::1", 9))])
+@pytest.mark.parametrize(
+    ("value", "address"), [("h:1", ("h", 1)), ("[::1]:65535", ("::1", 65535)), ("::1:9", ("::1", 9))]
+)
 def test_addresses(value: str, address: tuple[str, int]) -> None:
     assert parse_address({"A": value}, "A") == address
 
@@ -148,7 +156,9 @@ def test_no_common_transport(greetings: list[Greeting], kind: type[Exception], m
 
 def test_versions_must_be_equal() -> None:
     check_versions([greeting()] * 3)
-    with pytest.raises(VersionMismatchError, match=r"intentpm 1.0 \(protocol 1\) on ranks 0, 2; intentpm 1.1 .* rank 1"):
+    with pytest.raises(
+        VersionMismatchError, match=r"intentpm 1.0 \(protocol 1\) on ranks 0, 2; intentpm 1.1 .* rank 1"
+    ):
         check_versions([greeting(), greeting(version="1.1"), greeting()])
     with pytest.raises(VersionMismatchError, match="protocol 2"):
         check_versions([greeting(), greeting(protocol=2)])
@@ -160,7 +170,11 @@ def test_greetings_travel() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"\xff", "rank 3 does not speak"), (b"[]", "rank 3 does not"), (b'{"version": "9.1"}', "rank 3 runs intentpm 9.1")],
+    [
+        (b"\xff", "rank 3 does not speak"),
+        (b"[]", "rank 3 does not"),
+        (b'{"version": "9.1"}', "rank 3 runs intentpm 9.1"),
+    ],
 )
 def test_greetings_of_another_kind_are_a_version_mismatch(data: bytes, message: str) -> None:
     with pytest.raises(VersionMismatchError, match=message):
