@@ -2,7 +2,7 @@
 
 import pytest
 
-from intentpm.launch.agreement import Greeting, agree_on_transport, check_versions
+from intentpm.launch.agreement import Greeting, check_versions, usable_transports
 from intentpm.launch.local import LocalWorld, parse_address
 from intentpm.launch.mpi import check_size
 from intentpm.launch.slurm import first_host, meeting_point, meeting_secret
@@ -128,16 +128,16 @@ NO_UCX = {"ucx": "ucxx is not installed", "tcp": ""}
 
 
 @pytest.mark.parametrize(
-    ("greetings", "chosen", "passed_over"),
+    ("greetings", "usable", "passed_over"),
     [
-        ([greeting(), greeting()], "ucx", ""),
-        ([greeting(), greeting(**NO_UCX)], "tcp", "ucx cannot be used: rank 1: ucxx is not installed"),
-        ([greeting(wish="tcp"), greeting()], "tcp", ""),
-        ([greeting(wish="tcp"), greeting(wish="tcp")], "tcp", ""),
+        ([greeting(), greeting()], ["ucx", "tcp"], []),
+        ([greeting(), greeting(**NO_UCX)], ["tcp"], ["ucx cannot be used: rank 1: ucxx is not installed"]),
+        ([greeting(wish="tcp"), greeting()], ["tcp"], []),
+        ([greeting(wish="tcp"), greeting(wish="tcp")], ["tcp"], []),
     ],
 )
-def test_all_ranks_take_one_transport(greetings: list[Greeting], chosen: str, passed_over: str) -> None:
-    assert agree_on_transport(greetings) == (chosen, passed_over)
+def test_all_ranks_take_one_transport(greetings: list[Greeting], usable: list[str], passed_over: list[str]) -> None:
+    assert usable_transports(greetings) == (usable, passed_over)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_all_ranks_take_one_transport(greetings: list[Greeting], chosen: str, pa
 )
 def test_no_common_transport(greetings: list[Greeting], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        agree_on_transport(greetings)
+        usable_transports(greetings)
 
 
 def test_versions_must_be_equal() -> None:
