@@ -31,7 +31,9 @@ TIMED_OUT = 124
 TERM_S = 5.0
 """How long ranks get to end after SIGTERM, before SIGKILL."""
 GRACE_BEYOND_PEER_TIMEOUT_S = 2.0
-_FORWARDED = tuple(signal.Signals[f"SIG{name}"] for name in "INT TERM HUP QUIT USR1 USR2 TSTP CONT".split())
+_FORWARDED = tuple(
+    signal.Signals[f"SIG{name}"] for name in ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "TSTP", "CONT"]
+)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 

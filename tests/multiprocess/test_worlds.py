@@ -30,11 +30,11 @@ sizes = [len(item) for item in world.allgather(bytes(world.rank * 1000), 20)]
 {after}
 world.close()
 world.close()
-secrets = None
 second = find_world(read_config({{}}))
 secret = second.allgather(second.secret, 20)
 second.close()
-facts = [world.launcher, world.rank, world.size, world.local_ranks, first, sizes, len(set(secret)), len(secret[0]) >= 16]
+facts = [world.launcher, world.rank, world.size, world.local_ranks, first, sizes]
+facts += [len(set(secret)), len(secret[0]) >= 16]
 # One write, so that the lines of two ranks do not mix.
 os.write(1, (json.dumps(facts) + chr(10)).encode())
 """
@@ -156,13 +156,15 @@ def leave_things_open() -> None:
 
 
 def test_spawn_world_reports_leaks_hangs_and_tracebacks(spawn_world) -> None:
-    from support.world import RankFailed
+    from support.world import RankFailedError
 
-    with pytest.raises(RankFailed, match=r"left open: \{'threads': 1\}; Python threads: \['forgotten'\]"):
+    with pytest.raises(RankFailedError, match=r"left open: \{'threads': 1\}; Python threads: \['forgotten'\]"):
         spawn_world(1, leave_things_open)
-    with pytest.raises(RankFailed, match=r"did not end within 1 s"):
+    with pytest.raises(RankFailedError, match=r"did not end within 1 s"):
         spawn_world(1, time_away, timeout_s=1.0)
-    with pytest.raises(RankFailed, match=r"(?s)rank 1 of 2 failed \(exit code 1\).*in fail_on.*ValueError: on purpose"):
+    with pytest.raises(
+        RankFailedError, match=r"(?s)rank 1 of 2 failed \(exit code 1\).*in fail_on.*ValueError: on purpose"
+    ):
         spawn_world(2, fail_on, 1)
 
 
