@@ -1,5 +1,6 @@
 """What a check of ``intentpm doctor`` reports."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ def run_tool(argv: Sequence[str], timeout_s: float, **variables: str) -> subproc
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(LAUNCHER_PREFIXES) and name not in LAUNCHER_VARIABLES
+        if name == "SLURM_CONF" or not (name.startswith(LAUNCHER_PREFIXES) or name in LAUNCHER_VARIABLES)
     }
     try:
         process = subprocess.Popen(
@@ -79,7 +80,5 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def _kill_session(process: "subprocess.Popen[str]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
