@@ -8,7 +8,12 @@ import numpy as np
 
 class SharedTables:
     def __init__(self, size):
-        self.size, self.barrier, self.lock, self.tables = size, threading.Barrier(size, timeout=60), threading.Lock(), {}
+        self.size, self.barrier, self.lock, self.tables = (
+            size,
+            threading.Barrier(size, timeout=60),
+            threading.Lock(),
+            {},
+        )
 
 
 class Done:
@@ -32,7 +37,9 @@ class StandIn:
             if name not in self.shared.tables:
                 keys = np.arange(num_keys)
                 self.shared.tables[name] = (
-                    init(keys).astype(dtype) if isinstance(init, Callable) else np.full((num_keys, *row_shape), init, dtype)
+                    init(keys).astype(dtype)
+                    if isinstance(init, Callable)
+                    else np.full((num_keys, *row_shape), init, dtype)
                 )
         return name
 
@@ -44,7 +51,8 @@ class StandIn:
 
     def stats(self):
         return {
-            "bytes_sent": 0, "bytes_received": 0,
+            "bytes_sent": 0,
+            "bytes_received": 0,
             "tables": {name: {"local": 0, "replica": 0, "remote": 0} for name in self.shared.tables},
         }
 
