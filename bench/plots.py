@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 7.2, 4.2, 150
 INK, GRID = "#1f2430", "#d9dce3"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRID, "axes.grid": True, "axes.axisbelow": True, "axes.labelcolor": INK,
     "axes.spines.right": False, "axes.spines.top": False, "grid.color": GRID, "grid.linewidth": 0.7,
     "font.size": 10, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=["#1f5fbf", "#d9711c", "#2b8a57", "#8d4fb3", "#b3394b", "#5b6472"]),
+    "axes.prop_cycle": cycler(color=["#1f5fbf", "#d9711c", "#2b8a57", "#8d4fb3", "#b3394b", "#5b6472"]),
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Results as JSON files: one shape for the benches and the training tasks.
 
-A file holds ``bench`` (what ran), ``environment`` (where), ``config`` (with which options) and ``rows`` (what came out).
+A file holds ``bench`` (what ran), ``environment`` (where), ``config`` (its options) and ``rows`` (what came out).
 A bench's row is a ``Row`` with its raw samples; a training task's is one epoch.
 """
 

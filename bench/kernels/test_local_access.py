@@ -1,6 +1,7 @@
 """The accesses of ``intentpm bench local`` under pytest-benchmark: ``pytest bench/kernels``."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def access() -> Iterator[LocalAccess]:
 @pytest.mark.parametrize("batch_size", OPTIONS.batch_sizes)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_local_access(benchmark, access, operation, batch_size, position):
+def test_local_access(benchmark: Any, access: LocalAccess, operation: str, batch_size: int, position: int) -> None:
     case = access.cases(batch_size)[OPERATIONS.index(operation)]
     if position >= len(case.calls):
         pytest.skip(f"{operation} is compared with {len(case.calls) - 1} baselines")

@@ -14,6 +14,7 @@ from intentpm.bench.results import Row, write_results
 from intentpm.bench.runner import run_scenario
 
 OUT = click.Path(path_type=Path, file_okay=False)
+DTYPES = ["float32", "float64", "int32", "int64"]
 US = 1e6
 START_S = 120.0
 """Time allowed for starting the ranks and creating the tables, on top of the measuring."""
@@ -89,9 +90,7 @@ def _show_remote(rows: list[Row], dim: int, path: Path) -> None:
 @click.option("--num-keys", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
 @click.option("--dim", type=click.IntRange(1), default=4, show_default=True)
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64", "int32", "int64"]), default="float32", show_default=True
-)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:

@@ -23,7 +23,7 @@ class Column:
     """Attribute of the epoch's row."""
     form: str
     """Format specification for the number."""
-    scale: float = 1.0
+    scale: float = 1
     """The number is multiplied by this before it is formatted."""
 
     @property

@@ -73,6 +73,8 @@ def load_ratings(path: Path, seed: int = 0) -> Ratings:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise RatingsError(path, "is not a readable npz file (not an archive, or cut short)")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = sorted({"user", "item", "rating"} - set(archive.files))
