@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,30 @@ def save(document: Mapping[str, Any], picture: Path) -> None:
 def rmse_over_time(document: Mapping[str, Any], axes: Axes) -> None:
     """Test and validation RMSE of a matrix factorisation over the training time."""
     rows, config = document["rows"], document["config"]
-    seconds, elapsed = [], 0.0
-    for row in rows:
-        elapsed += row["seconds"]
-        seconds.append(elapsed)
+    seconds = list(accumulate(row["seconds"] for row in rows))
+    lows, highs = [], []
     for name, label, line in (("valid_rmse", "validation", "--"), ("test_rmse", "test", "-")):
         values = [row[name] for row in rows]
-        if None not in values:
-            axes.plot(seconds, values, line, marker="o", markersize=3, label=f"{label}: {values[-1]:.4f}")
+        if None in values:
+            continue
+        text = f"{label}: {values[-1]:.4f} (untrained {values[0]:.4f})"
+        axes.plot(seconds, values, line, marker="o", markersize=3, label=text)
+        lows.append(min(values))
+        highs.append(max(values[1:], default=values[0]))
+    _zoom_in(axes, min(lows), max(highs))
     ranks = config["ranks"]
     axes.set_title(f"Matrix factorisation, {ranks} rank{'s'[: ranks > 1]}: {config['data']}", loc="left", fontsize=10)
     axes.set_xlabel("training time in s")
     axes.set_ylabel("RMSE")
     axes.set_xlim(left=0)
-    axes.legend(title="after the last epoch", title_fontsize=9, alignment="left")
+    axes.legend(title="after the last epoch", title_fontsize=9, alignment="left", loc="upper right")
+
+
+def _zoom_in(axes: Axes, low: float, high: float) -> None:
+    """Shows ``low`` to ``high`` only, if the rest (the untrained model) would take more than half of the height."""
+    if 0 < high - low < 0.5 * (axes.get_ylim()[1] - low):
+        margin = 0.08 * (high - low)
+        axes.set_ylim(low - margin, high + 4 * margin)
 
 
 PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {"train mf": rmse_over_time}

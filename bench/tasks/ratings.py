@@ -107,7 +107,7 @@ def _checked(path: Path, columns: dict[str, NDArray[Any]], seed: int) -> Ratings
         raise RatingsError(path, f"rating {int(np.flatnonzero(~np.isfinite(rating))[0])} is not a finite number")
     split = _split(path, columns.get("split"), len(rating), seed)
     users, items = columns.get("shape", (int(user.max()) + 1, int(item.max()) + 1))
-    return Ratings(user, item, rating, split, int(users), int(items), path.name)
+    return Ratings(user, item, rating, split, int(users), int(items), f"{path.absolute().parent.name}/{path.name}")
 
 
 def _check_columns(path: Path, columns: dict[str, NDArray[Any]]) -> None:
@@ -184,7 +184,7 @@ class GeneratorSpec:
             raise RatingsError("--generate", f"{name}={value!r} is not a number") from None
         if name in ("noise", "zipf"):
             return number
-        if number != int(number):
+        if not number.is_integer():
             raise RatingsError("--generate", f"{name}={value} is not a whole number")
         return int(number)
 
@@ -226,21 +226,19 @@ def generate_ratings(spec: GeneratorSpec, seed: int = 0) -> Ratings:
 def _distinct_pairs(spec: GeneratorSpec, random: np.random.Generator) -> tuple[Int64, Int64]:
     """``spec.ratings`` different (user, item) pairs by popularity rank, in random order.
 
-    Repeated draws are dropped and drawn again, so the most popular pairs are a little rarer than the product of
-    the two Zipf distributions says.
+    Pairs are drawn one after the other from the product of two Zipf distributions; one drawn before does not count.
+    The popular users of a small matrix have therefore rated nearly everything, and no more.
     """
     users, items = _zipf_cumulative(spec.users, spec.zipf), _zipf_cumulative(spec.items, spec.zipf)
     codes = np.empty(0, np.int64)
     for _ in range(DRAW_ROUNDS):
-        missing = spec.ratings - len(codes)
-        if missing <= 0:
-            break
-        draws = DRAWS_PER_PAIR * missing
+        draws = DRAWS_PER_PAIR * (spec.ratings - len(codes))
         drawn = _zipf_draw(users, draws, random) * spec.items + _zipf_draw(items, draws, random)
-        drawn.sort()
-        drawn = drawn[np.diff(drawn, prepend=-1) > 0]
-        fresh = drawn[~np.isin(drawn, codes, assume_unique=True, kind="sort")]
-        codes = np.concatenate([codes, random.permutation(fresh)[:missing]])
+        codes = np.concatenate([codes, drawn])
+        first_seen = np.unique(codes, return_index=True)[1]
+        codes = codes[np.sort(first_seen)[: spec.ratings]]
+        if len(codes) == spec.ratings:
+            break
     else:
         raise RatingsError(
             "--generate", f"found only {len(codes)} of {spec.ratings} pairs; ask for fewer ratings or more keys"
