@@ -2,10 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import click
 
 
 def is_rank() -> bool:
@@ -19,16 +15,5 @@ def run_ranks(n: int, transport: str) -> int:
     """Runs this process's own command line as ``n`` ranks of this machine; returns the exit code."""
     from intentpm.launch.local import run_local
 
-    argv = [sys.executable, "-m", "intentpm.launch.cli", *sys.argv[1:]]
+    argv = [sys.executable, "-m", "intentpm", *sys.argv[1:]]
     return run_local(n, argv, transport=transport, prefix=False)
-
-
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """Ends the command with one line for an ``intentpm.Error`` (a lost peer, a wrong option), not a traceback."""
-    from intentpm.runtime.errors import Error
-
-    try:
-        yield
-    except Error as error:
-        raise click.ClickException(f"{type(error).__name__}: {error}") from error

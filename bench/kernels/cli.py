@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from intentpm.bench.relaunch import errors_as_messages
 from intentpm.bench.results import Row, write_results
 
 US = 1e6
@@ -28,7 +27,7 @@ def local(batch_sizes: tuple[int, ...], out: Path, as_json: bool, **options: Any
     if batch_sizes:
         options["batch_sizes"] = batch_sizes
     chosen = LocalAccessOptions(**options)
-    with errors_as_messages(), intentpm.init() as pm:
+    with intentpm.init() as pm:
         rows = measure(pm, chosen)
     path = out / "bench-local.json"
     document = write_results(path, "bench local", asdict(chosen), rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from intentpm.bench.relaunch import errors_as_messages, is_rank, run_ranks
+from intentpm.bench.relaunch import is_rank, run_ranks
 from intentpm.bench.tasks.mf import EpochRow, MatrixFactorisation, MfOptions
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column, EpochLines, make_console, summary_table
 from intentpm.bench.tasks.ratings import GeneratorSpec, Ratings, generate_ratings, load_ratings
@@ -58,10 +58,9 @@ def mf(
         if data is not None:
             load_ratings(data)  # A bad file is reported once, here, before any rank starts.
         sys.exit(run_ranks(ranks or 1, transport))
-    ratings = load_ratings(data, options["seed"]) if data is not None else None
-    with errors_as_messages():
-        _train(ratings or generate_ratings(spec or GeneratorSpec(), options["seed"]), MfOptions(**options),
-               ranks, transport, out, as_json)  # fmt: skip
+    seed = options["seed"]
+    ratings = load_ratings(data, seed) if data is not None else generate_ratings(spec or GeneratorSpec(), seed)
+    _train(ratings, MfOptions(**options), ranks, transport, out, as_json)
 
 
 def _train(ratings: Ratings, options: MfOptions, ranks: int | None, transport: str, out: Path, as_json: bool) -> None:
