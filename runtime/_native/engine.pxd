@@ -40,6 +40,7 @@ cdef enum EngineState:
 
 
 cdef class Engine:
+    cdef object __weakref__
     cdef readonly Transport transport
     cdef readonly RequestPool requests
     cdef readonly RemoteAccess remote

@@ -3,8 +3,6 @@
 import os
 import weakref
 
-cimport cython
-
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -208,11 +206,12 @@ cdef class Engine:
         pthread_mutex_unlock(&self.lock)
 
     cdef void _let_others_in(self) noexcept nogil:
-        """Between two polls: a mutex is not fair, so whoever polls steps back until the waiting threads had their turn."""
+        # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
+        # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
+        # not yield keeps it from running for as long as the poll lasts (measured: 129 us for a 9 us round trip).
         cdef int turn
-        if load_relaxed(&self.contenders) == 0:
-            return
         pthread_mutex_unlock(&self.lock)
+        sched_yield()
         for turn in range(LOCK_SPINS):
             if load_relaxed(&self.contenders) == 0:
                 break
