@@ -19,7 +19,7 @@ COMMAND = ["train", "mf", "--generate", "users=2000,items=600,ratings=60000", "-
 
 @pytest.fixture
 def job(tmp_path):
-    """``intentpm train mf`` on three ranks over tcp, some epochs into its training. Killed at the end, ranks and all."""
+    """``intentpm train mf`` on three ranks over tcp, some epochs into its training; killed at the end."""
     with open(tmp_path / "errors", "w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "intentpm", *COMMAND, "--transport", "tcp"],
