@@ -2,11 +2,12 @@
 
 Guarantees
     * ``connect_ranks`` ends within its deadline, with one authenticated connection per peer or with an error that names
-      the ranks missing and what was tried. Strangers (port scans, garbage, silence, wrong secret) cost nothing but a line
-      in that error.
+      the ranks missing and what was tried. Strangers (port scans, garbage, silence, wrong secret) cost nothing but a
+      line in that error.
     * A rank that died is noticed early: when nothing listens any more at any of its addresses for ``gone_after_s``.
 Assumptions
-    * The addresses were exchanged after every rank had opened its listeners; a rank listens until all are connected to it.
+    * The addresses were exchanged after every rank had opened its listeners; a rank listens until it is connected to
+      all.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from intentpm.runtime.errors import TransportError, VersionMismatchError
-from intentpm.transports.handshake import Stranger, convince, greet, judge, receive_greeting
+from intentpm.transports.handshake import StrangerError, convince, greet, judge, receive_greeting
 from intentpm.transports.tcp_address import Candidate, Identity, RankAddress, host_key
 
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -43,7 +44,7 @@ class _SocketStream:
         while len(received) < size_bytes:
             part = await asyncio.get_running_loop().sock_recv(self.sock, size_bytes - len(received))
             if not part:
-                raise Stranger("it closed the connection during the handshake")
+                raise StrangerError("it closed the connection during the handshake")
             received += part
         return bytes(received)
 
@@ -161,11 +162,11 @@ class _Connector:
                 hellos = await greet(stream, self.me, target.rank, self.instances[target.rank])
                 async with dial.proving:
                     if dial.proven:
-                        raise Stranger("another of its addresses was faster")
+                        raise StrangerError("another of its addresses was faster")
                     await convince(stream, self.me, *hellos)
                     dial.proven = True
             return sock
-        except (OSError, TimeoutError, Stranger) as error:
+        except (OSError, TimeoutError, StrangerError) as error:
             sock.close()
             outcome[name] = _describe(error, _SILENT)
             return None
@@ -214,7 +215,7 @@ class _Connector:
                 theirs, mine = await receive_greeting(stream, self.me)
                 rank = await judge(stream, self.me, theirs, mine, self.expected())
             self.add(rank, sock)
-        except (OSError, TimeoutError, Stranger) as error:
+        except (OSError, TimeoutError, StrangerError) as error:
             sock.close()
             self.strangers.append(f"{name}: {_describe(error, 'it said nothing')}")
         except BaseException:
@@ -227,7 +228,7 @@ class _Connector:
     # -- who is missing ------------------------------------------------------------------------------------------------
 
     async def watch_for_death(self) -> None:
-        """Knocks at the listeners of ranks that have not dialled: they listen until all, we too, are connected to them."""
+        """Knocks at the listeners of ranks that have not dialled: while alive, they listen until we are connected."""
         knocks = {rank: _Dial(self.addresses[rank]) for rank in self.expected()}
         await asyncio.sleep(self.gone_after_s / 4)
         while True:
@@ -286,9 +287,7 @@ def _peer_name(peer: tuple[str, int]) -> str:
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error to show: one of ours if there is one."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.append(_first_cause(error) if isinstance(error, BaseExceptionGroup) else error)
+    leaves = [_first_cause(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
     ours = [error for error in leaves if isinstance(error, TransportError | VersionMismatchError)]
     return (ours or leaves)[0]
 
@@ -323,8 +322,7 @@ def connect_ranks(
     """
     if me.size == 1:
         return {}
-    connected = _run(_Connector(me, listeners, addresses, gone_after_s), timeout_s)
-    return connected
+    return _run(_Connector(me, listeners, addresses, gone_after_s), timeout_s)
 
 
 def _run(connector: _Connector, timeout_s: float) -> dict[int, socket.socket]:
@@ -356,7 +354,7 @@ def _inside_event_loop() -> bool:
 
 
 def set_data_path_options(sock: socket.socket, peer_timeout_s: float) -> None:
-    """No delay for small messages; a silent or unreachable peer breaks the connection within about ``peer_timeout_s``."""
+    """No delay for small messages; an unreachable peer breaks the connection within about ``peer_timeout_s``."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
