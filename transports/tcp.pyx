@@ -132,9 +132,9 @@ cdef class TcpTransport(Transport):
             me.secret)
 
     def connect(self, addresses, timeout_s: float) -> None:
-        if len(addresses) != self.size:
-            raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
         try:
+            if len(addresses) != self.size:
+                raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
             decoded = [decode_address(payload, rank, self.identity) for rank, payload in enumerate(addresses)]
             sockets = connect_ranks(self.identity, self.listeners, decoded, timeout_s, self.peer_timeout_s)
         finally:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from intentpm.runtime.errors import TransportError, VersionMismatchError
 from intentpm.transports.handshake import StrangerError, convince, greet, judge, receive_greeting
@@ -72,6 +73,8 @@ class _Connector:
         self.gone_after_s = gone_after_s
         self.instances = {a.rank: bytes.fromhex(a.instance) for a in addresses if a.rank != me.rank}
         self.connected: dict[int, socket.socket] = {}
+        self.opened: set[socket.socket] = set()
+        """Every socket not closed yet; what is not in ``connected`` at the end goes."""
         self.outcomes: dict[int, dict[str, str]] = {rank: {} for rank in self.instances}
         self.strangers: deque[str] = deque(maxlen=8)
         self.guests: deque[asyncio.Task[None]] = deque()
@@ -87,26 +90,25 @@ class _Connector:
                 await self.complete.wait()
                 for task in (*workers, *self.guests):
                     task.cancel()
+            self.opened -= set(self.connected.values())
         except TimeoutError:
-            self.close_all()
             raise TransportError(self.explain(f"within {timeout_s:g} s")) from None
         except BaseExceptionGroup as group:
-            self.close_all()
             raise _first_cause(group) from None
-        except BaseException:
-            self.close_all()
-            raise
+        finally:
+            for sock in self.opened:
+                sock.close()
         return self.connected
 
-    def close_all(self) -> None:
-        for sock in self.connected.values():
-            sock.close()
+    def discard(self, sock: socket.socket) -> None:
+        sock.close()
+        self.opened.discard(sock)
 
     def add(self, rank: int, sock: socket.socket) -> None:
         # The same process dialling again has given up its earlier connection: the newer one counts.
         replaced = self.connected.pop(rank, None)
         if replaced is not None:
-            replaced.close()
+            self.discard(replaced)
         self.connected[rank] = sock
         if len(self.connected) == len(self.instances):
             self.complete.set()
@@ -151,11 +153,14 @@ class _Connector:
         target = dial.target
         outcome = self.outcomes[target.rank]
         name = f"{candidate.host} port {candidate.port}"
+        outcome[name] = _NO_ANSWER
         try:
             sock = await _open(candidate)
         except (OSError, TimeoutError) as error:
             outcome[name] = _describe(error, _NO_ANSWER)
             return None
+        self.opened.add(sock)
+        outcome[name] = _SILENT
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 stream = _SocketStream(sock)
@@ -166,13 +171,15 @@ class _Connector:
                     await convince(stream, self.me, *hellos)
                     dial.proven = True
             return sock
-        except (OSError, TimeoutError, StrangerError) as error:
-            sock.close()
-            outcome[name] = _describe(error, _SILENT)
-            return None
-        except BaseException:
-            sock.close()
+        except TransportError:  # an OSError too, but not the network's: the ranks do not fit
             raise
+        except (OSError, TimeoutError, StrangerError) as error:
+            outcome[name] = _describe(error, _SILENT)
+        except asyncio.CancelledError:
+            self.discard(sock)
+            raise
+        self.discard(sock)
+        return None
 
     def check_gone(self, dial: _Dial) -> None:
         """Raises TransportError when ``target`` has refused at every address for too long: its process is dead."""
@@ -198,9 +205,17 @@ class _Connector:
                 # The stranger hung up before it was accepted, or descriptors are short: neither ends the job.
                 await asyncio.sleep(0.01)
                 continue
+            self.opened.add(sock)
             sock.setblocking(False)
             self.make_room()
-            self.guests.append(tasks.create_task(self.welcome(sock, _peer_name(peer))))
+            guest = tasks.create_task(self.welcome(sock, _peer_name(peer)))
+            # Not in welcome(): a task cancelled before its first step never runs.
+            guest.add_done_callback(partial(self.show_out, sock))
+            self.guests.append(guest)
+
+    def show_out(self, sock: socket.socket, _guest: object) -> None:
+        if sock not in self.connected.values():
+            self.discard(sock)
 
     def make_room(self) -> None:
         self.guests = deque(task for task in self.guests if not task.done())
@@ -215,12 +230,10 @@ class _Connector:
                 theirs, mine = await receive_greeting(stream, self.me)
                 rank = await judge(stream, self.me, theirs, mine, self.expected())
             self.add(rank, sock)
-        except (OSError, TimeoutError, StrangerError) as error:
-            sock.close()
-            self.strangers.append(f"{name}: {_describe(error, 'it said nothing')}")
-        except BaseException:
-            sock.close()
+        except TransportError:  # an OSError too, but not the network's: the ranks do not fit
             raise
+        except (OSError, TimeoutError, StrangerError) as error:
+            self.strangers.append(f"{name}: {_describe(error, 'it said nothing')}")
 
     def expected(self) -> dict[int, bytes]:
         return {rank: instance for rank, instance in self.instances.items() if rank > self.me.rank}
