@@ -68,5 +68,5 @@ def test_auto_with_nothing_usable_gives_every_reason(monkeypatch: pytest.MonkeyP
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="'mpi'.*auto, ucx, tcp, loopback"):
+    with pytest.raises(ConfigError, match=r"'mpi'.*auto, ucx, tcp, loopback"):
         registry.load("mpi")
