@@ -34,12 +34,15 @@ cdef class IntentQueue:
     cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look
     cdef int64_t act_before          # guarded by: incoming_lock. Intents that start before this clock are due
     cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
+    cdef int64_t keys_signalled      # atomic relaxed: by this worker since start
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
     # guarded by: engine lock
     cdef priority_queue[pair[int64_t, size_t]] waiting   # (-start, Intent*)
     cdef priority_queue[pair[int64_t, size_t]] active    # (-end, Intent*)
+    cdef priority_queue[pair[int64_t, size_t]] starting  # (-start, Intent*): active ones of which a key was not here
+    cdef int64_t seen_clock          # the clock when the engine began to look
     cdef ActionTimer timer
     cdef bint immediate
     cdef int64_t round_clock         # clock at the start of the round being measured
@@ -57,6 +60,10 @@ cdef class IntentQueue:
     cdef Intent* next_due(self) noexcept nogil
     cdef Intent* next_over(self) noexcept nogil
     cdef void forget(self, Intent* intent) noexcept nogil
+    # An active intent whose keys were not all here; handed out when its window has started. Ask before next_over.
+    cdef void watch_start(self, Intent* intent) noexcept nogil
+    cdef Intent* next_started(self, int64_t clock) noexcept nogil
+    cdef int64_t now(self) noexcept nogil
     # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
     cdef bint publish(self) noexcept nogil
     cdef void round_began(self) noexcept nogil
