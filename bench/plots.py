@@ -32,10 +32,8 @@ def draw(results: Path, picture: Path) -> None:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
     kind = document.get("bench") if isinstance(document, dict) else None
     if kind not in PLOTS and not is_trace(document):
-        raise click.ClickException(
         known = ", ".join((*PLOTS, "traces"))
         raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {known}")
-        )
     try:
         save(document, picture)
     except (KeyError, TypeError, IndexError) as error:
@@ -43,7 +41,7 @@ def draw(results: Path, picture: Path) -> None:
 
 
 def save(document: Mapping[str, Any], picture: Path) -> None:
-    """Draws what ``write_results`` returned, or a trace. KeyError where there is no plot for its kind, or a part is missing."""
+    """Draws what ``write_results`` returned, or a trace. KeyError: no plot for its kind, or a part is missing."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
         if is_trace(document):

@@ -166,9 +166,9 @@ def ask_owner(report: KeyReport, ask: Callable[[int], KeyReport]) -> KeyReport |
     ask: rank -> its report. None: the key moved faster than it could be followed.
     """
     for _ in range(MOST_ASKED):
+        report = ask(report.owner)
         if report.state == "owned":
             return report
-        report = ask(report.owner)
     return None
 
 

@@ -90,12 +90,16 @@ cdef class Journal:
     cdef Ring decisions
     cdef Ring trace
     cdef vector[Sample] samples
+    cdef Sample passed_over      # the newest that came too soon after the last
+    cdef bint has_passed_over
     cdef int64_t sample_interval_ns
 
     # False: out of memory, and nothing has changed.
     cdef bint begin_trace(self, uint64_t capacity) noexcept nogil
     cdef void end_trace(self) noexcept nogil
+    # Keeps at most two samples per interval, of a burst its first and its end.
     cdef void take_sample(self, const Sample* sample, bint at_once) noexcept nogil
+    cdef void _keep_sample(self, const Sample* sample) noexcept nogil
 
 
 cdef inline void note_traced(

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from intentpm.transports.base cimport Transport
 
 cdef enum:
-    FIRST_SAMPLE_INTERVAL_NS = 1_000_000
+    FIRST_SAMPLE_INTERVAL_NS = 100_000
     MOST_SAMPLES = 4096
 
 
@@ -39,6 +39,7 @@ cdef class Journal:
         if not _allocate(&self.trace, capacity):
             return False
         self.samples.clear()
+        self.has_passed_over = False
         self.sample_interval_ns = FIRST_SAMPLE_INTERVAL_NS
         self.tracing = True
         return True
@@ -47,10 +48,18 @@ cdef class Journal:
         self.tracing = False
 
     cdef void take_sample(self, const Sample* sample, bint at_once) noexcept nogil:
-        cdef size_t i
         if not at_once and not self.samples.empty() and (
                 sample.time_ns < self.samples.back().time_ns + self.sample_interval_ns):
+            self.passed_over = sample[0]
+            self.has_passed_over = True
             return
+        if self.has_passed_over:
+            self._keep_sample(&self.passed_over)
+            self.has_passed_over = False
+        self._keep_sample(sample)
+
+    cdef void _keep_sample(self, const Sample* sample) noexcept nogil:
+        cdef size_t i
         if self.samples.size() == MOST_SAMPLES:      # keep every other one, and take half as many from now on
             for i in range(MOST_SAMPLES // 2):
                 self.samples[i] = self.samples[2 * i]
