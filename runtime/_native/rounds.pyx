@@ -92,6 +92,7 @@ cdef class Rounds:
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
+        queue.look_began()
         while True:
             queue.collect()
             intent = queue.next_due()
@@ -104,7 +105,8 @@ cdef class Rounds:
                 queue.forget(intent)
                 intent = queue.next_over()
             if queue.publish():
-                return
+                break
+        queue.look_ended(self.busy[0] + self.busy[1] > 0)
 
     cdef void _activate(self, const Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
@@ -214,12 +216,7 @@ cdef class Rounds:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
-        if self.records_in_flight == before:
-            return
-        self.rounds += 1
-        if before == 0:
-            for i in range(self.workers.size()):
-                (<IntentQueue>self.workers[i]).round_began()
+        self.rounds += self.records_in_flight > before
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
