@@ -8,22 +8,22 @@ from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_ow
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
-    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody, RoundHeader,
-    indices_bytes, padded, round_body,
+    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
+    RoundHeader, indices_bytes, padded, round_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
 from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
-from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty, take_pending,
+    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    take_pending,
 )
-from intentpm.transports.base cimport Transport
 
 cdef enum:
     MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
@@ -157,7 +157,6 @@ cdef class Rounds:
         self.fenced.push_back(reference)
 
     cdef void _step_fence(self) noexcept nogil:
-        cdef size_t i
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
         if not self.fenced.empty() and self.requests.writes_open[0] + self.requests.writes_open[1] == 0:
