@@ -219,6 +219,8 @@ class ParameterManager:
         ``tables[name]``: keys accessed ``local``, ``replica`` and ``remote``; bytes of ``rows`` and ``index``.
         ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the transport, with headers.
         ``served_keys``: keys served to other ranks; ``forwarded_keys``, ``hops``: of requests for keys that had moved.
+        ``relocations_in``, ``relocations_out``, ``replicas_set_up``, ``replicas_dropped``, ``rounds``, ``records``,
+        ``refreshed_rows``, ``intents_acted`` (keys): what management did.
         """
         counters = self._engine.counters()
         return {
@@ -226,9 +228,7 @@ class ParameterManager:
             "bytes_received": counters["received_bytes"],
             "messages_sent": counters["sent_messages"],
             "messages_received": counters["received_messages"],
-            "served_keys": counters["served_keys"],
-            "forwarded_keys": counters["forwarded_keys"],
-            "hops": counters["hops"],
+            **{name: count for name, count in counters.items() if "sent_" not in name and "received_" not in name},
             "tables": {name: self._table_stats(table) for name, table in self._tables.items()},
         }
 
