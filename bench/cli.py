@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from intentpm.bench.kernels.cli import local
-from intentpm.bench.scenarios.cli import exactness, remote
+from intentpm.bench.scenarios.cli import exactness, idle, remote
 from intentpm.bench.tasks.mf_cli import mf
 
 
@@ -32,5 +32,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 
 train.add_command(mf)
-for _command in (local, remote, exactness):
+for _command in (local, remote, exactness, idle):
     bench.add_command(_command)

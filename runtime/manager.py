@@ -63,6 +63,8 @@ class ParameterManager:
             thread_spin_us,
             get_args(Management).index(config.management),
             config.sync_interval,
+            config.sync_threshold,
+            config.memory_budget or 0,
         )
         self._thread: threading.Thread | None = None
         if world.size > 1:
