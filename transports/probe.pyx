@@ -39,11 +39,11 @@ cdef class Probe:
     def losses(self): return self.losses
     def send(self, uint32_t dest, uint8_t mid, bytes header, pieces):
         cdef Piece* p = <Piece*>malloc(sizeof(Piece) * max(1, len(pieces)))
-        cdef const char[::1] v
+        cdef const unsigned char[::1] v
         cdef int i = 0
         for x in pieces:
             v = x
-            p[i].data = &v[0] if v.shape[0] else NULL; p[i].size_bytes = v.shape[0]; p[i].memory = HOST_MEMORY
+            p[i].data = <const char*>&v[0] if v.shape[0] else NULL; p[i].size_bytes = v.shape[0]; p[i].memory = HOST_MEMORY
             i += 1
         self.keepalive.append(pieces)
         cdef SendStatus st

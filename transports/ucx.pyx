@@ -88,7 +88,7 @@ cdef class UcxTransport(Transport):
     cdef bytes _secret
     cdef bytes _hello_proofs                # PROOF_BYTES per rank
     cdef const char* _proofs                # _hello_proofs' bytes
-    cdef object _options                    # UCX settings we made: dict[str, str]
+    cdef dict _settings                     # UCX settings made here, by name without UCX_
     cdef uint32_t _tag                      # the job's, already in bits 8-31
     cdef size_t _max_header_bytes
     cdef Peer* _peers                       # one per rank
@@ -129,10 +129,11 @@ cdef class UcxTransport(Transport):
         self._hello_proofs = b"".join([ucx_address.hello_proof(secret, peer, size) for peer in range(size)])
         self._proofs = self._hello_proofs
         self._pool = RegisteredPool()
+        self._settings = {}
         self._allocate_peers()
         self._ucp = load_functions()
         try:
-            self._start_context(self._settings(peer_timeout_s, options or {}))
+            self._start_context(peer_timeout_s, dict(options or {}))
             self._start_worker()
         except BaseException:
             self._stop_worker()
@@ -149,26 +150,29 @@ cdef class UcxTransport(Transport):
             self._peers[i].rank = i
         return 0
 
-    def _settings(self, double peer_timeout_s, options):
-        """UCX settings that differ from UCX's defaults, where the environment does not set them."""
+    def _defaults(self, double peer_timeout_s):
+        """UCX settings for which we have a better default than UCX, unless the environment sets them."""
         ours = {
             # Lets UCX use shared memory together with reports of lost peers.
             "MM_ERROR_HANDLING": "y",
             "KEEPALIVE_INTERVAL": f"{max(peer_timeout_s / 4, 0.05):.3f}s",
+            # Through shared memory UCX's rendezvous copies as often as its eager protocol, in larger steps: slower at 1 MiB.
+            "RNDV_THRESH": "intra:2m,inter:auto",
         }
-        unset = {name: value for name, value in ours.items() if f"UCX_{name}" not in os.environ}
-        return {**unset, **options}
+        return {name: value for name, value in ours.items() if f"UCX_{name}" not in os.environ}
 
-    cdef int _start_context(self, dict settings) except -1:
+    cdef int _start_context(self, double peer_timeout_s, dict options) except -1:
         cdef ucp_config_t* config = NULL
         cdef ucp_params_t params
-        cdef ucs_status_t status
         self._check(self._ucp.config_read(NULL, NULL, &config), "UCX cannot read its configuration (UCX_* variables)")
         try:
-            for name, value in settings.items():
-                status = self._ucp.config_modify(config, name.encode(), value.encode())
-                if status != UCS_OK:
-                    raise ConfigError(f"UCX has no setting {name}={value}: {text_of(self._ucp, status)}")
+            # An older UCX may not know one of our defaults: it keeps its own. What the caller asks for must work.
+            for name, value in self._defaults(peer_timeout_s).items():
+                if self._ucp.config_modify(config, name.encode(), value.encode()) == UCS_OK:
+                    self._settings[name] = value
+            for name, value in options.items():
+                self._check_setting(self._ucp.config_modify(config, name.encode(), value.encode()), name, value)
+                self._settings[name] = value
             memset(&params, 0, sizeof(params))
             params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS
             params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP
@@ -177,8 +181,12 @@ cdef class UcxTransport(Transport):
                 self._ucp.init_version(1, OLDEST_MINOR, &params, config, &self._context), "UCX cannot start")
         finally:
             self._ucp.config_release(config)
-        self._options = settings
         self._pool.attach(self._ucp, self._context)
+        return 0
+
+    cdef int _check_setting(self, ucs_status_t status, name, value) except -1:
+        if status != UCS_OK:
+            raise ConfigError(f"UCX has no setting {name}={value}: {text_of(self._ucp, status)}")
         return 0
 
     cdef int _start_worker(self) except -1:
@@ -223,7 +231,7 @@ cdef class UcxTransport(Transport):
         causes = "".join([f"; {line}" for line in ucx_limits.explain_limits()])
         settings = " ".join([f"{name}={value}" for name, value in ucx_library.settings_in_force().items()]) or "no UCX_* set"
         raise TransportUnavailableError(
-            f"{what}: {text_of(self._ucp, status)} (UCX {version}, {settings}, {self._options or 'no options'}){causes}")
+            f"{what}: {text_of(self._ucp, status)} (UCX {version}, {settings}, {self._settings}){causes}")
 
     # -- connect -----------------------------------------------------------------------------------------------------
     def address(self) -> bytes:
@@ -908,7 +916,7 @@ cdef class UcxTransport(Transport):
             "protocol": ucx_address.PROTOCOL_VERSION,
             "ucx_version": ".".join(map(str, ucp_module.version())),
             "ucx_library": str(library),
-            "settings": {**ucx_library.settings_in_force(), **{f"UCX_{name}": value for name, value in self._options.items()}},
+            "settings": {**ucx_library.settings_in_force(), **{f"UCX_{name}": value for name, value in self._settings.items()}},
             "paths": {i: self._paths(i) for i in range(self.size) if i != self.rank},
             "registered_bytes": self._pool.registered_bytes,
             "staging_bytes": self._pool.slab_bytes,
