@@ -10,6 +10,7 @@ Assumptions
     * The process is not forked after construction; the child's Python-level calls raise ForkError.
 """
 
+import hashlib
 import os
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -22,6 +23,7 @@ from posix.unistd cimport getpid, pid_t
 from intentpm.runtime.errors import ClosedError, ConfigError, ForkError, TransportError, TransportUnavailableError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_address, ucx_library, ucx_limits
+from intentpm.transports.process_watch import process_table
 
 from intentpm.transports.base cimport (
     BODY_ALIGNMENT,
@@ -36,6 +38,7 @@ from intentpm.transports.base cimport (
     Transport,
     done_fn,
 )
+from intentpm.transports.process_watch cimport ProcessWatch
 from intentpm.transports.ucp cimport *
 from intentpm.transports.ucx_pool cimport RegisteredPool
 from intentpm.transports.ucx_records cimport *
@@ -56,6 +59,8 @@ cdef enum:
     RECEIVE_BUDGET_BYTES = 256 << 20
     OLDEST_MINOR = 13                   # the UCX interface we ask for: 1.13
     LISTED_TRANSPORTS = 16
+    CALLS_PER_CHECK = 1024              # of progress(), between two looks at the processes of peers
+    IDLE_CALLS_AFTER_END = 8            # of progress(), before a peer whose process has ended counts as lost
 
 cdef enum Wait:                         # what connect() and close() wait for
     FOR_HELLOS = 0
@@ -63,6 +68,7 @@ cdef enum Wait:                         # what connect() and close() wait for
     FOR_BYES = 2
     FOR_ENDPOINTS = 3
 
+cdef const char* PROCESS_ENDED = "its process has ended"
 cdef int64_t GOODBYE_WAIT_NS = 250_000_000      # for the answers to BYE
 cdef int64_t ENDPOINT_WAIT_NS = 1_000_000_000   # for closed endpoints to let go
 
@@ -83,7 +89,6 @@ cdef class UcxTransport(Transport):
     cdef const UcpFunctions* _ucp
     cdef ucp_context_h _context
     cdef ucp_worker_h _worker
-    cdef int _event_fd
     cdef pid_t _process
     cdef bytes _secret
     cdef bytes _hello_proofs                # PROOF_BYTES per rank
@@ -93,17 +98,18 @@ cdef class UcxTransport(Transport):
     cdef size_t _max_header_bytes
     cdef Peer* _peers                       # one per rank
     cdef RegisteredPool _pool
+    cdef ProcessWatch _watch                # of the peers on this host
+    cdef int _idle_calls                    # of progress(), in a row
+    cdef int _unchecked_calls               # of progress(), since the watch was asked
+    cdef uint32_t _ended_peers              # whose process has ended but whose last messages may still be here
 
     cdef bint _delivering                   # connected and not closing: messages go to on_message
     cdef bint _closing
     cdef bint _closed
-    cdef Sending* _in_flight                # sends UCX has not finished (newest first)
-    cdef Sending* _free_sendings
-    cdef Arrival* _inbox                    # whole messages to deliver in the next progress(), oldest first
-    cdef Arrival* _inbox_end
-    cdef Arrival* _waiting                  # rendezvous that wait for memory, oldest first
-    cdef Arrival* _waiting_end
-    cdef Arrival* _free_arrivals
+    cdef Sendings _sends                    # not finished by UCX
+    cdef ArrivalQueue _inbox                # whole messages to deliver in the next progress()
+    cdef ArrivalQueue _waiting              # rendezvous that wait for memory
+    cdef ArrivalQueue _spare_arrivals
     cdef size_t _receiving_bytes            # of rendezvous in progress
     cdef uint32_t _failing_peers
     cdef uint32_t _missing_hellos
@@ -117,7 +123,6 @@ cdef class UcxTransport(Transport):
     cdef readonly uint64_t rendezvous_messages
 
     def __cinit__(self):
-        self._event_fd = -1
         self._process = getpid()
 
     def __init__(self, int64_t rank, int64_t size, bytes secret, *, double peer_timeout_s=10.0, options=None):
@@ -129,6 +134,7 @@ cdef class UcxTransport(Transport):
         self._hello_proofs = b"".join([ucx_address.hello_proof(secret, peer, size) for peer in range(size)])
         self._proofs = self._hello_proofs
         self._pool = RegisteredPool()
+        self._watch = ProcessWatch()
         self._settings = {}
         self._allocate_peers()
         self._ucp = load_functions()
@@ -192,6 +198,7 @@ cdef class UcxTransport(Transport):
     cdef int _start_worker(self) except -1:
         cdef ucp_worker_params_t params
         cdef ucp_worker_attr_t attributes
+        cdef int event_fd = -1
         memset(&params, 0, sizeof(params))
         params.field_mask = (
             UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_FLAGS | UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT)
@@ -200,7 +207,8 @@ cdef class UcxTransport(Transport):
         params.flags = UCP_WORKER_FLAG_IGNORE_REQUEST_LEAK
         params.am_alignment = BODY_ALIGNMENT
         self._check(self._ucp.worker_create(self._context, &params, &self._worker), "UCX cannot open its transports")
-        self._check(self._ucp.worker_get_efd(self._worker, &self._event_fd), "UCX has no event descriptor here")
+        self._check(self._ucp.worker_get_efd(self._worker, &event_fd), "UCX has no event descriptor here")
+        self._watch.add_descriptor(event_fd)
         attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER
         self._check(self._ucp.worker_query(self._worker, &attributes), "UCX cannot describe its worker")
         self._max_header_bytes = attributes.max_am_header
@@ -241,7 +249,9 @@ cdef class UcxTransport(Transport):
         self._check(self._ucp.worker_get_address(self._worker, &data, &size_bytes), "UCX has no address")
         worker_address = (<char*>data)[:size_bytes]
         self._ucp.worker_release_address(self._worker, data)
-        return ucx_address.pack_address(self._secret, self.rank, self.size, ucp_module.version(), worker_address)
+        return ucx_address.pack_address(
+            self._secret, self.rank, self.size,
+            ucx_address.PeerAddress(worker_address, self._process, _table_digest()))
 
     def connect(self, addresses, timeout_s: float) -> None:
         """See ``Transport.connect``. Also raises VersionMismatchError. A failed transport can only be closed."""
@@ -253,9 +263,10 @@ cdef class UcxTransport(Transport):
             ucx_address.unpack_address(self._secret, rank, self.size, bytes(address))
             for rank, address in enumerate(addresses)]
         self._missing_hellos = self.size - 1
-        for peer_rank, worker_address in enumerate(unpacked):
+        for peer_rank, address in enumerate(unpacked):
             if peer_rank != self.rank:
-                self._open_endpoint(&self._peers[<uint32_t>peer_rank], worker_address)
+                self._open_endpoint(&self._peers[<uint32_t>peer_rank], address.worker_address)
+                self._watch_process(&self._peers[<uint32_t>peer_rank], address)
         if not self._wait(FOR_HELLOS, deadline_ns):
             raise self._not_connected(timeout_s)
         self._delivering = True
@@ -279,6 +290,12 @@ cdef class UcxTransport(Transport):
         peer.state = ALIVE
         peer.heard_ns = self.now_ns()
         self._send_control(peer, HELLO, self._proofs + self.rank * PROOF_BYTES, PROOF_BYTES)
+        return 0
+
+    cdef int _watch_process(self, Peer* peer, address) except -1:
+        if address.process_table == _table_digest() and address.process != self._process:
+            if not self._watch.watch(peer.rank, address.process):
+                self._fail(peer, PROCESS_ENDED)
         return 0
 
     cdef object _not_connected(self, double timeout_s):
@@ -311,7 +328,8 @@ cdef class UcxTransport(Transport):
                     self._send_control(&self._peers[i], BYE, NULL, 0)
             self._wait(FOR_BYES, min(deadline_ns, self.now_ns() + GOODBYE_WAIT_NS))
             for i in range(self.size):
-                self._close_endpoint(&self._peers[i])
+                if self._close_endpoint(&self._peers[i], _endpoint_closed):
+                    self._closing_endpoints += 1
             self._wait(FOR_ENDPOINTS, self.now_ns() + ENDPOINT_WAIT_NS)
         finally:
             self._stop_worker()
@@ -319,30 +337,28 @@ cdef class UcxTransport(Transport):
     cdef void _stop_worker(self):
         self._closed = True
         self._delivering = False
-        self._event_fd = -1
         if self._worker != NULL:
             self._ucp.worker_destroy(self._worker)
             self._worker = NULL
-        self._abandon_sends()
-        self._abandon_arrivals()
+        self._finish_rest()
+        self._watch.close()
         if self._context != NULL:
             self._pool.unregister()
             self._ucp.cleanup(self._context)
             self._context = NULL
 
-    cdef void _abandon_sends(self) noexcept nogil:
-        while self._in_flight != NULL:
-            self._finish_send(self._in_flight, UCS_ERR_CANCELED)
-
-    cdef void _abandon_arrivals(self) noexcept nogil:
-        while self._inbox != NULL:
-            self._recycle_arrival(self._pop_inbox())
-        while self._waiting != NULL:
-            self._recycle_arrival(self._pop_waiting())
+    cdef void _finish_rest(self) noexcept nogil:
+        """What UCX had not finished when its worker was destroyed."""
+        while self._sends.in_flight != NULL:
+            self._finish_send(self._sends.in_flight, UCS_ERR_CANCELED)
+        while self._sends.abandoned != NULL:
+            self._finish_send(self._sends.abandoned, UCS_ERR_CANCELED)
+        while self._inbox.first != NULL:
+            self._recycle_arrival(pop_arrival(&self._inbox))
+        while self._waiting.first != NULL:
+            self._recycle_arrival(pop_arrival(&self._waiting))
 
     def __dealloc__(self):
-        cdef Sending* sending
-        cdef Arrival* arrival
         # In a forked child UCX belongs to the parent: leave everything as it is.
         if getpid() != self._process:
             return
@@ -351,20 +367,15 @@ cdef class UcxTransport(Transport):
         if not self._closed and self._ucp != NULL:
             self._forget_callbacks()
             self._stop_worker()
-        while self._free_sendings != NULL:
-            sending = self._free_sendings
-            self._free_sendings = sending.next
-            free(sending)
-        while self._free_arrivals != NULL:
-            arrival = self._free_arrivals
-            self._free_arrivals = arrival.next
-            free(arrival)
+        free_sendings(&self._sends)
+        while self._spare_arrivals.first != NULL:
+            free(pop_arrival(&self._spare_arrivals))
         free(self._aligned)
         PyMem_Free(self._peers)
 
     cdef void _forget_callbacks(self) noexcept nogil:
         # Whoever sent may be gone before an object that was never closed.
-        cdef Sending* sending = self._in_flight
+        cdef Sending* sending = self._sends.in_flight
         while sending != NULL:
             sending.done = NULL
             sending = sending.next
@@ -402,16 +413,16 @@ cdef class UcxTransport(Transport):
 
     cdef void _sleep_until(self, int64_t end_ns) noexcept nogil:
         cdef pollfd waited
-        waited.fd = self._event_fd
+        waited.fd = self._watch.wake_fd
         waited.events = POLLIN
         poll(&waited, 1, <int>max(1, (end_ns - self.now_ns()) // 1_000_000))
 
     cdef bint _has_happened(self, Wait what) noexcept nogil:
         cdef uint32_t i
         if what == FOR_HELLOS:
-            return self._missing_hellos == 0 and self._in_flight == NULL
+            return self._missing_hellos == 0 and self._sends.in_flight == NULL
         if what == FOR_SENDS:
-            return self._in_flight == NULL
+            return self._sends.in_flight == NULL
         if what == FOR_ENDPOINTS:
             return self._closing_endpoints == 0
         for i in range(self.size):
@@ -430,7 +441,9 @@ cdef class UcxTransport(Transport):
         cdef size_t i
         for i in range(piece_count):
             body_bytes += pieces[i].size_bytes
-        if not self._delivering or destination >= self.size or header_bytes > MAX_HEADER_BYTES:
+        if header_bytes > MAX_HEADER_BYTES:
+            return SEND_NO_MEMORY
+        if not self._delivering or destination >= self.size:
             return SEND_PEER_LOST
         if destination == self.rank:
             return self._send_to_self(message_id, header, header_bytes, pieces, piece_count, body_bytes, done, argument)
@@ -470,10 +483,10 @@ cdef class UcxTransport(Transport):
                 param.memory_type = UCS_MEMORY_TYPE_CUDA
         elif piece_count and sending.size_bytes <= PACKED_BYTES and pieces[0].memory != CUDA_MEMORY:
             data = sending.packed
-            count = _pack(sending.packed, pieces, piece_count)
+            count = pack_pieces(sending.packed, pieces, piece_count)
         elif piece_count:
-            if not _gather(sending, pieces, piece_count):
-                self._recycle_sending(sending)
+            if not gather_pieces(sending, pieces, piece_count):
+                give_sending(&self._sends, sending)
                 return SEND_NO_MEMORY
             data = sending.gather
             count = piece_count
@@ -487,31 +500,48 @@ cdef class UcxTransport(Transport):
     cdef SendStatus _posted(self, Sending* sending, ucs_status_ptr_t result) noexcept nogil:
         cdef Peer* peer = sending.peer
         if is_request(result):
-            self._link_sending(sending)
+            link_sending(&self._sends.in_flight, sending)
             peer.backlog_bytes += sending.size_bytes
             return SEND_OK
         if status_of(result) == UCS_OK:
             if sending.done != NULL:
                 sending.done(sending.argument, 0)
-            self._recycle_sending(sending)
+            give_sending(&self._sends, sending)
             return SEND_OK
-        self._recycle_sending(sending)
+        give_sending(&self._sends, sending)
         if status_of(result) == UCS_ERR_NO_MEMORY:
             return SEND_NO_MEMORY
         self._fail_status(peer, status_of(result))
         return SEND_PEER_LOST
 
     cdef void _finish_send(self, Sending* sending, ucs_status_t status) noexcept nogil:
-        cdef Peer* peer = sending.peer
-        self._unlink_sending(sending)
-        peer.backlog_bytes -= sending.size_bytes
+        unlink_sending(&self._sends, sending)
+        if not sending.is_abandoned:
+            self._settle_send(sending, status)
+        give_sending(&self._sends, sending)
+
+    cdef void _settle_send(self, Sending* sending, ucs_status_t status) noexcept nogil:
+        sending.peer.backlog_bytes -= sending.size_bytes
         self._events += 1
         if status != UCS_OK and not self._closing:
             # A message that did not arrive is a peer lost, whatever the reason.
-            self._fail_status(peer, status)
+            self._fail_status(sending.peer, status)
         if sending.done != NULL:
             sending.done(sending.argument, status)
-        self._recycle_sending(sending)
+
+    cdef void _abandon_sends(self, Peer* peer) noexcept nogil:
+        # UCX completes the sends of a closed endpoint, but not those that wait behind the full shared-memory queue of a dead
+        # process (it waits for room first). What it no longer reads may be reused.
+        cdef Sending* sending = self._sends.in_flight
+        cdef Sending* following
+        while sending != NULL:
+            following = sending.next
+            if sending.peer == peer:
+                unlink_sending(&self._sends, sending)
+                sending.is_abandoned = True
+                link_sending(&self._sends.abandoned, sending)
+                self._settle_send(sending, UCS_ERR_CONNECTION_RESET)
+            sending = following
 
     cdef SendStatus _send_to_self(
             self, uint8_t message_id, const char* header, size_t header_bytes, const Piece* pieces, size_t piece_count,
@@ -521,8 +551,8 @@ cdef class UcxTransport(Transport):
         if arrival == NULL or not self._give_memory(arrival):
             self._recycle_arrival(arrival)
             return SEND_NO_MEMORY
-        _pack(arrival.body, pieces, piece_count)
-        self._push_inbox(arrival)
+        pack_pieces(arrival.body, pieces, piece_count)
+        push_arrival(&self._inbox, arrival)
         self.sent_messages += 1
         self.sent_bytes += header_bytes + body_bytes
         if done != NULL:
@@ -551,24 +581,30 @@ cdef class UcxTransport(Transport):
             return 0
         self._events = 0
         self._heard_ns = 0
-        while self._inbox != NULL:
-            self._deliver_arrival(self._pop_inbox())
+        while self._inbox.first != NULL:
+            self._deliver_arrival(pop_arrival(&self._inbox))
         moved = self._ucp.worker_progress(self._worker)
+        self._unchecked_calls += 1
+        if self._unchecked_calls > CALLS_PER_CHECK:
+            self._note_ended()
+        if self._ended_peers:
+            self._fail_ended(moved)
         if self._failing_peers:
             self._reap_failing()
-        if self._waiting != NULL:
+        if self._waiting.first != NULL:
             self._start_waiting()
         if self._events == 0 and moved:
             return 1
         return self._events
 
     cdef int event_fd(self) noexcept nogil:
-        return self._event_fd
+        return self._watch.wake_fd
 
     cdef bint arm(self) noexcept nogil:
-        if self._inbox != NULL or self._failing_peers or not self._delivering:
+        if self._inbox.first != NULL or self._failing_peers or not self._delivering:
             return False
-        return self._ucp.worker_arm(self._worker) == UCS_OK
+        self._note_ended()
+        return self._ended_peers == 0 and self._ucp.worker_arm(self._worker) == UCS_OK
 
     cdef bint is_alive(self, uint32_t rank) noexcept nogil:
         if rank == self.rank:
@@ -657,7 +693,7 @@ cdef class UcxTransport(Transport):
             self._fail(&self._peers[source], "out of memory for its message")
             return UCS_OK
         memcpy(arrival.body, data, body_bytes)
-        self._push_inbox(arrival)
+        push_arrival(&self._inbox, arrival)
         return UCS_OK
 
     # -- rendezvous: the body stays with its sender until memory for it is ready here -----------------------------------
@@ -669,17 +705,17 @@ cdef class UcxTransport(Transport):
             self._fail(&self._peers[source], "out of memory for its message")
             return UCS_ERR_NO_MEMORY
         arrival.descriptor = descriptor
-        self._push_waiting(arrival)
+        push_arrival(&self._waiting, arrival)
         if self._delivering:
             self._start_waiting()
         return UCS_INPROGRESS
 
     cdef void _start_waiting(self) noexcept nogil:
         cdef Arrival* arrival
-        while self._waiting != NULL:
-            if self._receiving_bytes and self._receiving_bytes + self._waiting.body_bytes > RECEIVE_BUDGET_BYTES:
+        while self._waiting.first != NULL:
+            if self._receiving_bytes and self._receiving_bytes + self._waiting.first.body_bytes > RECEIVE_BUDGET_BYTES:
                 return
-            arrival = self._pop_waiting()
+            arrival = pop_arrival(&self._waiting)
             if self._peers[arrival.source].state == GONE:
                 self._recycle_arrival(arrival)
             elif not self._give_memory(arrival):
@@ -762,6 +798,28 @@ cdef class UcxTransport(Transport):
     cdef inline bint _reachable(self, Peer* peer) noexcept nogil:
         return peer.state == ALIVE and not peer.failing
 
+    cdef void _note_ended(self) noexcept nogil:
+        cdef int64_t rank = self._watch.next_ended()
+        self._unchecked_calls = 0
+        while rank >= 0:
+            if self._reachable(&self._peers[rank]):
+                self._peers[rank].ended = True
+                self._ended_peers += 1
+                self._idle_calls = 0
+            rank = self._watch.next_ended()
+
+    cdef void _fail_ended(self, bint moved) noexcept nogil:
+        # Race: a peer says goodbye and ends; its end is seen before its last messages. They are all in our memory by
+        # now, so a few calls without any come after them.
+        cdef uint32_t i
+        self._idle_calls = 0 if moved else self._idle_calls + 1
+        if self._idle_calls < IDLE_CALLS_AFTER_END:
+            return
+        self._ended_peers = 0
+        for i in range(self.size):
+            if self._peers[i].ended:
+                self._fail(&self._peers[i], PROCESS_ENDED)
+
     cdef void _fail_status(self, Peer* peer, ucs_status_t status) noexcept nogil:
         if status == UCS_ERR_CONNECTION_RESET:
             self._fail(peer, "it closed the connection (its process has ended?)")
@@ -788,76 +846,50 @@ cdef class UcxTransport(Transport):
         peer.failing = False
         peer.state = GONE
         self._failing_peers -= 1
-        self._close_endpoint(peer)      # completes its sends with an error, now or in a later progress()
+        self._close_endpoint(peer, _lost_endpoint_closed)
+        self._abandon_sends(peer)
         self._events += 1
         if self._delivering and not peer.expected and self.on_lost != NULL:
             self.on_lost(self.context, peer.rank, peer.why)
 
-    cdef void _close_endpoint(self, Peer* peer) noexcept nogil:
+    cdef bint _close_endpoint(self, Peer* peer, ucp_send_nbx_callback_t closed) noexcept nogil:
+        """True: ``closed`` will be called."""
         cdef ucp_request_param_t param
         cdef ucp_ep_h endpoint = peer.endpoint
         if endpoint == NULL:
-            return
+            return False
         peer.endpoint = NULL
         peer.state = GONE
         param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA
         param.flags = UCP_EP_CLOSE_FLAG_FORCE
-        param.cb.send = _endpoint_closed
+        param.cb.send = closed
         param.user_data = <void*>self
-        if is_request(self._ucp.ep_close_nbx(endpoint, &param)):
-            self._closing_endpoints += 1
+        return is_request(self._ucp.ep_close_nbx(endpoint, &param))
 
-    cdef void _endpoint_let_go(self, void* request) noexcept nogil:
-        self._closing_endpoints -= 1
+    cdef void _endpoint_let_go(self, void* request, bint was_waited_for) noexcept nogil:
+        self._closing_endpoints -= was_waited_for
         self._ucp.request_free(request)
 
-    # -- records: free lists and queues ------------------------------------------------------------------------------
+    # -- records -----------------------------------------------------------------------------------------------------
     cdef Sending* _new_sending(self, Peer* peer, size_t size_bytes, done_fn done, void* argument) noexcept nogil:
-        cdef Sending* sending = self._free_sendings
-        if sending != NULL:
-            self._free_sendings = sending.next
-        else:
-            sending = <Sending*>malloc(sizeof(Sending))
-            if sending == NULL:
-                return NULL
+        cdef Sending* sending = take_sending(&self._sends)
+        if sending == NULL:
+            return NULL
         sending.peer = peer
         sending.done = done
         sending.argument = argument
         sending.size_bytes = size_bytes
+        sending.is_abandoned = False
         sending.gather = NULL
         return sending
 
-    cdef void _recycle_sending(self, Sending* sending) noexcept nogil:
-        if sending.gather != NULL and sending.gather != sending.inline_gather:
-            free(sending.gather)
-        sending.next = self._free_sendings
-        self._free_sendings = sending
-
-    cdef void _link_sending(self, Sending* sending) noexcept nogil:
-        sending.previous = NULL
-        sending.next = self._in_flight
-        if self._in_flight != NULL:
-            self._in_flight.previous = sending
-        self._in_flight = sending
-
-    cdef void _unlink_sending(self, Sending* sending) noexcept nogil:
-        if sending.next != NULL:
-            sending.next.previous = sending.previous
-        if sending.previous != NULL:
-            sending.previous.next = sending.next
-        else:
-            self._in_flight = sending.next
-
     cdef Arrival* _new_arrival(
             self, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes, size_t body_bytes) noexcept nogil:
-        cdef Arrival* arrival = self._free_arrivals
-        if arrival != NULL:
-            self._free_arrivals = arrival.next
-        else:
+        cdef Arrival* arrival = pop_arrival(&self._spare_arrivals)
+        if arrival == NULL:
             arrival = <Arrival*>malloc(sizeof(Arrival))
             if arrival == NULL:
                 return NULL
-        arrival.next = NULL
         arrival.transport = <void*>self
         arrival.descriptor = NULL
         arrival.source = source
@@ -880,32 +912,7 @@ cdef class UcxTransport(Transport):
             self._ucp.am_data_release(self._worker, arrival.descriptor)
         if arrival.body != NULL:
             self._pool.release(arrival.body, arrival.body_bytes)
-        arrival.next = self._free_arrivals
-        self._free_arrivals = arrival
-
-    cdef void _push_inbox(self, Arrival* arrival) noexcept nogil:
-        if self._inbox == NULL:
-            self._inbox = arrival
-        else:
-            self._inbox_end.next = arrival
-        self._inbox_end = arrival
-
-    cdef Arrival* _pop_inbox(self) noexcept nogil:
-        cdef Arrival* arrival = self._inbox
-        self._inbox = arrival.next
-        return arrival
-
-    cdef void _push_waiting(self, Arrival* arrival) noexcept nogil:
-        if self._waiting == NULL:
-            self._waiting = arrival
-        else:
-            self._waiting_end.next = arrival
-        self._waiting_end = arrival
-
-    cdef Arrival* _pop_waiting(self) noexcept nogil:
-        cdef Arrival* arrival = self._waiting
-        self._waiting = arrival.next
-        return arrival
+        push_arrival(&self._spare_arrivals, arrival)
 
     # -- reports -----------------------------------------------------------------------------------------------------
     def describe(self) -> dict:
@@ -960,6 +967,10 @@ cdef class UcxTransport(Transport):
             raise ClosedError(f"the ucx transport of rank {self.rank} is closed")
 
 
+def _table_digest() -> bytes:
+    return hashlib.sha256(process_table()).digest()[:16]
+
+
 # -- called by UCX: plain functions that find their object --------------------------------------------------------------
 cdef ucs_status_t _message_arrived(
         void* arg, const void* header, size_t header_length, void* data, size_t length,
@@ -995,27 +1006,8 @@ cdef void _endpoint_failed(void* arg, ucp_ep_h endpoint, ucs_status_t status) no
 
 
 cdef void _endpoint_closed(void* request, ucs_status_t status, void* user_data) noexcept nogil:
-    (<UcxTransport>user_data)._endpoint_let_go(request)
+    (<UcxTransport>user_data)._endpoint_let_go(request, True)
 
 
-# -- gathering ------------------------------------------------------------------------------------------------------------
-cdef size_t _pack(char* target, const Piece* pieces, size_t piece_count) noexcept nogil:
-    cdef size_t i
-    cdef size_t size_bytes = 0
-    for i in range(piece_count):
-        memcpy(target + size_bytes, pieces[i].data, pieces[i].size_bytes)
-        size_bytes += pieces[i].size_bytes
-    return size_bytes
-
-
-cdef bint _gather(Sending* sending, const Piece* pieces, size_t piece_count) noexcept nogil:
-    cdef size_t i
-    sending.gather = sending.inline_gather
-    if piece_count > INLINE_PIECES:
-        sending.gather = <ucp_dt_iov_t*>malloc(piece_count * sizeof(ucp_dt_iov_t))
-        if sending.gather == NULL:
-            return False
-    for i in range(piece_count):
-        sending.gather[i].buffer = <void*>pieces[i].data
-        sending.gather[i].length = pieces[i].size_bytes
-    return True
+cdef void _lost_endpoint_closed(void* request, ucs_status_t status, void* user_data) noexcept nogil:
+    (<UcxTransport>user_data)._endpoint_let_go(request, False)

@@ -1,0 +1,60 @@
+"""Messages on their way into a byte stream: gathered straight from the caller's memory, the unsent rest remembered.
+
+Lengths are checked before a message is accepted. Nothing of a body is ever copied. Not thread-safe.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from posix.uio cimport iovec
+
+from intentpm.transports.base cimport MAX_HEADER_BYTES, Piece, done_fn
+
+
+cdef enum:
+    FRAME_LEAD_BYTES = 16 + MAX_HEADER_BYTES
+    FEW_PIECES = 4
+    MAX_SPARE_ITEMS = 256
+
+
+cdef struct SendItem:
+    SendItem* next
+    done_fn done
+    void* argument
+    const Piece* pieces            # the caller's while in send(), own copy once kept
+    size_t piece_count
+    size_t segment                 # first one unsent: 0 lead, 1..piece_count pieces, then the tail
+    size_t offset_bytes            # sent of that segment
+    size_t frame_bytes
+    size_t unsent_bytes
+    uint32_t lead_bytes
+    uint32_t tail_bytes            # zeros after the body
+    Piece few_pieces[FEW_PIECES]   # room for kept pieces without an allocation
+    char lead[FRAME_LEAD_BYTES]
+
+
+cdef struct SendQueue:
+    SendItem* head
+    SendItem* tail
+    size_t unsent_bytes
+
+
+cdef struct SpareItems:            # kept for the next queued message
+    SendItem* first
+    size_t count
+
+
+# False: a length over the limit, or memory this transport cannot read.
+cdef bint item_start(
+    SendItem* item, uint8_t message_id, const char* header, size_t header_bytes,
+    const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
+# Fills at most ``room`` entries with what is unsent; returns how many.
+cdef size_t item_gather(const SendItem* item, iovec* out, size_t room) noexcept nogil
+cdef void item_advance(SendItem* item, size_t sent_bytes) noexcept nogil
+
+# Appends a copy of ``item`` (not of its body). False: out of memory.
+cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) noexcept nogil
+cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexcept nogil
+# ``sent_bytes`` went out: calls ``done(argument, 0)`` of the messages that are finished and returns their number.
+cdef int queue_advance(SendQueue* queue, size_t sent_bytes, SpareItems* spare) noexcept nogil
+# Nothing more goes out: calls ``done(argument, status)`` of all and returns their number. With ``silent``, no call.
+cdef int queue_fail(SendQueue* queue, int status, bint silent, SpareItems* spare) noexcept nogil
+cdef void spare_clear(SpareItems* spare) noexcept nogil

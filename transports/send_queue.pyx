@@ -1,0 +1,173 @@
+"""Send queue of the tcp transport; ``send_queue.pxd`` is the contract."""
+
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn
+from intentpm.transports.framing cimport MAX_BODY_BYTES, padded, write_frame_lead
+
+cdef extern from *:
+    """static const char FRAME_ZEROS[8] = {0};"""
+    const char* FRAME_ZEROS
+
+
+cdef bint item_start(
+        SendItem* item, uint8_t message_id, const char* header, size_t header_bytes,
+        const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
+    cdef size_t index, body_bytes = 0
+    for index in range(piece_count):
+        if pieces[index].memory != HOST_MEMORY or pieces[index].size_bytes > MAX_BODY_BYTES:
+            return False
+        body_bytes += pieces[index].size_bytes
+    if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        return False
+    item.next = NULL
+    item.done = done
+    item.argument = argument
+    item.pieces = pieces
+    item.piece_count = piece_count
+    item.segment = 0
+    item.offset_bytes = 0
+    item.lead_bytes = <uint32_t>write_frame_lead(item.lead, message_id, header, header_bytes, body_bytes)
+    item.tail_bytes = <uint32_t>(padded(body_bytes) - body_bytes)
+    item.frame_bytes = item.unsent_bytes = item.lead_bytes + padded(body_bytes)
+    return True
+
+
+cdef inline const char* _segment(const SendItem* item, size_t index, size_t* size_bytes) noexcept nogil:
+    if index == 0:
+        size_bytes[0] = item.lead_bytes
+        return item.lead
+    if index <= item.piece_count:
+        size_bytes[0] = item.pieces[index - 1].size_bytes
+        return item.pieces[index - 1].data
+    size_bytes[0] = item.tail_bytes
+    return FRAME_ZEROS
+
+
+cdef size_t item_gather(const SendItem* item, iovec* out, size_t room) noexcept nogil:
+    cdef size_t segment = item.segment, offset = item.offset_bytes, count = 0, size_bytes = 0
+    cdef const char* data
+    while segment <= item.piece_count + 1 and count < room:
+        data = _segment(item, segment, &size_bytes)
+        if size_bytes > offset:
+            out[count].iov_base = <void*>(data + offset)
+            out[count].iov_len = size_bytes - offset
+            count += 1
+        offset = 0
+        segment += 1
+    return count
+
+
+cdef void item_advance(SendItem* item, size_t sent_bytes) noexcept nogil:
+    cdef size_t size_bytes = 0
+    item.unsent_bytes -= sent_bytes
+    while sent_bytes > 0:
+        _segment(item, item.segment, &size_bytes)
+        if sent_bytes < size_bytes - item.offset_bytes:
+            item.offset_bytes += sent_bytes
+            return
+        sent_bytes -= size_bytes - item.offset_bytes
+        item.offset_bytes = 0
+        item.segment += 1
+
+
+cdef SendItem* _new_item(SpareItems* spare) noexcept nogil:
+    cdef SendItem* item = spare.first
+    if item == NULL:
+        return <SendItem*>malloc(sizeof(SendItem))
+    spare.first = item.next
+    spare.count -= 1
+    return item
+
+
+cdef void _free_item(SendItem* item, SpareItems* spare) noexcept nogil:
+    if item.pieces != item.few_pieces:
+        free(<void*>item.pieces)
+    if spare.count >= MAX_SPARE_ITEMS:
+        free(item)
+        return
+    item.next = spare.first
+    spare.first = item
+    spare.count += 1
+
+
+cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) noexcept nogil:
+    cdef SendItem* kept = _new_item(spare)
+    if kept == NULL:
+        return False
+    memcpy(kept, item, sizeof(SendItem) - FRAME_LEAD_BYTES + item.lead_bytes)
+    kept.pieces = kept.few_pieces
+    if item.piece_count > FEW_PIECES:
+        kept.pieces = <Piece*>malloc(item.piece_count * sizeof(Piece))
+        if kept.pieces == NULL:
+            free(kept)
+            return False
+    memcpy(<void*>kept.pieces, item.pieces, item.piece_count * sizeof(Piece))
+    if queue.head == NULL:
+        queue.head = kept
+    else:
+        queue.tail.next = kept
+    queue.tail = kept
+    queue.unsent_bytes += kept.unsent_bytes
+    return True
+
+
+cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexcept nogil:
+    cdef const SendItem* item = queue.head
+    cdef size_t count = 0
+    while item != NULL and count < room:
+        count += item_gather(item, out + count, room - count)
+        item = item.next
+    return count
+
+
+cdef SendItem* _pop(SendQueue* queue) noexcept nogil:
+    cdef SendItem* item = queue.head
+    queue.head = item.next
+    if queue.head == NULL:
+        queue.tail = NULL
+    queue.unsent_bytes -= item.unsent_bytes
+    return item
+
+
+cdef int queue_advance(SendQueue* queue, size_t sent_bytes, SpareItems* spare) noexcept nogil:
+    cdef int finished = 0
+    cdef size_t part
+    cdef SendItem* item
+    while sent_bytes > 0:
+        part = min(sent_bytes, queue.head.unsent_bytes)
+        item_advance(queue.head, part)
+        queue.unsent_bytes -= part
+        sent_bytes -= part
+        if queue.head.unsent_bytes == 0:
+            # Off the queue before ``done``: it may call send(), which looks at the queue.
+            item = _pop(queue)
+            if item.done != NULL:
+                item.done(item.argument, 0)
+            _free_item(item, spare)
+            finished += 1
+    return finished
+
+
+cdef int queue_fail(SendQueue* queue, int status, bint silent, SpareItems* spare) noexcept nogil:
+    cdef int failed = 0
+    cdef SendItem* item
+    while queue.head != NULL:
+        item = _pop(queue)
+        if item.done != NULL and not silent:
+            item.done(item.argument, status)
+        _free_item(item, spare)
+        failed += 1
+    return failed
+
+
+cdef void spare_clear(SpareItems* spare) noexcept nogil:
+    cdef SendItem* item
+    while spare.first != NULL:
+        item = spare.first
+        spare.first = item.next
+        free(item)
+    spare.count = 0
