@@ -470,7 +470,8 @@ cdef class TcpTransport(Transport):
         self.peers[rank].expects_close = True
 
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil:
-        self.cut_peer(&self.peers[rank], why)
+        if rank != self.rank:
+            self.cut_peer(&self.peers[rank], why)
 
     cdef size_t backlog_bytes(self, uint32_t rank) noexcept nogil:
         return self.peers[rank].queue.unsent_bytes
