@@ -62,6 +62,7 @@ cdef struct Sending:
     void* argument
     size_t size_bytes
     bint is_abandoned
+    WireHeader wire            # UCX reads it until it has finished
     ucp_dt_iov_t* gather       # inline_gather, or malloc'ed for longer lists
     ucp_dt_iov_t inline_gather[INLINE_PIECES]
     char packed[PACKED_BYTES]
