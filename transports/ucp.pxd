@@ -224,6 +224,7 @@ cdef struct UcpFunctions:
     unsigned int (*worker_progress)(ucp_worker_h) noexcept nogil
     ucs_status_t (*worker_get_efd)(ucp_worker_h, int*) noexcept nogil
     ucs_status_t (*worker_arm)(ucp_worker_h) noexcept nogil
+    ucs_status_t (*worker_signal)(ucp_worker_h) noexcept nogil
     ucs_status_ptr_t (*worker_flush_nbx)(ucp_worker_h, const ucp_request_param_t*) noexcept nogil
     ucs_status_t (*worker_set_am_recv_handler)(ucp_worker_h, const ucp_am_handler_param_t*) noexcept nogil
     ucs_status_t (*ep_create)(ucp_worker_h, const ucp_ep_params_t*, ucp_ep_h*) noexcept nogil

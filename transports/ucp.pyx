@@ -68,6 +68,7 @@ cdef int _resolve(object library, UcpFunctions* f) except -1:
     (<void**>&f.worker_progress)[0] = _symbol(library, b"ucp_worker_progress")
     (<void**>&f.worker_get_efd)[0] = _symbol(library, b"ucp_worker_get_efd")
     (<void**>&f.worker_arm)[0] = _symbol(library, b"ucp_worker_arm")
+    (<void**>&f.worker_signal)[0] = _symbol(library, b"ucp_worker_signal")
     (<void**>&f.worker_flush_nbx)[0] = _symbol(library, b"ucp_worker_flush_nbx")
     (<void**>&f.worker_set_am_recv_handler)[0] = _symbol(library, b"ucp_worker_set_am_recv_handler")
     (<void**>&f.ep_create)[0] = _symbol(library, b"ucp_ep_create")

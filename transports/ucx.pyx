@@ -4,6 +4,8 @@ Guarantees (beyond ``base.pxd``)
     * A small message is handed to ``on_message`` straight from UCX's receive buffer; a large one (rendezvous) lands in
       pooled, registered memory first. At most RECEIVE_BUDGET_BYTES of rendezvous are in progress; the rest waits at its sender.
     * ``done`` and ``on_lost`` run inside ``send`` (``done`` of a message that left at once), ``progress`` and ``close`` only.
+    * A send that waits for progress() (a full queue, a rendezvous) wakes whoever sleeps on event_fd, and so does the end of a
+      peer's process on this host.
     * A message of another job, or of nobody (wrong tag, rank or kind), is counted and ignored.
 Assumptions
     * Calls are serialised by the caller; UCX is told so (thread mode SERIALIZED) and takes no locks.
@@ -18,7 +20,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset, strncpy
-from posix.unistd cimport getpid, pid_t
+from posix.time cimport CLOCK_MONOTONIC, timespec
+from posix.unistd cimport close, getpid, pid_t
 
 from intentpm.runtime.errors import ClosedError, ConfigError, ForkError, TransportError, TransportUnavailableError
 from intentpm.transports import ucp as ucp_module
@@ -43,6 +46,13 @@ from intentpm.transports.ucp cimport *
 from intentpm.transports.ucx_pool cimport RegisteredPool
 from intentpm.transports.ucx_records cimport *
 
+cdef extern from "<sys/timerfd.h>" nogil:
+    cdef struct itimerspec:
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+    enum: TFD_NONBLOCK, TFD_CLOEXEC
+
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
         int fd
@@ -56,10 +66,13 @@ cdef enum:
     AM_MESSAGE = 0                      # active message ids: of the engine's messages,
     AM_CONTROL = 1                      # and of hello and goodbye
     PROOF_BYTES = 16
+    HELLO_BYTES = 512
     RECEIVE_BUDGET_BYTES = 256 << 20
     OLDEST_MINOR = 13                   # the UCX interface we ask for: 1.13
     LISTED_TRANSPORTS = 16
     CALLS_PER_CHECK = 1024              # of progress(), between two looks at the processes of peers
+    IDLE_CALLS_BEFORE_TIMER = 50        # of progress(), before stuck sends are polled by timer
+    STUCK_SEND_POLL_NS = 200_000
     IDLE_CALLS_AFTER_END = 8            # of progress(), before a peer whose process has ended counts as lost
 
 cdef enum Wait:                         # what connect() and close() wait for
@@ -96,6 +109,7 @@ cdef class UcxTransport(Transport):
     cdef dict _settings                     # UCX settings made here, by name without UCX_
     cdef uint32_t _tag                      # the job's, already in bits 8-31
     cdef size_t _max_header_bytes
+    cdef list _addresses                    # PeerAddress of every rank: keeps what Peer.address points to
     cdef Peer* _peers                       # one per rank
     cdef RegisteredPool _pool
     cdef ProcessWatch _watch                # of the peers on this host
@@ -103,6 +117,9 @@ cdef class UcxTransport(Transport):
     cdef int _unchecked_calls               # of progress(), since the watch was asked
     cdef uint32_t _ended_peers              # whose process has ended but whose last messages may still be here
 
+    cdef int _timer_fd                      # wakes a sleeper whose sends UCX cannot watch
+    cdef bint _timer_is_set
+    cdef bint _armed                        # arm() succeeded and no progress() came since
     cdef bint _delivering                   # connected and not closing: messages go to on_message
     cdef bint _closing
     cdef bint _closed
@@ -123,6 +140,7 @@ cdef class UcxTransport(Transport):
     cdef readonly uint64_t rendezvous_messages
 
     def __cinit__(self):
+        self._timer_fd = -1
         self._process = getpid()
 
     def __init__(self, int64_t rank, int64_t size, bytes secret, *, double peer_timeout_s=10.0, options=None):
@@ -210,6 +228,8 @@ cdef class UcxTransport(Transport):
         self._check(self._ucp.worker_create(self._context, &params, &self._worker), "UCX cannot open its transports")
         self._check(self._ucp.worker_get_efd(self._worker, &event_fd), "UCX has no event descriptor here")
         self._watch.add_descriptor(event_fd)
+        self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        self._watch.add_descriptor(self._timer_fd)
         attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER
         self._check(self._ucp.worker_query(self._worker, &attributes), "UCX cannot describe its worker")
         self._max_header_bytes = attributes.max_am_header
@@ -264,6 +284,7 @@ cdef class UcxTransport(Transport):
             ucx_address.unpack_address(self._secret, rank, self.size, bytes(address))
             for rank, address in enumerate(addresses)]
         self._missing_hellos = self.size - 1
+        self._addresses = unpacked
         for peer_rank, address in enumerate(unpacked):
             if peer_rank != self.rank:
                 self._open_endpoint(&self._peers[<uint32_t>peer_rank], address.worker_address)
@@ -272,17 +293,21 @@ cdef class UcxTransport(Transport):
             raise self._not_connected(timeout_s)
         self._delivering = True
 
-    cdef int _open_endpoint(self, Peer* peer, bytes worker_address) except -1:
+    cdef ucs_status_t _create_endpoint(self, Peer* peer) noexcept nogil:
         cdef ucp_ep_params_t params
-        cdef ucs_status_t status
         memset(&params, 0, sizeof(params))
         params.field_mask = (
             UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER)
-        params.address = <const ucp_address_t*><const char*>worker_address
+        params.address = <const ucp_address_t*>peer.address
         params.err_mode = UCP_ERR_HANDLING_MODE_PEER
         params.err_handler.cb = _endpoint_failed
         params.err_handler.arg = peer
-        status = self._ucp.ep_create(self._worker, &params, &peer.endpoint)
+        return self._ucp.ep_create(self._worker, &params, &peer.endpoint)
+
+    cdef int _open_endpoint(self, Peer* peer, bytes worker_address) except -1:
+        cdef ucs_status_t status
+        peer.address = worker_address
+        status = self._create_endpoint(peer)
         if status != UCS_OK:
             raise TransportError(
                 f"UCX finds no way from rank {self.rank} to rank {peer.rank}: {text_of(self._ucp, status)}; both need one network "
@@ -290,7 +315,13 @@ cdef class UcxTransport(Transport):
                 f"{os.environ.get('UCX_NET_DEVICES', 'all')})")
         peer.state = ALIVE
         peer.heard_ns = self.now_ns()
-        self._send_control(peer, HELLO, self._proofs + self.rank * PROOF_BYTES, PROOF_BYTES)
+        return self._say_hello(peer)
+
+    cdef int _say_hello(self, Peer* peer) except -1:
+        # Padded beyond UCX's shortest protocol: shared memory attaches the peer's buffers at the first longer message, and that
+        # one waits for a progress(). Better here than in the first real message.
+        cdef bytes hello = self._hello_proofs[self.rank * PROOF_BYTES:(self.rank + 1) * PROOF_BYTES].ljust(HELLO_BYTES)
+        self._send_control(peer, HELLO, hello, HELLO_BYTES)
         return 0
 
     cdef int _watch_process(self, Peer* peer, address) except -1:
@@ -343,6 +374,9 @@ cdef class UcxTransport(Transport):
             self._worker = NULL
         self._finish_rest()
         self._watch.close()
+        if self._timer_fd >= 0:
+            close(self._timer_fd)
+            self._timer_fd = -1
         if self._context != NULL:
             self._pool.unregister()
             self._ucp.cleanup(self._context)
@@ -405,10 +439,11 @@ cdef class UcxTransport(Transport):
                 if self._closing:
                     self._reap_failing()
                 continue
+            self._idle_calls += 1
             idle += 1
             if self.now_ns() >= end_ns:
                 return False
-            if idle > 100 and self._ucp.worker_arm(self._worker) == UCS_OK:
+            if idle > 100 and (self._ucp.worker_arm(self._worker) == UCS_OK or self._sends_are_stuck()):
                 self._sleep_until(min(end_ns, self.now_ns() + 2_000_000))
         return True
 
@@ -499,6 +534,7 @@ cdef class UcxTransport(Transport):
         if is_request(result):
             link_sending(&self._sends.in_flight, sending)
             peer.backlog_bytes += sending.size_bytes
+            self._wake_sleeper()
             return SEND_OK
         if status_of(result) == UCS_OK:
             if sending.done != NULL:
@@ -510,6 +546,12 @@ cdef class UcxTransport(Transport):
             return SEND_NO_MEMORY
         self._fail_status(peer, status_of(result))
         return SEND_PEER_LOST
+
+    cdef void _wake_sleeper(self) noexcept nogil:
+        # A message that waits for progress() must not wait for a thread that slept before it was sent.
+        if self._armed:
+            self._armed = False
+            self._ucp.worker_signal(self._worker)
 
     cdef void _finish_send(self, Sending* sending, ucs_status_t status) noexcept nogil:
         unlink_sending(&self._sends, sending)
@@ -550,6 +592,7 @@ cdef class UcxTransport(Transport):
             return SEND_NO_MEMORY
         pack_pieces(arrival.body, pieces, piece_count)
         push_arrival(&self._inbox, arrival)
+        self._wake_sleeper()
         self.sent_messages += 1
         self.sent_bytes += header_bytes + body_bytes
         if done != NULL:
@@ -576,6 +619,9 @@ cdef class UcxTransport(Transport):
             return 0
         self._events = 0
         self._heard_ns = 0
+        self._armed = False
+        if self._timer_is_set:
+            self._set_timer(0)
         while self._inbox.first != NULL:
             self._deliver_arrival(pop_arrival(&self._inbox))
         moved = self._ucp.worker_progress(self._worker)
@@ -583,14 +629,16 @@ cdef class UcxTransport(Transport):
         if self._unchecked_calls > CALLS_PER_CHECK:
             self._note_ended()
         if self._ended_peers:
-            self._fail_ended(moved)
+            self._fail_ended()
         if self._failing_peers:
             self._reap_failing()
         if self._waiting.first != NULL:
             self._start_waiting()
-        if self._events == 0 and moved:
-            return 1
-        return self._events
+        if self._events or moved:
+            self._idle_calls = 0
+            return self._events if self._events else 1
+        self._idle_calls += 1
+        return 0
 
     cdef int event_fd(self) noexcept nogil:
         return self._watch.wake_fd
@@ -599,7 +647,24 @@ cdef class UcxTransport(Transport):
         if self._inbox.first != NULL or self._failing_peers or not self._delivering:
             return False
         self._note_ended()
-        return self._ended_peers == 0 and self._ucp.worker_arm(self._worker) == UCS_OK
+        self._armed = self._ended_peers == 0 and (
+            self._ucp.worker_arm(self._worker) == UCS_OK or self._sends_are_stuck())
+        return self._armed
+
+    cdef bint _sends_are_stuck(self) noexcept nogil:
+        # UCX refuses to arm while shared-memory queues of slow (or dead) receivers are full: nothing would say when there is
+        # room. Looking a few thousand times a second beats spinning.
+        if self._idle_calls < IDLE_CALLS_BEFORE_TIMER or (self._sends.in_flight == NULL and self._sends.abandoned == NULL):
+            return False
+        self._set_timer(STUCK_SEND_POLL_NS)
+        return True
+
+    cdef void _set_timer(self, int64_t delay_ns) noexcept nogil:
+        cdef itimerspec timing
+        memset(&timing, 0, sizeof(timing))
+        timing.it_value.tv_nsec = delay_ns
+        timerfd_settime(self._timer_fd, 0, &timing, NULL)
+        self._timer_is_set = delay_ns != 0
 
     cdef bint is_alive(self, uint32_t rank) noexcept nogil:
         if rank == self.rank:
@@ -768,7 +833,7 @@ cdef class UcxTransport(Transport):
             self.foreign_messages += 1
 
     cdef void _receive_hello(self, Peer* peer, const char* body, size_t body_bytes) noexcept nogil:
-        if body_bytes != PROOF_BYTES or memcmp(body, self._proofs + peer.rank * PROOF_BYTES, PROOF_BYTES) != 0:
+        if body_bytes != HELLO_BYTES or memcmp(body, self._proofs + peer.rank * PROOF_BYTES, PROOF_BYTES) != 0:
             self.foreign_messages += 1
         elif not peer.said_hello:
             peer.said_hello = True
@@ -787,8 +852,9 @@ cdef class UcxTransport(Transport):
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil:
         if rank >= self.size or not self._reachable(&self._peers[rank]):
             return
-        self._send_control(&self._peers[rank], GIVEN_UP, NULL, 0)
+        self._peers[rank].was_dropped = True
         self._fail(&self._peers[rank], why)
+        self._wake_sleeper()
 
     cdef inline bint _reachable(self, Peer* peer) noexcept nogil:
         return peer.state == ALIVE and not peer.failing
@@ -803,11 +869,10 @@ cdef class UcxTransport(Transport):
                 self._idle_calls = 0
             rank = self._watch.next_ended()
 
-    cdef void _fail_ended(self, bint moved) noexcept nogil:
+    cdef void _fail_ended(self) noexcept nogil:
         # Race: a peer says goodbye and ends; its end is seen before its last messages. They are all in our memory by
         # now, so a few calls without any come after them.
         cdef uint32_t i
-        self._idle_calls = 0 if moved else self._idle_calls + 1
         if self._idle_calls < IDLE_CALLS_AFTER_END:
             return
         self._ended_peers = 0
@@ -843,9 +908,17 @@ cdef class UcxTransport(Transport):
         self._failing_peers -= 1
         self._close_endpoint(peer, _lost_endpoint_closed)
         self._abandon_sends(peer)
+        if peer.was_dropped:
+            self._say_given_up(peer)
         self._events += 1
         if self._delivering and not peer.expected and self.on_lost != NULL:
             self.on_lost(self.context, peer.rank, peer.why)
+
+    cdef void _say_given_up(self, Peer* peer) noexcept nogil:
+        # Through an endpoint of its own: the old one was closed together with all that waited in front of this message.
+        if self._create_endpoint(peer) == UCS_OK:
+            self._send_control(peer, GIVEN_UP, NULL, 0)
+            self._abandon_sends(peer)       # nobody waits for it
 
     cdef bint _close_endpoint(self, Peer* peer, ucp_send_nbx_callback_t closed) noexcept nogil:
         """True: ``closed`` will be called."""

@@ -42,10 +42,12 @@ cdef struct Peer:
     void* transport            # the UcxTransport, for UCX's callbacks
     uint32_t rank
     PeerState state
+    const char* address        # UCX's, of its worker
     ucp_ep_h endpoint          # NULL: none (any more)
     bint said_hello
     bint said_bye              # its BYE, or its answer to ours, has arrived
     bint expected              # expect_close(): its end is no loss
+    bint was_dropped           # by drop() here: it is to be told
     bint ended                 # its process has ended
     bint failing               # state turns GONE in the next progress()
     int64_t heard_ns
