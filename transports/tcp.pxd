@@ -56,7 +56,6 @@ cdef class TcpTransport(Transport):
     cdef object identity
     cdef object listeners
     cdef object candidates
-    cdef object secret
     cdef double peer_timeout_s
 
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1

@@ -1,8 +1,8 @@
 """The tcp transport: non-blocking sockets, gathered writes, frames parsed where they arrive.
 
 Guarantees
-    * As ``base.pxd``; besides, messages between two ranks keep their order. Memory received but not delivered is bounded
-      by one receive buffer and one message per peer: a slow receiver makes its senders queue, by reference.
+    * As ``base.pxd``; besides, messages between two ranks keep their order. Memory received but not delivered is
+      bounded by one receive buffer and one message per peer: a slow receiver makes its senders queue, by reference.
     * No byte of a peer is believed before a length check; a malformed frame costs that peer its connection, no more.
 Assumptions
     * The caller serialises all calls (``base.pxd``); ``connect`` and ``close`` come before and after the data path.
@@ -106,7 +106,8 @@ cdef class TcpTransport(Transport):
         self.size = size
         self.name = "tcp"
         self.peer_timeout_s = peer_timeout_s
-        self.identity = Identity(rank, size, check_secret(secret), os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
+        secret = check_secret(secret)
+        self.identity = Identity(rank, size, secret, os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
         self.peers = <Peer*>calloc(size, sizeof(Peer))
         if self.peers == NULL:
             raise MemoryError(f"no memory for {size} connections")
@@ -131,9 +132,9 @@ cdef class TcpTransport(Transport):
             me.secret)
 
     def connect(self, addresses, timeout_s: float) -> None:
-        if len(addresses) != self.size:
-            raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
         try:
+            if len(addresses) != self.size:
+                raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
             decoded = [decode_address(payload, rank, self.identity) for rank, payload in enumerate(addresses)]
             sockets = connect_ranks(self.identity, self.listeners, decoded, timeout_s, self.peer_timeout_s)
         finally:
@@ -388,11 +389,11 @@ cdef class TcpTransport(Transport):
         return work
 
     cdef int receive_from(self, Peer* peer) noexcept nogil:
-        cdef int work = 0, turn
+        cdef int work = 0, _turn
         cdef size_t room
         cdef ssize_t received
         cdef char* where = NULL
-        for turn in range(RECEIVES_PER_POLL):
+        for _turn in range(RECEIVES_PER_POLL):
             if peer.state != PEER_OPEN and peer.state != PEER_BROKEN:
                 break
             room = reader_space(&peer.reader, &where)
