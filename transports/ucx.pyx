@@ -695,7 +695,7 @@ cdef class UcxTransport(Transport):
         source = wire.prefix.source
         message_id = wire.prefix.tag_and_id & 0xFF
         header_bytes = wire_bytes - sizeof(Prefix)
-        if self._closing or self._peers[source].state == GONE:
+        if self._closing or not self._reachable(&self._peers[source]):
             return UCS_OK
         if rendezvous:
             return self._receive_rendezvous(source, message_id, wire.bytes, header_bytes, data, body_bytes)
@@ -776,7 +776,7 @@ cdef class UcxTransport(Transport):
             if self._receiving_bytes and self._receiving_bytes + self._waiting.first.body_bytes > RECEIVE_BUDGET_BYTES:
                 return
             arrival = pop_arrival(&self._waiting)
-            if self._peers[arrival.source].state == GONE:
+            if not self._reachable(&self._peers[arrival.source]):
                 self._recycle_arrival(arrival)
             elif not self._give_memory(arrival):
                 self._fail(&self._peers[arrival.source], "out of memory for its message")
@@ -806,7 +806,7 @@ cdef class UcxTransport(Transport):
         self._receiving_bytes -= arrival.body_bytes
         if status != UCS_OK and not self._closing:
             self._fail_status(&self._peers[arrival.source], status)
-        if status == UCS_OK and self._delivering:
+        if status == UCS_OK and self._delivering and self._reachable(&self._peers[arrival.source]):
             self._deliver_arrival(arrival)
         else:
             self._recycle_arrival(arrival)
@@ -852,7 +852,11 @@ cdef class UcxTransport(Transport):
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil:
         if rank >= self.size or not self._reachable(&self._peers[rank]):
             return
-        self._peers[rank].was_dropped = True
+        # Told at once if nothing is queued in front, else through an endpoint of its own (_say_given_up).
+        if self._peers[rank].backlog_bytes == 0:
+            self._send_control(&self._peers[rank], GIVEN_UP, NULL, 0)
+        else:
+            self._peers[rank].was_dropped = True
         self._fail(&self._peers[rank], why)
         self._wake_sleeper()
 
