@@ -1,1 +1,52 @@
-"""intentpm: an adaptive, zero-tuning parameter manager for distributed training of sparse models."""
+"""intentpm: an adaptive, zero-tuning parameter manager for distributed training of sparse models.
+
+Start with ``intentpm.init``.
+"""
+
+from intentpm.launch.bootstrap import init
+from intentpm.runtime.errors import (
+    ClosedError,
+    CollectiveMismatchError,
+    ConfigError,
+    DtypeError,
+    Error,
+    ForkError,
+    KeyRangeError,
+    MemoryBudgetError,
+    PeerLostError,
+    ShapeError,
+    TransportError,
+    TransportUnavailableError,
+    VersionMismatchError,
+    WaitTimeoutError,
+    WindowError,
+)
+
+__all__ = [
+    "ClosedError",
+    "CollectiveMismatchError",
+    "ConfigError",
+    "DtypeError",
+    "Error",
+    "ForkError",
+    "KeyRangeError",
+    "MemoryBudgetError",
+    "PeerLostError",
+    "ShapeError",
+    "TransportError",
+    "TransportUnavailableError",
+    "VersionMismatchError",
+    "WaitTimeoutError",
+    "WindowError",
+    "__version__",  # noqa: F822
+    "init",
+]
+
+
+def __getattr__(name: str) -> str:
+    # Reading the installed metadata costs more than the rest of the import: only on demand.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("intentpm")
+    raise AttributeError(f"module 'intentpm' has no attribute {name!r}")

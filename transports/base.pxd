@@ -41,6 +41,10 @@ ctypedef void (*done_fn)(void* argument, int status) noexcept nogil
 ctypedef void (*lost_fn)(void* context, uint32_t rank, const char* why) noexcept nogil
 
 
+# A time asked for by request_step has come; called from inside progress().
+ctypedef void (*step_fn)(void* context) noexcept nogil
+
+
 cdef enum:
     MAX_HEADER_BYTES = 256       # of one message; the body is limited by max_body_bytes
     BODY_ALIGNMENT = 8
@@ -51,6 +55,7 @@ cdef class Transport:
     cdef readonly uint32_t size
     cdef readonly str name
     cdef message_fn on_message
+    cdef step_fn on_step               # only a transport with virtual time calls it
     cdef lost_fn on_lost
     cdef void* context                 # first argument of on_message and on_lost
     # Counters since start, guarded by the engine's lock.
@@ -80,6 +85,9 @@ cdef class Transport:
     cdef size_t backlog_bytes(self, uint32_t rank) noexcept nogil
     # Monotonic time. Virtual on the sim transport, so nothing above may read another clock.
     cdef int64_t now_ns(self) noexcept nogil
+    # Transports with virtual time (sim) run the ranks themselves: they call on_step at ``at_ns`` (or soon, if past), for
+    # there is no progress thread that would wake. False: this transport has real time, wake your thread yourself.
+    cdef bint request_step(self, int64_t at_ns) noexcept nogil
     # Staging memory for message bodies, registered with the network where that matters. NULL: out of memory.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
     cdef void release(self, char* data, size_t size_bytes) noexcept nogil

@@ -78,6 +78,9 @@ cdef class Transport:
         clock_gettime(CLOCK_MONOTONIC, &t)
         return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
 
+    cdef bint request_step(self, int64_t at_ns) noexcept nogil:
+        return False
+
     cdef char* allocate(self, size_t size_bytes) noexcept nogil:
         return <char*>aligned_alloc(64, (size_bytes + 63) & ~<size_t>63)
 

@@ -1,0 +1,234 @@
+"""``intentpm.init``: from an environment variable or two to connected ranks.
+
+Every step below ends in an exchange in which each rank says whether it succeeded, so that a failure anywhere is an
+error everywhere at once, and not a deadline somewhere else.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from intentpm.launch.agreement import Greeting, check_versions, name_ranks, usable_transports
+from intentpm.launch.world import find_world
+from intentpm.runtime.config import Config, Management, Timing, read_config
+from intentpm.runtime.errors import ConfigError, Error, TransportError, TransportUnavailableError
+from intentpm.runtime.types import World
+
+if TYPE_CHECKING:
+    from intentpm.runtime.manager import ParameterManager
+
+PROTOCOL_VERSION = 1
+"""Of the start-up and of the messages between ranks; raised when ranks of two builds could not work together."""
+VERDICT_MARGIN_S = 2.0
+"""How long after the deadline of a step its outcome is still waited for."""
+
+
+def init(
+    transport: str = "auto",
+    *,
+    management: Management | None = None,
+    timing: Timing | None = None,
+    peer_timeout: float | None = None,
+    start_timeout: float | None = None,
+    secret: str | None = None,
+    spin_us: float | None = None,
+    memory_budget: int | None = None,
+    seed: int | None = None,
+    host: str | None = None,
+    port: int | None = None,
+) -> "ParameterManager":
+    """Joins this process to its job and returns its parameter manager; use it in a ``with`` statement.
+
+    Finds its peers by itself, whether started by ``intentpm run``, ``mpirun``, ``srun`` or ``torchrun``. A process that
+    none of these started is a job of one rank, with no network.
+
+    Parameters
+    ----------
+    None needs setting. An argument left out is taken from the variable ``INTENTPM_<NAME>``, then from its default.
+
+    transport: "auto" (ucx where every rank can use it, else tcp), "ucx" or "tcp".
+    management: "adaptive", or for experiments "relocate", "replicate", "static" or "full_replication".
+    timing: when intents are acted on: "adaptive" or "immediate".
+    peer_timeout: seconds without a sign of life after which a rank that is waited for counts as lost; 10.
+    start_timeout: seconds for all ranks to appear and connect; 120.
+    secret: shared by the ranks of the job, at least 16 characters; made by the launcher.
+    spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
+    memory_budget: bytes of row memory this rank may use; what the machine has.
+    seed: of everything random; from the operating system.
+    host, port: address (or interface name) and port the tcp transport listens on; found and free ones.
+
+    Returns
+    -------
+    The ParameterManager of this rank.
+
+    Raises
+    ------
+    ConfigError: an option or variable cannot be used, or a package the launcher needs is missing.
+    WaitTimeoutError: not all ranks came within ``start_timeout``; names those missing.
+    PeerLostError: a rank died before all were connected.
+    VersionMismatchError: the ranks run different versions of intentpm.
+    TransportUnavailableError: the transport asked for does not work on some rank; says why.
+    TransportError: a rank could not listen or connect; says what was tried.
+    Whatever is raised, nothing is left open, and ``init`` may be called again where every rank got the error.
+
+    Threads
+    -------
+    Collective: every rank calls it, from one thread. Waits for the other ranks with the GIL released.
+    """
+    options = dict(locals())
+    # "auto" is no choice: INTENTPM_TRANSPORT, and so `intentpm run --transport`, may make it.
+    options["transport"] = None if transport == "auto" else transport
+    config = read_config(options)
+    from intentpm.runtime.manager import ParameterManager
+
+    world = find_world(config)
+    try:
+        connected = start_transport(config, world)
+        try:
+            return ParameterManager(config, world, connected)
+        except BaseException:
+            connected.close(0.0)
+            raise
+    except BaseException:
+        world.close()
+        raise
+
+
+def start_transport(config: Config, world: World) -> Any:
+    """A connected transport for ``world``: loopback for one rank, else the one all ranks agree on. Collective.
+
+    Raises what ``init`` raises, on every rank, and leaves nothing open.
+    """
+    from intentpm.transports import registry
+
+    if config.transport not in ("auto", *registry.names()):
+        raise ConfigError(f"transport={config.transport!r}: choose auto, {', '.join(registry.names())}")
+    if world.size == 1:
+        return registry.load("loopback")(1).transport(0)
+    deadline = time.monotonic() + config.start_timeout
+    said = _together(world, lambda: _greet(config).pack(), "start", deadline)
+    greetings = [Greeting.unpack(data, rank) for rank, data in enumerate(said)]
+    check_versions(greetings)
+    transport, addresses = _listen(config, world, greetings, deadline)
+    try:
+        _together(world, lambda: _connect(transport, addresses, deadline), f"connect over {transport.name}", deadline)
+    except BaseException:
+        transport.close(0.0)
+        raise
+    return transport
+
+
+def _greet(config: Config) -> Greeting:
+    from intentpm import __version__
+
+    return Greeting(__version__, PROTOCOL_VERSION, config.transport, survey_transports(config.transport))
+
+
+def survey_transports(wish: str = "auto") -> dict[str, str]:
+    """Transports between processes, in order of preference -> why they cannot be used here ("" if they can).
+
+    Only ``wish`` unless it is "auto": looking at a transport imports the libraries it needs.
+    """
+    from intentpm.transports import registry
+
+    names = [name for name in registry.names() if name != "loopback"] if wish == "auto" else [wish]
+    return {name: _why_not(name) for name in names}
+
+
+def _why_not(name: str) -> str:
+    from intentpm.transports import registry
+
+    if name == "loopback":
+        return "it connects ranks within one process"
+    try:
+        registry.load(name)
+    except TransportUnavailableError as error:
+        return str(error)
+    return ""
+
+
+def _listen(config: Config, world: World, greetings: Sequence[Greeting], deadline: float) -> tuple[Any, list[bytes]]:
+    """The first transport that all ranks can open, opened, and the addresses of all ranks."""
+    names, passed_over = usable_transports(greetings)
+    for name in names:
+        transport: Any = None
+
+        def open_transport(name: str = name) -> bytes:
+            nonlocal transport
+            transport = _make(name, config, world)
+            return bytes(transport.address())
+
+        outcome = _try_together(world, open_transport, deadline)
+        if not outcome.failures:
+            if passed_over and world.rank == 0:
+                print(f"intentpm: using the {name} transport, because {'; '.join(passed_over)}", file=sys.stderr)
+            return transport, outcome.answers
+        if transport is not None:
+            transport.close(0.0)
+        if name == names[-1]:
+            outcome.raise_failure(f"open the {name} transport")
+        passed_over.append(f"{name} cannot be opened: {outcome.failures}")
+    raise AssertionError("usable_transports() returns at least one")
+
+
+def _make(name: str, config: Config, world: World) -> Any:
+    from intentpm.transports import registry
+
+    options: dict[str, Any] = {"host": config.host, "port": config.port} if name == "tcp" else {}
+    return registry.load(name)(world.rank, world.size, world.secret, peer_timeout_s=config.peer_timeout, **options)
+
+
+def _connect(transport: Any, addresses: list[bytes], deadline: float) -> bytes:
+    transport.connect(addresses, _remaining_s(deadline))
+    return b""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of a step that all ranks made."""
+
+    answers: list[bytes]
+    failures: str
+    """Which ranks failed and why; "" when none did."""
+    own_error: Exception | None
+
+    def raise_failure(self, what: str) -> None:
+        if self.own_error is not None:
+            raise self.own_error
+        if self.failures:
+            raise TransportError(f"cannot {what}: {self.failures}")
+
+
+def _together(world: World, step: Callable[[], bytes], what: str, deadline: float) -> list[bytes]:
+    """Runs ``step`` on every rank and returns what each got; raises on every rank if it failed on any."""
+    outcome = _try_together(world, step, deadline)
+    outcome.raise_failure(what)
+    return outcome.answers
+
+
+def _try_together(world: World, step: Callable[[], bytes], deadline: float) -> _Outcome:
+    error: Exception | None = None
+    try:
+        answer = b"+" + step()
+    except Exception as caught:
+        error = caught
+        answer = f"-{type(error).__name__}: {error}".encode()
+    try:
+        # The others may still be in their step, until its deadline: what they found is worth a little longer.
+        said = world.allgather(answer, _remaining_s(deadline) + VERDICT_MARGIN_S)
+    except Error:
+        if error is not None:
+            raise error from None
+        raise
+    failed: dict[str, list[int]] = {}
+    for rank, data in enumerate(said):
+        if data[:1] != b"+":
+            failed.setdefault(data[1:].decode(), []).append(rank)
+    failures = "; ".join(f"{name_ranks(ranks)}: {reason}" for reason, ranks in failed.items())
+    return _Outcome([data[1:] for data in said], failures, error)
+
+
+def _remaining_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())

@@ -1,0 +1,367 @@
+"""The server side of the rendezvous; see ``rendezvous.py`` for the wire.
+
+It runs in the launcher (``intentpm run``) or, where no launcher of ours exists (Slurm), in rank 0, on one thread.
+
+Guarantees
+    * Stray connections, port scans and garbage are closed and change nothing; they cannot use up the server either:
+      at most ``MAX_STRANGERS`` unproven connections are kept, each for ``HANDSHAKE_TIMEOUT_S``.
+    * An exchange ends for every rank that waits for it: with everybody's payload, or at the first deadline, or as soon
+      as a rank that has not contributed is known to be gone.
+Assumptions
+    * All state below belongs to the server's thread; other threads only append to ``_requests`` and wake it.
+"""
+
+import contextlib
+import hmac
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from intentpm.launch.agreement import name_ranks
+from intentpm.launch.rendezvous import (
+    ACCEPTED,
+    FAILED,
+    FRAME,
+    GATHER,
+    HANDSHAKE_TIMEOUT_S,
+    HELLO,
+    JOIN,
+    LEAVE,
+    MAGIC,
+    MAX_PAYLOAD_BYTES,
+    MAX_RANKS,
+    NONCE_BYTES,
+    RESULT,
+    WELCOME,
+    WRONG_SECRET,
+    Address,
+    join_proof,
+    pack_failure,
+    pack_list,
+    proof,
+    unpack_gather,
+)
+from intentpm.runtime.errors import TransportError
+
+MAX_STRANGERS = 256
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One accepted socket: a stranger until ``rank`` is set."""
+
+    socket: socket.socket
+    expires: float
+    """Monotonic time by which a stranger must have proven the secret."""
+    nonce: bytes = field(default_factory=lambda: os.urandom(NONCE_BYTES))
+    received: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)
+    rank: int | None = None
+    generation: int = 0
+    closing: bool = False
+    """Close once ``unsent`` is empty."""
+
+
+@dataclass
+class _Exchange:
+    """One allgather in progress."""
+
+    payloads: dict[int, bytes] = field(default_factory=dict)
+    deadline: float = float("inf")
+    timeout_s: float = 0.0
+
+
+class RendezvousServer:
+    """Listens on the first free port of ``ports`` (0: any) and serves ``size`` ranks until ``close``.
+
+    ``host``: the address to listen on; "" for every address of this host, IPv6 included.
+    Raises TransportError when none of the ports can be had.
+    """
+
+    def __init__(self, size: int, secret: bytes, *, host: str = "127.0.0.1", ports: Iterable[int] = (0,)) -> None:
+        if not 0 < size <= MAX_RANKS:
+            raise ValueError(f"size={size}: needs 1 to {MAX_RANKS} ranks")
+        self.size = size
+        self._secret = secret
+        self._listener = _listen(host, ports)
+        self._listener.setblocking(False)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_sender.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._drain_wakes)
+        self._requests: deque[Callable[[], None]] = deque()
+        self._connections: list[_Connection] = []
+        self._members: dict[tuple[int, int], _Connection] = {}  # (generation, rank) -> its connection
+        self._exchanges: dict[tuple[int, int], _Exchange] = {}  # (generation, sequence) -> in progress
+        self._failed: dict[tuple[int, int], bytes] = {}  # (generation, sequence) -> what late ranks are told
+        self._gone: dict[tuple[int, int], str] = {}  # (generation, rank) -> why it will not contribute
+        self._dead: dict[int, str] = {}  # rank -> why its process is gone, in every generation
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="intentpm-rendezvous", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> Address:
+        """The host and port to connect to."""
+        host, port = self._listener.getsockname()[:2]
+        return host, port
+
+    def fail_rank(self, rank: int, why: str) -> None:
+        """Tells the server that ``rank``'s process is gone. Any thread; returns at once."""
+        self._post(lambda: self._bury(rank, why))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Serves until every member has left, for at most ``timeout_s``, then ends the thread. Idempotent."""
+        if self._thread.is_alive():
+            self._post(lambda: self._stop(timeout_s))
+            self._thread.join()
+
+    # -- the server's thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._is_done():
+                for key, events in self._selector.select(self._sleep_s()):
+                    if isinstance(key.data, _Connection):
+                        self._serve(key.data, events)
+                    else:
+                        key.data()
+                while self._requests:
+                    self._requests.popleft()()
+                self._expire()
+        finally:
+            for connection in list(self._connections):
+                self._drop(connection)
+            for thing in (self._selector, self._listener, self._wake_receiver, self._wake_sender):
+                thing.close()
+
+    def _is_done(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return not self._members or time.monotonic() >= self._stop_at
+
+    def _sleep_s(self) -> float | None:
+        times = [exchange.deadline for exchange in self._exchanges.values()]
+        times += [connection.expires for connection in self._connections if connection.rank is None]
+        if self._stop_at is not None:
+            times.append(self._stop_at)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _post(self, request: Callable[[], None]) -> None:
+        self._requests.append(request)
+        with contextlib.suppress(OSError):  # full: a wake is on its way; closed: the server has ended
+            self._wake_sender.send(b"\0")
+
+    def _drain_wakes(self) -> None:
+        self._wake_receiver.recv(4096)
+
+    def _stop(self, timeout_s: float) -> None:
+        self._stop_at = time.monotonic() + timeout_s
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:  # it hung up before it was accepted, or descriptors ran out: the listener stays
+            return
+        accepted.setblocking(False)
+        strangers = [connection for connection in self._connections if connection.rank is None]
+        if len(strangers) >= MAX_STRANGERS:
+            self._drop(strangers[0])
+        connection = _Connection(accepted, time.monotonic() + HANDSHAKE_TIMEOUT_S)
+        self._connections.append(connection)
+        self._selector.register(accepted, selectors.EVENT_READ, connection)
+        self._send(connection, HELLO.pack(MAGIC, connection.nonce))
+
+    def _serve(self, connection: _Connection, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                self._flush(connection)
+            if events & selectors.EVENT_READ:
+                piece = connection.socket.recv(1 << 16)
+                if not piece:
+                    raise ConnectionError("closed its connection without a goodbye")
+                connection.received += piece
+                self._parse(connection)
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError) as error:
+            self._drop(connection, str(error))
+
+    def _parse(self, connection: _Connection) -> None:
+        if connection.closing:
+            connection.received.clear()
+        elif connection.rank is None:
+            if not MAGIC.startswith(bytes(connection.received[: len(MAGIC)])):
+                raise ValueError("not a rendezvous client")
+            if len(connection.received) < JOIN.size:
+                return
+            join = JOIN.unpack(_take(connection.received, JOIN.size))
+            self._admit(connection, *join[1:])
+        while connection.rank is not None and len(connection.received) >= FRAME.size:
+            kind, sequence, length = FRAME.unpack_from(connection.received)
+            if length > MAX_PAYLOAD_BYTES + 64:
+                raise ValueError(f"sent a frame of {length} bytes")
+            if len(connection.received) < FRAME.size + length:
+                return
+            body = _take(connection.received, FRAME.size + length)[FRAME.size :]
+            self._handle(connection, kind, sequence, body)
+
+    def _admit(
+        self, connection: _Connection, nonce: bytes, rank: int, size: int, generation: int, answer: bytes
+    ) -> None:
+        expected = join_proof(self._secret, connection.nonce, nonce, rank, size, generation)
+        if not hmac.compare_digest(answer, expected):
+            connection.closing = True
+            self._send(connection, WELCOME.pack(WRONG_SECRET, bytes(32)))
+            return
+        self._send(connection, WELCOME.pack(ACCEPTED, proof(self._secret, b"welcome", nonce, connection.nonce)))
+        objection = self._objection(rank, size, generation)
+        if objection:
+            connection.closing = True
+            self._send_frame(connection, FAILED, 0, pack_failure("refused", objection))
+            return
+        connection.rank, connection.generation = rank, generation
+        self._members[generation, rank] = connection
+
+    def _objection(self, rank: int, size: int, generation: int) -> str | None:
+        if size != self.size or rank >= self.size:
+            return f"rank {rank} of {size} came to the rendezvous of a job of {self.size} ranks"
+        if (generation, rank) in self._members:
+            return (
+                f"rank {rank} has already joined: a second process has the same rank number "
+                "(a child process that inherited the variables of its rank?)"
+            )
+        return None
+
+    def _handle(self, connection: _Connection, kind: int, sequence: int, body: bytes) -> None:
+        if kind == GATHER:
+            payload, timeout_s = unpack_gather(body)
+            self._contribute(connection, sequence, payload, timeout_s)
+        elif kind == LEAVE:
+            self._drop(connection, "has closed its connection to the rendezvous")
+        else:
+            raise ValueError(f"sent a frame of unknown kind {kind}")
+
+    def _contribute(self, connection: _Connection, sequence: int, payload: bytes, timeout_s: float) -> None:
+        assert connection.rank is not None
+        name = (connection.generation, sequence)
+        if name in self._failed:
+            self._send_frame(connection, FAILED, sequence, self._failed[name])
+            return
+        exchange = self._exchanges.setdefault(name, _Exchange())
+        exchange.payloads[connection.rank] = payload
+        deadline = time.monotonic() + timeout_s
+        if deadline < exchange.deadline:
+            exchange.deadline, exchange.timeout_s = deadline, timeout_s
+        self._settle(name)
+
+    def _settle(self, name: tuple[int, int]) -> None:
+        """Ends the exchange ``name`` if everybody came, or if somebody cannot come any more."""
+        generation, _ = name
+        exchange = self._exchanges[name]
+        missing = self._missing(exchange)
+        if not missing:
+            body = pack_list([exchange.payloads[rank] for rank in range(self.size)])
+            self._answer(name, RESULT, body)
+            return
+        for rank in missing:
+            why = self._dead.get(rank) or self._gone.get((generation, rank))
+            if why:
+                message = f"rank {rank} {why}, while {name_ranks(sorted(exchange.payloads))} waited for it to start"
+                self._failed[name] = pack_failure("lost", message, rank)
+                self._answer(name, FAILED, self._failed[name])
+                return
+
+    def _missing(self, exchange: _Exchange) -> list[int]:
+        return [rank for rank in range(self.size) if rank not in exchange.payloads]
+
+    def _answer(self, name: tuple[int, int], kind: int, body: bytes) -> None:
+        generation, sequence = name
+        for rank in self._exchanges.pop(name).payloads:
+            connection = self._members.get((generation, rank))
+            if connection:
+                self._send_frame(connection, kind, sequence, body)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for name, exchange in list(self._exchanges.items()):
+            if now >= exchange.deadline:
+                self._failed[name] = pack_failure("timeout", self._who_is_missing(name, exchange))
+                self._answer(name, FAILED, self._failed[name])
+        for connection in list(self._connections):
+            if connection.rank is None and now >= connection.expires:
+                self._drop(connection)
+
+    def _who_is_missing(self, name: tuple[int, int], exchange: _Exchange) -> str:
+        missing = self._missing(exchange)
+        never = [rank for rank in missing if (name[0], rank) not in self._members]
+        late = [rank for rank in missing if rank not in never]
+        parts = [f"{name_ranks(never)} never connected"] if never else []
+        parts += [f"{name_ranks(late)} connected but did not come to this exchange"] if late else []
+        return f"not all {self.size} ranks came within {exchange.timeout_s:g} s: {'; '.join(parts)}"
+
+    def _bury(self, rank: int, why: str) -> None:
+        self._dead[rank] = why
+        for name in list(self._exchanges):
+            self._settle(name)
+
+    def _drop(self, connection: _Connection, why: str = "") -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if connection.rank is None:
+            return
+        member = (connection.generation, connection.rank)
+        del self._members[member]
+        self._gone[member] = why
+        for name in list(self._exchanges):
+            if name in self._exchanges and name[0] == connection.generation:
+                self._settle(name)
+
+    def _send_frame(self, connection: _Connection, kind: int, sequence: int, body: bytes) -> None:
+        self._send(connection, FRAME.pack(kind, sequence, len(body)) + body)
+
+    def _send(self, connection: _Connection, data: bytes) -> None:
+        connection.unsent += data
+        # A broken connection is not dropped here, where a caller may be walking the members: its end is readable too.
+        with contextlib.suppress(OSError):
+            self._flush(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        while connection.unsent:
+            try:
+                sent = connection.socket.send(connection.unsent)
+            except BlockingIOError:
+                break
+            del connection.unsent[:sent]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        self._selector.modify(connection.socket, events, connection)
+        if connection.closing and not connection.unsent:
+            connection.socket.shutdown(socket.SHUT_WR)
+
+
+def _listen(host: str, ports: Iterable[int]) -> socket.socket:
+    tried = []
+    for port in ports:
+        try:
+            if host == "" and socket.has_dualstack_ipv6():
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            tried.append(f"port {port}: {error}")
+    raise TransportError(f"cannot listen on {host or 'any address'}: {'; '.join(tried)}")
+
+
+def _take(buffer: bytearray, size: int) -> bytes:
+    taken = bytes(buffer[:size])
+    del buffer[:size]
+    return taken

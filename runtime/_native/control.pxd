@@ -1,0 +1,67 @@
+"""Control messages: collective calls, signs of life, leaving, and the end of a job that lost a rank.
+
+Collectives: every rank calls them in the same order; rank 0 gathers one payload per rank and answers all with all of them.
+What the payloads mean, and whether they fit together, is for the caller to compare: each rank sees the same list.
+
+Life of a peer:  ALIVE -LEAVE-> LEFT (still serves; its disconnection is no loss)
+                 ALIVE -disconnected, silent, ABORT-> LOST: the job has failed, on every rank, for good
+
+Assumption: every method is called under the engine's lock.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport ControlHeader
+from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.transports.base cimport Transport
+
+
+cdef class Control:
+    cdef Transport transport
+    cdef RequestPool requests
+    cdef uint32_t rank
+    cdef uint32_t size
+    # Collectives.
+    cdef readonly uint64_t entered           # calls this rank has begun
+    cdef readonly uint64_t completed         # and ended
+    cdef Operation* waiting                  # of the call this rank is in; NULL: none
+    cdef string result                       # its answer: N lengths, then payloads
+    cdef uint32_t result_flags
+    cdef vector[string] contributions        # rank 0: one per rank, of the collective being gathered
+    cdef vector[uint8_t] contributed
+    cdef uint32_t missing                    # rank 0: contributions still to come
+    # Peers.
+    cdef vector[uint8_t] left
+    cdef vector[uint64_t] left_after         # collectives the peer had completed when it left
+    cdef readonly uint32_t left_count
+    cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
+    cdef readonly int64_t peer_timeout_ns
+    # The job's end by failure.
+    cdef readonly bint failed
+    cdef readonly uint32_t failed_rank
+    cdef string failed_why
+    cdef readonly int64_t left_early         # rank whose leaving ended a collective; -1: none
+
+    cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void abandon(self) noexcept nogil
+    cdef void leave(self) noexcept nogil
+    # Ends the job: fails every open request and collective here, and tells the peers who was lost and why.
+    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil
+    # Pings peers that are waited for and silent; drops those silent for too long.
+    cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil
+    cdef bint on_message(
+        self, uint32_t source, uint8_t message_id, const ControlHeader* header,
+        const char* body, size_t body_bytes) noexcept nogil
+    # private
+    cdef bint _send(
+        self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void _end(self, int status) noexcept nogil
+    cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void _answer(self) noexcept nogil
+    cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
+    cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil
+    cdef void _check_left(self, uint32_t peer) noexcept nogil
+    cdef bint _is_waited_for(self, uint32_t peer) noexcept nogil
+    cdef void _check_peer(self, uint32_t peer, int64_t now, int64_t waiting_since_ns) noexcept nogil

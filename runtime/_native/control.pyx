@@ -1,0 +1,217 @@
+"""Control messages; ``control.pxd`` is the contract."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset
+from libcpp.string cimport string
+
+from intentpm.runtime._native.messages cimport (
+    FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
+)
+from intentpm.runtime._native.remote cimport send_staged, stage
+from intentpm.runtime._native.requests cimport (
+    OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
+)
+from intentpm.transports.base cimport Transport
+
+
+cdef class Control:
+    def __init__(self, Transport transport not None, RequestPool requests not None, peer_timeout_s: float):
+        self.transport = transport
+        self.requests = requests
+        self.rank = transport.rank
+        self.size = transport.size
+        self.peer_timeout_ns = <int64_t>(peer_timeout_s * 1e9)
+        self.contributions.resize(self.size)
+        self.contributed.resize(self.size, 0)
+        self.missing = self.size
+        self.left.resize(self.size, 0)
+        self.left_after.resize(self.size, 0)
+        self.pinged_ns.resize(self.size, 0)
+        self.left_early = -1
+
+    cdef bint _send(
+            self, uint32_t to, uint8_t message_id, const ControlHeader* header,
+            const char* payload, size_t payload_bytes) noexcept nogil:
+        cdef char* body = stage(self.transport, payload_bytes)
+        if body == NULL:
+            return False
+        memcpy(body, payload, payload_bytes)
+        return send_staged(self.transport, to, message_id, header, sizeof(ControlHeader), body, payload_bytes)
+
+    # -- collectives -----------------------------------------------------------------------------------------------------
+
+    cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil:
+        cdef ControlHeader header
+        cdef uint32_t peer
+        memset(&header, 0, sizeof(header))
+        header.sequence = self.entered
+        self.entered += 1
+        self.waiting = operation
+        self.left_early = -1
+        if self.failed:
+            self._end(OPERATION_PEER_LOST)
+            return
+        for peer in range(self.size):
+            self._check_left(peer)
+        if self.waiting == NULL:
+            return
+        if self.rank == 0:
+            self._gather(0, payload, payload_bytes)
+        else:
+            self._send(0, MSG_COLLECT, &header, payload, payload_bytes)
+
+    cdef void abandon(self) noexcept nogil:
+        """The caller no longer waits; the answer will find nobody."""
+        self.waiting = NULL
+
+    cdef void _end(self, int status) noexcept nogil:
+        cdef Operation* operation = self.waiting
+        if operation == NULL:
+            return
+        self.waiting = NULL
+        operation.status = status
+        self.requests.close_submission(operation)
+
+    cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil:
+        if self.contributed[source]:
+            return                           # cannot be: a rank begins the next collective after this one's answer
+        self.contributed[source] = 1
+        self.contributions[source].assign(payload, payload_bytes)
+        self.missing -= 1
+        if self.missing == 0:
+            self._answer()
+
+    cdef void _answer(self) noexcept nogil:
+        """Rank 0, all are here: sends everything to everyone, once if it is all the same (a barrier)."""
+        cdef ControlHeader header
+        cdef string answer
+        cdef uint32_t peer, length
+        cdef bint same = True
+        memset(&header, 0, sizeof(header))
+        for peer in range(1, self.size):
+            same = same and self.contributions[peer] == self.contributions[0]
+        header.flags = FLAG_SAME if same else 0
+        header.sequence = self.completed
+        for peer in range(self.size):
+            length = <uint32_t>self.contributions[peer].size()
+            answer.append(<const char*>&length, sizeof(length))
+        for peer in range(1 if same else self.size):
+            answer.append(self.contributions[peer])
+        for peer in range(self.size):
+            self.contributed[peer] = 0
+            self.contributions[peer].clear()
+        self.missing = self.size
+        for peer in range(1, self.size):
+            self._send(peer, MSG_RESULT, &header, answer.data(), answer.size())
+        self._take_result(&header, answer.data(), answer.size())
+
+    cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        self.completed = header.sequence + 1
+        self.result.assign(body, body_bytes)
+        self.result_flags = header.flags
+        self._end(0)
+
+    # -- leaving ---------------------------------------------------------------------------------------------------------
+
+    cdef void leave(self) noexcept nogil:
+        cdef ControlHeader header
+        cdef uint32_t peer
+        memset(&header, 0, sizeof(header))
+        header.sequence = self.completed
+        for peer in range(self.size):
+            if peer != self.rank:
+                self._send(peer, MSG_LEAVE, &header, NULL, 0)
+
+    cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil:
+        if self.left[source]:
+            return
+        self.left[source] = 1
+        self.left_after[source] = completed
+        self.left_count += 1
+        self.transport.expect_close(source)
+        self._check_left(source)
+
+    cdef void _check_left(self, uint32_t peer) noexcept nogil:
+        # A peer that left after completing this collective is fine: its LEAVE may overtake rank 0's answer.
+        if self.waiting != NULL and self.left[peer] and self.left_after[peer] < self.entered:
+            self.left_early = peer
+            self._end(OPERATION_ABANDONED)
+
+    # -- failure ---------------------------------------------------------------------------------------------------------
+
+    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil:
+        cdef ControlHeader header
+        cdef uint32_t peer
+        if self.failed:
+            return
+        self.failed = True
+        self.failed_rank = culprit
+        self.failed_why.assign(why, why_bytes)
+        if tell:
+            # Before anything else: so peers name the rank that was lost, not this one, which will go because of it.
+            memset(&header, 0, sizeof(header))
+            header.culprit = culprit
+            for peer in range(self.size):
+                if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
+                    self._send(peer, MSG_ABORT, &header, why, why_bytes)
+        self.requests.fail(NULL, OPERATION_PEER_LOST)
+        self._end(OPERATION_PEER_LOST)
+
+    # -- signs of life ---------------------------------------------------------------------------------------------------
+
+    cdef bint _is_waited_for(self, uint32_t peer) noexcept nogil:
+        if peer == self.rank or not self.transport.is_alive(peer):
+            return False
+        if self.requests.in_flight_to[peer] > 0:
+            return True
+        if self.waiting == NULL:
+            return False
+        return not self.contributed[peer] if self.rank == 0 else peer == 0
+
+    cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil:
+        cdef int64_t now = self.transport.now_ns()
+        cdef uint32_t peer
+        for peer in range(self.size):
+            if self._is_waited_for(peer):
+                self._check_peer(peer, now, waiting_since_ns)
+
+    cdef void _check_peer(self, uint32_t peer, int64_t now, int64_t waiting_since_ns) noexcept nogil:
+        cdef int64_t heard = self.transport.last_heard_ns(peer)
+        cdef ControlHeader header
+        cdef char why[96]
+        if heard >= self.pinged_ns[peer]:
+            self.pinged_ns[peer] = 0
+        if now - max(heard, waiting_since_ns) < self.peer_timeout_ns // 10:
+            return
+        if self.pinged_ns[peer] == 0:
+            memset(&header, 0, sizeof(header))
+            self.pinged_ns[peer] = now
+            self._send(peer, MSG_PING, &header, NULL, 0)
+        elif now - self.pinged_ns[peer] > self.peer_timeout_ns * 7 // 10:
+            snprintf(why, sizeof(why), "gave no sign of life for %.1f s (peer_timeout %.1f s)",
+                     (now - max(heard, waiting_since_ns)) * 1e-9, self.peer_timeout_ns * 1e-9)
+            self.transport.drop(peer, why)
+
+    cdef bint on_message(
+            self, uint32_t source, uint8_t message_id, const ControlHeader* header,
+            const char* body, size_t body_bytes) noexcept nogil:
+        cdef ControlHeader pong
+        if message_id == MSG_COLLECT:
+            if self.rank != 0 or header.sequence != self.completed:
+                return False
+            self._gather(source, body, body_bytes)
+        elif message_id == MSG_RESULT:
+            if source != 0 or body_bytes < self.size * sizeof(uint32_t):
+                return False
+            self._take_result(header, body, body_bytes)
+        elif message_id == MSG_PING:
+            memset(&pong, 0, sizeof(pong))
+            self._send(source, MSG_PONG, &pong, NULL, 0)
+        elif message_id == MSG_LEAVE:
+            self._on_leave(source, header.sequence)
+        elif message_id == MSG_ABORT:
+            self.fail(header.culprit, body, body_bytes, False)
+        else:
+            return message_id == MSG_PONG
+        return True

@@ -1,0 +1,92 @@
+"""The engine: the one place of a rank that touches threads, time and the transport.
+
+Guarantees
+    * Remote requests are served, and calls of workers answered, whether or not a Python thread holds the GIL.
+    * No wait is endless: whoever waits checks the peers it waits for (``Control.check_silence``) and a lost peer ends it.
+    * An idle rank sleeps in the kernel: no polling, no timers.
+
+The lock guards the transport, the protocol objects (``RemoteAccess``, ``Control``, ``RequestPool``) and the directory. It is
+held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL.
+
+Who progresses the transport (the *wheel*):
+    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
+    WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
+              progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when done.
+    Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes their call signals it.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.remote cimport RemoteAccess, Submission
+from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.store cimport TableState
+from intentpm.transports.base cimport Transport
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+
+# What a wait is for. Called under the lock.
+ctypedef bint (*ready_fn)(void* engine, void* argument) noexcept nogil
+
+cdef enum EngineState:
+    ENGINE_RUNNING = 0
+    ENGINE_FAILED = 1            # a rank is lost
+    ENGINE_CLOSED = 2
+    ENGINE_FORKED = 3            # this process is a forked child
+
+
+cdef class Engine:
+    cdef object __weakref__
+    cdef readonly Transport transport
+    cdef readonly RequestPool requests
+    cdef readonly RemoteAccess remote
+    cdef readonly Control control
+    cdef uint32_t state          # atomic: EngineState; workers look at it before every call
+    cdef pthread_mutex_t lock
+    cdef pthread_cond_t answered
+    cdef uint32_t contenders     # atomic: threads waiting for the lock
+    # guarded by: lock
+    cdef bint worker_drives
+    cdef bint driver_sleeps
+    cdef uint32_t followers      # workers asleep on ``answered``
+    cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
+    cdef bint stopping
+    # descriptors, fixed after construction
+    cdef int epoll_fd
+    cdef int wake_fd             # wakes the progress thread
+    cdef int driver_fd           # wakes the driving worker
+    cdef int64_t worker_spin_ns
+    cdef int64_t thread_spin_ns
+
+    cdef void acquire(self) noexcept nogil
+    cdef void release(self) noexcept nogil
+    # Waits until ``ready``; the lock is held before and after. False: it is ``until_ns`` and not ready.
+    cdef bint drive(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
+    # After progress or a submission outside drive: lets waiters see what has finished.
+    cdef void wake_finished(self) noexcept nogil
+    # From a worker thread holding the GIL: waits for an operation, looks after signals; raises what went wrong.
+    cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
+    # Sends what an operation needs from other ranks; waits (driving) while a destination's window is full.
+    cdef void submit(
+        self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil
+    # Ends an operation's interest in its answers. Afterwards nothing writes to the caller's memory.
+    cdef void abandon(self, Operation* operation) noexcept nogil
+    cdef int raise_state(self) except -1
+    # private
+    cdef void _let_others_in(self) noexcept nogil
+    cdef void _follow(self, int64_t until_ns) noexcept nogil
+    cdef void _poll_until(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
+    cdef void _sleep_driving(self, int64_t timeout_ns) noexcept nogil
+    cdef void _wake_waiters(self) noexcept nogil
+    cdef void _watch_transport(self, bint watch) noexcept nogil
+    cdef void _take_wheel(self) noexcept nogil
+    cdef void _leave_wheel(self) noexcept nogil
+    cdef void _wake_thread(self) noexcept nogil
+    cdef void _run(self) noexcept nogil
+    cdef void _serve_for_a_while(self) noexcept nogil
+    cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
+    cdef _payloads(self)

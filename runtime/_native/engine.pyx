@@ -1,0 +1,538 @@
+"""The engine; ``engine.pxd`` is the contract."""
+
+import os
+import weakref
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+from posix.time cimport timespec
+from posix.unistd cimport close, read, write
+
+from intentpm.runtime.errors import (
+    ClosedError, CollectiveMismatchError, Error, ForkError, MemoryBudgetError, PeerLostError, WaitTimeoutError,
+)
+
+from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.messages cimport (
+    MSG_ACCESS, MSG_COLLECT, MSG_REPLY, AccessHeader, ControlHeader, FLAG_SAME,
+)
+from intentpm.runtime._native.primitives cimport (
+    add_relaxed, load_acquire, load_relaxed, pause_cpu, store_release,
+)
+from intentpm.runtime._native.remote cimport SUBMIT_FAILED, SUBMITTED, WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
+from intentpm.runtime._native.remote cimport MAX_TABLES, SubmitResult, Submission
+from intentpm.runtime._native.requests cimport (
+    OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation, end_operation,
+)
+from intentpm.runtime._native.store cimport Table
+from intentpm.transports.base cimport Transport
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_condattr_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_trylock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_condattr_init(pthread_condattr_t*)
+    int pthread_condattr_setclock(pthread_condattr_t*, int)
+    int pthread_condattr_destroy(pthread_condattr_t*)
+    int pthread_cond_init(pthread_cond_t*, pthread_condattr_t*)
+    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
+    int pthread_cond_broadcast(pthread_cond_t*)
+    int pthread_cond_destroy(pthread_cond_t*)
+
+cdef extern from "<time.h>" nogil:
+    enum: CLOCK_MONOTONIC
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* descriptors, unsigned long count, int timeout_ms)
+    enum: POLLIN
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initval, int flags)
+    enum: EFD_NONBLOCK
+    enum: EFD_CLOEXEC
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+    enum: EPOLLIN
+    enum: EPOLL_CTL_ADD
+    enum: EPOLL_CTL_MOD
+    enum: EPOLL_CLOEXEC
+
+cdef enum:
+    LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
+    WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
+
+
+# -- what a wait can be for ----------------------------------------------------------------------------------------------
+
+cdef bint _operation_done(void* engine, void* argument) noexcept nogil:
+    return load_acquire(&(<Operation*>argument).done) != 0
+
+
+cdef bint _window_open(void* engine, void* argument) noexcept nogil:
+    cdef uint32_t rank = (<Submission*>argument).blocked_on
+    return (<Engine>engine).control.failed or (<Engine>engine).requests.in_flight_to[rank] < WINDOW_REQUESTS
+
+
+cdef bint _all_left(void* engine, void* argument) noexcept nogil:
+    return (<Engine>engine).control.failed or (<Engine>engine).control.left_count + 1 >= (<Engine>engine).control.size
+
+
+cdef bint _count_is_zero(void* engine, void* argument) noexcept nogil:
+    return load_acquire(<uint32_t*>argument) == 0 or (<Engine>engine).control.failed
+
+
+# -- what the transport reports --------------------------------------------------------------------------------------------
+
+cdef void _on_message(
+        void* context, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
+        const char* body, size_t body_bytes) noexcept nogil:
+    # Access and control headers differ in type, not in that they are copied out first: the pointer may be unaligned.
+    cdef AccessHeader access
+    cdef ControlHeader control
+    cdef bint understood = False
+    if message_id < MSG_COLLECT:
+        if header_bytes == sizeof(AccessHeader):
+            memcpy(&access, header, sizeof(AccessHeader))
+            if message_id == MSG_ACCESS:
+                understood = (<Engine>context).remote.serve(source, &access, body, body_bytes)
+            elif message_id == MSG_REPLY:
+                understood = (<Engine>context).remote.finish(source, &access, body, body_bytes)
+    elif header_bytes == sizeof(ControlHeader):
+        memcpy(&control, header, sizeof(ControlHeader))
+        understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
+    if not understood:
+        (<Engine>context).transport.drop(source, "sent a message that makes no sense (a defect, or memory ran out here)")
+
+
+cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
+    (<Engine>context).control.fail(rank, why, strlen(why), True)
+
+
+cdef str _text(object what):
+    """What is waited for: a text, or a callable that makes one when it is needed."""
+    return what() if callable(what) else what
+
+
+_engines = weakref.WeakSet()
+
+
+def _mark_forked():
+    # The child has none of the parent's threads and must not touch its connections.
+    for engine in _engines:
+        (<Engine>engine).state = ENGINE_FORKED
+
+
+os.register_at_fork(after_in_child=_mark_forked)
+
+
+cdef class Engine:
+    def __cinit__(self):
+        self.epoll_fd = self.wake_fd = self.driver_fd = -1
+
+    def __init__(self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float):
+        cdef pthread_condattr_t monotonic
+        cdef epoll_event event
+        self.transport = transport
+        self.requests = RequestPool(transport.size)
+        self.remote = RemoteAccess(transport, self.requests)
+        self.control = Control(transport, self.requests, peer_timeout_s)
+        self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
+        self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
+        pthread_mutex_init(&self.lock, NULL)
+        pthread_condattr_init(&monotonic)
+        pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
+        pthread_cond_init(&self.answered, &monotonic)
+        pthread_condattr_destroy(&monotonic)
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.driver_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.epoll_fd < 0 or self.wake_fd < 0 or self.driver_fd < 0:
+            raise OSError(errno, "cannot make event descriptors: raise `ulimit -n`")
+        event.events = EPOLLIN
+        event.data.fd = self.wake_fd
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.wake_fd, &event)
+        if transport.event_fd() >= 0:
+            event.data.fd = transport.event_fd()
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, transport.event_fd(), &event)
+        transport.on_message = _on_message
+        transport.on_lost = _on_lost
+        transport.context = <void*>self
+        _engines.add(self)
+
+    def __dealloc__(self):
+        for fd in (self.epoll_fd, self.wake_fd, self.driver_fd):
+            if fd >= 0:
+                close(fd)
+        pthread_cond_destroy(&self.answered)
+        pthread_mutex_destroy(&self.lock)
+
+    # -- the lock --------------------------------------------------------------------------------------------------------
+
+    cdef void acquire(self) noexcept nogil:
+        cdef int turn
+        if pthread_mutex_trylock(&self.lock) == 0:
+            return
+        add_relaxed(&self.contenders, 1)
+        for turn in range(LOCK_SPINS):
+            pause_cpu()
+            if pthread_mutex_trylock(&self.lock) == 0:
+                add_relaxed(&self.contenders, <uint32_t>-1)
+                return
+        pthread_mutex_lock(&self.lock)
+        add_relaxed(&self.contenders, <uint32_t>-1)
+
+    cdef void release(self) noexcept nogil:
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void _let_others_in(self) noexcept nogil:
+        # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
+        # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
+        # not yield keeps it from running for as long as the poll lasts (measured: 129 us for a 9 us round trip).
+        cdef int turn
+        pthread_mutex_unlock(&self.lock)
+        sched_yield()
+        for turn in range(LOCK_SPINS):
+            if load_relaxed(&self.contenders) == 0:
+                break
+            sched_yield()
+        self.acquire()
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------
+
+    cdef bint drive(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil:
+        while not ready(<void*>self, argument):
+            if self.worker_drives:
+                self._follow(until_ns)
+            else:
+                self._take_wheel()
+                self._poll_until(ready, argument, until_ns)
+                self._leave_wheel()
+            if self.transport.now_ns() >= until_ns:
+                return ready(<void*>self, argument)
+        return True
+
+    cdef void _follow(self, int64_t until_ns) noexcept nogil:
+        """Sleeps until somebody finished something (or the driver left: then this worker may drive)."""
+        cdef timespec until
+        until.tv_sec = until_ns // 1000000000
+        until.tv_nsec = until_ns % 1000000000
+        self.followers += 1
+        pthread_cond_timedwait(&self.answered, &self.lock, &until)
+        self.followers -= 1
+
+    cdef void _poll_until(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil:
+        cdef int64_t now = self.transport.now_ns()
+        cdef int64_t spin_until = now + self.worker_spin_ns
+        while not ready(<void*>self, argument):
+            if self.transport.progress() > 0:
+                self.wake_finished()
+                spin_until = self.transport.now_ns() + self.worker_spin_ns
+                self._let_others_in()
+                continue
+            now = self.transport.now_ns()
+            if now >= until_ns:
+                return
+            if now < spin_until:
+                self._let_others_in()
+            elif self.transport.arm():
+                self._sleep_driving(until_ns - now)
+                spin_until = 0           # woken for a reason: progress, then sleep again
+
+    cdef void _sleep_driving(self, int64_t timeout_ns) noexcept nogil:
+        cdef pollfd descriptors[2]
+        cdef uint64_t count
+        descriptors[0].fd = self.driver_fd
+        descriptors[0].events = POLLIN
+        descriptors[1].fd = self.transport.event_fd()    # -1 is ignored
+        descriptors[1].events = POLLIN
+        self.driver_sleeps = True
+        self.release()
+        poll(descriptors, 2, <int>(timeout_ns // 1000000) + 1)
+        self.acquire()
+        if self.driver_sleeps:
+            self.driver_sleeps = False
+        else:
+            read(self.driver_fd, &count, sizeof(count))
+
+    cdef void wake_finished(self) noexcept nogil:
+        cdef uint64_t one = 1
+        if self.control.failed and self.state == ENGINE_RUNNING:
+            store_release(&self.state, ENGINE_FAILED)
+            self.seen_finished = ~<uint64_t>0
+        if self.requests.finished == self.seen_finished:
+            return
+        self.seen_finished = self.requests.finished
+        self._wake_waiters()
+
+    cdef void _wake_waiters(self) noexcept nogil:
+        cdef uint64_t one = 1
+        if self.followers > 0:
+            pthread_cond_broadcast(&self.answered)
+        if self.driver_sleeps:
+            self.driver_sleeps = False
+            write(self.driver_fd, &one, sizeof(one))
+
+    # -- the wheel -------------------------------------------------------------------------------------------------------
+
+    cdef void _watch_transport(self, bint watch) noexcept nogil:
+        """Puts the transport's descriptor into the progress thread's sleep, or takes it out."""
+        cdef epoll_event event
+        if self.transport.event_fd() < 0:
+            return
+        event.events = EPOLLIN if watch else 0
+        event.data.fd = self.transport.event_fd()
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, self.transport.event_fd(), &event)
+
+    cdef void _take_wheel(self) noexcept nogil:
+        self.worker_drives = True
+        self._watch_transport(False)
+
+    cdef void _leave_wheel(self) noexcept nogil:
+        self.worker_drives = False
+        while not self.transport.arm():
+            self.transport.progress()
+        self._watch_transport(True)
+        self.wake_finished()
+        if self.followers > 0:           # one of them may drive now
+            pthread_cond_broadcast(&self.answered)
+
+    cdef void _wake_thread(self) noexcept nogil:
+        cdef uint64_t one = 1
+        write(self.wake_fd, &one, sizeof(one))
+
+    def run(self) -> None:
+        """The progress thread's life, until ``stop``. Without the GIL throughout."""
+        with nogil:
+            self._run()
+
+    cdef void _run(self) noexcept nogil:
+        cdef epoll_event events[2]
+        cdef uint64_t count
+        self.acquire()
+        while not self.stopping:
+            self._serve_for_a_while()
+            self.release()
+            epoll_wait(self.epoll_fd, events, 2, -1)
+            self.acquire()
+            read(self.wake_fd, &count, sizeof(count))
+        self.release()
+
+    cdef void _serve_for_a_while(self) noexcept nogil:
+        """Progress until nothing has come for the spin time, or a worker drives."""
+        cdef int64_t spin_until = self.transport.now_ns() + self.thread_spin_ns
+        while not self.stopping and not self.worker_drives:
+            if self.transport.progress() > 0:
+                self.wake_finished()
+                spin_until = self.transport.now_ns() + self.thread_spin_ns
+            elif self.transport.now_ns() >= spin_until and self.transport.arm():
+                return
+            self._let_others_in()
+
+    def stop(self) -> None:
+        """Ends ``run`` soon."""
+        with nogil:
+            self.acquire()
+            self.stopping = True
+            self.release()
+            self._wake_thread()
+
+    # -- operations ------------------------------------------------------------------------------------------------------
+
+    cdef void submit(
+            self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil:
+        cdef SubmitResult result = WINDOW_FULL
+        self.acquire()
+        if self.control.failed:
+            operation.status = OPERATION_PEER_LOST
+        elif not self.remote.group_by_owner(operation, submission.keys, positions, submission.count):
+            operation.status = OPERATION_NO_MEMORY
+        else:
+            result = self.remote.submit(operation, submission)
+            while result == WINDOW_FULL and not self.control.failed:
+                if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
+                    self.control.check_silence(self.transport.now_ns() - WAIT_SLICE_NS)
+                result = self.remote.submit(operation, submission)
+            if self.control.failed:
+                operation.status = OPERATION_PEER_LOST
+        self.requests.close_submission(operation)
+        self.wake_finished()
+        if not will_wait and not self.worker_drives and not self.transport.arm():
+            self._wake_thread()
+        self.release()
+
+    cdef void abandon(self, Operation* operation) noexcept nogil:
+        self.acquire()
+        self.requests.fail(operation, OPERATION_ABANDONED)
+        if self.control.waiting == operation:
+            self.control.abandon()
+        self.wake_finished()
+        self.release()
+
+    cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1:
+        if not load_acquire(&operation.done):
+            try:
+                self._wait(_operation_done, operation, timeout_s, what)
+            except BaseException:
+                with nogil:
+                    self.abandon(operation)
+                raise
+        if operation.status == OPERATION_PEER_LOST:
+            self.raise_state()
+        elif operation.status == OPERATION_NO_MEMORY:
+            raise MemoryBudgetError(f"out of memory while sending for {_text(what)}")
+        return 0
+
+    cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what):
+        cdef int64_t started = self.transport.now_ns()
+        cdef int64_t deadline = started + <int64_t>(timeout_s * 1e9) if timeout_s >= 0 else 0x7fffffffffffffff
+        cdef int64_t slice_ns = min(<int64_t>WAIT_SLICE_NS, self.control.peer_timeout_ns // 20)
+        cdef bint done
+        while True:
+            with nogil:
+                self.acquire()
+                done = self.drive(ready, argument, min(self.transport.now_ns() + slice_ns, deadline))
+                if not done:
+                    self.control.check_silence(started)
+                    self.wake_finished()
+                self.release()
+            if done:
+                return
+            PyErr_CheckSignals()
+            if self.transport.now_ns() >= deadline:
+                raise WaitTimeoutError(f"rank {self.transport.rank} waited {timeout_s:g} s for {_text(what)}")
+
+    cdef int raise_state(self) except -1:
+        """Raises what keeps this engine from working; returns when nothing does."""
+        cdef uint32_t state = load_acquire(&self.state)
+        if self.control.failed and state == ENGINE_RUNNING:
+            state = ENGINE_FAILED
+        if state == ENGINE_FAILED:
+            raise PeerLostError(self.control.failed_rank, (
+                f"rank {self.transport.rank}: lost rank {self.control.failed_rank}, which "
+                f"{self.control.failed_why.decode('utf-8', 'replace')}; the job cannot go on: restart it"))
+        if state == ENGINE_CLOSED:
+            raise ClosedError("the parameter manager is closed: call intentpm.init() again, on every rank")
+        if state == ENGINE_FORKED:
+            raise ForkError(
+                "this process is a fork of one that uses intentpm: start child processes with the spawn or forkserver method")
+        return 0
+
+    # -- collectives, tables, end ----------------------------------------------------------------------------------------
+
+    def exchange(self, payload: bytes, what: str, timeout_s: float | None = None) -> list:
+        """Collective: gives every rank the payloads of all ranks, in rank order.
+
+        Raises PeerLostError, CollectiveMismatchError when a rank has left instead, WaitTimeoutError after ``timeout_s``
+        (None: as long as the peers are alive).
+        """
+        cdef Operation operation
+        cdef const char* data = payload
+        cdef size_t size_bytes = len(payload)
+        self.raise_state()
+        begin_operation(&operation, NULL, 0, NULL, NULL)
+        with nogil:
+            self.acquire()
+            self.control.enter(&operation, data, size_bytes)
+            self.wake_finished()
+            self.release()
+        self.wait_operation(&operation, -1.0 if timeout_s is None else timeout_s, lambda: self._missing_for(what))
+        if operation.status == OPERATION_ABANDONED:
+            raise CollectiveMismatchError(
+                f"rank {self.transport.rank} called {what}, but rank {self.control.left_early} has closed its parameter "
+                "manager: every rank must make the same collective calls")
+        return self._payloads()
+
+    def _missing_for(self, what: str) -> str:
+        if self.transport.rank != 0:
+            return f"{what} (rank 0 knows which ranks have not come)"
+        missing = [rank for rank in range(self.transport.size) if not self.control.contributed[rank]]
+        return f"{what}: ranks {missing} have not come"
+
+    cdef _payloads(self):
+        cdef uint32_t size = self.transport.size
+        cdef bytes raw = self.control.result
+        lengths = memoryview(raw)[:4 * size].cast("I").tolist()
+        payloads = []
+        at = 4 * size
+        for length in lengths:
+            payloads.append(raw[at:at + length])
+            if not self.control.result_flags & FLAG_SAME:
+                at += length
+        return payloads
+
+    def add_table(self, Table table not None) -> None:
+        """Makes a table known: from now on its keys can be asked for by other ranks. Its id is the next free one."""
+        if self.remote.table_count >= MAX_TABLES:
+            raise Error(f"a job has at most {MAX_TABLES} tables")
+        with nogil:
+            self.acquire()
+            self.remote.tables[table.table_id] = table.state
+            self.remote.table_count = table.table_id + 1
+            self.release()
+
+    def remove_last_table(self) -> None:
+        """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""
+        with nogil:
+            self.acquire()
+            self.remote.table_count -= 1
+            self.remote.tables[self.remote.table_count] = NULL
+            self.release()
+
+    def fail(self, why: str) -> None:
+        """Tells every rank that this one gives up, and why. They raise PeerLostError naming this rank."""
+        cdef bytes text = why.encode()
+        cdef const char* data = text
+        cdef size_t size_bytes = len(text)
+        with nogil:
+            self.acquire()
+            self.control.fail(self.transport.rank, data, size_bytes, True)
+            self.wake_finished()
+            self.release()
+
+    def leave(self) -> None:
+        """Collective end: serves the other ranks until all have left. Raises PeerLostError."""
+        self.raise_state()
+        with nogil:
+            self.acquire()
+            self.control.leave()
+            self.release()
+        self._wait(_all_left, NULL, -1.0, "the other ranks to close")
+        self.raise_state()
+
+    def mark_closed(self) -> None:
+        if self.state != ENGINE_FORKED:
+            store_release(&self.state, ENGINE_CLOSED)
+
+    def check(self) -> None:
+        """Raises what keeps the engine from working, if anything does."""
+        self.raise_state()
+
+    def counters(self) -> dict:
+        """Counters of the whole rank since start."""
+        return {
+            **self.transport.counters(),
+            "served_keys": self.remote.served_keys,
+            "forwarded_keys": self.remote.forwarded_keys,
+            "hops": self.remote.hops,
+        }

@@ -1,0 +1,108 @@
+"""The messages between ranks: one fixed header each, then a body of aligned sections.
+
+Headers are C structs in the byte order of the machine (the handshake refuses a peer with another one). A section of a body
+starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
+
+    ACCESS    a pull, push or set. Body: keys u32 [K], index u32 [K] if INDEXED, rows [K, row_bytes] if push or set
+    REPLY     answers some or all keys of an ACCESS. Body: rows [K, row_bytes] if pull, index u32 [K] if INDEXED,
+              keys u32 [K] and epochs u32 [K] if FORWARDED (so that the origin learns where they are)
+    COLLECT   a rank's contribution to a collective call, to rank 0. Body: payload
+    RESULT    rank 0's answer to all: the contributions in rank order. Body: lengths u32 [N], payloads; if SAME one payload
+    PING, PONG   sign of life, asked for and given
+    LEAVE     the sender closed its manager: it serves on until all ranks have left
+    ABORT     a rank is lost (``culprit``; maybe the sender itself). Body: why, UTF-8
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum MessageId:
+    MSG_ACCESS = 1
+    MSG_REPLY = 2
+    MSG_COLLECT = 3
+    MSG_RESULT = 4
+    MSG_PING = 5
+    MSG_PONG = 6
+    MSG_LEAVE = 7
+    MSG_ABORT = 8
+
+cdef enum AccessKind:
+    ACCESS_PULL = 0
+    ACCESS_PUSH = 1
+    ACCESS_SET = 2
+
+cdef enum AccessFlags:
+    FLAG_INDEXED = 1             # an index section says which keys of the origin's request these are
+    FLAG_FORWARDED = 2           # came by way of a rank that no longer had the keys
+    FLAG_SAME = 4                # RESULT: all contributions are equal, one is sent
+
+cdef struct AccessHeader:
+    uint32_t request             # at the origin: index into its request pool ...
+    uint32_t generation          # ... and how often that entry had been reused, so a late answer finds nobody
+    uint32_t count
+    uint16_t table
+    uint16_t origin              # rank that answers go to
+    uint8_t kind
+    uint8_t flags
+    uint16_t hops                # times forwarded so far
+
+cdef struct ControlHeader:
+    uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
+    uint32_t culprit             # ABORT
+    uint32_t flags
+
+
+cdef inline size_t padded(size_t size_bytes) noexcept nogil:
+    return (size_bytes + 7) & ~<size_t>7
+
+
+cdef inline size_t indices_bytes(uint32_t count) noexcept nogil:
+    """Of a u32 section."""
+    return padded(<size_t>count * 4)
+
+
+# Where the sections of a body are; NULL: not there.
+cdef struct AccessBody:
+    uint32_t* keys
+    uint32_t* index
+    uint32_t* epochs
+    char* rows
+    size_t size_bytes
+
+
+cdef inline AccessBody access_body(char* base, const AccessHeader* header, size_t row_bytes) noexcept nogil:
+    """Layout of an ACCESS body that starts at ``base`` (may be NULL to learn the size)."""
+    cdef AccessBody body
+    cdef size_t at = indices_bytes(header.count)
+    body.keys = <uint32_t*>base
+    body.index = body.epochs = NULL
+    body.rows = NULL
+    if header.flags & FLAG_INDEXED:
+        body.index = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+    if header.kind != ACCESS_PULL:
+        body.rows = base + at
+        at += header.count * row_bytes
+    body.size_bytes = at
+    return body
+
+
+cdef inline AccessBody reply_body(char* base, const AccessHeader* header, size_t row_bytes) noexcept nogil:
+    """Layout of a REPLY body that starts at ``base``."""
+    cdef AccessBody body
+    cdef size_t at = 0
+    body.keys = body.index = body.epochs = NULL
+    body.rows = NULL
+    if header.kind == ACCESS_PULL:
+        body.rows = base
+        at += padded(header.count * row_bytes)
+    if header.flags & FLAG_INDEXED:
+        body.index = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+    if header.flags & FLAG_FORWARDED:
+        body.keys = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+        body.epochs = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+    body.size_bytes = at
+    return body

@@ -1,0 +1,32 @@
+"""Cython names of ``primitives.hpp``."""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "primitives.hpp" namespace "intentpm" nogil:
+    uint32_t load_acquire "intentpm::load_acquire"(const uint32_t* p) noexcept
+    int32_t load_acquire_i32 "intentpm::load_acquire"(const int32_t* p) noexcept
+    uint8_t load_acquire_u8 "intentpm::load_acquire"(const uint8_t* p) noexcept
+    uint32_t load_relaxed "intentpm::load_relaxed"(const uint32_t* p) noexcept
+    int32_t load_relaxed_i32 "intentpm::load_relaxed"(const int32_t* p) noexcept
+    uint64_t load_relaxed_u64 "intentpm::load_relaxed"(const uint64_t* p) noexcept
+    void store_release "intentpm::store_release"(uint32_t* p, uint32_t v) noexcept
+    void store_release_i32 "intentpm::store_release"(int32_t* p, int32_t v) noexcept
+    void store_release_u8 "intentpm::store_release"(uint8_t* p, uint8_t v) noexcept
+    void store_relaxed "intentpm::store_relaxed"(uint32_t* p, uint32_t v) noexcept
+    void store_relaxed_i32 "intentpm::store_relaxed"(int32_t* p, int32_t v) noexcept
+    void store_relaxed_u64 "intentpm::store_relaxed"(uint64_t* p, uint64_t v) noexcept
+    uint32_t add_relaxed "intentpm::add_relaxed"(uint32_t* p, uint32_t v) noexcept
+    uint32_t add_release "intentpm::add_release"(uint32_t* p, uint32_t v) noexcept
+    bint cas_acquire(uint32_t* p, uint32_t expected, uint32_t desired) noexcept
+    const bint optimistic_reads
+    void fence_acquire() noexcept
+    void pause_cpu() noexcept
+    void back_off(unsigned int& turns) noexcept
+    void prefetch_read(const void* p) noexcept
+    void prefetch_write(const void* p) noexcept
+
+    enum: ROW_DTYPES
+    ctypedef void (*row_add_fn)(void* row, const void* delta, size_t items) noexcept nogil
+    row_add_fn row_add_for(int dtype) noexcept
+    void copy_row(void* to, const void* source, size_t row_bytes) noexcept
+    void add_float16(void* row, const void* delta, size_t items) noexcept

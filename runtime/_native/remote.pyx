@@ -1,0 +1,330 @@
+"""Remote access; ``remote.pxd`` is the contract."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from intentpm.runtime._native.directory cimport known_owner, learn_owner
+from intentpm.runtime._native.messages cimport (
+    ACCESS_PULL, ACCESS_PUSH, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
+    access_body, padded, reply_body,
+)
+from intentpm.runtime._native.primitives cimport copy_row
+from intentpm.runtime._native.requests cimport (
+    OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
+)
+from intentpm.runtime._native.state cimport SLOT_FREE, SLOT_OWNED, SlotState
+from intentpm.runtime._native.store cimport TableState, pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.transports.base cimport HOST_MEMORY, SEND_OK, Piece, Transport
+
+
+# -- staged bodies -------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    STAGED_HEADER_BYTES = 64     # keeps the body on a cache line
+
+cdef struct Staged:
+    void* transport
+    size_t size_bytes            # header included
+
+
+cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
+    """Memory for a message body of ``size_bytes``; NULL: out of memory. Pass it to send_staged."""
+    cdef char* memory = transport.allocate(size_bytes + STAGED_HEADER_BYTES)
+    if memory == NULL:
+        return NULL
+    (<Staged*>memory).transport = <void*>transport
+    (<Staged*>memory).size_bytes = size_bytes + STAGED_HEADER_BYTES
+    return memory + STAGED_HEADER_BYTES
+
+
+cdef void _unstage(void* body, int status) noexcept nogil:
+    cdef char* memory = <char*>body - STAGED_HEADER_BYTES
+    (<Transport>(<Staged*>memory).transport).release(memory, (<Staged*>memory).size_bytes)
+
+
+cdef bint send_staged(
+        Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,
+        char* body, size_t body_bytes) noexcept nogil:
+    """Sends and gives the body away, whatever the result. False: the peer is lost."""
+    cdef Piece piece
+    piece.data = body
+    piece.size_bytes = body_bytes
+    piece.memory = HOST_MEMORY
+    if transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, _unstage, body) == SEND_OK:
+        return True
+    _unstage(body, 1)
+    return False
+
+
+# -- one key, here -------------------------------------------------------------------------------------------------------
+
+cdef inline SlotState _access_row(TableState* table, int kind, int64_t key, char* row) noexcept nogil:
+    if kind == ACCESS_PULL:
+        return pull_row_atomic(table, key, row)
+    if kind == ACCESS_PUSH:
+        return push_row_atomic(table, key, row)
+    return set_row_atomic(table, key, row)
+
+
+cdef class RemoteAccess:
+    def __init__(self, Transport transport not None, RequestPool requests not None):
+        self.transport = transport
+        self.requests = requests
+        self.counted.resize(transport.size + 1)
+
+    # -- origin ----------------------------------------------------------------------------------------------------------
+
+    cdef bint group_by_owner(
+            self, Operation* operation, const int64_t* keys, const uint32_t* positions, size_t count) noexcept nogil:
+        cdef TableState* table = operation.table
+        cdef size_t i
+        cdef uint32_t owner, at = 0, here
+        if not reserve_positions(operation, count):
+            return False
+        if count == 1:
+            operation.positions[0] = positions[0]
+            return True
+        for i in range(self.counted.size()):
+            self.counted[i] = 0
+        for i in range(count):
+            self.counted[known_owner(table, keys[positions[i]])] += 1
+        for i in range(self.counted.size()):
+            here = self.counted[i]
+            self.counted[i] = at
+            at += here
+        for i in range(count):
+            owner = known_owner(table, keys[positions[i]])
+            operation.positions[self.counted[owner]] = positions[i]
+            self.counted[owner] += 1
+        return True
+
+    cdef SubmitResult submit(self, Operation* operation, Submission* submission) noexcept nogil:
+        cdef TableState* table = operation.table
+        cdef uint32_t chunk_keys = <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
+        cdef uint32_t owner, end
+        while submission.at < submission.count:
+            owner = self._owner_at(operation, submission, submission.at)
+            if owner == table.rank:      # arrived since the caller looked
+                self._access_here(operation, submission, operation.positions[submission.at])
+                submission.at += 1
+                continue
+            if self.requests.in_flight_to[owner] >= WINDOW_REQUESTS:
+                submission.blocked_on = owner
+                return WINDOW_FULL
+            end = submission.at + 1
+            while (end < submission.count and end - submission.at < chunk_keys
+                   and self._owner_at(operation, submission, end) == owner):
+                end += 1
+            if not self._request(operation, submission, owner, end - submission.at):
+                return SUBMIT_FAILED
+            submission.at = end
+        return SUBMITTED
+
+    cdef inline uint32_t _owner_at(
+            self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil:
+        return known_owner(operation.table, submission.keys[operation.positions[at]])
+
+    cdef void _access_here(
+            self, Operation* operation, const Submission* submission, uint32_t position) noexcept nogil:
+        _access_row(
+            operation.table, operation.kind, submission.keys[position],
+            submission.rows + position * operation.table.row_bytes)
+
+    cdef bint _request(
+            self, Operation* operation, const Submission* submission, uint32_t owner, uint32_t count) noexcept nogil:
+        """Sends positions [at, at + count) to ``owner``. False: operation.status says why not."""
+        cdef TableState* table = operation.table
+        cdef const uint32_t* positions = operation.positions + submission.at
+        cdef AccessHeader header
+        cdef AccessBody body
+        cdef char* memory
+        cdef uint32_t i
+        header.count = count
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>table.rank
+        header.kind = <uint8_t>operation.kind
+        header.flags = 0
+        header.hops = 0
+        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        if memory == NULL:
+            operation.status = OPERATION_NO_MEMORY
+            return False
+        body = access_body(memory, &header, table.row_bytes)
+        for i in range(count):
+            body.keys[i] = <uint32_t>submission.keys[positions[i]]
+        if body.rows != NULL:
+            for i in range(count):
+                copy_row(
+                    body.rows + i * table.row_bytes, submission.rows + positions[i] * table.row_bytes,
+                    table.row_bytes)
+        header.request = self.requests.open(operation, owner, submission.at, count)
+        header.generation = self.requests.entries[header.request].generation
+        if not send_staged(
+                self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes):
+            operation.status = OPERATION_PEER_LOST
+            self.requests.answered(&self.requests.entries[header.request], count)
+            return False
+        return True
+
+    cdef bint finish(
+            self, uint32_t source, const AccessHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        cdef Request* request = self.requests.find(header.request, header.generation)
+        cdef TableState* table
+        cdef AccessBody sections
+        if request == NULL:
+            return True                  # abandoned meanwhile
+        table = request.operation.table
+        sections = reply_body(<char*>body, header, table.row_bytes)
+        if sections.size_bytes != body_bytes or header.count == 0 or header.count > request.unanswered:
+            return False
+        if not self._scatter(request, header, &sections):
+            return False
+        if sections.keys != NULL:
+            self.hops += <uint64_t>header.hops * header.count
+            self._learn(table, source, header.count, &sections)
+        self.requests.answered(request, header.count)
+        return True
+
+    cdef bint _scatter(self, const Request* request, const AccessHeader* header, const AccessBody* sections) noexcept nogil:
+        """Puts pulled rows to their places in the caller's batch."""
+        cdef const Operation* operation = request.operation
+        cdef size_t row_bytes = operation.table.row_bytes
+        cdef const uint32_t* positions = operation.positions + request.first
+        cdef uint32_t i, at
+        if sections.rows == NULL:
+            return True
+        for i in range(header.count):
+            at = sections.index[i] if sections.index != NULL else i
+            if at >= request.count:
+                return False
+            copy_row(operation.rows + positions[at] * row_bytes, sections.rows + i * row_bytes, row_bytes)
+        return True
+
+    cdef void _learn(self, TableState* table, uint32_t owner, uint32_t count, const AccessBody* sections) noexcept nogil:
+        cdef uint32_t i
+        for i in range(count):
+            if sections.keys[i] < table.num_keys:
+                learn_owner(table, sections.keys[i], owner, sections.epochs[i])
+
+    # -- owner -----------------------------------------------------------------------------------------------------------
+
+    cdef bint serve(
+            self, uint32_t source, const AccessHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        cdef TableState* table
+        cdef AccessBody sections
+        cdef uint32_t i
+        if header.table >= self.table_count or header.kind > ACCESS_SET or header.origin >= self.transport.size:
+            return False
+        table = self.tables[header.table]
+        sections = access_body(<char*>body, header, table.row_bytes)
+        if sections.size_bytes != body_bytes or header.count == 0:
+            return False
+        for i in range(header.count):
+            if sections.keys[i] >= table.num_keys:
+                return False
+        return self._answer(table, header, &sections)
+
+    cdef bint _answer(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
+        """Applies what is owned here, replies for it, and forwards the rest."""
+        cdef AccessHeader header = asked[0]
+        cdef AccessBody reply
+        cdef char* memory
+        cdef char* row
+        cdef uint32_t i, here = 0
+        self.grouped.clear()
+        header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
+        memory = stage(self.transport, reply_body(NULL, &header, table.row_bytes).size_bytes)
+        if memory == NULL:
+            return False
+        for i in range(asked.count):
+            row = memory + here * table.row_bytes
+            if asked.kind != ACCESS_PULL:
+                row = sections.rows + i * table.row_bytes
+            if self._access_owned(table, asked.kind, sections.keys[i], row):
+                here += 1
+            else:
+                self.grouped.push_back(i)
+        self.served_keys += here
+        header.count = here
+        header.flags = 0
+        if asked.hops > 0:
+            header.flags |= FLAG_FORWARDED
+        if asked.flags & FLAG_INDEXED or here < asked.count:
+            header.flags |= FLAG_INDEXED
+        reply = reply_body(memory, &header, table.row_bytes)
+        self._fill_index(table, asked, sections, &reply)
+        if here > 0:
+            send_staged(
+                self.transport, asked.origin, MSG_REPLY, &header, sizeof(AccessHeader), memory, reply.size_bytes)
+        else:
+            _unstage(memory, 1)
+        return self.grouped.empty() or self._forward(table, asked, sections)
+
+    cdef inline bint _access_owned(self, TableState* table, int kind, int64_t key, char* row) noexcept nogil:
+        # Only the owner may answer: a replica may lag behind, and a write to it would come back to it as news.
+        if known_owner(table, key) != table.rank:
+            return False
+        return _access_row(table, kind, key, row) == SLOT_OWNED
+
+    cdef void _fill_index(
+            self, TableState* table, const AccessHeader* asked, const AccessBody* sections, AccessBody* reply) noexcept nogil:
+        """Says which keys of the origin's request the reply is for: all asked ones but those in ``grouped``."""
+        cdef uint32_t i, to = 0
+        cdef size_t skipped = 0
+        if reply.index == NULL and reply.keys == NULL:
+            return
+        for i in range(asked.count):
+            if skipped < self.grouped.size() and self.grouped[skipped] == i:
+                skipped += 1
+                continue
+            if reply.index != NULL:
+                reply.index[to] = sections.index[i] if sections.index != NULL else i
+            if reply.keys != NULL:
+                reply.keys[to] = sections.keys[i]
+                reply.epochs[to] = table.epoch[sections.keys[i]]
+            to += 1
+
+    cdef bint _forward(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
+        """Sends the keys in ``grouped`` on to their owners as far as this rank knows, one message per owner."""
+        cdef uint32_t owner
+        cdef size_t i, kept
+        self.forwarded_keys += self.grouped.size()
+        while not self.grouped.empty():
+            owner = known_owner(table, sections.keys[self.grouped[0]])
+            if owner == table.rank or not self._forward_to(table, owner, asked, sections):
+                return False
+            kept = 0
+            for i in range(self.grouped.size()):
+                if known_owner(table, sections.keys[self.grouped[i]]) != owner:
+                    self.grouped[kept] = self.grouped[i]
+                    kept += 1
+            self.grouped.resize(kept)
+        return True
+
+    cdef bint _forward_to(
+            self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
+        cdef AccessHeader header = asked[0]
+        cdef AccessBody body
+        cdef char* memory
+        cdef uint32_t i, to = 0
+        cdef size_t g
+        header.hops += 1
+        header.flags = FLAG_INDEXED | FLAG_FORWARDED
+        header.count = 0
+        for g in range(self.grouped.size()):
+            header.count += known_owner(table, sections.keys[self.grouped[g]]) == owner
+        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        if memory == NULL:
+            return False
+        body = access_body(memory, &header, table.row_bytes)
+        for g in range(self.grouped.size()):
+            i = self.grouped[g]
+            if known_owner(table, sections.keys[i]) != owner:
+                continue
+            body.keys[to] = sections.keys[i]
+            body.index[to] = sections.index[i] if sections.index != NULL else i
+            if body.rows != NULL:
+                memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
+            to += 1
+        send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
+        return True

@@ -1,0 +1,99 @@
+"""The local store: one table's rows on one rank, and the flat arrays that say where every key is.
+
+Guarantees
+    * Pull, push and set of one row are atomic (``state.pxd``), from any number of threads, without the GIL.
+    * A batch looks at every key once; keys that are not here are returned as misses and nothing was done to them.
+Assumptions
+    * Slots are bound and unbound, and ``owner`` and ``epoch`` are written, only under the engine's lock.
+    * Keys have been checked against ``num_keys`` (``check_keys``).
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.primitives cimport row_add_fn
+from intentpm.runtime._native.state cimport SlotState
+
+
+# The two things every access looks at, on one cache line.
+cdef struct SlotHead:
+    uint32_t word                # atomic: see state.pxd
+    int32_t key                  # atomic relaxed, written while the word is LOCKED; of a free slot: the next free one
+
+
+cdef struct TableState:
+    uint32_t table_id
+    uint32_t rank                # of this process
+    uint32_t size                # ranks in the job
+    int64_t num_keys
+    size_t row_items
+    size_t row_bytes             # of the payload
+    size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
+    row_add_fn add
+    # Per key, num_keys each.
+    int32_t* slot                # atomic: the engine stores release / any thread loads acquire. See state.pxd
+    uint16_t* owner              # guarded by: engine lock. Location cache; authoritative at the home rank and the owner
+    uint32_t* epoch              # guarded by: engine lock. The epoch at which ``owner`` was learned
+    # Per slot, ``capacity`` each; memory is committed by the system at first touch.
+    int64_t capacity
+    SlotHead* head
+    char* rows                   # the slab; a row is touched only under its word's rules
+    # guarded by: engine lock
+    int32_t free_head            # -1: none
+    int64_t slots_touched        # slots below this were used once
+    int64_t slots_used
+
+
+cdef enum:
+    MAX_ROW_NDIM = 31
+
+
+# What a batch did, for statistics. One per worker and table, written by that worker alone, read relaxed by stats().
+cdef struct AccessCounts:
+    uint64_t local               # keys served from an owned row
+    uint64_t replica             # keys served from a replica
+    uint64_t remote              # keys that were not here
+
+
+cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
+    return table.rows + <size_t>slot * table.stride_bytes
+
+
+# First key that is not in [0, num_keys), as its position; -1 when all are good.
+cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil
+
+# One row, any thread. They return the state the row had, or SLOT_FREE when the key is not here.
+cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil
+cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil
+cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil
+
+# Batches over contiguous rows of row_bytes; positions of keys that are not here are appended to ``misses``.
+cdef void pull_rows(
+    TableState* table, const int64_t* keys, int64_t count, char* out,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+cdef void push_rows(
+    TableState* table, const int64_t* keys, int64_t count, const char* deltas,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+cdef void set_rows(
+    TableState* table, const int64_t* keys, int64_t count, const char* values,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+
+# Binding, under the engine's lock. A slot comes LOCKED and unpublished; publish makes it visible in ``state``.
+# allocate_slot returns -1 when the slab is full (cannot happen while every key has at most one slot).
+cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
+cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
+cdef void unbind_slot(TableState* table, int32_t slot, int32_t key_state) noexcept nogil
+
+
+cdef class Table:
+    cdef TableState* state       # owned by this object; NULL after release
+    cdef readonly str name
+    cdef readonly object dtype   # numpy.dtype
+    cdef readonly tuple row_shape
+    cdef int row_ndim            # row_shape for checks without Python objects
+    cdef int64_t row_dims[MAX_ROW_NDIM]
+    cdef readonly int64_t num_keys
+    cdef readonly uint32_t table_id
+    # private
+    cdef _point_to_homes(self)
+    cdef _keys_in(self, SlotState wanted)

@@ -1,0 +1,423 @@
+"""The local store; ``store.pxd`` is the contract."""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
+from posix.mman cimport (
+    MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
+
+import numpy as np
+
+from intentpm.runtime.errors import DtypeError, MemoryBudgetError, ShapeError
+
+from intentpm.runtime._native.directory cimport home_rank
+from intentpm.runtime._native.primitives cimport (
+    copy_row, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32, load_relaxed_u64, optimistic_reads,
+    prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64, store_release, store_release_i32,
+)
+from intentpm.runtime._native.state cimport (
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, SlotState, lock_slot, read_unlocked, state_of,
+    unlock_changed, unlock_unchanged, with_state,
+)
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
+    PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
+    HUGE_PAGE_BYTES = 2 << 20
+
+
+# -- one row -------------------------------------------------------------------------------------------------------------
+
+cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
+    # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
+    # the copy, excludes it: binding a slot changes its version.
+    cdef int32_t slot
+    cdef uint32_t seen
+    while True:
+        slot = load_acquire_i32(&table.slot[key])
+        if slot < 0:
+            return SLOT_FREE
+        seen = read_unlocked(&table.head[slot].word) if optimistic_reads else lock_slot(&table.head[slot].word)
+        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen) != SLOT_FREE:
+            copy_row(out, row_of(table, slot), table.row_bytes)
+            if not optimistic_reads:
+                unlock_unchanged(&table.head[slot].word, seen)
+                return state_of(seen)
+            fence_acquire()
+            if load_relaxed(&table.head[slot].word) == seen:
+                return state_of(seen)
+        elif not optimistic_reads:
+            unlock_unchanged(&table.head[slot].word, seen)
+
+
+cdef inline int32_t _lock_key(TableState* table, int64_t key, uint32_t* seen) noexcept nogil:
+    """Locks the key's slot for writing; -1 when the key is not here."""
+    cdef int32_t slot
+    while True:
+        slot = load_acquire_i32(&table.slot[key])
+        if slot < 0:
+            return -1
+        seen[0] = lock_slot(&table.head[slot].word)
+        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen[0]) != SLOT_FREE:
+            return slot
+        unlock_unchanged(&table.head[slot].word, seen[0])
+
+
+cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef uint32_t seen
+    cdef int32_t slot = _lock_key(table, key, &seen)
+    if slot < 0:
+        return SLOT_FREE
+    table.add(row_of(table, slot), delta, table.row_items)
+    unlock_changed(&table.head[slot].word, seen)
+    return state_of(seen)
+
+
+cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef uint32_t seen
+    cdef int32_t slot = _lock_key(table, key, &seen)
+    if slot < 0:
+        return SLOT_FREE
+    copy_row(row_of(table, slot), value, table.row_bytes)
+    unlock_changed(&table.head[slot].word, seen)
+    return state_of(seen)
+
+
+cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
+    return _pull_row(table, key, out)
+
+
+cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    return _push_row(table, key, delta)
+
+
+cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
+    return _set_row(table, key, value)
+
+
+# -- batches -------------------------------------------------------------------------------------------------------------
+
+cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
+    # One pass without branches over all keys; the search for the culprit runs only when there is one.
+    cdef int64_t i
+    cdef uint64_t largest = 0
+    for i in range(count):
+        largest = max(largest, <uint64_t>keys[i])
+    if largest < <uint64_t>table.num_keys or count == 0:
+        return -1
+    for i in range(count):
+        if <uint64_t>keys[i] >= <uint64_t>table.num_keys:
+            return i
+    return -1
+
+
+cdef inline void _prefetch_key(TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
+    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
+    cdef char* row
+    cdef size_t offset = 0
+    if slot < 0:
+        return
+    row = row_of(table, slot)
+    prefetch_write(&table.head[slot])
+    while offset < table.row_bytes and offset < 512:
+        if for_writing:
+            prefetch_write(row + offset)
+        else:
+            prefetch_read(row + offset)
+        offset += CACHE_LINE_BYTES
+
+
+cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, uint64_t missed) noexcept nogil:
+    store_relaxed_u64(&counts.local, counts.local + owned)
+    store_relaxed_u64(&counts.replica, counts.replica + replica)
+    store_relaxed_u64(&counts.remote, counts.remote + missed)
+
+
+cdef inline void _prefetch_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, bint for_writing) noexcept nogil:
+    if i + PREFETCH_SLOTS < count:
+        prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
+    if i + PREFETCH_ROWS < count:
+        _prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+
+
+cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
+    cdef int64_t i
+    if count == 1:
+        return
+    for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
+        prefetch_read(&table.slot[keys[i]])
+    for i in range(min(count, <int64_t>PREFETCH_ROWS)):
+        _prefetch_key(table, keys[i], for_writing)
+
+
+cdef void pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int64_t i
+    cdef uint64_t owned = 0, missed = 0
+    cdef SlotState state
+    _prefetch_first(table, keys, count, False)
+    for i in range(count):
+        _prefetch_ahead(table, keys, i, count, False)
+        state = _pull_row(table, keys[i], out + <size_t>i * table.row_bytes)
+        if state == SLOT_FREE:
+            misses.push_back(<int32_t>i)
+            missed += 1
+        elif state == SLOT_OWNED:
+            owned += 1
+    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+
+
+cdef void push_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* deltas,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int64_t i
+    cdef uint64_t owned = 0, missed = 0
+    cdef SlotState state
+    _prefetch_first(table, keys, count, True)
+    for i in range(count):
+        _prefetch_ahead(table, keys, i, count, True)
+        state = _push_row(table, keys[i], deltas + <size_t>i * table.row_bytes)
+        if state == SLOT_FREE:
+            misses.push_back(<int32_t>i)
+            missed += 1
+        elif state == SLOT_OWNED:
+            owned += 1
+    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+
+
+cdef void set_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* values,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int64_t i
+    cdef uint64_t owned = 0, missed = 0
+    cdef SlotState state
+    for i in range(count):
+        _prefetch_ahead(table, keys, i, count, True)
+        state = _set_row(table, keys[i], values + <size_t>i * table.row_bytes)
+        if state == SLOT_FREE:
+            misses.push_back(<int32_t>i)
+            missed += 1
+        elif state == SLOT_OWNED:
+            owned += 1
+    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+
+
+# -- binding -------------------------------------------------------------------------------------------------------------
+
+cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
+    cdef int32_t slot = table.free_head
+    if slot >= 0:
+        table.free_head = load_relaxed_i32(&table.head[slot].key)
+    elif table.slots_touched < table.capacity:
+        slot = <int32_t>table.slots_touched
+        table.slots_touched += 1
+    else:
+        return -1
+    table.slots_used += 1
+    lock_slot(&table.head[slot].word)
+    store_relaxed_i32(&table.head[slot].key, <int32_t>key)
+    return slot
+
+
+cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil:
+    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
+    unlock_changed(&table.head[slot].word, with_state(word, state))
+    store_release_i32(&table.slot[key], slot)
+
+
+cdef void unbind_slot(TableState* table, int32_t slot, int32_t key_state) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
+    store_release_i32(&table.slot[key], key_state)
+    store_relaxed_i32(&table.head[slot].key, table.free_head)
+    unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
+    table.free_head = slot
+    table.slots_used -= 1
+
+
+# -- memory --------------------------------------------------------------------------------------------------------------
+
+cdef void* _map(size_t size_bytes, bint huge) except? NULL:
+    """Zeroed memory that the system commits page by page at first touch."""
+    cdef void* memory = mmap(
+        NULL, max(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if memory == MAP_FAILED:
+        raise MemoryBudgetError(
+            f"the system refused {size_bytes / 2**30:.1f} GiB of address space for a table: "
+            "raise `ulimit -v`, set vm.overcommit_memory to 0 or 1, or use fewer or shorter rows")
+    if huge and size_bytes >= HUGE_PAGE_BYTES:
+        madvise(memory, size_bytes, MADV_HUGEPAGE)
+    return memory
+
+
+cdef void _unmap(void* memory, size_t size_bytes) noexcept nogil:
+    if memory != NULL:
+        munmap(memory, max(size_bytes, 1))
+
+
+def stride_for(row_bytes: int) -> int:
+    """Bytes from one row to the next: a power of two below a cache line, whole cache lines above."""
+    if row_bytes >= CACHE_LINE_BYTES:
+        return (row_bytes + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
+    return 1 << max(row_bytes - 1, 0).bit_length()
+
+
+def _dtype_code(dtype):
+    names = ("float32", "float64", "float16", "bfloat16", "int32", "int64")
+    if dtype.name not in names or not dtype.isnative:
+        raise DtypeError(f"a table cannot hold dtype {dtype}: use one of {', '.join(names)} in native byte order")
+    return names.index(dtype.name)
+
+
+def resolve_dtype(dtype) -> np.dtype:
+    """numpy.dtype of a name or dtype; "bfloat16" needs the ml_dtypes package. Raises DtypeError."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise DtypeError('dtype "bfloat16" needs the package ml_dtypes: pip install ml_dtypes') from None
+        dtype = ml_dtypes.bfloat16
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError as error:
+        raise DtypeError(f"dtype {dtype!r} is not understood: {error}") from None
+    _dtype_code(resolved)
+    return resolved
+
+
+cdef class Table:
+    """One table as this rank sees it: the rows that live here and where every other key is.
+
+    Made by ``ParameterManager.create_table``; pass it to a worker's calls. Any thread may read its attributes.
+    """
+
+    DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")
+
+    def __cinit__(self):
+        self.state = NULL
+
+    def __init__(self, name: str, table_id: int, num_keys: int, row_shape, dtype, rank: int, size: int):
+        """Reserves address space for all rows and commits what is touched; every key is absent."""
+        self.name = name
+        self.table_id = table_id
+        self.num_keys = num_keys
+        self.row_shape = tuple(row_shape)
+        self.dtype = resolve_dtype(dtype)
+        if len(self.row_shape) > MAX_ROW_NDIM:
+            raise ShapeError(f"table {name!r}: row_shape has {len(self.row_shape)} dimensions, at most {MAX_ROW_NDIM} work")
+        self.row_ndim = len(self.row_shape)
+        for axis in range(self.row_ndim):
+            self.row_dims[axis] = self.row_shape[axis]
+        cdef size_t items = int(np.prod(self.row_shape, dtype=np.int64))
+        cdef TableState* state = <TableState*>calloc(1, sizeof(TableState))
+        if state == NULL:
+            raise MemoryBudgetError("out of memory")
+        self.state = state
+        state.table_id = table_id
+        state.rank = rank
+        state.size = size
+        state.num_keys = num_keys
+        state.capacity = num_keys
+        state.row_items = items
+        state.row_bytes = items * self.dtype.itemsize
+        state.stride_bytes = stride_for(state.row_bytes)
+        state.add = row_add_for(_dtype_code(self.dtype))
+        state.free_head = -1
+        state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
+        state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
+        state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)
+        state.head = <SlotHead*>_map(num_keys * sizeof(SlotHead), True)
+        state.rows = <char*>_map(num_keys * state.stride_bytes, True)
+        self._point_to_homes()
+
+    def __dealloc__(self):
+        cdef TableState* state = self.state
+        if state == NULL:
+            return
+        _unmap(state.slot, state.num_keys * sizeof(int32_t))
+        _unmap(state.owner, state.num_keys * sizeof(uint16_t))
+        _unmap(state.epoch, state.num_keys * sizeof(uint32_t))
+        _unmap(state.head, state.capacity * sizeof(SlotHead))
+        _unmap(state.rows, state.capacity * state.stride_bytes)
+        free(state)
+
+    cdef _point_to_homes(self):
+        cdef TableState* state = self.state
+        cdef int64_t key
+        with nogil:
+            for key in range(state.num_keys):
+                state.slot[key] = KEY_ABSENT
+                state.owner[key] = <uint16_t>home_rank(key, state.size)
+
+    def home_keys(self) -> np.ndarray:
+        """The keys whose home is this rank, ascending. int64 [K]."""
+        cdef TableState* state = self.state
+        owners = np.empty(state.num_keys, dtype=np.bool_)
+        cdef unsigned char[::1] here = owners.view(np.uint8)
+        cdef int64_t key
+        with nogil:
+            for key in range(state.num_keys):
+                here[key] = home_rank(key, state.size) == state.rank
+        return np.flatnonzero(owners).astype(np.int64, copy=False)
+
+    def adopt(self, const int64_t[::1] keys, rows) -> None:
+        """Makes this rank the owner of ``keys``, which are absent here.
+
+        keys: int64 [K]. rows: [K, *row_shape] of the table's dtype, C-contiguous, or None for zeros.
+        Called before the table is known to the engine, or under its lock.
+        """
+        cdef const unsigned char[::1] source = None
+        cdef TableState* state = self.state
+        cdef int64_t i
+        cdef int32_t slot
+        if rows is not None:
+            if rows.shape != (keys.shape[0], *self.row_shape) or rows.dtype != self.dtype:
+                raise ShapeError(
+                    f"table {self.name!r}: initial rows have shape {rows.shape} and dtype {rows.dtype}, "
+                    f"expected {(keys.shape[0], *self.row_shape)} and {self.dtype}")
+            source = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        with nogil:
+            for i in range(keys.shape[0]):
+                slot = allocate_slot(state, keys[i])
+                if source is not None and state.row_bytes > 0:
+                    memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
+                publish_slot(state, slot, SLOT_OWNED)
+
+    def owned_keys(self) -> np.ndarray:
+        """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
+        return self._keys_in(SLOT_OWNED)
+
+    def replica_keys(self) -> np.ndarray:
+        """The keys this rank holds replicas of now, ascending. int64 [K]. A snapshot; any thread."""
+        return self._keys_in(SLOT_REPLICA)
+
+    cdef _keys_in(self, SlotState wanted):
+        cdef TableState* state = self.state
+        marks = np.zeros(state.num_keys, dtype=np.bool_)
+        cdef unsigned char[::1] mark = marks.view(np.uint8)
+        cdef int64_t key
+        cdef int32_t slot
+        with nogil:
+            for key in range(state.num_keys):
+                slot = load_acquire_i32(&state.slot[key])
+                if slot >= 0 and state_of(load_relaxed(&state.head[slot].word)) == wanted:
+                    mark[key] = 1
+        return np.flatnonzero(marks).astype(np.int64, copy=False)
+
+    def memory(self) -> dict:
+        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays)."""
+        cdef TableState* state = self.state
+        return {
+            "rows": state.slots_used * state.stride_bytes,
+            "index": state.num_keys * 10 + state.slots_touched * 8,
+        }
+
+    def __repr__(self):
+        return f"<intentpm.Table {self.name!r}: {self.num_keys} keys x {self.row_shape} {self.dtype}>"

@@ -1,0 +1,47 @@
+"""What asynchronous calls return.
+
+Guarantees
+    * The rows of a pull are written until the future is done, waited for with an error, or dropped; never afterwards.
+    * Dropping the future of a write does not cancel the write: its worker keeps it until it is done.
+"""
+
+from intentpm.runtime._native.primitives cimport load_acquire
+from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operation
+
+from intentpm.runtime.errors import ClosedError
+
+
+cdef class Future:
+    """The outcome of ``pull_async``, ``push_async`` or ``set_async``. Made by a worker; any thread may wait for it."""
+
+    def __init__(self):
+        raise TypeError("futures are made by a worker's pull_async, push_async and set_async")
+
+    def done(self) -> bool:
+        """True when ``wait`` would return (or raise) at once. Does not wait."""
+        return load_acquire(&self.operation.done) != 0
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until the call is finished; the GIL is released meanwhile.
+
+        timeout: seconds; None waits as long as the ranks asked are alive.
+        Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied).
+        """
+        if self.operation.status == OPERATION_ABANDONED:
+            raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
+        self.engine.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
+
+    def result(self, timeout: float | None = None):
+        """Waits, then returns the rows: ndarray [K, *row_shape] for a pull, None for a write."""
+        self.wait(timeout)
+        return self.rows
+
+    def _describe(self) -> str:
+        return f"an asynchronous call on {self.table!r}"
+
+    def __dealloc__(self):
+        if self.engine is None:
+            return
+        if not load_acquire(&self.operation.done):
+            self.engine.abandon(&self.operation)
+        end_operation(&self.operation)

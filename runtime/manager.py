@@ -1,0 +1,356 @@
+"""ParameterManager: builds a rank from configuration, world and transport, and starts and stops it.
+
+Start: engine, progress thread.  Stop: workers settle their writes, the ranks leave together (each serves until all have
+left), progress thread, transport, world. After a failure: tell the peers why, then the same without waiting for them.
+"""
+
+import atexit
+import json
+import os
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
+from intentpm.runtime.config import Config
+from intentpm.runtime.errors import (
+    CollectiveMismatchError,
+    DtypeError,
+    Error,
+    MemoryBudgetError,
+    ShapeError,
+)
+from intentpm.runtime.types import World
+from intentpm.runtime.worker import Worker
+
+Rows = npt.NDArray[Any]
+Init = float | int | Rows | Callable[[npt.NDArray[np.int64]], Rows]
+
+MAX_KEYS = 2**31 - 1
+INIT_BATCH_BYTES = 8 << 20
+CLOSE_FLUSH_S = 5.0
+
+
+class ParameterManager:
+    """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
+
+    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same order,
+    by one thread at a time.
+    """
+
+    def __init__(self, config: Config, world: World, transport: Any) -> None:
+        """transport: connected to all ranks of ``world``. Takes ownership of both."""
+        self.config = config
+        self.rank: int = world.rank
+        self.size: int = world.size
+        self._world = world
+        self._transport = transport
+        self._tables: dict[str, Table] = {}
+        self._workers: list[Worker] = []
+        self._closed = False
+        worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
+        self._engine = Engine(transport, config.peer_timeout, worker_spin_us, thread_spin_us)
+        self._thread: threading.Thread | None = None
+        if world.size > 1:
+            self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
+            self._thread.start()
+        atexit.register(self._close_at_exit)
+
+    # -- tables and workers ------------------------------------------------------------------------------------------------
+
+    def create_table(
+        self,
+        name: str,
+        num_keys: int,
+        row_shape: int | tuple[int, ...] = (),
+        dtype: npt.DTypeLike = "float32",
+        init: Init = 0.0,
+    ) -> Table:
+        """Collective. Makes a table of ``num_keys`` rows, spread over the ranks.
+
+        Parameters
+            num_keys: 1 to 2^31 - 1; keys are 0 to num_keys - 1.
+            row_shape: shape of one row; () for one number.
+            dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64.
+            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K] and
+                returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
+        Raises, on every rank: CollectiveMismatchError when the ranks' arguments differ; ShapeError, DtypeError, Error,
+        MemoryBudgetError for arguments that cannot be used (the other ranks: Error naming the rank); PeerLostError.
+        """
+        self._engine.check()
+        table, problem = self._make_table(name, num_keys, row_shape, dtype, init)
+        if table is not None:
+            self._engine.add_table(table)
+        try:
+            self._agree_on_table(name, num_keys, row_shape, dtype, init, problem)
+        except Error:
+            if table is not None:
+                self._engine.remove_last_table()
+            raise
+        assert table is not None
+        self._tables[name] = table
+        return table
+
+    def _make_table(
+        self, name: str, num_keys: int, row_shape: Any, dtype: npt.DTypeLike, init: Init
+    ) -> tuple[Table | None, Exception | None]:
+        """The table with its initial rows, or why it cannot be made: other ranks must hear of it before this one raises."""
+        try:
+            shape = _row_shape(row_shape)
+            if name in self._tables:
+                raise Error(f"table {name!r} exists already: choose another name")
+            if not isinstance(num_keys, int | np.integer) or not 0 < num_keys <= MAX_KEYS:
+                raise ShapeError(f"table {name!r}: num_keys={num_keys!r}: needs 1 to {MAX_KEYS}")
+            self._check_budget(name, int(num_keys), shape, dtype)
+            table = Table(name, len(self._tables), int(num_keys), shape, dtype, self.rank, self.size)
+            _fill(table, init)
+        except Exception as problem:  # an init callable may raise anything
+            return None, problem
+        return table, None
+
+    def _check_budget(self, name: str, num_keys: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        budget = self.config.memory_budget
+        if budget is None:
+            return
+        stride = stride_for(int(np.prod(shape, dtype=np.int64)) * resolve_dtype(dtype).itemsize)
+        needed = -(-num_keys // self.size) * stride
+        used = sum(table.memory()["rows"] for table in self._tables.values())
+        if used + needed > budget:
+            raise MemoryBudgetError(
+                f"table {name!r}: this rank's share needs {needed} bytes and {used} are in use, of a memory_budget of "
+                f"{budget}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
+            )
+
+    def _agree_on_table(
+        self, name: str, num_keys: Any, row_shape: Any, dtype: Any, init: Init, problem: Exception | None
+    ) -> None:
+        arguments = {
+            "name": name,
+            "num_keys": repr(num_keys),
+            "row_shape": repr(row_shape),
+            "dtype": repr(dtype),
+            "init": _fingerprint(init),
+        }
+        answers = self._collective("create_table", arguments, {"problem": repr(problem) if problem else None})
+        if problem is not None:
+            raise problem
+        for rank, answer in enumerate(answers):
+            if answer["problem"]:
+                raise Error(f"table {name!r} was not made: rank {rank} failed with {answer['problem']}")
+
+    def worker(self) -> Worker:
+        """A new worker for the calling thread; its clock starts at 0. Not collective."""
+        self._engine.check()
+        worker = Worker(self, self._engine, len(self._workers))
+        self._workers.append(worker)
+        return worker
+
+    # -- collectives -------------------------------------------------------------------------------------------------------
+
+    def barrier(self, timeout: float | None = None) -> None:
+        """Collective. Returns when every rank has called it.
+
+        timeout: seconds; None waits as long as all ranks are alive.
+        Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError, after which the job cannot go on.
+        """
+        self._collective("barrier", {}, {}, timeout)
+
+    def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
+        """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.
+
+        Raises as ``barrier``.
+        """
+        answers = self._engine.exchange(b'{"call": "allgather"}\n' + payload, "allgather()", timeout)
+        self._check_same_call("allgather", answers)
+        return [answer.split(b"\n", 1)[1] for answer in answers]
+
+    def _collective(
+        self, call: str, arguments: dict[str, str], extra: dict[str, Any], timeout: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Calls ``call`` together with all ranks; raises unless all passed the same ``arguments``. Returns their extras."""
+        payload = json.dumps({"call": call, "arguments": arguments, **extra}).encode() + b"\n"
+        described = f"{call}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+        answers = self._engine.exchange(payload, described, timeout)
+        self._check_same_call(call, answers)
+        calls = [json.loads(answer) for answer in answers]
+        for key, mine in arguments.items():
+            for rank, other in enumerate(calls):
+                if other["arguments"][key] != mine and not any(c.get("problem") for c in calls):
+                    raise CollectiveMismatchError(
+                        f"{call}: {key} is {mine} on rank {self.rank} but {other['arguments'][key]} on rank {rank}: "
+                        "pass the same arguments on every rank"
+                    )
+        return calls
+
+    def _check_same_call(self, call: str, answers: list[bytes]) -> None:
+        for rank, answer in enumerate(answers):
+            other = json.loads(answer.split(b"\n", 1)[0])["call"]
+            if other != call:
+                raise CollectiveMismatchError(
+                    f"rank {self.rank} called {call}() while rank {rank} called {other}(): "
+                    "every rank must make the same collective calls in the same order"
+                )
+
+    # -- seeing it ---------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of this rank since start. Any thread; does not wait.
+
+        ``tables[name]``: keys accessed ``local``, ``replica`` and ``remote``; bytes of ``rows`` and ``index``.
+        ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the transport, headers included.
+        ``served_keys``: keys served to other ranks; ``forwarded_keys``, ``hops``: of requests for keys that had moved.
+        """
+        counters = self._engine.counters()
+        return {
+            "bytes_sent": counters["sent_bytes"],
+            "bytes_received": counters["received_bytes"],
+            "messages_sent": counters["sent_messages"],
+            "messages_received": counters["received_messages"],
+            "served_keys": counters["served_keys"],
+            "forwarded_keys": counters["forwarded_keys"],
+            "hops": counters["hops"],
+            "tables": {name: self._table_stats(table) for name, table in self._tables.items()},
+        }
+
+    def _table_stats(self, table: Table) -> dict[str, int]:
+        counts = np.sum([worker.access_counts(table.table_id) for worker in self._workers] or [(0, 0, 0)], axis=0)
+        local, replica, remote = (int(count) for count in counts)
+        return {"local": local, "replica": replica, "remote": remote, **table.memory()}
+
+    @property
+    def transport_name(self) -> str:
+        """Name of the transport in use."""
+        return str(self._transport.name)
+
+    # -- end ---------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Collective end: settles this rank's writes and serves the other ranks until all have called it. Idempotent.
+
+        Raises PeerLostError when a rank was lost before all had closed; everything is released all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._engine.check()
+            for worker in self._workers:
+                worker.close()
+            self._engine.leave()
+        finally:
+            self._release()
+
+    def abort(self, why: str) -> None:
+        """Ends this rank at once; every other rank raises PeerLostError with ``why``. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._engine.fail(why)
+        self._release()
+
+    def _release(self) -> None:
+        atexit.unregister(self._close_at_exit)
+        self._engine.stop()
+        if self._thread is not None:
+            self._thread.join(CLOSE_FLUSH_S)
+        self._transport.close(CLOSE_FLUSH_S)
+        self._world.close()
+        self._engine.mark_closed()
+
+    def _close_at_exit(self) -> None:
+        """A script that ends without close(): leave in order, unless it ends because of an error."""
+        problem = getattr(sys, "last_value", None)
+        if problem is not None:
+            self.abort(f"ended with {problem!r}")
+            return
+        self.close()
+
+    def __enter__(self) -> "ParameterManager":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if problem is None:
+            self.close()
+        else:
+            self.abort(f"failed with {problem!r}")
+
+    def __repr__(self) -> str:
+        return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"
+
+
+def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[float, float]:
+    """How long a waiting worker and the progress thread poll before they sleep.
+
+    Polling beats sleeping by 10 to 30 us per message, but on a machine with more threads than cores it takes the core from
+    the thread that would send the message.
+    """
+    if asked is not None:
+        return asked, asked
+    if cores >= 2 * local_ranks:
+        return 200.0, 50.0
+    if cores >= local_ranks:
+        return 60.0, 20.0
+    return 5.0, 0.0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _row_shape(row_shape: Any) -> tuple[int, ...]:
+    shape = (row_shape,) if isinstance(row_shape, int | np.integer) else tuple(row_shape)
+    if not all(isinstance(length, int | np.integer) and length > 0 for length in shape):
+        raise ShapeError(f"row_shape={row_shape!r}: needs positive lengths")
+    return tuple(int(length) for length in shape)
+
+
+def _fingerprint(init: Init) -> str:
+    """What of ``init`` all ranks can compare."""
+    if callable(init):
+        return "a callable"
+    if isinstance(init, np.ndarray):
+        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(np.ascontiguousarray(init)):08x}"
+    return repr(init)
+
+
+def _fill(table: Table, init: Init) -> None:
+    """Gives this rank the keys whose home it is, with their initial rows."""
+    keys = table.home_keys()
+    if not callable(init) and not isinstance(init, np.ndarray) and init == 0:
+        table.adopt(keys, None)
+        return
+    row_items = int(np.prod(table.row_shape, dtype=np.int64))
+    batch = max(1, INIT_BATCH_BYTES // (row_items * table.dtype.itemsize))
+    for first in range(0, len(keys), batch):
+        table.adopt(keys[first : first + batch], _initial_rows(table, init, keys[first : first + batch]))
+
+
+def _initial_rows(table: Table, init: Init, keys: npt.NDArray[np.int64]) -> Rows:
+    expected = (len(keys), *table.row_shape)
+    if callable(init):
+        rows = np.asarray(init(keys))
+        if rows.shape != expected:
+            raise ShapeError(f"table {table.name!r}: init(keys) returned shape {rows.shape}, expected {expected}")
+    elif isinstance(init, np.ndarray) and init.shape == (table.num_keys, *table.row_shape):
+        rows = init[keys]
+    else:
+        try:
+            rows = np.broadcast_to(np.asarray(init), expected)
+        except ValueError:
+            raise ShapeError(
+                f"table {table.name!r}: init has shape {np.shape(init)}, expected "
+                f"{(table.num_keys, *table.row_shape)}, {table.row_shape} or a number"
+            ) from None
+    if not np.can_cast(rows.dtype, table.dtype, casting="same_kind") and rows.dtype.kind not in "iub":
+        raise DtypeError(f"table {table.name!r}: init has dtype {rows.dtype}, the table has {table.dtype}")
+    return np.ascontiguousarray(rows, dtype=table.dtype)
+

@@ -1,0 +1,385 @@
+"""Worker: a training thread's handle to the parameter manager. Step (1) of the data path.
+
+Every access: check the arguments, serve what is local straight from the store, ask the owners for the rest.
+
+Guarantees
+    * Arguments are checked before anything is applied.
+    * A worker reads its own writes (DESIGN section 3): a call that touches a key of an unacknowledged asynchronous write of
+      this worker waits for the acknowledgement first.
+Assumption: one thread at a time uses a worker (checked).
+"""
+
+from cpython.ref cimport Py_INCREF, PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from libcpp.vector cimport vector
+
+cimport numpy as cnp
+
+import numpy as np
+
+from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
+
+from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
+from intentpm.runtime._native.primitives cimport load_acquire, load_relaxed_u64
+from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
+from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
+from intentpm.runtime._native.store cimport AccessCounts, Table, check_keys, pull_rows, push_rows, set_rows
+from intentpm.runtime.futures cimport Future
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyTypeObject:
+        pass
+    ctypedef struct PyArray_Descr:
+        pass
+    PyTypeObject PyArray_Type
+    object PyArray_NewFromDescr(
+        PyTypeObject* subtype, PyArray_Descr* descr, int nd, const cnp.npy_intp* dims, const cnp.npy_intp* strides,
+        void* data, int flags, PyObject* prototype)
+
+cnp.import_array()
+
+cdef enum:
+    GIL_KEYS = 32                # below, releasing the GIL costs more than the rows
+    FILTER_BITS = 12             # of the filter of keys with unacknowledged writes
+
+cdef inline uint32_t _filter_slot(int64_t key) noexcept nogil:
+    return <uint32_t>(<uint32_t>key * <uint32_t>2654435769) >> (32 - FILTER_BITS)
+
+
+cdef class Worker:
+    """A training thread's handle to the tables; ``worker.clock`` starts at 0. Made by ``ParameterManager.worker()``.
+
+    Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer sequence is converted), duplicates allowed.
+    All calls release the GIL while they copy more than a few rows or wait for other ranks.
+    """
+
+    cdef Engine engine
+    cdef readonly object manager
+    cdef readonly int64_t clock
+    cdef readonly uint32_t worker_id
+    cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by access_counts()
+    cdef vector[int32_t] misses          # scratch of the call in progress
+    cdef bint busy                       # guarded by: GIL
+    cdef uint32_t open_writes            # atomic: this worker adds / the engine subtracts
+    cdef list writes                     # futures of asynchronous writes not known to be done
+    cdef uint8_t filter[1 << FILTER_BITS]    # marks of keys with unacknowledged writes
+    cdef bint filter_marked
+
+    def __cinit__(self):
+        self.counts = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
+        if self.counts == NULL:
+            raise MemoryError
+        self.writes = []
+
+    def __init__(self, manager, Engine engine not None, worker_id: int):
+        self.manager = manager
+        self.engine = engine
+        self.worker_id = worker_id
+
+    def __dealloc__(self):
+        free(self.counts)
+
+    # -- public: rows ----------------------------------------------------------------------------------------------------
+
+    def pull(self, Table table not None, keys, out=None):
+        """Reads rows.
+
+        Parameters
+            keys: int64 [K].
+            out: array [K, *row_shape] of the table's dtype, C-contiguous and writable, to read into. Default: a new one.
+        Returns the rows, ndarray [K, *row_shape]: each row as some write left it, never torn.
+        Raises KeyRangeError, ShapeError, DtypeError (nothing read), PeerLostError (``out`` is undefined), ClosedError.
+        """
+        cdef Operation operation
+        cdef cnp.ndarray wanted = self._begin(table, keys)
+        cdef cnp.ndarray rows
+        try:
+            rows = self._rows_for(table, wanted, out)
+            self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
+            if not self.misses.empty():
+                self._access_remote(&operation, table, ACCESS_PULL, wanted, rows)
+            return rows
+        finally:
+            self.busy = False
+
+    def push(self, Table table not None, keys, deltas):
+        """Adds to rows: ``row += delta``; deltas of duplicate keys accumulate. Integers wrap, as in numpy.
+
+        Parameters
+            keys: int64 [K].
+            deltas: [K, *row_shape] of the table's dtype.
+        Returns when applied here or acknowledged by the owners.
+        Raises KeyRangeError, ShapeError, DtypeError (nothing applied), PeerLostError, ClosedError.
+        """
+        self._write(table, ACCESS_PUSH, keys, deltas)
+
+    def set(self, Table table not None, keys, values):
+        """Overwrites rows. Of duplicate keys any one of the values may win. Otherwise as ``push``."""
+        self._write(table, ACCESS_SET, keys, values)
+
+    def pull_async(self, Table table not None, keys, out=None):
+        """As ``pull``, but returns a Future at once; its ``result()`` is the rows.
+
+        The rows reflect this worker's writes issued before the call, and may reflect later ones.
+        """
+        cdef cnp.ndarray wanted = self._begin(table, keys)
+        cdef cnp.ndarray rows
+        cdef Future future
+        try:
+            rows = self._rows_for(table, wanted, out)
+            future = self._new_future(table, ACCESS_PULL, rows)
+            self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
+            self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
+            return future
+        finally:
+            self.busy = False
+
+    def push_async(self, Table table not None, keys, deltas):
+        """As ``push``, but returns a Future at once; ``keys`` and ``deltas`` may be reused right away.
+
+        Waits only for memory: when too many requests to one rank are unanswered.
+        """
+        return self._write_async(table, ACCESS_PUSH, keys, deltas)
+
+    def set_async(self, Table table not None, keys, values):
+        """As ``set``, but returns a Future at once; ``keys`` and ``values`` may be reused right away."""
+        return self._write_async(table, ACCESS_SET, keys, values)
+
+    # -- public: intent and time -----------------------------------------------------------------------------------------
+
+    def intent(self, Table table not None, keys, start: int, end: int | None = None) -> None:
+        """Says that this worker will access ``keys`` while its clock is in [start, end); ``end`` defaults to start + 1.
+
+        Returns at once. A window that is already over is a no-op.
+        Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
+        """
+        cdef int64_t last = start + 1 if end is None else end
+        if last <= start:
+            raise WindowError(f"intent window [{start}, {last}) is empty: end must be after start")
+        self._begin(table, keys)
+        self.busy = False
+
+    def advance_clock(self) -> int:
+        """Adds one to this worker's clock; returns the new clock."""
+        self.clock += 1
+        return self.clock
+
+    def wait_sync(self, timeout: float | None = None) -> None:
+        """Waits until this worker's earlier writes are at the owners.
+
+        timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
+        """
+        self.engine.raise_state()
+        self._settle_writes(timeout)
+
+    def close(self) -> None:
+        """Waits for this worker's asynchronous writes. The manager closes its workers at the end of the with block."""
+        self._settle_writes(None)
+
+    def access_counts(self, table_id: int) -> tuple:
+        """(local, replica, remote) keys accessed in a table since the worker was made. Any thread."""
+        cdef AccessCounts* counts = &self.counts[table_id]
+        return (load_relaxed_u64(&counts.local), load_relaxed_u64(&counts.replica), load_relaxed_u64(&counts.remote))
+
+    # -- arguments -------------------------------------------------------------------------------------------------------
+
+    cdef cnp.ndarray _begin(self, Table table, object keys):
+        """Checks state, table and keys, settles what must be settled first, and takes the worker. int64 [K], contiguous."""
+        cdef cnp.ndarray wanted
+        cdef int64_t bad
+        if load_acquire(&self.engine.state):
+            self.engine.raise_state()
+        if self.engine.remote.tables[table.table_id] != table.state:
+            raise Error(f"{table!r} belongs to another parameter manager")
+        if self.busy:
+            raise Error("two threads use one worker at the same time: make one worker per thread (pm.worker())")
+        if (cnp.PyArray_CheckExact(keys) and cnp.PyArray_TYPE(<cnp.ndarray>keys) == cnp.NPY_INT64
+                and cnp.PyArray_NDIM(<cnp.ndarray>keys) == 1 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>keys)):
+            wanted = <cnp.ndarray>keys
+        else:
+            wanted = _as_keys(keys)
+        bad = check_keys(table.state, <const int64_t*>cnp.PyArray_DATA(wanted), cnp.PyArray_DIM(wanted, 0))
+        if bad >= 0:
+            raise KeyRangeError(
+                f"key {wanted[bad]} (position {bad}) is not in table {table.name!r}, whose keys are 0 to "
+                f"{table.num_keys - 1}")
+        if self.filter_marked:
+            self._settle_own_writes(wanted)
+        self.busy = True
+        return wanted
+
+    cdef cnp.ndarray _rows_for(self, Table table, cnp.ndarray keys, object out):
+        cdef cnp.npy_intp dims[32]
+        cdef int axis
+        if out is not None:
+            _check_rows(table, keys, out, "out")
+            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>out):
+                raise ShapeError(f"out for table {table.name!r} must be C-contiguous, aligned and writable")
+            return <cnp.ndarray>out
+        dims[0] = cnp.PyArray_DIM(keys, 0)
+        for axis in range(table.row_ndim):
+            dims[axis + 1] = table.row_dims[axis]
+        Py_INCREF(table.dtype)           # PyArray_NewFromDescr takes one
+        return <cnp.ndarray>PyArray_NewFromDescr(
+            &PyArray_Type, <PyArray_Descr*>table.dtype, table.row_ndim + 1, dims, NULL, NULL, 0, NULL)
+
+    cdef cnp.ndarray _values_for(self, Table table, cnp.ndarray keys, object values):
+        if not cnp.PyArray_CheckExact(values):
+            values = _as_rows(table, values)
+        _check_rows(table, keys, values, "deltas or values")
+        if cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values):
+            return <cnp.ndarray>values
+        return np.ascontiguousarray(values)
+
+    # -- local, then remote ----------------------------------------------------------------------------------------------
+
+    cdef _access_local(self, Table table, int kind, cnp.ndarray keys, char* rows):
+        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
+        cdef int64_t count = cnp.PyArray_DIM(keys, 0)
+        self.misses.clear()
+        if count < GIL_KEYS:
+            self._access_rows(table, kind, wanted, count, rows)
+        else:
+            with nogil:
+                self._access_rows(table, kind, wanted, count, rows)
+
+    cdef inline void _access_rows(
+            self, Table table, int kind, const int64_t* keys, int64_t count, char* rows) noexcept nogil:
+        if kind == ACCESS_PULL:
+            pull_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+        elif kind == ACCESS_PUSH:
+            push_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+        else:
+            set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+
+    cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
+        """The missed keys of a blocking call."""
+        cdef char* data = <char*>cnp.PyArray_DATA(rows)
+        begin_operation(operation, table.state, kind, data, NULL)
+        try:
+            self._submit(operation, keys, data, True)
+            self.engine.wait_operation(operation, -1.0, "an access to remote keys")
+        finally:
+            end_operation(operation)
+
+    cdef _submit(self, Operation* operation, cnp.ndarray keys, char* rows, bint will_wait):
+        cdef Submission submission
+        submission.keys = <const int64_t*>cnp.PyArray_DATA(keys)
+        submission.rows = rows
+        submission.at = 0
+        submission.count = <uint32_t>self.misses.size()
+        with nogil:
+            self.engine.submit(operation, &submission, <const uint32_t*>self.misses.data(), will_wait)
+
+    cdef _write(self, Table table, int kind, object keys, object values):
+        cdef Operation operation
+        cdef cnp.ndarray wanted = self._begin(table, keys)
+        cdef cnp.ndarray rows
+        try:
+            rows = self._values_for(table, wanted, values)
+            self._access_local(table, kind, wanted, <char*>cnp.PyArray_DATA(rows))
+            if not self.misses.empty():
+                self._access_remote(&operation, table, kind, wanted, rows)
+        finally:
+            self.busy = False
+
+    cdef Future _write_async(self, Table table, int kind, object keys, object values):
+        cdef cnp.ndarray wanted = self._begin(table, keys)
+        cdef cnp.ndarray rows
+        cdef Future future
+        try:
+            rows = self._values_for(table, wanted, values)
+            self._access_local(table, kind, wanted, <char*>cnp.PyArray_DATA(rows))
+            future = self._new_future(table, kind, None)
+            if not self.misses.empty():
+                self._mark_writes(<const int64_t*>cnp.PyArray_DATA(wanted))
+                self.writes.append(future)
+            self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
+            return future
+        finally:
+            self.busy = False
+
+    cdef Future _new_future(self, Table table, int kind, object rows):
+        cdef Future future = Future.__new__(Future)
+        cdef char* data = NULL
+        cdef uint32_t* open_writes = NULL
+        if kind == ACCESS_PULL:
+            data = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
+        else:
+            open_writes = &self.open_writes
+        future.engine = self.engine
+        future.table = table
+        future.rows = rows
+        begin_operation(&future.operation, table.state, kind, data, open_writes)
+        return future
+
+    # -- a worker reads its own writes -----------------------------------------------------------------------------------
+
+    cdef void _mark_writes(self, const int64_t* keys) noexcept:
+        cdef size_t i
+        self.filter_marked = True
+        for i in range(self.misses.size()):
+            self.filter[_filter_slot(keys[self.misses[i]])] = 1
+
+    cdef _settle_own_writes(self, cnp.ndarray keys):
+        """Waits for the asynchronous writes when one of ``keys`` may be among theirs (a filter: false alarms cost time)."""
+        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
+        cdef int64_t i
+        cdef bint hit = load_acquire(&self.open_writes) == 0
+        if not hit:
+            for i in range(cnp.PyArray_DIM(keys, 0)):
+                hit = hit or self.filter[_filter_slot(wanted[i])]
+        if hit:
+            self._settle_writes(None)
+
+    cdef _settle_writes(self, object timeout):
+        cdef list writes = self.writes
+        for future in writes:
+            future.wait(timeout)
+        self.writes = []
+        memset(self.filter, 0, sizeof(self.filter))
+        self.filter_marked = False
+
+    def __repr__(self):
+        return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
+
+
+cdef cnp.ndarray _as_keys(object keys):
+    array = np.asarray(keys)
+    if array.ndim != 1:
+        raise ShapeError(f"keys have shape {array.shape}: pass a one-dimensional array")
+    if array.size and array.dtype.kind not in "iu":
+        raise DtypeError(f"keys have dtype {array.dtype}: pass integers (int64)")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise KeyRangeError(f"key {array.max()} does not fit in int64")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+cdef object _as_rows(Table table, object values):
+    array = np.asarray(values)
+    if array.dtype != table.dtype and not isinstance(values, (list, tuple, int, float)):
+        return array                     # _check_rows will say what is wrong
+    return np.asarray(array, dtype=table.dtype)
+
+
+cdef _check_rows(Table table, cnp.ndarray keys, object rows, str what):
+    cdef cnp.ndarray array
+    cdef int axis
+    cdef bint fits
+    if not cnp.PyArray_Check(rows):
+        raise DtypeError(f"{what} for table {table.name!r} must be a numpy array, not {type(rows).__name__}")
+    array = <cnp.ndarray>rows
+    if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>table.dtype and array.dtype != table.dtype:
+        raise DtypeError(f"{what} for table {table.name!r} have dtype {array.dtype}, the table has {table.dtype}")
+    fits = cnp.PyArray_NDIM(array) == table.row_ndim + 1
+    if fits:
+        fits = cnp.PyArray_DIM(array, 0) == cnp.PyArray_DIM(keys, 0)
+        for axis in range(table.row_ndim):
+            fits = fits and cnp.PyArray_DIM(array, axis + 1) == table.row_dims[axis]
+    if not fits:
+        raise ShapeError(
+            f"{what} for table {table.name!r} have shape {rows.shape}, expected "
+            f"{(cnp.PyArray_DIM(keys, 0), *table.row_shape)}")
