@@ -21,7 +21,7 @@ cdef extern from *:
 cdef enum:
     PROTOCOL_VERSION = 1           # +1 whenever frames or handshake change
     FRAME_PREFIX_BYTES = 16
-    RECEIVE_BUFFER_BYTES = 1 << 16
+    RECEIVE_BUFFER_BYTES = 1 << 15
     LARGE_FRAME_BYTES = 1 << 14    # an incomplete frame above this gets a buffer of its own
 
 

@@ -372,9 +372,10 @@ cdef class Mailbox:
         self._check_count(self.pings, self.pings_awaited, peer, f"{iterations} pings of rank {peer}", timeout_s)
         self.flush(peer, deadline_ns, timeout_s)
 
-    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s: float = 60.0) -> float:
+    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s: float = 60.0, bint sleep=True) -> float:
         """Sends ``count`` messages of ``size_bytes`` to ``peer``, which must be in ``sink``.
 
+        sleep: sleep on the event descriptor when there is nothing to do, as an engine does; else poll.
         Returns: seconds from the first send until ``peer`` said that it has received them all.
         Raises WaitTimeoutError, PeerLostError.
         """
@@ -390,13 +391,13 @@ cdef class Mailbox:
         with nogil:
             for _index in range(count):
                 status = self.transport.send(peer, STREAM, NULL, 0, &piece, 1, NULL, NULL)
-                while status == SEND_OK and self.transport.backlog_bytes(peer) > STREAM_WINDOW_BYTES:
-                    if self.transport.progress() == 0 and self.transport.now_ns() > deadline_ns:
-                        break
-                if status != SEND_OK or self.transport.now_ns() > deadline_ns:
+                while (self.transport.backlog_bytes(peer) > STREAM_WINDOW_BYTES
+                       and self.transport.now_ns() < deadline_ns):
+                    self.advance(sleep, deadline_ns)
+                if status != SEND_OK or self.transport.now_ns() >= deadline_ns:
                     break
             if status == SEND_OK:
-                self.poll_count(&self.stream_reads, awaited, peer, False, deadline_ns)
+                self.poll_count(&self.stream_reads, awaited, peer, sleep, deadline_ns)
         # ``body`` must outlive what the transport still sends from it.
         if self.stream_reads < awaited:
             self._leave_stream(peer, body)
@@ -409,12 +410,12 @@ cdef class Mailbox:
             self.transport.drop(peer, b"a measurement was abandoned")
             self.progress()
 
-    def sink(self, uint32_t peer, int count, timeout_s: float = 60.0) -> None:
+    def sink(self, uint32_t peer, int count, timeout_s: float = 60.0, bint sleep=True) -> None:
         """Receives ``count`` messages of a ``stream`` and tells ``peer``. Raises WaitTimeoutError, PeerLostError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         self.streamed_awaited += count
         with nogil:
-            self.poll_count(&self.streamed, self.streamed_awaited, peer, False, deadline_ns)
+            self.poll_count(&self.streamed, self.streamed_awaited, peer, sleep, deadline_ns)
         what = f"{count} streamed messages of rank {peer}"
         self._check_count(self.streamed, self.streamed_awaited, peer, what, timeout_s)
         self._check_sent(self.transport.send(peer, STREAM_READ, NULL, 0, NULL, 0, NULL, NULL), peer, 0)

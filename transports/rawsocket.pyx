@@ -1,10 +1,10 @@
-"""The network without us: blocking sockets in plain loops, the baseline next to which doctor and the benches print numbers.
+"""The network without us: plain socket loops, the baseline next to which doctor and the benches print numbers.
 
-Every function takes the descriptor of a connected blocking stream socket, sets nothing on it, and raises OSError when the
-connection ends early. Set a receive timeout (SO_RCVTIMEO) on the socket for a deadline.
+Every function takes the descriptor of a connected blocking stream socket, sets nothing on it, and raises OSError when
+the connection ends early. Set a receive timeout (SO_RCVTIMEO) on the socket for a deadline; ``polling`` has none.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_NOSIGNAL, MSG_WAITALL
+    enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL
     ssize_t send(int fd, const void* buffer, size_t length, int flags)
     ssize_t recv(int fd, void* buffer, size_t length, int flags)
 
@@ -36,11 +36,12 @@ cdef bint _send_all(int fd, const char* data, size_t size_bytes) noexcept nogil:
     return True
 
 
-cdef bint _receive_all(int fd, char* data, size_t size_bytes) noexcept nogil:
+cdef bint _receive_all(int fd, char* data, size_t size_bytes, bint polling=False) noexcept nogil:
     cdef ssize_t received
+    cdef int flags = MSG_DONTWAIT if polling else MSG_WAITALL
     while size_bytes > 0:
-        received = recv(fd, data, size_bytes, MSG_WAITALL)
-        if received == 0 or (received < 0 and errno != EINTR):
+        received = recv(fd, data, size_bytes, flags)
+        if received == 0 or (received < 0 and errno != EINTR and not (polling and errno == EAGAIN)):
             return False
         if received > 0:
             data += received
@@ -57,8 +58,11 @@ def _check(bint ok):
         raise OSError(errno, f"the baseline's connection ended early: {os.strerror(errno)}")
 
 
-def raw_pingpong(int fd, size_t size_bytes, int iterations):
-    """Round trips of ``size_bytes`` each way. Returns ndarray int64 (iterations,), nanoseconds. Without the GIL."""
+def raw_pingpong(int fd, size_t size_bytes, int iterations, bint polling=False):
+    """Round trips of ``size_bytes`` each way. Returns ndarray int64 (iterations,), nanoseconds. Without the GIL.
+
+    polling: never sleep while receiving. The blocking form often runs both sides on one core, which is faster.
+    """
     cdef int64_t[::1] samples = np.empty(iterations, np.int64)
     cdef char[::1] body = _make_body(size_bytes)
     cdef int64_t begin_ns
@@ -67,7 +71,7 @@ def raw_pingpong(int fd, size_t size_bytes, int iterations):
     with nogil:
         for index in range(iterations):
             begin_ns = _now_ns()
-            ok = _send_all(fd, &body[0], size_bytes) and _receive_all(fd, &body[0], size_bytes)
+            ok = _send_all(fd, &body[0], size_bytes) and _receive_all(fd, &body[0], size_bytes, polling)
             if not ok:
                 break
             samples[index] = _now_ns() - begin_ns
@@ -75,14 +79,14 @@ def raw_pingpong(int fd, size_t size_bytes, int iterations):
     return np.asarray(samples)
 
 
-def raw_echo(int fd, size_t size_bytes, int iterations) -> None:
+def raw_echo(int fd, size_t size_bytes, int iterations, bint polling=False) -> None:
     """The other side of ``raw_pingpong``."""
     cdef char[::1] body = _make_body(size_bytes)
     cdef bint ok = True
     cdef int _index
     with nogil:
         for _index in range(iterations):
-            ok = _receive_all(fd, &body[0], size_bytes) and _send_all(fd, &body[0], size_bytes)
+            ok = _receive_all(fd, &body[0], size_bytes, polling) and _send_all(fd, &body[0], size_bytes)
             if not ok:
                 break
     _check(ok)
