@@ -1,8 +1,8 @@
 """What ranks tell each other before UCX may connect them: an envelope around the worker address, and proofs of the job.
 
-Worker addresses travel over the bootstrap, which only ranks of the job can read and write. The envelope's HMAC makes a mixed
-up or foreign address an error here instead of a crash in UCX; the hello proof and the tag of every message let a rank
-ignore what some other UCX program sends to it. Neither encrypts: UCX sends in the clear, as MPI does.
+Worker addresses travel over the bootstrap, which only ranks of the job can read and write. The envelope's HMAC makes a
+mixed up or foreign address an error here instead of a crash in UCX; the hello proof and the tag of every message let a
+rank ignore what some other UCX program sends to it. Neither encrypts: UCX sends in the clear, as MPI does.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Which UCX library this process uses: exactly one, from the wheel, the cluster, or a path.
 
 ``INTENTPM_UCX_LIBRARY`` chooses: ``auto`` (default), ``wheel``, ``system``, or the path of a ``libucp.so``.
-``auto`` takes the library that is already in the process (MPI or ucxx may have loaded one), else the ``libucx`` wheel's,
-else the system's. A second libucp is never loaded: two copies would fight over memory hooks and signal handlers.
+``auto`` takes the library that is already in the process (MPI or ucxx may have loaded one), else the ``libucx``
+wheel's, else the system's. A second libucp is never loaded: two copies would fight over memory hooks and signals.
 """
 
 import ctypes
@@ -28,12 +28,12 @@ def loaded_library() -> pathlib.Path | None:
     return None
 
 
-def wheel_library() -> pathlib.Path | None:
-    """The libucp inside the ``libucx`` wheel, if that is installed (found without importing it)."""
+def wheel_folder() -> pathlib.Path | None:
+    """Where the ``libucx`` wheel keeps its libraries, if it is installed (found without importing it)."""
     spec = importlib.util.find_spec("libucx")
     folders = spec.submodule_search_locations if spec else None
-    path = pathlib.Path(folders[0]) / "lib" / _SONAME if folders else None
-    return path.resolve() if path and path.exists() else None
+    folder = pathlib.Path(folders[0]).resolve() / "lib" if folders else None
+    return folder if folder and (folder / _SONAME).exists() else None
 
 
 def load_library() -> ctypes.CDLL:
@@ -47,7 +47,7 @@ def load_library() -> ctypes.CDLL:
     if present is not None:
         _check_same(choice, present)
         return ctypes.CDLL(str(present), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-    if choice in ("auto", "wheel") and wheel_library() is not None:
+    if choice in ("auto", "wheel") and wheel_folder() is not None:
         return _load_wheel()
     if choice == "wheel":
         raise TransportUnavailableError(f"{SWITCH}=wheel, but the libucx wheel is not installed; {_INSTALL_HINT}")
@@ -55,18 +55,14 @@ def load_library() -> ctypes.CDLL:
 
 
 def _check_same(choice: str, present: pathlib.Path) -> None:
-    wanted: pathlib.Path | None = None
-    if choice == "wheel":
-        wanted = wheel_library()
-    elif choice == "system":
-        wanted = None if present.resolve() != wheel_library() else pathlib.Path("the system's " + _SONAME)
-    elif choice != "auto":
-        wanted = _existing(choice)
-    if wanted is not None and wanted != present.resolve():
+    # The wheel holds its library under several names, as copies: its folder tells.
+    is_wheel = present.resolve().parent == wheel_folder()
+    fits = {"auto": True, "wheel": is_wheel, "system": not is_wheel}
+    if not (fits[choice] if choice in fits else _existing(choice) == present.resolve()):
         raise TransportUnavailableError(
-            f"{SWITCH}={choice} asks for {wanted}, but {present} is already loaded in this process (by MPI, ucxx or an "
-            f"earlier transport), and two UCX libraries in one process corrupt each other: use {SWITCH}=auto, or make the "
-            "other library load the same UCX"
+            f"{SWITCH}={choice}, but {present} is already loaded in this process (by MPI, ucxx or an earlier "
+            f"transport), and two UCX libraries in one process corrupt each other: use {SWITCH}=auto, or make the other "
+            "library load the same UCX"
         )
 
 
@@ -76,7 +72,7 @@ def _load_wheel() -> ctypes.CDLL:
     libucx.load_library()
     present = loaded_library()
     if present is None:
-        raise TransportUnavailableError(f"the libucx wheel at {wheel_library()} could not be loaded; {_INSTALL_HINT}")
+        raise TransportUnavailableError(f"the libucx wheel at {wheel_folder()} could not be loaded; {_INSTALL_HINT}")
     return ctypes.CDLL(str(present), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
 
 

@@ -16,13 +16,13 @@ def explain_limits() -> list[str]:
 
 def _shared_memory(folder: str = "/dev/shm") -> str | None:
     if not os.access(folder, os.W_OK):
-        return f"{folder} is missing or not writable: ranks of one host cannot use POSIX shared memory; mount a tmpfs there"
+        return f"{folder} is missing or not writable: ranks of one host cannot share POSIX memory; mount a tmpfs there"
     status = os.statvfs(folder)
     free_bytes = status.f_bavail * status.f_frsize
     if free_bytes < SMALL_SHARED_MEMORY_BYTES:
         return (
-            f"{folder} has {free_bytes >> 20} MiB free: too little for shared memory between ranks (they fall back to System V "
-            "memory or TCP, or fail to start); enlarge it (docker run --shm-size=1g) or set UCX_TLS=tcp"
+            f"{folder} has {free_bytes >> 20} MiB free: too little for shared memory between ranks (they fall back to "
+            "System V memory or TCP, or fail to start); enlarge it (docker run --shm-size=1g) or set UCX_TLS=tcp"
         )
     return None
 
@@ -33,8 +33,8 @@ def _locked_memory(devices: str = "/sys/class/infiniband") -> str | None:
     if not _has_entries(devices) or limit_bytes == resource.RLIM_INFINITY or limit_bytes >= 1 << 30:
         return None
     return (
-        f"only {limit_bytes >> 10} KiB may be locked in memory, and this host has RDMA devices: raise it (ulimit -l unlimited, or "
-        "docker run --ulimit memlock=-1), or registration fails and UCX uses slower transports"
+        f"only {limit_bytes >> 10} KiB may be locked in memory, and this host has RDMA devices: raise it (ulimit -l "
+        "unlimited, or docker run --ulimit memlock=-1), or registration fails and UCX uses slower transports"
     )
 
 
@@ -46,8 +46,8 @@ def _single_copy(scope: str = "/proc/sys/kernel/yama/ptrace_scope") -> str | Non
     if not restricted or os.geteuid() == 0:
         return None
     return (
-        "the kernel's yama/ptrace_scope keeps one process from reading another's memory (CMA): large messages between ranks of one "
-        "host are copied twice; allow it with: sysctl kernel.yama.ptrace_scope=0"
+        "the kernel's yama/ptrace_scope keeps one process from reading another's memory (CMA): large messages between "
+        "ranks of one host are copied twice; allow it with: sysctl kernel.yama.ptrace_scope=0"
     )
 
 

@@ -1,6 +1,7 @@
 """What ``transport_pingpong`` compares: our transports, and what else moves bytes between two processes here.
 
-A contender measures once, in two processes of its own, and returns ``Measured``; it raises Unavailable where it cannot run.
+A contender measures once, in two processes of its own, and returns ``Measured``; it raises UnavailableError where it
+cannot run.
 """
 
 import functools
@@ -27,7 +28,7 @@ US = 1e6
 GB = 1e9
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A contender cannot run here; says why."""
 
 
@@ -64,7 +65,7 @@ class Measured:
 Contender = Callable[[Plan], Measured]
 
 
-# -- two ranks of a function in processes of their own -------------------------------------------------------------------
+# -- two ranks of a function in processes of their own -----------------------------------------------------------------
 Side = Callable[[int, Connection, Plan, str], Measured | None]
 
 
@@ -96,13 +97,13 @@ def _referee(ends: Sequence[Connection], deadline_s: float, what: str) -> Measur
 
 def _expect(end: Connection, deadline_s: float, what: str) -> Any:
     if not end.poll(max(0.0, deadline_s - time.monotonic())):
-        raise Unavailable(f"{what} did not finish in time")
+        raise UnavailableError(f"{what} did not finish in time")
     try:
         answer = end.recv()
     except EOFError:
-        raise Unavailable(f"{what}: a rank died") from None
+        raise UnavailableError(f"{what}: a rank died") from None
     if isinstance(answer, Exception):
-        raise Unavailable(f"{what}: {answer}")
+        raise UnavailableError(f"{what}: {answer}")
     return answer
 
 
@@ -110,7 +111,7 @@ def _run_side(side: Side, rank: int, end: Connection, plan: Plan, what: str) -> 
     try:
         end.send(side(rank, end, plan, what))
     except Exception as error:
-        end.send(Unavailable(f"{type(error).__name__}: {error}"))
+        end.send(UnavailableError(f"{type(error).__name__}: {error}"))
 
 
 class _environment:  # noqa: N801
@@ -142,7 +143,7 @@ def _half_round_trip_us(pass_ball: Callable[[], None], iterations: int) -> float
     return float(np.median(samples[iterations // 10 :])) / 2 * US
 
 
-# -- our transports --------------------------------------------------------------------------------------------------------
+# -- our transports ----------------------------------------------------------------------------------------------------
 def _own_side(rank: int, end: Connection, plan: Plan, what: str) -> Measured | None:
     from intentpm.transports.mailbox import Mailbox
     from intentpm.transports.registry import load
@@ -182,7 +183,7 @@ def own(what: str) -> Contender:
     return lambda plan: _pair(_own_side, plan, what)
 
 
-# -- ucxx's Python API -------------------------------------------------------------------------------------------------------
+# -- ucxx's Python API -------------------------------------------------------------------------------------------------
 def _ucxx_side(rank: int, end: Connection, plan: Plan, _: str) -> Measured | None:
     import ucxx._lib.libucxx as ucxx
     from ucxx._lib.arr import Array
@@ -212,13 +213,14 @@ def _ucxx_side(rank: int, end: Connection, plan: Plan, _: str) -> Measured | Non
         array = Array(np.zeros(size_bytes, np.uint8))
         measured.latency_us[size_bytes] = _half_round_trip_us(functools.partial(pass_ball, array), plan.iterations // 5)
     for size_bytes in plan.bandwidth_bytes:
+        ack = Array(np.zeros(1, np.uint8))
         arrays = [Array(np.zeros(size_bytes, np.uint8)) for _ in range(4)]
         count = -(-plan.messages(size_bytes) // 4)
         for rounds in (2, count):
             begin_s = time.perf_counter()
             for _ in range(rounds):
                 finish(*((send if rank == 0 else receive)(array) for array in arrays))
-            finish((receive if rank == 0 else send)(Array(np.zeros(1, np.uint8))))
+            finish((receive if rank == 0 else send)(ack))
             measured.bandwidth_gb_s[size_bytes] = size_bytes * rounds * 4 / (time.perf_counter() - begin_s) / GB
     return measured if rank == 0 else None
 
@@ -228,13 +230,13 @@ def ucxx_python(transports: str) -> Contender:
 
     def run(plan: Plan) -> Measured:
         if find_spec("ucxx") is None:
-            raise Unavailable("ucxx is not installed")
+            raise UnavailableError("ucxx is not installed")
         return _pair(_ucxx_side, plan, "ucxx", {"UCX_TLS": transports})
 
     return run
 
 
-# -- ucx_perftest --------------------------------------------------------------------------------------------------------------
+# -- ucx_perftest ------------------------------------------------------------------------------------------------------
 def perftest(transports: str, *, peer_errors: bool) -> Contender:
     """UCX's own benchmark, active messages. ``peer_errors``: with the reports of lost peers that we need."""
 
@@ -252,12 +254,12 @@ def perftest(transports: str, *, peer_errors: bool) -> Contender:
 
 
 def _perftest(test: str, size_bytes: int, iterations: int, transports: str, peer_errors: bool) -> list[float]:
-    """The numbers of its last line: iterations, latency (50 %, average, overall), MB/s (average, overall), messages/s."""
+    """The numbers of its last line: iterations, us (50 %, average, overall), MB/s (average, overall), messages/s."""
     spec = find_spec("libucx")
     folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else Path()
     program = folder / "bin" / "ucx_perftest"
     if not program.exists():
-        raise Unavailable("ucx_perftest comes with the libucx wheel, which is not installed")
+        raise UnavailableError("ucx_perftest comes with the libucx wheel, which is not installed")
     environment = {
         **os.environ, "LD_LIBRARY_PATH": str(folder / "lib"), "UCX_TLS": transports, "UCX_MM_ERROR_HANDLING": "y",
         "UCX_WARN_UNUSED_ENV_VARS": "n",
@@ -271,14 +273,16 @@ def _perftest(test: str, size_bytes: int, iterations: int, transports: str, peer
         try:
             _wait_listening(int(port), server)
             client = [*base[:1], "127.0.0.1", *base[1:], *case]
-            done = subprocess.run(client, env=environment, capture_output=True, text=True, timeout=CASE_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                client, env=environment, capture_output=True, text=True, timeout=CASE_TIMEOUT_S, check=False
+            )
             server.wait(CASE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise Unavailable(f"ucx_perftest {test} did not finish in {CASE_TIMEOUT_S:g} s") from None
+            raise UnavailableError(f"ucx_perftest {test} did not finish in {CASE_TIMEOUT_S:g} s") from None
         finally:
             server.kill()
     if done.returncode != 0:
-        raise Unavailable(f"ucx_perftest {test}: {done.stderr.strip() or done.stdout.strip()}")
+        raise UnavailableError(f"ucx_perftest {test}: {done.stderr.strip() or done.stdout.strip()}")
     return [float(word) for word in done.stdout.splitlines()[-1].split() if word[0].isdigit()]
 
 
@@ -291,12 +295,12 @@ def _wait_listening(port: int, server: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-# -- mpi4py --------------------------------------------------------------------------------------------------------------------
+# -- mpi4py ------------------------------------------------------------------------------------------------------------
 def mpi4py_send_recv(plan: Plan) -> Measured:
     """mpi4py's Send and Recv under mpirun."""
     mpirun = shutil.which("mpirun")
     if mpirun is None or find_spec("mpi4py") is None:
-        raise Unavailable("mpi4py or mpirun is not installed")
+        raise UnavailableError("mpi4py or mpirun is not installed")
     options = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     arguments = json.dumps([plan.latency_bytes, plan.bandwidth_bytes, plan.iterations, plan.stream_bytes])
     try:
@@ -305,11 +309,13 @@ def mpi4py_send_recv(plan: Plan) -> Measured:
             capture_output=True, text=True, timeout=plan.timeout_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"mpirun did not finish in {plan.timeout_s:g} s") from None
+        raise UnavailableError(f"mpirun did not finish in {plan.timeout_s:g} s") from None
     if done.returncode != 0:
-        raise Unavailable(f"mpirun: {done.stderr.strip()}")
+        raise UnavailableError(f"mpirun: {done.stderr.strip()}")
     latency, bandwidth = json.loads(done.stdout)
-    return Measured(dict(zip(plan.latency_bytes, latency, strict=True)), dict(zip(plan.bandwidth_bytes, bandwidth, strict=True)))
+    return Measured(
+        dict(zip(plan.latency_bytes, latency, strict=True)), dict(zip(plan.bandwidth_bytes, bandwidth, strict=True))
+    )
 
 
 def _mpi_rank(plan: Plan) -> tuple[list[float], list[float]]:

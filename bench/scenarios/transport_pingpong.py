@@ -1,6 +1,6 @@
 """``python -m intentpm.bench.scenarios.transport_pingpong``: latency and bandwidth of the transport layer.
 
-Two polling processes on this host; every contender of ``transport_contenders`` in turn, several rounds, medians of rounds.
+Two polling processes on this host; every contender of ``transport_contenders`` in turn, several rounds, medians.
 """
 
 import json
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from intentpm.bench.results import Row, write_results
-from intentpm.bench.scenarios.transport_contenders import CONTENDERS, Measured, Plan, Unavailable
+from intentpm.bench.scenarios.transport_contenders import CONTENDERS, Measured, Plan, UnavailableError
 
 KIB, MIB = 1 << 10, 1 << 20
 LATENCY_BYTES = (8, 64, 512, 1 * KIB, 4 * KIB)
@@ -22,10 +22,14 @@ BANDWIDTH_BYTES = (64 * KIB, 256 * KIB, 1 * MIB, 4 * MIB, 16 * MIB)
 @click.command()
 @click.option("--contender", "names", multiple=True, type=click.Choice(list(CONTENDERS)), help="May be repeated [all].")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--iterations", type=click.IntRange(10), default=5_000, show_default=True, help="Round trips per latency.")
+@click.option(
+    "--iterations", type=click.IntRange(10), default=5_000, show_default=True, help="Round trips per latency."
+)
 @click.option("--stream-mib", type=click.IntRange(1), default=128, show_default=True, help="MiB moved per bandwidth.")
 @click.option("--latency-bytes", type=click.IntRange(1), multiple=True, default=LATENCY_BYTES, help="May be repeated.")
-@click.option("--bandwidth-bytes", type=click.IntRange(1), multiple=True, default=BANDWIDTH_BYTES, help="May be repeated.")
+@click.option(
+    "--bandwidth-bytes", type=click.IntRange(1), multiple=True, default=BANDWIDTH_BYTES, help="May be repeated."
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def main(
@@ -58,7 +62,7 @@ def measure(names: Sequence[str], rounds: int, plan: Plan) -> tuple[dict[str, li
                 continue
             try:
                 runs.setdefault(name, []).append(CONTENDERS[name](plan))
-            except Unavailable as error:
+            except UnavailableError as error:
                 refused[name] = str(error)
     return {name: found for name, found in runs.items() if found}, refused
 

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support.netns import make_hosts, why_unavailable
+
 from intentpm.runtime.errors import TransportUnavailableError
 from intentpm.transports.registry import load
-from support.netns import make_hosts, why_unavailable
 
 pytestmark = pytest.mark.multiprocess
 
@@ -42,9 +43,10 @@ def start_ranks(size: int, network: dict[str, str], *mode: str, prefixes: tuple 
     with ExitStack() as stack:
         ranks = []
         for rank in range(size):
+            command = [sys.executable, str(RANK_SCRIPT), str(rank), str(size), secret, *mode]
             process = subprocess.Popen(
-                [*(prefixes[rank] if prefixes else ()), sys.executable, str(RANK_SCRIPT), str(rank), str(size), secret, *mode],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **network},
+                [*(prefixes[rank] if prefixes else ()), *command], env={**os.environ, **network},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -131,7 +133,10 @@ def test_the_library_can_be_chosen(choice: str) -> None:
 def test_three_hosts_exchange_messages() -> None:
     if reason := why_unavailable():
         pytest.skip(reason)
-    with make_hosts(3) as hosts, start_ranks(3, TCP, "exchange", prefixes=tuple(host.prefix for host in hosts)) as ranks:
+    with (
+        make_hosts(3) as hosts,
+        start_ranks(3, TCP, "exchange", prefixes=tuple(host.prefix for host in hosts)) as ranks,
+    ):
         for rank in ranks:
             connected, verdict = finish(rank)
             assert verdict == "received 100"
@@ -158,9 +163,10 @@ def test_under_mpirun(network: dict[str, str]) -> None:
     pytest.importorskip("mpi4py")
     if mpirun is None:
         pytest.skip("no mpirun on PATH")
+    command = [sys.executable, str(RANK_SCRIPT), "mpi", "00" * 16, "exchange"]
     done = subprocess.run(
-        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", sys.executable, str(RANK_SCRIPT), "mpi", "00" * 16, "exchange"],
-        capture_output=True, text=True, timeout=90, check=False, env={**os.environ, **network, "PMIX_MCA_gds": "hash"},
+        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", *command],
+        capture_output=True, text=True, timeout=90, check=False, env={**os.environ, **network},
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stdout.count("received 100") == 3

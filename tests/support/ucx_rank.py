@@ -1,6 +1,7 @@
-"""A rank of a ucx test in a process of its own: addresses over stdin and stdout, or through MPI; verdict as its last line.
+"""A rank of a ucx test in a process of its own: addresses over stdin and stdout, or through MPI; verdict as last line.
 
-Usage: python ucx_rank.py RANK SIZE SECRET_HEX MODE [ARGUMENT], or under mpirun: python ucx_rank.py mpi SECRET_HEX MODE [ARGUMENT].
+Usage: python ucx_rank.py RANK SIZE SECRET_HEX MODE [ARGUMENT]
+or under mpirun: python ucx_rank.py mpi SECRET_HEX MODE [ARGUMENT]
 MODE is the name of one of the functions below.
 """
 
