@@ -1,8 +1,8 @@
-"""Notices at once that a process of this host has ended: by pidfd, also while its parent has not collected it (a zombie).
+"""Notices at once that a process of this host has ended: by pidfd, also while it is a zombie.
 
 UCX's own check of shared-memory peers takes two keep-alive intervals, and it takes a zombie for alive.
 
-Assumptions: calls are serialised by the caller. Without pidfd (Linux before 5.3, some sandboxes) nothing is ever noticed.
+Assumptions: calls are serialised by the caller. Without pidfd (Linux before 5.3, some sandboxes) nothing is noticed.
 """
 
 from libc.stdint cimport int64_t, uint32_t

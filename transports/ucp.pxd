@@ -1,8 +1,8 @@
 """The part of UCP's C interface that intentpm calls, declared here because UCX need not be installed to build intentpm.
 
 UCX keeps this interface stable: structures grow at their end and a field counts only when its bit is in ``field_mask``.
-Layouts and constants are those of UCX 1.21 (also valid for 1.13 to 1.20); ``tests/unit/test_ucp_layout.py`` compares each
-with UCX's own headers where those are installed.
+Layouts and constants are those of UCX 1.21 (also valid for 1.13 to 1.20); ``tests/unit/test_ucp_layout.py`` compares
+each with UCX's own headers where those are installed.
 """
 
 from libc.stddef cimport size_t

@@ -39,8 +39,8 @@ def _check_version(library) -> None:
     if (major, minor) < ucx_library.OLDEST_VERSION or major != 1:
         oldest = ".".join(map(str, ucx_library.OLDEST_VERSION))
         raise TransportUnavailableError(
-            f"{library._name} is UCX {major}.{minor}.{release}; intentpm needs UCX {oldest} or a later 1.x. Choose another "
-            f"with {ucx_library.SWITCH}=wheel, system or a path")
+            f"{library._name} is UCX {major}.{minor}.{release}; intentpm needs UCX {oldest} or a later 1.x. Choose "
+            f"another with {ucx_library.SWITCH}=wheel, system or a path")
 
 
 cdef void* _symbol(object library, bytes name) except NULL:

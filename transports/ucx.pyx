@@ -1,11 +1,12 @@
-"""The ucx transport: UCP active messages called from code that never needs the GIL. ``docs/ucx.md`` explains the choices.
+"""The ucx transport: UCP active messages, called from code that never needs the GIL. ``docs/ucx.md`` says why so.
 
 Guarantees (beyond ``base.pxd``)
     * A small message is handed to ``on_message`` straight from UCX's receive buffer; a large one (rendezvous) lands in
-      pooled, registered memory first. At most RECEIVE_BUDGET_BYTES of rendezvous are in progress; the rest waits at its sender.
-    * ``done`` and ``on_lost`` run inside ``send`` (``done`` of a message that left at once), ``progress`` and ``close`` only.
-    * A send that waits for progress() (a full queue, a rendezvous) wakes whoever sleeps on event_fd, and so does the end of a
-      peer's process on this host.
+      pooled, registered memory first. At most RECEIVE_BUDGET_BYTES of rendezvous are in progress; the rest waits at
+      its sender.
+    * ``done`` runs inside ``send`` (of a message that left at once), ``progress`` and ``close`` only.
+    * A send that waits for progress() (a full queue, a rendezvous) wakes whoever sleeps on event_fd, and so does the
+      end of a peer's process on this host.
     * A message of another job, or of nobody (wrong tag, rank or kind), is counted and ignored.
 Assumptions
     * Calls are serialised by the caller; UCX is told so (thread mode SERIALIZED) and takes no locks.
@@ -13,8 +14,8 @@ Assumptions
 """
 
 import hashlib
-import os
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
@@ -23,7 +24,7 @@ from libc.string cimport memcmp, memcpy, memset, strncpy
 from posix.time cimport CLOCK_MONOTONIC, timespec
 from posix.unistd cimport close, getpid, pid_t
 
-from intentpm.runtime.errors import ClosedError, ConfigError, ForkError, TransportError, TransportUnavailableError
+from intentpm.runtime.errors import ClosedError, ForkError, TransportError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_address, ucx_library, ucx_limits
 from intentpm.transports.process_watch import process_table
@@ -45,6 +46,7 @@ from intentpm.transports.process_watch cimport ProcessWatch
 from intentpm.transports.ucp cimport *
 from intentpm.transports.ucx_pool cimport RegisteredPool
 from intentpm.transports.ucx_records cimport *
+from intentpm.transports.ucx_worker cimport UcxWorker
 
 cdef extern from "<sys/timerfd.h>" nogil:
     cdef struct itimerspec:
@@ -68,8 +70,6 @@ cdef enum:
     PROOF_BYTES = 16
     HELLO_BYTES = 512
     RECEIVE_BUDGET_BYTES = 256 << 20
-    OLDEST_MINOR = 13                   # the UCX interface we ask for: 1.13
-    LISTED_TRANSPORTS = 16
     CALLS_PER_CHECK = 1024              # of progress(), between two looks at the processes of peers
     IDLE_CALLS_BEFORE_TIMER = 50        # of progress(), before stuck sends are polled by timer
     STUCK_SEND_POLL_NS = 200_000
@@ -86,29 +86,31 @@ cdef int64_t GOODBYE_WAIT_NS = 250_000_000      # for the answers to BYE
 cdef int64_t ENDPOINT_WAIT_NS = 1_000_000_000   # for closed endpoints to let go
 
 
+@cython.no_gc_clear
 cdef class UcxTransport(Transport):
     """One rank's UCX worker and its endpoints to every other rank.
 
-    Parameters: ``rank`` of ``size``; ``secret``, the job's; ``peer_timeout_s``: a peer whose process dies is reported lost well
-    within it (UCX checks every quarter of it, unless UCX_KEEPALIVE_INTERVAL says otherwise); ``options``: UCX settings by
-    name without ``UCX_``, for this transport alone (``{"TLS": "tcp"}``). All ``UCX_*`` variables are UCX's to read and win over
-    our defaults, not over ``options``.
-
-    Raises TransportUnavailableError (no UCX library, or UCX cannot start here: why), ConfigError (an unknown option).
-    Threads: the constructor, connect() and close() may be called by any thread, one at a time; they release the GIL while
-    they wait and can be interrupted (Ctrl-C).
+    Parameters:
+        rank, size: of this process in the job; ``secret``: the job's.
+        peer_timeout_s: a peer whose process dies is reported lost well within it (UCX checks every quarter of it,
+            unless UCX_KEEPALIVE_INTERVAL says otherwise).
+        options: UCX settings by name without ``UCX_``, for this transport alone (``{"TLS": "tcp"}``). All ``UCX_*``
+            variables are UCX's to read and win over our defaults, not over ``options``.
+    Raises:
+        TransportUnavailableError: no UCX library, or UCX cannot start here, and why.
+        ConfigError: an option UCX does not know, or INTENTPM_UCX_LIBRARY names no file.
+    Threads: the constructor, connect() and close() may be called by any thread, one at a time; they release the GIL
+        while they wait and can be interrupted (Ctrl-C).
     """
 
-    cdef const UcpFunctions* _ucp
-    cdef ucp_context_h _context
-    cdef ucp_worker_h _worker
+    cdef UcxWorker _ucx
+    cdef const UcpFunctions* _ucp           # of _ucx
+    cdef ucp_worker_h _worker               # of _ucx; NULL: stopped
     cdef pid_t _process
     cdef bytes _secret
     cdef bytes _hello_proofs                # PROOF_BYTES per rank
     cdef const char* _proofs                # _hello_proofs' bytes
-    cdef dict _settings                     # UCX settings made here, by name without UCX_
     cdef uint32_t _tag                      # the job's, already in bits 8-31
-    cdef size_t _max_header_bytes
     cdef list _addresses                    # PeerAddress of every rank: keeps what Peer.address points to
     cdef Peer* _peers                       # one per rank
     cdef RegisteredPool _pool
@@ -135,7 +137,7 @@ cdef class UcxTransport(Transport):
     cdef int64_t _heard_ns                  # clock of this progress(), 0: not read yet
     cdef char* _aligned                     # scratch for misaligned bodies
     cdef size_t _aligned_bytes
-    cdef readonly uint64_t foreign_messages # ignored: of another job, or malformed
+    cdef readonly uint64_t foreign_messages  # ignored: of another job, or malformed
     cdef readonly uint64_t realigned_messages
     cdef readonly uint64_t rendezvous_messages
 
@@ -153,15 +155,16 @@ cdef class UcxTransport(Transport):
         self._proofs = self._hello_proofs
         self._pool = RegisteredPool()
         self._watch = ProcessWatch()
-        self._settings = {}
         self._allocate_peers()
-        self._ucp = load_functions()
-        try:
-            self._start_context(peer_timeout_s, dict(options or {}))
-            self._start_worker()
-        except BaseException:
-            self._stop_worker()
-            raise
+        self._ucx = UcxWorker(size, peer_timeout_s, dict(options or {}))
+        self._ucp = self._ucx.ucp
+        self._worker = self._ucx.handle
+        self._pool.attach(self._ucp, self._ucx.context)
+        self._ucx.receive(AM_MESSAGE, _message_arrived, <void*>self)
+        self._ucx.receive(AM_CONTROL, _control_arrived, <void*>self)
+        self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        self._watch.add_descriptor(self._timer_fd)
+        self._watch.add_descriptor(self._ucx.event_fd)
 
     # -- start -------------------------------------------------------------------------------------------------------
     cdef int _allocate_peers(self) except -1:
@@ -174,105 +177,12 @@ cdef class UcxTransport(Transport):
             self._peers[i].rank = i
         return 0
 
-    def _defaults(self, double peer_timeout_s):
-        """UCX settings for which we have a better default than UCX, unless the environment sets them."""
-        ours = {
-            # Lets UCX use shared memory together with reports of lost peers.
-            "MM_ERROR_HANDLING": "y",
-            "KEEPALIVE_INTERVAL": f"{max(peer_timeout_s / 4, 0.05):.3f}s",
-        }
-        if ucp_module.version() >= (1, 17, 0):
-            # Through shared memory UCX's rendezvous copies as often as its eager protocol, in larger steps: slower at 1 MiB.
-            ours["RNDV_THRESH"] = "intra:2m,inter:auto"
-        return {name: value for name, value in ours.items() if f"UCX_{name}" not in os.environ}
-
-    cdef int _start_context(self, double peer_timeout_s, dict options) except -1:
-        cdef ucp_config_t* config = NULL
-        cdef ucp_params_t params
-        self._check(self._ucp.config_read(NULL, NULL, &config), "UCX cannot read its configuration (UCX_* variables)")
-        try:
-            # An older UCX may not know one of our defaults: it keeps its own. What the caller asks for must work.
-            for name, value in self._defaults(peer_timeout_s).items():
-                if self._ucp.config_modify(config, name.encode(), value.encode()) == UCS_OK:
-                    self._settings[name] = value
-            for name, value in options.items():
-                self._check_setting(self._ucp.config_modify(config, name.encode(), value.encode()), name, value)
-                self._settings[name] = value
-            memset(&params, 0, sizeof(params))
-            params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS
-            params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP
-            params.estimated_num_eps = self.size
-            self._check(
-                self._ucp.init_version(1, OLDEST_MINOR, &params, config, &self._context), "UCX cannot start")
-        finally:
-            self._ucp.config_release(config)
-        self._pool.attach(self._ucp, self._context)
-        return 0
-
-    cdef int _check_setting(self, ucs_status_t status, name, value) except -1:
-        if status != UCS_OK:
-            raise ConfigError(f"UCX has no setting {name}={value}: {text_of(self._ucp, status)}")
-        return 0
-
-    cdef int _start_worker(self) except -1:
-        cdef ucp_worker_params_t params
-        cdef ucp_worker_attr_t attributes
-        cdef int event_fd = -1
-        memset(&params, 0, sizeof(params))
-        params.field_mask = (
-            UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_FLAGS | UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT)
-        params.thread_mode = UCS_THREAD_MODE_SERIALIZED
-        # Sends to a lost peer may stay with UCX; they are finished here (_abandon_sends).
-        params.flags = UCP_WORKER_FLAG_IGNORE_REQUEST_LEAK
-        params.am_alignment = BODY_ALIGNMENT
-        self._check(self._ucp.worker_create(self._context, &params, &self._worker), "UCX cannot open its transports")
-        self._check(self._ucp.worker_get_efd(self._worker, &event_fd), "UCX has no event descriptor here")
-        self._watch.add_descriptor(event_fd)
-        self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-        self._watch.add_descriptor(self._timer_fd)
-        attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER
-        self._check(self._ucp.worker_query(self._worker, &attributes), "UCX cannot describe its worker")
-        self._max_header_bytes = attributes.max_am_header
-        if self._max_header_bytes < sizeof(WireHeader):
-            raise TransportUnavailableError(
-                f"the transports UCX chose carry headers of {self._max_header_bytes} bytes; {sizeof(WireHeader)} are needed: "
-                "change UCX_TLS")
-        self._handle(AM_MESSAGE, _message_arrived)
-        self._handle(AM_CONTROL, _control_arrived)
-        return 0
-
-    cdef int _handle(self, unsigned int message, ucp_am_recv_callback_t callback) except -1:
-        cdef ucp_am_handler_param_t params
-        params.field_mask = (
-            UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS | UCP_AM_HANDLER_PARAM_FIELD_CB |
-            UCP_AM_HANDLER_PARAM_FIELD_ARG)
-        params.id = message
-        params.flags = UCP_AM_FLAG_WHOLE_MSG
-        params.cb = callback
-        params.arg = <void*>self
-        self._check(self._ucp.worker_set_am_recv_handler(self._worker, &params), "UCX refuses a message handler")
-        return 0
-
-    cdef int _check(self, ucs_status_t status, str what) except -1:
-        if status == UCS_OK:
-            return 0
-        version = ".".join(map(str, ucp_module.version()))
-        causes = "".join([f"; {line}" for line in ucx_limits.explain_limits()])
-        settings = " ".join([f"{name}={value}" for name, value in ucx_library.settings_in_force().items()]) or "no UCX_* set"
-        raise TransportUnavailableError(
-            f"{what}: {text_of(self._ucp, status)} (UCX {version}, {settings}, {self._settings}){causes}")
-
     # -- connect -----------------------------------------------------------------------------------------------------
     def address(self) -> bytes:
-        cdef ucp_address_t* data = NULL
-        cdef size_t size_bytes = 0
         self._check_usable()
-        self._check(self._ucp.worker_get_address(self._worker, &data, &size_bytes), "UCX has no address")
-        worker_address = (<char*>data)[:size_bytes]
-        self._ucp.worker_release_address(self._worker, data)
         return ucx_address.pack_address(
             self._secret, self.rank, self.size,
-            ucx_address.PeerAddress(worker_address, self._process, _table_digest()))
+            ucx_address.PeerAddress(self._ucx.address(), self._process, _table_digest()))
 
     def connect(self, addresses, timeout_s: float) -> None:
         """See ``Transport.connect``. Also raises VersionMismatchError. A failed transport can only be closed."""
@@ -310,16 +220,16 @@ cdef class UcxTransport(Transport):
         status = self._create_endpoint(peer)
         if status != UCS_OK:
             raise TransportError(
-                f"UCX finds no way from rank {self.rank} to rank {peer.rank}: {text_of(self._ucp, status)}; both need one network "
-                f"in common that survives the loss of a peer (UCX_TLS={os.environ.get('UCX_TLS', 'all')}, UCX_NET_DEVICES="
-                f"{os.environ.get('UCX_NET_DEVICES', 'all')})")
+                f"UCX finds no way from rank {self.rank} to rank {peer.rank}: {text_of(self._ucp, status)}; both need "
+                f"one network in common that survives the loss of a peer ({ucx_library.describe_settings()}; "
+                f"{self._ucx.settings})")
         peer.state = ALIVE
         peer.heard_ns = self.now_ns()
         return self._say_hello(peer)
 
     cdef int _say_hello(self, Peer* peer) except -1:
-        # Padded beyond UCX's shortest protocol: shared memory attaches the peer's buffers at the first longer message, and that
-        # one waits for a progress(). Better here than in the first real message.
+        # Padded beyond UCX's shortest protocol: shared memory attaches the peer's buffers at the first longer message,
+        # and that one waits for a progress(). Better here than in the first real message.
         cdef bytes hello = self._hello_proofs[self.rank * PROOF_BYTES:(self.rank + 1) * PROOF_BYTES].ljust(HELLO_BYTES)
         self._send_control(peer, HELLO, hello, HELLO_BYTES)
         return 0
@@ -337,10 +247,11 @@ cdef class UcxTransport(Transport):
                 lost.append(f"rank {i}: {self._peers[i].why.decode()}")
             elif i != self.rank and not self._peers[i].said_hello:
                 silent.append(i)
-        reasons = lost + ([f"no hello within {timeout_s:g} s from rank(s) {', '.join(map(str, silent))}"] if silent else [])
-        settings = " ".join([f"{name}={value}" for name, value in ucx_library.settings_in_force().items()]) or "no UCX_* set"
+        if silent:
+            lost.append(f"no hello within {timeout_s:g} s from rank(s) {', '.join(map(str, silent))}")
         return TransportError(
-            f"rank {self.rank} of {self.size} could not connect over UCX ({settings}): {'; '.join(reasons) or 'sends not finished'}")
+            f"rank {self.rank} of {self.size} could not connect over UCX ({ucx_library.describe_settings()}): "
+            f"{'; '.join(lost) or 'sends not finished'}")
 
     # -- close -------------------------------------------------------------------------------------------------------
     def close(self, timeout_s: float = 5.0) -> None:
@@ -369,18 +280,15 @@ cdef class UcxTransport(Transport):
     cdef void _stop_worker(self):
         self._closed = True
         self._delivering = False
-        if self._worker != NULL:
-            self._ucp.worker_destroy(self._worker)
-            self._worker = NULL
+        self._ucx.stop()
+        self._worker = NULL
         self._finish_rest()
         self._watch.close()
         if self._timer_fd >= 0:
             close(self._timer_fd)
             self._timer_fd = -1
-        if self._context != NULL:
-            self._pool.unregister()
-            self._ucp.cleanup(self._context)
-            self._context = NULL
+        self._pool.unregister()
+        self._ucx.release_context()
 
     cdef void _finish_rest(self) noexcept nogil:
         """What UCX had not finished when its worker was destroyed."""
@@ -399,7 +307,7 @@ cdef class UcxTransport(Transport):
             return
         self.on_message = NULL
         self.on_lost = NULL
-        if not self._closed and self._ucp != NULL:
+        if not self._closed and self._ucx is not None:
             self._forget_callbacks()
             self._stop_worker()
         free_sendings(&self._sends)
@@ -495,7 +403,8 @@ cdef class UcxTransport(Transport):
         return self._post(sending, AM_MESSAGE, header_bytes, pieces, piece_count)
 
     cdef SendStatus _post(
-            self, Sending* sending, unsigned int message, size_t header_bytes, const Piece* pieces, size_t piece_count) noexcept nogil:
+            self, Sending* sending, unsigned int message, size_t header_bytes,
+            const Piece* pieces, size_t piece_count) noexcept nogil:
         """Gives a message to UCX: one piece as it is, a few small ones copied together, others as a gather list."""
         cdef ucp_request_param_t param
         cdef const void* data = NULL
@@ -569,8 +478,8 @@ cdef class UcxTransport(Transport):
             sending.done(sending.argument, status)
 
     cdef void _abandon_sends(self, Peer* peer) noexcept nogil:
-        # UCX completes the sends of a closed endpoint, but not those that wait behind the full shared-memory queue of a dead
-        # process (it waits for room first). What it no longer reads may be reused.
+        # UCX completes the sends of a closed endpoint, but not those that wait behind the full shared-memory queue of a
+        # dead process (it waits for room first). What it no longer reads may be reused.
         cdef Sending* sending = self._sends.in_flight
         cdef Sending* following
         while sending != NULL:
@@ -652,9 +561,11 @@ cdef class UcxTransport(Transport):
         return self._armed
 
     cdef bint _sends_are_stuck(self) noexcept nogil:
-        # UCX refuses to arm while shared-memory queues of slow (or dead) receivers are full: nothing would say when there is
-        # room. Looking a few thousand times a second beats spinning.
-        if self._idle_calls < IDLE_CALLS_BEFORE_TIMER or (self._sends.in_flight == NULL and self._sends.abandoned == NULL):
+        # UCX refuses to arm while shared-memory queues of slow (or dead) receivers are full: nothing would say when
+        # there is room. Looking a few thousand times a second beats spinning.
+        if self._sends.in_flight == NULL and self._sends.abandoned == NULL:
+            return False
+        if self._idle_calls < IDLE_CALLS_BEFORE_TIMER:
             return False
         self._set_timer(STUCK_SEND_POLL_NS)
         return True
@@ -685,7 +596,8 @@ cdef class UcxTransport(Transport):
 
     # -- receive -----------------------------------------------------------------------------------------------------
     cdef ucs_status_t _receive(
-            self, const WireHeader* wire, size_t wire_bytes, void* data, size_t body_bytes, bint rendezvous) noexcept nogil:
+            self, const WireHeader* wire, size_t wire_bytes, void* data, size_t body_bytes,
+            bint rendezvous) noexcept nogil:
         cdef uint8_t message_id
         cdef uint32_t source
         cdef size_t header_bytes
@@ -711,7 +623,8 @@ cdef class UcxTransport(Transport):
 
     cdef bint _is_foreign(self, const WireHeader* wire, size_t wire_bytes) noexcept nogil:
         return (
-            wire_bytes < sizeof(Prefix) or wire_bytes > sizeof(WireHeader) or wire.prefix.tag_and_id >> 8 != self._tag >> 8 or
+            wire_bytes < sizeof(Prefix) or wire_bytes > sizeof(WireHeader) or
+            wire.prefix.tag_and_id >> 8 != self._tag >> 8 or
             wire.prefix.source >= self.size or wire.prefix.source == self.rank)
 
     cdef void _deliver(
@@ -756,7 +669,7 @@ cdef class UcxTransport(Transport):
         push_arrival(&self._inbox, arrival)
         return UCS_OK
 
-    # -- rendezvous: the body stays with its sender until memory for it is ready here -----------------------------------
+    # -- rendezvous: the body stays with its sender until memory for it is ready here ---------------------------------
     cdef ucs_status_t _receive_rendezvous(
             self, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
             void* descriptor, size_t body_bytes) noexcept nogil:
@@ -812,7 +725,8 @@ cdef class UcxTransport(Transport):
             self._recycle_arrival(arrival)
 
     # -- peers -------------------------------------------------------------------------------------------------------
-    cdef void _receive_control(self, const WireHeader* wire, size_t wire_bytes, const char* body, size_t body_bytes) noexcept nogil:
+    cdef void _receive_control(
+            self, const WireHeader* wire, size_t wire_bytes, const char* body, size_t body_bytes) noexcept nogil:
         cdef Peer* peer
         cdef uint8_t kind
         if self._is_foreign(wire, wire_bytes):
@@ -957,7 +871,8 @@ cdef class UcxTransport(Transport):
         return sending
 
     cdef Arrival* _new_arrival(
-            self, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes, size_t body_bytes) noexcept nogil:
+            self, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
+            size_t body_bytes) noexcept nogil:
         cdef Arrival* arrival = pop_arrival(&self._spare_arrivals)
         if arrival == NULL:
             arrival = <Arrival*>malloc(sizeof(Arrival))
@@ -990,14 +905,14 @@ cdef class UcxTransport(Transport):
     # -- reports -----------------------------------------------------------------------------------------------------
     def describe(self) -> dict:
         self._check_process()
-        library = ucx_library.loaded_library()
+        ours = {f"UCX_{name}": value for name, value in self._ucx.settings.items()}
         return {
             "name": self.name,
             "protocol": ucx_address.PROTOCOL_VERSION,
             "ucx_version": ".".join(map(str, ucp_module.version())),
-            "ucx_library": str(library),
-            "settings": {**ucx_library.settings_in_force(), **{f"UCX_{name}": value for name, value in self._settings.items()}},
-            "paths": {i: self._paths(i) for i in range(self.size) if i != self.rank},
+            "ucx_library": str(ucx_library.loaded_library()),
+            "settings": {**ucx_library.settings_in_force(), **ours},
+            "paths": {i: self._ucx.paths(self._peers[i].endpoint) for i in range(self.size) if i != self.rank},
             "registered_bytes": self._pool.registered_bytes,
             "staging_bytes": self._pool.slab_bytes,
             "realigned_messages": self.realigned_messages,
@@ -1012,29 +927,11 @@ cdef class UcxTransport(Transport):
             notes.append("UCX could not register staging memory (locked-memory limit?): RDMA falls back to copies")
         return notes
 
-    def _paths(self, uint32_t rank):
-        """The "transport/device" pairs UCX chose towards a peer, best first as UCX lists them."""
-        cdef ucp_ep_attr_t attributes
-        cdef ucp_transport_entry_t entries[LISTED_TRANSPORTS]
-        if self._peers[rank].endpoint == NULL:
-            return []
-        # Zeroed: UCX 1.13 does not know this question and leaves the list as it is.
-        memset(entries, 0, sizeof(entries))
-        attributes.field_mask = UCP_EP_ATTR_FIELD_TRANSPORTS
-        attributes.transports.entries = entries
-        attributes.transports.num_entries = LISTED_TRANSPORTS
-        attributes.transports.entry_size = sizeof(ucp_transport_entry_t)
-        if self._ucp.ep_query(self._peers[rank].endpoint, &attributes) != UCS_OK:
-            return []
-        return [
-            f"{entries[i].transport_name.decode()}/{entries[i].device_name.decode()}"
-            for i in range(attributes.transports.num_entries) if entries[i].transport_name != NULL]
-
     def _check_process(self):
         if getpid() != self._process:
             raise ForkError(
-                f"the ucx transport of process {self._process} was used in its forked child {getpid()}: UCX does not survive a "
-                "fork; start children with multiprocessing's spawn or forkserver, or before intentpm.init()")
+                f"the ucx transport of process {self._process} was used in its forked child {getpid()}: UCX does not "
+                "survive a fork; start children with multiprocessing's spawn or forkserver, or before intentpm.init()")
 
     def _check_usable(self):
         self._check_process()
@@ -1046,7 +943,7 @@ def _table_digest() -> bytes:
     return hashlib.sha256(process_table()).digest()[:16]
 
 
-# -- called by UCX: plain functions that find their object --------------------------------------------------------------
+# -- called by UCX: plain functions that find their object -----------------------------------------------------------
 cdef ucs_status_t _message_arrived(
         void* arg, const void* header, size_t header_length, void* data, size_t length,
         const ucp_am_recv_param_t* param) noexcept nogil:

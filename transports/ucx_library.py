@@ -61,8 +61,8 @@ def _check_same(choice: str, present: pathlib.Path) -> None:
     if not (fits[choice] if choice in fits else _existing(choice) == present.resolve()):
         raise TransportUnavailableError(
             f"{SWITCH}={choice}, but {present} is already loaded in this process (by MPI, ucxx or an earlier "
-            f"transport), and two UCX libraries in one process corrupt each other: use {SWITCH}=auto, or make the other "
-            "library load the same UCX"
+            f"transport), and two UCX libraries in one process corrupt each other: use {SWITCH}=auto, or make the "
+            "other load the same UCX"
         )
 
 
@@ -93,3 +93,8 @@ def _existing(path: str) -> pathlib.Path:
 def settings_in_force() -> dict[str, str]:
     """The ``UCX_*`` variables of this process, which UCX itself reads."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith("UCX_")}
+
+
+def describe_settings() -> str:
+    """The same on one line, for messages."""
+    return " ".join(f"{name}={value}" for name, value in settings_in_force().items()) or "no UCX_* variable set"

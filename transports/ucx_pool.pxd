@@ -1,8 +1,8 @@
 """Staging memory for message bodies: few large slabs, each registered with UCX once, cut into blocks of powers of two.
 
-Guarantees: blocks are 64-byte aligned; memory stays readable and writable until the pool object is deleted, also after
+Guarantees: blocks are 64-byte aligned; memory stays readable and writable until the pool is deleted, also after
 ``unregister()``.
-Assumptions: every call is serialised by the caller (the engine's lock). ``release`` gets the size that ``allocate`` got.
+Assumptions: calls are serialised by the caller (the engine's lock). ``release`` gets the size that ``allocate`` got.
 """
 
 from libc.stddef cimport size_t

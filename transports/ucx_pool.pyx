@@ -27,7 +27,10 @@ cdef inline int _class_of(size_t size_bytes) noexcept nogil:
 
 
 cdef class RegisteredPool:
-    """Blocks for messages in flight. Large freed blocks are kept up to ``kept_limit_bytes``: their pages cost more than their copy."""
+    """Blocks for messages in flight.
+
+    Large freed blocks are kept up to ``kept_limit_bytes``: fresh pages cost more than the copy into them.
+    """
 
     def __cinit__(self, size_t kept_limit_bytes=<size_t>256 << 20):
         self._kept_limit_bytes = kept_limit_bytes

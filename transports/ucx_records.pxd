@@ -55,7 +55,7 @@ cdef struct Peer:
     char why[REASON_BYTES]     # valid when failing or GONE
 
 # A send that UCX has not finished, or a free record (then only ``next`` counts).
-# Abandoned: its peer is gone and ``done`` was called, but UCX may still call back or never will: its memory stays until then.
+# Abandoned: its peer is gone and ``done`` was called, but UCX may still call back, or never: its memory stays.
 cdef struct Sending:
     Sending* next
     Sending* previous

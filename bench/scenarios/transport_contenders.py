@@ -218,7 +218,7 @@ def _ucxx_side(rank: int, end: Connection, plan: Plan, _: str) -> Measured | Non
         count = -(-plan.messages(size_bytes) // 4)
         for rounds in (2, count):
             begin_s = time.perf_counter()
-            for _ in range(rounds):
+            for _turn in range(rounds):
                 finish(*((send if rank == 0 else receive)(array) for array in arrays))
             finish((receive if rank == 0 else send)(ack))
             measured.bandwidth_gb_s[size_bytes] = size_bytes * rounds * 4 / (time.perf_counter() - begin_s) / GB
