@@ -58,7 +58,7 @@ class ParameterManager:
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(transport, config.peer_timeout, worker_spin_us, thread_spin_us)
         self._thread: threading.Thread | None = None
-        if world.size > 1:
+        if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
             self._thread.start()
         atexit.register(self._close_at_exit)
