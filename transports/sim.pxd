@@ -169,7 +169,8 @@ cdef class SimNetwork:
     cdef double _random_share(self) noexcept nogil
     cdef int64_t _random_ns(self, double limit_ns) noexcept nogil
     cdef Moment _schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil
-    cdef int64_t _arrival_ns(self, uint32_t source, uint32_t destination, size_t size_bytes) noexcept nogil
+    cdef int64_t _arrival_ns(
+        self, uint32_t source, uint32_t destination, size_t size_bytes, int64_t delay_ns) noexcept nogil
     cdef void _post(self, Message* message, int64_t delay_ns) noexcept nogil
     cdef bint _reaches_link_later(self, Message* message) noexcept nogil
     cdef void _deliver(self, Message* message) noexcept nogil

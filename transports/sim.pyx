@@ -300,7 +300,7 @@ cdef class SimNetwork:
     def mutate(self, action: str, message_id: int, nth: int = 0, matches=None) -> None:
         """Plants a defect of the network: the ``nth`` message (from 0) of a kind is treated wrongly.
 
-        action: "drop", "duplicate", "corrupt" (a bit of the body's last 8 bytes) or "delay" (by 50 ms; not a defect).
+        action: "drop", "duplicate", "corrupt" (the body's last 8 bytes) or "delay" (by 50 ms; not a defect).
         matches: None, or a callable(source, destination, header: bytes, body: bytes) -> bool that picks the messages to count.
         """
         cdef Mutation mutation
@@ -535,8 +535,9 @@ cdef class SimNetwork:
             _free_message(message)
             return SEND_OK
         if action == MUTATE_CORRUPT:
-            i = message.body_bytes - 1 - self._random() % min(<size_t>8, message.body_bytes)
-            message.body[i] ^= <char>(1 << (self._random() & 7))
+            # All of the last item, not one bit: that could vanish by rounding.
+            for i in range(message.body_bytes - min(<size_t>8, message.body_bytes), message.body_bytes):
+                message.body[i] ^= 0x55
         if action == MUTATE_DUPLICATE:
             twin = _copy_of(message)
             if twin != NULL:
@@ -545,16 +546,18 @@ cdef class SimNetwork:
         return SEND_OK
 
     cdef void _post(self, Message* message, int64_t delay_ns) noexcept nogil:
+        cdef size_t size_bytes = message.header_bytes + message.body_bytes
         self._schedule(
-            self._arrival_ns(message.source, message.destination, message.header_bytes + message.body_bytes) + delay_ns,
+            self._arrival_ns(message.source, message.destination, size_bytes, delay_ns),
             EVENT_DELIVER, message.destination, message.source, message)
 
-    cdef int64_t _arrival_ns(self, uint32_t source, uint32_t destination, size_t size_bytes) noexcept nogil:
+    cdef int64_t _arrival_ns(
+            self, uint32_t source, uint32_t destination, size_t size_bytes, int64_t delay_ns) noexcept nogil:
         cdef int64_t at = max(self.now, self.egress_free[source])
         cdef size_t way = <size_t>source * self.size + destination
         at += <int64_t>(self.message_ns + size_bytes * self.ns_per_byte)
         self.egress_free[source] = at
-        at += <int64_t>self.latency_ns + self._random_ns(self.jitter_ns)
+        at += <int64_t>self.latency_ns + self._random_ns(self.jitter_ns) + delay_ns
         if self.slow_share > 0 and self._random_share() < self.slow_share:
             at += self._random_ns(self.slow_ns)
         if self.fifo:
