@@ -6,9 +6,9 @@
     I4  a replica is its last refresh plus its pending delta
     I5  value conservation: owner's value + pending deltas + deltas in flight = initial value + all pushes
 
-A job is *quiet* when no message is under way and nothing waits to be done. Only then are all five visible from outside: one
-owner each, every replica bit-identical to it, and every value accounted for. While things move, what must hold is checked: no
-key with two owners, no two ranks that disagree about an owner at the same epoch, and no epoch that fell.
+A job is *quiet* when no message is under way and nothing waits to be done. Only then are all five visible from outside:
+one owner each, every replica bit-identical to it, and every value accounted for. While things move, what must hold is
+checked: no key with two owners, no two ranks that disagree about an owner at the same epoch, and no epoch that fell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,7 +87,9 @@ class Checker:
             mine = table.owned_keys()
             twice = mine[owners[mine] != NO_OWNER]
             if len(twice):
-                raise InvariantError(f"I1: key {twice[0]} of table {name!r} is owned by ranks {owners[twice[0]]} and {rank}")
+                raise InvariantError(
+                    f"I1: key {twice[0]} of table {name!r} is owned by ranks {owners[twice[0]]} and {rank}"
+                )
             owners[mine] = rank
         return owners
 
@@ -97,7 +99,8 @@ class Checker:
         if seen is not None and (epochs < seen).any():
             rank, key = np.argwhere(epochs < seen)[0]
             raise InvariantError(
-                f"I3: epoch of key {key} of table {name!r} fell from {seen[rank, key]} to {epochs[rank, key]} on rank {rank}"
+                f"I3: epoch of key {key} of table {name!r} fell from {seen[rank, key]} to {epochs[rank, key]} "
+                f"on rank {rank}"
             )
         self._seen_epochs[name] = epochs
         known = np.stack([table.owners() for table in tables])
@@ -107,8 +110,8 @@ class Checker:
         if wrong.any():
             rank, key = np.argwhere(wrong)[0]
             raise InvariantError(
-                f"I3: ranks {rank} and {newest[key]} know different owners ({known[rank, key]} and {agreed[0, key]}) of key "
-                f"{key} of table {name!r} at the same epoch {epochs[rank, key]}"
+                f"I3: ranks {rank} and {newest[key]} know different owners ({known[rank, key]} and {agreed[0, key]}) of "
+                f"key {key} of table {name!r} at the same epoch {epochs[rank, key]}"
             )
 
     def _check_homes(self, name: str, tables: Sequence[Table], owners: npt.NDArray[np.int32]) -> None:
@@ -130,7 +133,9 @@ class Checker:
         for rank, table in enumerate(tables):
             keys = table.replica_keys()
             here = table.rows_here(keys)
-            wrong = np.flatnonzero((_bits(here) != _bits(rows[keys])).any(axis=1)) if len(keys) else []
+            if not len(keys):
+                continue
+            wrong = np.flatnonzero((_bits(here) != _bits(rows[keys])).any(axis=1))
             if len(wrong):
                 key = keys[wrong[0]]
                 raise InvariantError(
@@ -148,15 +153,13 @@ def _owned_rows(tables: Sequence[Table], owners: npt.NDArray[np.int32]) -> npt.N
     return rows
 
 
-def _check_rows(
-    name: str, rows: npt.NDArray[Any], expected: npt.NDArray[Any], owners: npt.NDArray[np.int32]
-) -> None:
+def _check_rows(name: str, rows: npt.NDArray[Any], expected: npt.NDArray[Any], owners: npt.NDArray[np.int32]) -> None:
     wrong = np.flatnonzero((rows != expected).reshape(len(rows), -1).any(axis=1))
     if len(wrong):
         key = wrong[0]
         raise InvariantError(
-            f"I5: key {key} of table {name!r} is {rows[key]} at its owner, rank {owners[key]}; all accesses together make "
-            f"{expected[key]} ({len(wrong)} keys are wrong)"
+            f"I5: key {key} of table {name!r} is {rows[key]} at its owner, rank {owners[key]}; all accesses together "
+            f"make {expected[key]} ({len(wrong)} keys are wrong)"
         )
 
 

@@ -1,21 +1,22 @@
 """The ``sim`` transport: many ranks in one process, virtual time, a seeded order of everything that happens.
 
-Events wait in one queue, ordered by virtual time; running one moves the clock there. Nothing reads a real clock, and all
-that is random comes from the seed, so one seed is one history (``SimNetwork.trace_hash``).
+Events wait in one queue, ordered by virtual time; running one moves the clock there. Nothing reads a real clock, and
+all that is random comes from the seed, so one seed is one history (``SimNetwork.trace_hash``).
 
     DELIVER   a message reaches its destination's link; on_message, unless the link is busy until later
     STEP      on_step of a rank, as asked for by request_step
     LOST      on_lost of a rank
     WAKE      a task goes on: what it waited for has come, its time is up, or its pause is over
 
-Tasks are the workers' threads. Exactly one thread runs at any time: the caller of ``SimNetwork.run`` (the *scheduler*) or one
-task. A task that waits (``Transport.run_until``) hands over to the scheduler, which runs events until the task may go on.
+Tasks are the workers' threads. Exactly one thread runs at any time: the caller of ``SimNetwork.run`` (the *scheduler*)
+or one task. A task that waits (``Transport.run_until``) hands over to the scheduler, which runs events until the task may
+go on.
 
 Guarantees
     * As ``base.pxd``. Besides: the bytes of a message are destroyed after ``on_message``, released memory too, and fresh
       memory from ``allocate`` is filled with garbage: who reads what is not his reads nonsense, the same for each seed.
-    * A run ends: past its budget of events or virtual time, or when nothing can happen any more, every rank is told that its
-      peers are lost, and the scheduler raises SimulationError naming the seed.
+    * A run ends: past its budget of events or virtual time, or when nothing can happen any more, every rank is told that
+      its peers are lost, and the scheduler raises SimulationError naming the seed.
 Assumption: ``run`` and everything else but the data path is called by one thread.
 """
 
@@ -203,7 +204,7 @@ cdef class Task:
     cdef readonly str name
     cdef readonly object value           # what its function returned
     cdef readonly object failure         # or raised
-    cdef readonly bint failed_after_stop # because the simulation ended
+    cdef readonly bint failed_after_stop   # because the simulation ended
     cdef readonly bint finished
     cdef readonly object thread_id
     cdef object runner

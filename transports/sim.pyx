@@ -16,7 +16,7 @@ from libcpp.pair cimport pair
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from intentpm.transports.base cimport (
-    MAX_HEADER_BYTES, SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, condition_fn, done_fn)
+    SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, condition_fn, done_fn)
 
 from intentpm.runtime.errors import TransportError
 from intentpm.transports.sim_model import NetworkModel
@@ -140,7 +140,7 @@ cdef class SimNetwork:
         self.step_delay_ns = model.step_delay_us * 1e3
         self.wake_delay_ns = model.wake_delay_us * 1e3
 
-    # -- public: ranks and tasks -----------------------------------------------------------------------------------------
+    # -- public: ranks and tasks -------------------------------------------------------------------------------------
 
     def transport(self, rank: int) -> "SimTransport":
         """The transport of one rank, connected to all others."""
@@ -192,7 +192,7 @@ cdef class SimNetwork:
             raise RuntimeError("only a task of the simulation may wait in it")
         return self.current
 
-    # -- public: running -------------------------------------------------------------------------------------------------
+    # -- public: running ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Runs until every task has finished or is parked.
@@ -208,11 +208,11 @@ cdef class SimNetwork:
 
     def run_events(self, count: int) -> int:
         """Runs at most ``count`` events; returns how many there were. Raises as ``run``."""
-        cdef int64_t i, limit = count
+        cdef int64_t _i, limit = count
         cdef int64_t ran = 0
         self._check_scheduler()
         with nogil:
-            for i in range(limit):
+            for _i in range(limit):
                 if self.failures or self.stopped or not self.run_event(NEVER):
                     break
                 ran += 1
@@ -222,11 +222,11 @@ cdef class SimNetwork:
     def _run_while_active(self, while_active: bool):
         cdef bint wait_for_tasks = while_active
         cdef bint more = True
-        cdef int i
+        cdef int _i
         self._check_scheduler()
         while more and not self.failures and not self.stopped:
             with nogil:
-                for i in range(RUN_CHUNK):
+                for _i in range(RUN_CHUNK):
                     more = self.active > 0 or not wait_for_tasks
                     more = more and not self.failures and not self.stopped and self.run_event(NEVER)
                     if not more:
@@ -261,14 +261,15 @@ cdef class SimNetwork:
             self.stop(data)
 
     def _end_tasks(self):
-        cdef int i
+        cdef int _i
         with nogil:
-            for i in range(LAST_EVENTS):
+            for _i in range(LAST_EVENTS):
                 if self.active == 0 or not self.run_event(NEVER):
                     break
         if self.active > 0:
             raise SimulationError(
-                f"simulation seed {self.seed}: {self.stopped_why.decode()}; then tasks did not end\n{self._waiting_tasks()}")
+                f"simulation seed {self.seed}: {self.stopped_why.decode()}; then tasks did not end\n"
+                f"{self._waiting_tasks()}")
 
     def _waiting_tasks(self) -> str:
         frames = sys._current_frames()
@@ -295,13 +296,13 @@ cdef class SimNetwork:
         self.kept = []
         self.mutations.clear()
 
-    # -- public: trouble -------------------------------------------------------------------------------------------------
+    # -- public: trouble ---------------------------------------------------------------------------------------------
 
     def mutate(self, action: str, message_id: int, nth: int = 0, matches=None) -> None:
         """Plants a defect of the network: the ``nth`` message (from 0) of a kind is treated wrongly.
 
         action: "drop", "duplicate", "corrupt" (the body's last 8 bytes) or "delay" (by 50 ms; not a defect).
-        matches: None, or a callable(source, destination, header: bytes, body: bytes) -> bool that picks the messages to count.
+        matches: None, or a callable(source, destination, header: bytes, body: bytes) -> bool: which messages to count.
         """
         cdef Mutation mutation
         mutation.action = _ACTIONS[action]
@@ -321,7 +322,7 @@ cdef class SimNetwork:
         """Nothing gets to or from the rank any more, and nobody is told."""
         self.silent[rank] = 1
 
-    # -- public: looking at it -------------------------------------------------------------------------------------------
+    # -- public: looking at it ---------------------------------------------------------------------------------------
 
     @property
     def trace_hash(self) -> str:
@@ -357,7 +358,7 @@ cdef class SimNetwork:
     def __repr__(self):
         return f"<SimNetwork of {self.size} ranks, seed {self.seed}, {self.now / 1e9:.6f} s, {self.events} events>"
 
-    # -- chance ----------------------------------------------------------------------------------------------------------
+    # -- chance ------------------------------------------------------------------------------------------------------
 
     cdef uint64_t _random(self) noexcept nogil:
         # splitmix64
@@ -375,7 +376,7 @@ cdef class SimNetwork:
     cdef int64_t _random_ns(self, double limit_ns) noexcept nogil:
         return <int64_t>(self._random_share() * limit_ns) if limit_ns > 0 else 0
 
-    # -- events ----------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     cdef Moment _schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil:
         cdef Moment moment
@@ -427,7 +428,7 @@ cdef class SimNetwork:
         elif self.stopped:
             return
         elif event.kind == EVENT_LOST:
-            if self.ingress_free[event.rank] > self.now:     # what the peer sent before is still on the link
+            if self.ingress_free[event.rank] >= self.now:    # what the peer sent before may still be on the link
                 self.schedule_lost(event.rank, event.source, self.ingress_free[event.rank] + 1)
             else:
                 self._record(EVENT_LOST, event.rank, event.source, NULL)
@@ -445,15 +446,16 @@ cdef class SimNetwork:
 
     cdef void stop(self, const char* why) noexcept nogil:
         """Tells every rank that its peers are lost, so that everything that waits ends."""
+        cdef void* endpoint
         cdef uint32_t rank
         if self.stopped:
             return
         self.stopped = True
         self.stopped_why.assign(why)
         for rank in range(self.size):
-            if not (<SimTransport>self.endpoints[rank]).closed and (<SimTransport>self.endpoints[rank]).on_lost != NULL:
-                (<SimTransport>self.endpoints[rank]).on_lost(
-                    (<SimTransport>self.endpoints[rank]).context, (rank + 1) % self.size, why)
+            endpoint = self.endpoints[rank]
+            if not (<SimTransport>endpoint).closed and (<SimTransport>endpoint).on_lost != NULL:
+                (<SimTransport>endpoint).on_lost((<SimTransport>endpoint).context, (rank + 1) % self.size, why)
             self._look_at_waiting(rank)
 
     cdef void _report_lost(self, uint32_t rank, uint32_t peer, const char* why) noexcept nogil:
@@ -493,7 +495,7 @@ cdef class SimNetwork:
         self.trace = _mixed(self.trace, (<uint64_t>kind << 56) | (<uint64_t>rank << 24) | source)
         self.trace = _mixed(self.trace, happening.content)
 
-    # -- messages --------------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------------------------
 
     cdef SendStatus send(
             self, uint32_t source, uint32_t destination, uint8_t message_id, const char* header, size_t header_bytes,
@@ -627,7 +629,7 @@ cdef class SimNetwork:
             return self.mutations[i].action
         return -1
 
-    # -- tasks -----------------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------------------------
 
     cdef void run_until(
             self, condition_fn condition, void* context, void* argument, int64_t until_ns) noexcept nogil:

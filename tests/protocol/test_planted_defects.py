@@ -4,11 +4,12 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from support.programs import run_seed
+from support.simulation import MESSAGE_IDS, Simulation
+
 from intentpm.runtime._native import mutations
 from intentpm.runtime.errors import Error
 from intentpm.transports.sim import SimulationError
-from support.programs import run_seed
-from support.simulation import MESSAGE_IDS, Simulation
 
 ACCESS_HEADER = struct.Struct("=IIIHHBBH")
 PULL, PUSH, SET = 0, 1, 2

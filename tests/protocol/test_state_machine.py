@@ -6,10 +6,11 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from intentpm.runtime.config import Config
-from intentpm.transports.sim_model import NetworkModel
 from support.programs import MODES, TABLES, Plan, Program, Step, WorkerProgram
 from support.simulation import Simulation
+
+from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
 
 KEYS = 6
 key_lists = st.lists(st.integers(0, KEYS - 1), min_size=1, max_size=5)
@@ -71,7 +72,11 @@ class JobMachine(RuleBasedStateMachine):
         amounts = tuple(range(1, len(keys) + 1))
         self._give(number, Step("push" if wait else "push_async", table, tuple(keys), amounts))
 
-    @rule(number=st.integers(0, 15), value=st.integers(1, 999), call=st.sampled_from(("set", "set_async", "push", "push_async")))
+    @rule(
+        number=st.integers(0, 15),
+        value=st.integers(1, 999),
+        call=st.sampled_from(("set", "set_async", "push", "push_async")),
+    )
     def write_private(self, number: int, value: int, call: str) -> None:
         keys = tuple(self.program.workers[number % len(self.tasks)].my_private_keys())
         if keys:

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from support.simulation import Simulation, simulate
 
 from intentpm.runtime.config import Config
 from intentpm.transports.sim_model import NetworkModel
-from support.simulation import Simulation, simulate
 
 TABLES = ("shared", "private", "wide")
 ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96}
@@ -149,7 +149,9 @@ class WorkerProgram:
     def _check_private(self, step: Step, keys: list[int], read: np.ndarray, exact: bool) -> None:
         for key, value in zip(keys, read.tolist(), strict=True):
             if exact and key % self.program.worker_count == self.number:
-                assert value == self.private[key], f"{self}: {step} read {value} of its own key, wrote {self.private[key]}"
+                assert value == self.private[key], (
+                    f"{self}: {step} read {value} of its own key, wrote {self.private[key]}"
+                )
             assert value in self.program.private_values[key], f"{self}: {step} read {value}, which key {key} never was"
 
     # -- writes ---------------------------------------------------------------------------------------------------------
