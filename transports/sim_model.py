@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class NetworkModel:
     """Costs and disorder of the ``sim`` transport. Times in microseconds of virtual time.
 
-    A message leaves its sender's link ``message_us + bytes / bandwidth`` after the one before it, travels ``latency_us``
+    A message leaves its sender's link ``message_us + bytes / bandwidth`` after the one before, travels ``latency_us``
     plus a jitter drawn uniformly from [0, ``jitter_us``], and occupies the receiver's link as it did the sender's.
     """
 

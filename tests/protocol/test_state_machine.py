@@ -1,4 +1,4 @@
-"""The same checks as the random programs, with steps and interleavings chosen by hypothesis, which also shrinks them."""
+"""The checks of the random programs, with steps and interleavings chosen by hypothesis, which also shrinks them."""
 
 from collections import deque
 from typing import Any

@@ -25,7 +25,7 @@ def test_a_pull_costs_what_the_model_says() -> None:
         before = job.network.now
         job.spawn(0, lambda: worker.pull(table, remote_key(job, table)))
         job.run()
-        # Both ways: 1 us on each link, 10 us between, and on both links 1 ns per byte (headers of 24 B, body of 8 or 8,000).
+        # Both ways: 1 us on each link, 10 us between; on both links 1 ns per byte (headers of 24 B, bodies of 8 and 8,000).
         expected = 2 * (1000 + 10_000 + 1000) + 2 * 24 + 2 * 24 + 2 * 8 + 2 * 8000
         assert job.network.now - before == pytest.approx(expected, abs=50)
 
