@@ -110,8 +110,8 @@ class Checker:
         if wrong.any():
             rank, key = np.argwhere(wrong)[0]
             raise InvariantError(
-                f"I3: ranks {rank} and {newest[key]} know different owners ({known[rank, key]} and {agreed[0, key]}) of "
-                f"key {key} of table {name!r} at the same epoch {epochs[rank, key]}"
+                f"I3: ranks {rank} and {newest[key]} know different owners ({known[rank, key]} and {agreed[0, key]}) "
+                f"of key {key} of table {name!r} at the same epoch {epochs[rank, key]}"
             )
 
     def _check_homes(self, name: str, tables: Sequence[Table], owners: npt.NDArray[np.int32]) -> None:

@@ -9,14 +9,15 @@ all that is random comes from the seed, so one seed is one history (``SimNetwork
     WAKE      a task goes on: what it waited for has come, its time is up, or its pause is over
 
 Tasks are the workers' threads. Exactly one thread runs at any time: the caller of ``SimNetwork.run`` (the *scheduler*)
-or one task. A task that waits (``Transport.run_until``) hands over to the scheduler, which runs events until the task may
-go on.
+or one task. A task that waits (``Transport.run_until``) hands over to the scheduler, which runs events until the task
+may go on.
 
 Guarantees
-    * As ``base.pxd``. Besides: the bytes of a message are destroyed after ``on_message``, released memory too, and fresh
-      memory from ``allocate`` is filled with garbage: who reads what is not his reads nonsense, the same for each seed.
-    * A run ends: past its budget of events or virtual time, or when nothing can happen any more, every rank is told that
-      its peers are lost, and the scheduler raises SimulationError naming the seed.
+    * As ``base.pxd``. Besides: the bytes of a message are destroyed after ``on_message``, released memory too, and
+      fresh memory from ``allocate`` is filled with garbage: who reads what is not his reads nonsense, the same
+      for each seed.
+    * A run ends: past its budget of events or virtual time, or when nothing can happen any more, every rank is told
+      that its peers are lost, and the scheduler raises SimulationError naming the seed.
 Assumption: ``run`` and everything else but the data path is called by one thread.
 """
 

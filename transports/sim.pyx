@@ -485,7 +485,8 @@ cdef class SimNetwork:
             happening.message_id = message.message_id
             happening.body_bytes = <uint32_t>message.body_bytes
             happening.content = _content_hash(
-                _content_hash(message.message_id, message.header, message.header_bytes), message.body, message.body_bytes)
+                _content_hash(message.message_id, message.header, message.header_bytes),
+                message.body, message.body_bytes)
         if self.happenings.size() < HAPPENINGS:
             self.happenings.push_back(happening)
         else:
@@ -727,7 +728,7 @@ def _give_up(SimNetwork network, why):
     os._exit(70)
 
 
-# -- a rank's end of it --------------------------------------------------------------------------------------------------
+# -- a rank's end of it ------------------------------------------------------------------------------------------------
 
 cdef class SimTransport(Transport):
     """One rank of a simulated network. Made by ``SimNetwork``; connected from the start."""
@@ -841,7 +842,7 @@ cdef class SimTransport(Transport):
         free(data)
 
 
-# -- a task's thread -----------------------------------------------------------------------------------------------------
+# -- a task's thread ---------------------------------------------------------------------------------------------------
 
 # Threads that wait for their next task; starting one takes longer than most tasks. Guarded by: GIL.
 _idle_runners = []

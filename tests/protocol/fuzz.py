@@ -38,9 +38,8 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
         if time.monotonic() - started > stop_after_s:
             break
     seconds = time.monotonic() - started
-    print(
-        f"{done} seeds ({first} to {first + done - 1}), 0 violations, {seconds:.1f} s, {1e3 * seconds / done:.1f} ms each"
-    )
+    last = first + done - 1
+    print(f"{done} seeds ({first} to {last}), 0 violations, {seconds:.1f} s ({1e3 * seconds / done:.1f} ms each)")
     return 0
 
 

@@ -112,7 +112,7 @@ class WorkerProgram:
         getattr(self, f"_{step.call}")(step)
         self.program.after_step()
 
-    # -- reads ----------------------------------------------------------------------------------------------------------
+    # -- reads -------------------------------------------------------------------------------------------------------
 
     def _pull(self, step: Step) -> None:
         at_least = self._lower_bound(step)
@@ -154,7 +154,7 @@ class WorkerProgram:
                 )
             assert value in self.program.private_values[key], f"{self}: {step} read {value}, which key {key} never was"
 
-    # -- writes ---------------------------------------------------------------------------------------------------------
+    # -- writes ------------------------------------------------------------------------------------------------------
 
     def _push(self, step: Step) -> None:
         self._begin_push(step)
@@ -201,7 +201,7 @@ class WorkerProgram:
         self.program.private_values[key].add(value)
         self.program.private_final[key] = value
 
-    # -- intent and time ------------------------------------------------------------------------------------------------
+    # -- intent and time ---------------------------------------------------------------------------------------------
 
     def _intent(self, step: Step) -> None:
         start, end = (self.worker.clock + offset for offset in step.window)
@@ -334,7 +334,7 @@ def run_seed(seed: int, management: str | None = None, check_every: int = 8, pre
             job.spawn(worker.rank, lambda worker=worker: _run_worker(program, worker), str(worker))
         job.run()
         program.end()
-        trace = job.network.trace_hash
+        trace: str = job.network.trace_hash
     return trace
 
 

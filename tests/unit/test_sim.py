@@ -118,15 +118,16 @@ def test_a_wait_with_a_deadline_ends_at_it_in_virtual_time() -> None:
     job.abort()
 
 
+@pytest.mark.parametrize("call", ["barrier", "close"])
 @pytest.mark.parametrize("how", ["kill", "silence"])
-def test_a_dead_or_silent_rank_is_lost_on_all_others_within_peer_timeout(how: str) -> None:
+def test_a_dead_or_silent_rank_is_lost_on_all_others_within_peer_timeout(how: str, call: str) -> None:
     job = Simulation(4, 2, Config(peer_timeout=2.0), PLAIN)
     job.create_table("t", 10)
     errors: list[PeerLostError] = []
 
     def wait(rank: int) -> None:
         try:
-            job.ranks[rank].barrier()
+            getattr(job.ranks[rank], call)()
         except PeerLostError as error:
             errors.append(error)
 
