@@ -23,6 +23,8 @@ class Config:
     """Seconds without a sign of life after which a rank that is waited for counts as lost."""
     start_timeout: float = 120.0
     """Seconds for all ranks to appear and connect."""
+    sync_interval: float = 0.001
+    """Seconds for which writes to replicated keys are gathered before they are sent on."""
     secret: str | None = None
     """Shared job secret. Default: made by the launcher."""
     spin_us: float | None = None
@@ -40,7 +42,7 @@ class Config:
         for name, allowed in (("management", get_args(Management)), ("timing", get_args(Timing))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("peer_timeout", "start_timeout"):
+        for name in ("peer_timeout", "start_timeout", "sync_interval"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: needs a positive number of seconds")
         if self.spin_us is not None and self.spin_us < 0:
@@ -54,6 +56,7 @@ class Config:
 _PARSERS: Mapping[str, Any] = {
     "peer_timeout": float,
     "start_timeout": float,
+    "sync_interval": float,
     "spin_us": float,
     "memory_budget": int,
     "seed": int,

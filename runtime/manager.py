@@ -12,14 +12,14 @@ import threading
 import zlib
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
-from intentpm.runtime.config import Config
+from intentpm.runtime.config import Config, Management
 from intentpm.runtime.errors import (
     CollectiveMismatchError,
     DtypeError,
@@ -56,7 +56,14 @@ class ParameterManager:
         self._workers: list[Worker] = []
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
-        self._engine = Engine(transport, config.peer_timeout, worker_spin_us, thread_spin_us)
+        self._engine = Engine(
+            transport,
+            config.peer_timeout,
+            worker_spin_us,
+            thread_spin_us,
+            get_args(Management).index(config.management),
+            config.sync_interval,
+        )
         self._thread: threading.Thread | None = None
         if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
@@ -96,6 +103,7 @@ class ParameterManager:
             raise
         assert table is not None
         self._tables[name] = table
+        self._engine.replicate_all(table)
         return table
 
     def _make_table(
@@ -155,12 +163,17 @@ class ParameterManager:
     # -- collectives -------------------------------------------------------------------------------------------------------
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Collective. Returns when every rank has called it.
+        """Collective. Returns when every rank has called it, and every replica holds what was written and synchronised
+        (``wait_sync``) before.
 
         timeout: seconds; None waits as long as all ranks are alive.
         Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError, after which the job cannot go on.
         """
-        self._collective("barrier", {}, {}, timeout)
+        answers = self._collective("barrier", {}, {"replicas": self._engine.has_replicas()}, timeout)
+        if any(answer["replicas"] for answer in answers):
+            # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
+            self._engine.flush_news()
+            self._collective("barrier", {}, {}, timeout)
 
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.

@@ -11,7 +11,8 @@ cdef extern from "<stdlib.h>" nogil:
 cdef class Transport:
     """A rank's connection to its peers. See ``base.pxd`` for the data path's contract.
 
-    Life: construct, ``address()``, exchange the addresses of all ranks (bootstrap), ``connect()``, data path, ``close()``.
+    Life: construct, ``address()``, exchange the addresses of all ranks (bootstrap), ``connect()``, data path,
+    ``close()``.
     """
 
     def __init__(self, *args, **kwargs):

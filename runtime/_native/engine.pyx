@@ -15,17 +15,20 @@ from intentpm.runtime.errors import (
 )
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.intents cimport NEVER, IntentQueue
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_REPLY, AccessHeader, ControlHeader, FLAG_SAME,
+    FLAG_SAME, MSG_ACCESS, MSG_COLLECT, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader,
+    RoundHeader,
 )
 from intentpm.runtime._native.primitives cimport (
-    add_relaxed, load_acquire, load_relaxed, pause_cpu, store_release,
+    add_relaxed, exchange_acquire, load_acquire, load_relaxed, pause_cpu, store_release,
 )
 from intentpm.runtime._native.remote cimport SUBMIT_FAILED, SUBMITTED, WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
 from intentpm.runtime._native.remote cimport MAX_TABLES, SubmitResult, Submission
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation, end_operation,
 )
+from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport Table
 from intentpm.transports.base cimport Transport
 
@@ -98,8 +101,8 @@ cdef bint _all_left(void* engine, void* argument) noexcept nogil:
     return (<Engine>engine).control.failed or (<Engine>engine).control.left_count + 1 >= (<Engine>engine).control.size
 
 
-cdef bint _count_is_zero(void* engine, void* argument) noexcept nogil:
-    return load_acquire(<uint32_t*>argument) == 0 or (<Engine>engine).control.failed
+cdef bint _news_flushed(void* engine, void* argument) noexcept nogil:
+    return (<Engine>engine).control.failed or (<Engine>engine).rounds.is_flushed()
 
 
 # -- what the transport reports --------------------------------------------------------------------------------------------
@@ -107,9 +110,10 @@ cdef bint _count_is_zero(void* engine, void* argument) noexcept nogil:
 cdef void _on_message(
         void* context, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
         const char* body, size_t body_bytes) noexcept nogil:
-    # Access and control headers differ in type, not in that they are copied out first: the pointer may be unaligned.
+    # Headers are copied out first: the pointer may be unaligned.
     cdef AccessHeader access
     cdef ControlHeader control
+    cdef RoundHeader round
     cdef bint understood = False
     if message_id < MSG_COLLECT:
         if header_bytes == sizeof(AccessHeader):
@@ -118,11 +122,23 @@ cdef void _on_message(
                 understood = (<Engine>context).remote.serve(source, &access, body, body_bytes)
             elif message_id == MSG_REPLY:
                 understood = (<Engine>context).remote.finish(source, &access, body, body_bytes)
+    elif message_id >= MSG_FIRST_ROUND:
+        if header_bytes == sizeof(RoundHeader):
+            memcpy(&round, header, sizeof(RoundHeader))
+            understood = (<Engine>context).rounds.on_message(source, message_id, &round, body, body_bytes)
     elif header_bytes == sizeof(ControlHeader):
         memcpy(&control, header, sizeof(ControlHeader))
-        understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
+        if message_id == MSG_SYNC or message_id == MSG_SYNCED:
+            understood = (<Engine>context).rounds.on_control(source, message_id, &control)
+        else:
+            understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
         (<Engine>context).transport.drop(source, "sent a message that makes no sense (a defect, or memory ran out here)")
+
+
+cdef void _on_step(void* context) noexcept nogil:
+    (<Engine>context).thread_wakes_ns = NEVER
+    (<Engine>context).look_and_step()
 
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
@@ -150,13 +166,17 @@ cdef class Engine:
     def __cinit__(self):
         self.epoll_fd = self.wake_fd = self.driver_fd = -1
 
-    def __init__(self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float):
+    def __init__(
+            self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float,
+            management: int, sync_interval_s: float):
         cdef pthread_condattr_t monotonic
         cdef epoll_event event
         self.transport = transport
         self.requests = RequestPool(transport.size)
         self.remote = RemoteAccess(transport, self.requests)
         self.control = Control(transport, self.requests, peer_timeout_s)
+        self.rounds = Rounds(self.remote, management, <int64_t>(sync_interval_s * 1e9))
+        self.step_at_ns = self.thread_wakes_ns = NEVER
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
         self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
         pthread_mutex_init(&self.lock, NULL)
@@ -177,6 +197,7 @@ cdef class Engine:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, transport.event_fd(), &event)
         transport.on_message = _on_message
         transport.on_lost = _on_lost
+        transport.on_step = _on_step
         transport.context = <void*>self
         _engines.add(self)
 
@@ -251,7 +272,7 @@ cdef class Engine:
         cdef int64_t spin_until = now + self.worker_spin_ns
         while not ready(<void*>self, argument):
             if self.transport.progress() > 0:
-                self.wake_finished()
+                self.step()
                 spin_until = self.transport.now_ns() + self.worker_spin_ns
                 self._let_others_in()
                 continue
@@ -284,6 +305,7 @@ cdef class Engine:
         cdef uint64_t one = 1
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
+            self.rounds.fail(OPERATION_PEER_LOST)
             self.seen_finished = ~<uint64_t>0
         if self.requests.finished == self.seen_finished:
             return
@@ -334,25 +356,100 @@ cdef class Engine:
     cdef void _run(self) noexcept nogil:
         cdef epoll_event events[2]
         cdef uint64_t count
+        cdef int timeout_ms
         self.acquire()
         while not self.stopping:
             self._serve_for_a_while()
+            timeout_ms = self._sleep_ms()
+            self.thread_wakes_ns = self.step_at_ns
+            self.thread_sleeps = True
             self.release()
-            epoll_wait(self.epoll_fd, events, 2, -1)
+            epoll_wait(self.epoll_fd, events, 2, timeout_ms)
             self.acquire()
+            self.thread_sleeps = False
             read(self.wake_fd, &count, sizeof(count))
         self.release()
+
+    cdef int _sleep_ms(self) noexcept nogil:
+        """Until management's next step; -1: until something happens."""
+        if self.step_at_ns == NEVER:
+            return -1
+        return <int>max(<int64_t>0, (self.step_at_ns - self.transport.now_ns() + 999999) // 1000000)
 
     cdef void _serve_for_a_while(self) noexcept nogil:
         """Progress until nothing has come for the spin time, or a worker drives."""
         cdef int64_t spin_until = self.transport.now_ns() + self.thread_spin_ns
+        self.look_and_step()
         while not self.stopping and not self.worker_drives:
             if self.transport.progress() > 0:
-                self.wake_finished()
+                self.step()
                 spin_until = self.transport.now_ns() + self.thread_spin_ns
             elif self.transport.now_ns() >= spin_until and self.transport.arm():
                 return
             self._let_others_in()
+
+    # -- management ------------------------------------------------------------------------------------------------------
+
+    cdef void step(self) noexcept nogil:
+        """After something happened: lets management do what is due, and waiters see what has finished."""
+        self.step_at_ns = self.rounds.step(self.transport.now_ns())
+        self.wake_finished()
+        if self.step_at_ns < self.thread_wakes_ns:
+            if self.transport.request_step(self.step_at_ns):
+                self.thread_wakes_ns = self.step_at_ns
+            elif self.thread_sleeps:
+                self.thread_wakes_ns = self.step_at_ns
+                self._wake_thread()
+
+    cdef void look_and_step(self) noexcept nogil:
+        """The same, when a worker may have something for management."""
+        if load_relaxed(&self.kicked):
+            store_release(&self.kicked, 0)
+            self.rounds.look()
+        self.step()
+
+    cdef void kick(self) noexcept nogil:
+        if exchange_acquire(&self.kicked, 1) == 0 and not self.transport.request_step(self.transport.now_ns()):
+            self._wake_thread()
+
+    cdef void sync(self, Operation* operation) noexcept nogil:
+        self.acquire()
+        if self.control.failed:
+            operation.status = OPERATION_PEER_LOST
+            self.requests.close_submission(operation)
+        else:
+            self.rounds.sync(operation)
+            self.look_and_step()
+        self.release()
+
+    def has_replicas(self) -> bool:
+        return self.rounds.holds_replicas()
+
+    def flush_news(self) -> None:
+        """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
+        with nogil:
+            self.acquire()
+            self.rounds.flush()
+            self.step()
+            self.release()
+        self._wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
+        self.raise_state()
+
+    def replicate_all(self, Table table not None) -> None:
+        """Management "full_replication": asks for a replica of every key of a new table."""
+        with nogil:
+            self.acquire()
+        self.rounds.replicate_all(table)
+        with nogil:
+            self.step()
+            self.release()
+
+    def add_worker(self, IntentQueue queue not None) -> None:
+        """Has management look after a worker's intents."""
+        with nogil:
+            self.acquire()
+        self.rounds.add_worker(queue)
+        self.release()
 
     def stop(self) -> None:
         """Ends ``run`` soon."""
@@ -381,7 +478,7 @@ cdef class Engine:
             if self.control.failed:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
-        self.wake_finished()
+        self.step()
         if not will_wait and not self.worker_drives and not self.transport.arm():
             self._wake_thread()
         self.release()
@@ -389,6 +486,7 @@ cdef class Engine:
     cdef void abandon(self, Operation* operation) noexcept nogil:
         self.acquire()
         self.requests.fail(operation, OPERATION_ABANDONED)
+        self.rounds.unsync(operation)
         if self.control.waiting == operation:
             self.control.abandon()
         self.wake_finished()
@@ -540,4 +638,14 @@ cdef class Engine:
             "served_keys": self.remote.served_keys,
             "forwarded_keys": self.remote.forwarded_keys,
             "hops": self.remote.hops,
+            "parked": self.remote.parking.parked_ever,
+            "rounds": self.rounds.rounds,
+            "records": self.rounds.records,
+            "forwarded_records": self.rounds.forwarded_records,
+            "refreshed_rows": self.rounds.refreshed_rows,
+            "relocations_in": self.rounds.relocations_in,
+            "relocations_out": self.rounds.relocations_out,
+            "replicas_set_up": self.rounds.replicas_set_up,
+            "replicas_dropped": self.rounds.replicas_dropped,
+            "intents_acted": self.rounds.intents_acted,
         }

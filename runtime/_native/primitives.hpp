@@ -27,7 +27,7 @@ inline bool cas_acquire(uint32_t *p, uint32_t expected, uint32_t desired) {
 inline bool cas_release(int32_t *p, int32_t *expected, int32_t desired) {
     return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
-inline int32_t exchange_acquire(int32_t *p, int32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQUIRE); }
+template <typename T> inline T exchange_acquire(T *p, std::type_identity_t<T> v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
 
 inline int64_t exchange_seq_cst(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 

@@ -20,6 +20,7 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     bint cas_acquire(uint32_t* p, uint32_t expected, uint32_t desired) noexcept
     bint cas_release_i32 "intentpm::cas_release"(int32_t* p, int32_t* expected, int32_t desired) noexcept
     int32_t exchange_acquire_i32 "intentpm::exchange_acquire"(int32_t* p, int32_t v) noexcept
+    uint32_t exchange_acquire "intentpm::exchange_acquire"(uint32_t* p, uint32_t v) noexcept
     uint64_t load_acquire_u64 "intentpm::load_acquire"(const uint64_t* p) noexcept
     int64_t load_acquire_i64 "intentpm::load_acquire"(const int64_t* p) noexcept
     int64_t exchange_seq_cst_i64 "intentpm::exchange_seq_cst"(int64_t* p, int64_t v) noexcept

@@ -95,14 +95,18 @@ cdef uint32_t read_slot(TableState* table, int32_t slot, char* out) noexcept nog
 cdef int take_pending(TableState* table, int32_t slot, char* out) noexcept nogil
 cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noexcept nogil
 # The replica becomes the main copy, ``row`` plus what is pending.
-cdef void promote_replica(TableState* table, int32_t slot, const char* row) noexcept nogil
+cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil
+cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil
+# A holder's delta or value, at the owner: as push or set, but marks nothing dirty (the caller knows who has to hear of it).
+cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil
 # Unbinds the replica unless something is pending (then False, and nothing is changed).
 cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil
 # Unbinds an owned row, moved into ``out``; returns its last version.
-cdef void move_out(TableState* table, int32_t slot, char* out) noexcept nogil
+cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil
 # Sets or clears SHARED of an owned row.
 cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil
 # Takes the stack of dirty slots: returns the first; next_dirty forgets a slot and returns the next. -1: no more.
+cdef bint is_dirty(const TableState* table) noexcept nogil
 cdef int32_t take_dirty(TableState* table) noexcept nogil
 cdef int32_t next_dirty(TableState* table, int32_t slot) noexcept nogil
 
@@ -122,6 +126,9 @@ cdef void set_rows(
 # allocate_slot returns -1 when the slab is full (cannot happen while every key has at most one slot).
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
+# A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
+# sent it. (Of one key, then, a version never comes twice: what readers of a rebound slot rely on.)
+cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil
 
 
 cdef class Table:

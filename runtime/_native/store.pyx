@@ -100,6 +100,10 @@ cdef inline void _mark_dirty(TableState* table, int32_t slot) noexcept nogil:
             return
 
 
+cdef bint is_dirty(const TableState* table) noexcept nogil:
+    return load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY
+
+
 cdef int32_t take_dirty(TableState* table) noexcept nogil:
     if load_relaxed_i32(&table.dirty_head) == END_OF_DIRTY:
         return -1
@@ -145,12 +149,28 @@ cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noex
     unlock_changed(&table.head[slot].word, seen)
 
 
-cdef void promote_replica(TableState* table, int32_t slot, const char* row) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil:
+    lock_slot(&table.head[slot].word)
     _put_on_top(table, slot, row)
     if table.pending_of[slot]:
         _free_pending(table, slot)
-    unlock_changed(&table.head[slot].word, with_state(seen, SLOT_OWNED))
+    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+
+
+cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef bint pending = table.pending_of[slot] != 0
+    unlock_unchanged(&table.head[slot].word, seen)
+    return pending
+
+
+cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    if is_set:
+        copy_row(row_of(table, slot), row, table.row_bytes)
+    else:
+        table.add(row_of(table, slot), row, table.row_items)
+    unlock_changed(&table.head[slot].word, seen)
 
 
 cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil:
@@ -162,10 +182,11 @@ cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil:
     return True
 
 
-cdef void move_out(TableState* table, int32_t slot, char* out) noexcept nogil:
+cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil:
     cdef uint32_t seen = lock_slot(&table.head[slot].word)
     copy_row(out, row_of(table, slot), table.row_bytes)
     _unbind_locked(table, slot, seen)
+    return seen // WORD_VERSION_ONE
 
 
 cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil:
@@ -382,6 +403,12 @@ cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcep
     cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
     cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
     unlock_changed(&table.head[slot].word, with_state(word, state))
+    store_release_i32(&table.slot[key], slot)
+
+
+cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil:
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
+    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
     store_release_i32(&table.slot[key], slot)
 
 

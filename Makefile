@@ -1,0 +1,73 @@
+# make demo | test | lint | bench | clean. Each works on a fresh clone: it creates .venv and installs what it needs.
+# Needed beforehand: Python 3.11 or newer with its venv module and headers, a C and C++ compiler, make.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q --root-user-action=ignore -c constraints.txt
+# A kept build folder: after a change only the changed modules are compiled again.
+INSTALL_PACKAGE := PATH="$(CURDIR)/$(BIN):$$PATH" $(INSTALL) --no-build-isolation --config-settings=build-dir=build/release
+SOURCES := pyproject.toml constraints.txt meson.build meson.options $(shell find runtime transports gpu launch bench tools \
+	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.hpp' -o -name '*.h' -o -name meson.build \) 2>/dev/null)
+
+# More ranks than cores, and root in a container, are fine for a demo.
+MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
+DEMO_RANKS ?= 2
+DEMO_DATA ?= users=20000,items=5000,ratings=1000000
+DEMO_OPTIONS ?= --lr 0.05 --reg 0.01 --epochs 20
+PYTEST_FLAGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+demo: $(VENV)/.demo
+	$(MPIRUN) -n $(DEMO_RANKS) $(BIN)/intentpm train mf --generate $(DEMO_DATA) $(DEMO_OPTIONS) --out results/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
+	$(BIN)/codespell
+	$(BIN)/python tools/stage_package.py . build/lint/stage
+	MYPYPATH=build/lint/stage $(BIN)/mypy -p intentpm
+
+bench: $(VENV)/.test
+	$(BIN)/intentpm bench local
+	$(BIN)/intentpm bench remote
+
+clean:
+	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The steps below leave a stamp, so that a second run is quick.
+
+$(VENV)/.base: tools/check_base.sh
+	bash tools/check_base.sh "$(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) 'meson-python>=0.17,<0.23' 'meson>=1.5,<2' 'ninja>=1.11' 'Cython>=3.3,<3.4' 'numpy>=2.0,<3'
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base $(SOURCES)
+	$(INSTALL_PACKAGE) '.[mpi,cli]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base $(SOURCES)
+	$(INSTALL_PACKAGE) '.[mpi,dev]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.test: $(VENV)/.dev $(VENV)/.ucx
+	$(INSTALL_PACKAGE) '.[mpi,torch,dev]'
+	touch $@
+
+# UCX comes as a wheel for x86-64 and 64-bit ARM. Without it the tcp transport does the work, and its tests are skipped.
+$(VENV)/.ucx: $(VENV)/.base
+	$(INSTALL) 'ucxx-cu12>=0.45' || echo "make: ucxx-cu12 could not be installed; going on without the ucx transport"
+	touch $@

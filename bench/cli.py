@@ -1,0 +1,36 @@
+"""The commands ``train``, ``bench`` and ``plot`` of ``intentpm``."""
+
+from pathlib import Path
+
+import click
+
+from intentpm.bench.kernels.cli import local
+from intentpm.bench.scenarios.cli import exactness, remote
+from intentpm.bench.tasks.mf_cli import mf
+
+
+@click.group()
+def train() -> None:
+    """Train a model on this machine or cluster, through the parameter manager."""
+
+
+@click.group()
+def bench() -> None:
+    """Measure the parameter manager, next to a baseline in the same run."""
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write [RESULTS with .png].")
+def plot(results: Path, out: Path | None) -> None:
+    """Draw a RESULTS file (JSON, as train and bench write it) as PNG."""
+    from intentpm.bench.plots import draw
+
+    picture = out or results.with_suffix(".png")
+    draw(results, picture)
+    click.echo(picture)
+
+
+train.add_command(mf)
+for _command in (local, remote, exactness):
+    bench.add_command(_command)

@@ -1,0 +1,1 @@
+"""Benches of one rank: kernels and local accesses, next to NumPy and PyTorch."""

@@ -1,0 +1,80 @@
+"""Plots drawn from results files, as PNG."""
+
+import json
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH_INCHES, HEIGHT_INCHES, DPI = 7.2, 4.2, 150
+INK, GRID = "#1f2430", "#d9dce3"
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": GRID, "axes.grid": True, "axes.axisbelow": True, "axes.labelcolor": INK,
+    "axes.spines.right": False, "axes.spines.top": False, "grid.color": GRID, "grid.linewidth": 0.7,
+    "font.size": 10, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False,
+    "axes.prop_cycle": cycler(color=["#1f5fbf", "#d9711c", "#2b8a57", "#8d4fb3", "#b3394b", "#5b6472"]),
+}  # fmt: skip
+
+
+def draw(results: Path, picture: Path) -> None:
+    """Draws the results file ``results`` into ``picture`` (its folder is made). Raises click.ClickException."""
+    try:
+        document = json.loads(results.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
+    kind = document.get("bench") if isinstance(document, dict) else None
+    if kind not in PLOTS:
+        raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {', '.join(PLOTS)}")
+    try:
+        save(document, picture)
+    except (KeyError, TypeError, IndexError) as error:
+        raise click.ClickException(f"{results}: is incomplete or of another version ({error!r})") from error
+
+
+def save(document: Mapping[str, Any], picture: Path) -> None:
+    """Draws what ``write_results`` returned. KeyError where there is no plot for its kind, or a part is missing."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
+        PLOTS[document["bench"]](document, figure.add_subplot())
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture)
+
+
+def rmse_over_time(document: Mapping[str, Any], axes: Axes) -> None:
+    """Test and validation RMSE of a matrix factorisation over the training time."""
+    rows, config = document["rows"], document["config"]
+    seconds = list(accumulate(row["seconds"] for row in rows))
+    lows, highs = [], []
+    for name, label, line in (("valid_rmse", "validation", "--"), ("test_rmse", "test", "-")):
+        values = [row[name] for row in rows]
+        if None in values:
+            continue
+        text = f"{label}: {values[-1]:.4f} (untrained {values[0]:.4f})"
+        axes.plot(seconds, values, line, marker="o", markersize=3, label=text)
+        lows.append(min(values))
+        highs.append(max(values[1:], default=values[0]))
+    _zoom_in(axes, min(lows), max(highs))
+    ranks = config["ranks"]
+    sizes = f"{config['users']:,} x {config['items']:,}, {config['ratings']:,} ratings"
+    title = f"Matrix factorisation, {ranks} rank{'s'[: ranks > 1]}\n{config['data']}, {sizes}"
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel("training time in s")
+    axes.set_ylabel("RMSE")
+    axes.set_xlim(left=0)
+    axes.legend(title="after the last epoch", title_fontsize=9, alignment="left", loc="upper right")
+
+
+def _zoom_in(axes: Axes, low: float, high: float) -> None:
+    """Shows ``low`` to ``high`` only, if the rest (the untrained model) would take more than half of the height."""
+    if 0 < high - low < 0.5 * (axes.get_ylim()[1] - low):
+        margin = 0.08 * (high - low)
+        axes.set_ylim(low - margin, high + 4 * margin)
+
+
+PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {"train mf": rmse_over_time}

@@ -1,0 +1,1 @@
+"""Benches over several ranks, started by ``intentpm.bench.runner``."""

@@ -1,0 +1,115 @@
+"""``intentpm bench remote`` and ``intentpm bench exactness``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from intentpm.bench.results import Row, write_results
+from intentpm.bench.runner import run_scenario
+
+OUT = click.Path(path_type=Path, file_okay=False)
+DTYPES = ["float32", "float64", "int32", "int64"]
+US = 1e6
+START_S = 120.0
+"""Time allowed for starting the ranks and creating the tables, on top of the measuring."""
+
+
+@click.command()
+@click.option("--transport", "transports", multiple=True, help="May be repeated [each that works here].")
+@click.option("--keys", "batch_sizes", type=click.IntRange(1), multiple=True, default=(1, 100, 10_000),
+              show_default=True, help="Keys per call; may be repeated.")  # fmt: skip
+@click.option("--num-keys", type=click.IntRange(2), default=20_000, show_default=True, help="Rows of the table.")
+@click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="float32 values per row.")
+@click.option("--repeats", type=click.IntRange(1), default=2_000, show_default=True, help="Calls per case at most.")
+@click.option(
+    "--seconds", "case_s", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Per case at most."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=OUT, default=Path("results"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
+def remote(transports: tuple[str, ...], out: Path, as_json: bool, **arguments: Any) -> None:
+    """Remote pull and push between two ranks: back to back, spaced, and with a busy server."""
+    arguments["interval_s"] = 300e-6
+    rows: list[Row] = []
+    for transport in transports or available_transports():
+        cases = 6 * len(arguments["batch_sizes"])
+        results = run_scenario(
+            "intentpm.bench.scenarios.remote_access", 2, arguments,
+            transport=transport, timeout_s=START_S + 3 * cases * arguments["case_s"],
+        )  # fmt: skip
+        rows += _remote_rows(transport, results[1]["cases"], arguments)
+    path = out / "bench-remote.json"
+    document = write_results(path, "bench remote", arguments, rows)
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        _show_remote(rows, arguments["dim"], path)
+
+
+def available_transports() -> list[str]:
+    """The transports between processes that are installed here."""
+    from importlib.util import find_spec
+
+    return ["tcp"] + (["ucx"] if find_spec("ucxx") else [])
+
+
+def _remote_rows(transport: str, cases: list[dict[str, Any]], arguments: dict[str, Any]) -> list[Row]:
+    sizes = {"dim": arguments["dim"], "num_keys": arguments["num_keys"]}
+    return [
+        Row(case["operation"], case["samples"], transport=transport, ranks=2, sizes={"keys": case["keys"], **sizes},
+            facts={"situation": case["situation"]})
+        for case in cases
+    ]  # fmt: skip
+
+
+def _show_remote(rows: list[Row], dim: int, path: Path) -> None:
+    table = Table(title=f"Remote access, {dim} float32 per row: us per call", title_justify="left")
+    for title in ("transport", "situation", "operation", "keys", "p50", "p99", "calls"):
+        table.add_column(title, justify="left" if title in ("transport", "situation", "operation") else "right")
+    for row in rows:
+        table.add_row(
+            row.transport, row.facts["situation"], row.name, str(row.sizes["keys"]),
+            f"{row.median * US:.1f}", f"{row.quantile(0.99) * US:.1f}", str(len(row.samples)),
+        )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"results: {path}", markup=False)
+
+
+@click.command()
+@click.option("-n", "ranks", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads per rank.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=20.0, show_default=True)
+@click.option("--transport", default="auto", show_default=True)
+@click.option("--num-keys", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
+@click.option("--dim", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=OUT, default=Path("results"), show_default=True)
+def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
+    """Push and set random integers from all ranks and threads, then compare every value; fails on any difference."""
+    results = run_scenario(
+        "intentpm.bench.scenarios.exactness", ranks, arguments,
+        transport=transport, timeout_s=START_S + 3 * arguments["seconds"],
+    )  # fmt: skip
+    path = out / f"bench-exactness-n{ranks}-{transport}.json"
+    write_results(path, "bench exactness", {"ranks": ranks, "transport": transport, **arguments}, results)
+    wrong = sum(result[table]["values"] for result in results for table in ("wrong_sums", "wrong_owned"))
+    stale = sum(result["stale_reads"] for result in results)
+    keys, seconds = sum(result["keys"] for result in results), float(np.max([result["seconds"] for result in results]))
+    click.echo(
+        f"{ranks} ranks x {arguments['workers']} workers over {transport}: {keys} keys pushed in {seconds:.1f} s "
+        f"({keys / seconds / 1e6:.2f} M/s); {results[0]['compared']} values compared on each rank: "
+        f"{wrong} wrong, {stale} reads missed an own write"
+    )
+    if wrong or stale:
+        for result in results:
+            click.echo(f"rank {result['rank']}: {result['wrong_sums']} {result['wrong_owned']}", err=True)
+        sys.exit(1)

@@ -1,0 +1,242 @@
+"""Matrix factorisation: SGD with L2 regularisation on (user, item, rating), data-parallel over ranks.
+
+Each rank trains the ratings of its share of the users, in an order shuffled for each epoch. Per batch it pulls the rows
+of the batch's users and items, runs SGD on these copies rating by rating (``_mf.pyx``) and pushes what changed. User
+rows are therefore used by one rank; item rows by all, a little stale, which costs no measurable quality.
+
+Ratings are centred and scaled to a standard deviation of 1 before training, so that one set of defaults fits any rating
+scale; errors are reported in the units of the ratings.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from intentpm.bench.tasks._mf import squared_error, train_batch
+from intentpm.bench.tasks.initial_rows import NormalRows
+from intentpm.bench.tasks.look_ahead import look_ahead
+from intentpm.bench.tasks.rank_table import RankTable, settle
+from intentpm.bench.tasks.ratings import TEST, TRAIN, VALID, Ratings, rank_of_users
+from intentpm.bench.tasks.traffic import Traffic
+
+TABLES = ("users", "items")
+INITIAL_LENGTH = 0.1
+"""Expected length of a row's initial factors: short, so that keys without ratings predict the mean."""
+EVALUATION_BATCH = 8_192
+
+
+class DivergedError(click.ClickException):
+    """The rows grew without bound. Raised on every rank at the end of the same epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class MfOptions:
+    """Hyper-parameters. The defaults were chosen on the validation ratings of MovieLens and hold on generated data."""
+
+    dim: int = 32
+    """Factors per user and item; each row has one more column, the bias."""
+    lr: float = 0.03
+    """Learning rate of the first epoch; falls linearly over the epochs to ``final_lr_share`` of it."""
+    final_lr_share: float = 0.1
+    reg: float = 0.06
+    """L2 regularisation per rating."""
+    epochs: int = 30
+    batch: int = 1_000
+    """Ratings per pull and push."""
+    look_ahead: int = 8
+    """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """What one epoch did, over all ranks. Epoch 0 is the state before training."""
+
+    epoch: int
+    loss: float
+    """Mean squared error of the training ratings, each taken just before its own update; nan in epoch 0."""
+    valid_rmse: float
+    test_rmse: float
+    seconds: float
+    """Wall-clock time of the training pass (the slowest rank's), without evaluation."""
+    bytes_sent: int
+    """By all ranks during the training pass."""
+    local_share: float
+    """Share of the rows accessed in the training pass that were owned or replicated at the rank, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatingBatch:
+    """Ratings used together, with the keys they need: unique keys, and for each rating its index among them."""
+
+    tables: tuple[Any, Any]
+    user_keys: NDArray[np.int64]
+    item_keys: NDArray[np.int64]
+    user_index: NDArray[np.int32]
+    item_index: NDArray[np.int32]
+    rating: NDArray[np.float32]
+
+    def accesses(self) -> tuple[tuple[Any, NDArray[np.int64]], ...]:
+        """Pairs of (table, keys)."""
+        return ((self.tables[0], self.user_keys), (self.tables[1], self.item_keys))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTotals:
+    """One rank's contribution to an epoch's row, or their sum. Errors are squared, summed, in scaled units."""
+
+    train_error: float = 0.0
+    train_count: int = 0
+    valid_error: float = 0.0
+    valid_count: int = 0
+    test_error: float = 0.0
+    test_count: int = 0
+    seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def vector(self) -> tuple[float, ...]:
+        """The fields in order, the traffic's counts last."""
+        return (
+            self.train_error, self.train_count, self.valid_error, self.valid_count,
+            self.test_error, self.test_count, self.seconds, *self.traffic.vector(),
+        )  # fmt: skip
+
+    @classmethod
+    def over_ranks(cls, vectors: NDArray[np.float64]) -> "EpochTotals":
+        """Adds up the ranks' vectors (N, length); of ``seconds`` it takes the longest."""
+        total = vectors.sum(axis=0).tolist()
+        longest = float(vectors[:, 6].max())
+        traffic = Traffic(*(int(count) for count in total[7:]))
+        return cls(total[0], total[1], total[2], total[3], total[4], total[5], longest, traffic)
+
+    def row(self, epoch: int, scale: float) -> EpochRow:
+        """The epoch's row in the units of the ratings; ``scale`` is their standard deviation."""
+
+        def mean(error: float, count: int) -> float:
+            return scale * scale * error / count if count else math.nan
+
+        return EpochRow(
+            epoch, mean(self.train_error, self.train_count),
+            math.sqrt(mean(self.valid_error, self.valid_count)), math.sqrt(mean(self.test_error, self.test_count)),
+            self.seconds, self.traffic.bytes_sent, self.traffic.local_share,
+        )  # fmt: skip
+
+
+class MatrixFactorisation:
+    """One rank's part of the training. Construct and use it on every rank alike; one thread.
+
+    Parameters:
+        pm: the parameter manager.
+        ratings: all ratings (every rank has them all and picks its own part).
+        options: hyper-parameters, the same on every rank.
+    """
+
+    def __init__(self, pm: Any, ratings: Ratings, options: MfOptions) -> None:
+        self.pm, self.options = pm, options
+        self.worker = pm.worker()
+        self.tables = (self._create_table(0, ratings.users), self._create_table(1, ratings.items))
+        self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector()))
+        train = ratings.rating[ratings.split == TRAIN]
+        self.mean = float(train.mean(dtype=np.float64))
+        self.scale = float(train.std(dtype=np.float64)) or 1.0
+        mine = ratings.take(rank_of_users(ratings, pm.size)[ratings.user] == pm.rank)
+        self.parts = {part: self._scaled(mine.take(mine.split == part)) for part in (TRAIN, VALID, TEST)}
+
+    def run(self) -> Iterator[EpochRow]:
+        """Trains; yields one row per epoch, the same on every rank, beginning with the untrained model.
+
+        Raises DivergedError when the errors are no longer finite, and whatever the PM raises.
+        """
+        yield self._measured(0, EpochTotals())
+        for epoch in range(1, self.options.epochs + 1):
+            yield self._measured(epoch, self._train(epoch))
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of ``epoch`` (from 1)."""
+        progress = (epoch - 1) / max(1, self.options.epochs - 1)
+        return self.options.lr * (1 - (1 - self.options.final_lr_share) * progress)
+
+    def _create_table(self, position: int, keys: int) -> Any:
+        dim, seed = self.options.dim, 2 * self.options.seed + position
+        rows = NormalRows(dim + 1, dim, INITIAL_LENGTH / math.sqrt(max(dim, 1)), seed)
+        return self.pm.create_table(TABLES[position], num_keys=keys, row_shape=(dim + 1,), dtype="float32", init=rows)
+
+    def _scaled(self, part: Ratings) -> Ratings:
+        return replace(part, rating=((part.rating - self.mean) / self.scale).astype(np.float32))
+
+    def _train(self, epoch: int) -> EpochTotals:
+        """One pass over this rank's training ratings. Returns when the updates of all ranks are in place."""
+        part, rate, error = self.parts[TRAIN], self.learning_rate(epoch), 0.0
+        order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(part))
+        before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
+        for batch in self._batches(part, order, self.options.batch):
+            error += self._train_batch(batch, rate)
+        settle(self.pm, self.worker)
+        seconds = time.perf_counter() - start
+        return EpochTotals(error, len(part), seconds=seconds, traffic=Traffic.read(self.pm, TABLES) - before)
+
+    def _train_batch(self, batch: RatingBatch, rate: float) -> float:
+        users, items = self._pull(batch)
+        user_deltas, item_deltas = np.empty_like(users), np.empty_like(items)
+        error = train_batch(
+            users,
+            items,
+            batch.user_index,
+            batch.item_index,
+            batch.rating,
+            user_deltas,
+            item_deltas,
+            rate,
+            self.options.reg,
+        )
+        pushes = [
+            self.worker.push_async(table, keys, deltas)
+            for (table, keys), deltas in zip(batch.accesses(), (user_deltas, item_deltas), strict=True)
+        ]
+        for push in pushes:
+            push.wait()
+        return float(error)
+
+    def _pull(self, batch: RatingBatch) -> list[NDArray[np.float32]]:
+        pulls = [self.worker.pull_async(table, keys) for table, keys in batch.accesses()]
+        return [pull.result() for pull in pulls]
+
+    def _evaluate(self, part: Ratings) -> float:
+        """The sum of squared errors of this rank's share of a split, in scaled units."""
+        return sum(
+            squared_error(*self._pull(batch), batch.user_index, batch.item_index, batch.rating)
+            for batch in self._batches(part, np.arange(len(part)), EVALUATION_BATCH)
+        )
+
+    def _batches(self, part: Ratings, order: NDArray[np.int64], size: int) -> Iterator[RatingBatch]:
+        cuts = (order[first : first + size] for first in range(0, len(order), size))
+        return look_ahead(self.worker, (self._batch(part, cut) for cut in cuts), self.options.look_ahead)
+
+    def _batch(self, part: Ratings, positions: NDArray[np.int64]) -> RatingBatch:
+        user_keys, user_index = np.unique(part.user[positions], return_inverse=True)
+        item_keys, item_index = np.unique(part.item[positions], return_inverse=True)
+        return RatingBatch(
+            self.tables, user_keys.astype(np.int64), item_keys.astype(np.int64),
+            user_index.astype(np.int32), item_index.astype(np.int32), part.rating[positions],
+        )  # fmt: skip
+
+    def _measured(self, epoch: int, totals: EpochTotals) -> EpochRow:
+        """Evaluates, adds up over the ranks, and checks that training is still sane."""
+        valid, test = self.parts[VALID], self.parts[TEST]
+        mine = replace(
+            totals, valid_error=self._evaluate(valid), valid_count=len(valid),
+            test_error=self._evaluate(test), test_count=len(test),
+        )  # fmt: skip
+        row = EpochTotals.over_ranks(self.totals.gather(mine.vector())).row(epoch, self.scale)
+        if not math.isfinite(row.test_rmse) or (epoch and not math.isfinite(row.loss)):
+            raise DivergedError(
+                f"training diverged in epoch {epoch}: the error is no longer finite. "
+                f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."
+            )
+        return row

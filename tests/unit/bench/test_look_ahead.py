@@ -1,0 +1,79 @@
+"""Look-ahead loading: what is signalled, when, and for which clock."""
+
+import numpy as np
+import pytest
+
+from intentpm.bench.tasks.look_ahead import look_ahead
+
+
+class RecordingWorker:
+    def __init__(self, clock=0):
+        self.clock, self.events = clock, []
+
+    def intent(self, table, keys, start, end):
+        self.events.append(("intent", table, keys.tolist(), start, end, self.clock))
+
+    def wait_sync(self):
+        self.events.append(("wait_sync", self.clock))
+
+    def advance_clock(self):
+        self.clock += 1
+        return self.clock
+
+
+class KeyBatch:
+    def __init__(self, number):
+        self.number = number
+
+    def accesses(self):
+        return [("table", np.array([self.number]))]
+
+
+def signalled(worker):
+    return [event for event in worker.events if event[0] == "intent"]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 100])
+@pytest.mark.parametrize("count", [0, 1, 2, 10])
+def test_each_batch_is_used_in_the_clock_it_was_signalled_for(depth, count):
+    worker = RecordingWorker(clock=5)
+    used = [(batch.number, worker.clock) for batch in look_ahead(worker, map(KeyBatch, range(count)), depth)]
+    assert used == [(number, 5 + number) for number in range(count)]
+    assert worker.clock == 5 + count
+    assert [(event[2], event[3], event[4]) for event in signalled(worker)] == [
+        ([number], start, start + 1) for number, start in used
+    ]
+
+
+def test_intents_come_depth_clocks_ahead():
+    worker = RecordingWorker()
+    for _ in look_ahead(worker, map(KeyBatch, range(10)), depth=3):
+        pass
+    assert [event[3] - event[5] for event in signalled(worker)] == [0, 1, 2, 3, 3, 3, 3, 3, 3, 3]
+
+
+def test_it_waits_once_for_the_first_intents():
+    worker = RecordingWorker()
+    for _ in look_ahead(worker, map(KeyBatch, range(5)), depth=2):
+        pass
+    assert [event for event in worker.events if event[0] == "wait_sync"] == [("wait_sync", 0)]
+    assert [event[0] for event in worker.events[:4]] == ["intent", "intent", "intent", "wait_sync"]
+
+
+def test_depth_zero_signals_nothing_but_keeps_the_clock():
+    worker = RecordingWorker()
+    assert [batch.number for batch in look_ahead(worker, map(KeyBatch, range(4)), 0)] == [0, 1, 2, 3]
+    assert (worker.events, worker.clock) == ([], 4)
+
+
+def test_batches_are_not_prepared_further_ahead():
+    made = []
+
+    def batches():
+        for number in range(100):
+            made.append(number)
+            yield KeyBatch(number)
+
+    iterator = look_ahead(RecordingWorker(), batches(), depth=4)
+    next(iterator)
+    assert made == [0, 1, 2, 3, 4]
