@@ -43,7 +43,7 @@ ctypedef void (*lost_fn)(void* context, uint32_t rank, const char* why) noexcept
 
 # What a caller waits for: true when it may go on.
 ctypedef bint (*condition_fn)(void* context, void* argument) noexcept nogil
-# A time asked for by request_step has come; called from inside progress().
+# A time asked for by request_step has come, or a message was delivered; called from inside progress().
 ctypedef void (*step_fn)(void* context) noexcept nogil
 
 

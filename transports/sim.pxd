@@ -4,7 +4,7 @@ Events wait in one queue, ordered by virtual time; running one moves the clock t
 all that is random comes from the seed, so one seed is one history (``SimNetwork.trace_hash``).
 
     DELIVER   a message reaches its destination's link; on_message, unless the link is busy until later
-    STEP      on_step of a rank, as asked for by request_step
+    STEP      on_step of a rank: as asked for by request_step, and some time after a message was delivered to it
     LOST      on_lost of a rank
     WAKE      a task goes on: what it waited for has come, its time is up, or its pause is over
 
@@ -143,6 +143,7 @@ cdef class SimNetwork:
     cdef vector[int64_t] egress_free     # the link is busy until then
     cdef vector[int64_t] ingress_free
     cdef vector[uint8_t] silent
+    cdef vector[uint8_t] follow_up_due   # a STEP is scheduled because a message was delivered
     cdef vector[int64_t] last_arrival    # [source * size + destination]
     cdef vector[uint64_t] kind_messages  # [rank * 256 + message_id], sent
     cdef vector[uint64_t] kind_bytes
@@ -166,6 +167,7 @@ cdef class SimNetwork:
     cdef void release_sender(self, uint32_t source) noexcept nogil
     # private
     cdef TaskState* _own_state(self) except NULL
+    cdef void _follow_up(self, uint32_t rank) noexcept nogil
     cdef void _happen(self, const Event* event) noexcept nogil
     cdef uint64_t _random(self) noexcept nogil
     cdef double _random_share(self) noexcept nogil

@@ -113,6 +113,7 @@ cdef class SimNetwork:
         self.egress_free.resize(size, 0)
         self.ingress_free.resize(size, 0)
         self.silent.resize(size, 0)
+        self.follow_up_due.resize(size, 0)
         self.last_arrival.resize(<size_t>size * size, 0)
         self.kind_messages.resize(<size_t>size * 256, 0)
         self.kind_bytes.resize(<size_t>size * 256, 0)
@@ -425,6 +426,7 @@ cdef class SimNetwork:
                 self._settle_message(message, 1)
             elif not self._reaches_link_later(message):
                 self._deliver(message)
+                self._follow_up(event.rank)
         elif self.stopped:
             return
         elif event.kind == EVENT_LOST:
@@ -433,9 +435,17 @@ cdef class SimNetwork:
             else:
                 self._record(EVENT_LOST, event.rank, event.source, NULL)
                 self._report_lost(event.rank, event.source, self._why_lost(event.rank, event.source))
+                self._follow_up(event.rank)
         elif not (<SimTransport>self.endpoints[event.rank]).closed:
             self._record(EVENT_STEP, event.rank, event.rank, NULL)
+            self.follow_up_due[event.rank] = 0
             (<SimTransport>self.endpoints[event.rank]).on_step((<SimTransport>self.endpoints[event.rank]).context)
+
+    cdef void _follow_up(self, uint32_t rank) noexcept nogil:
+        """A message was delivered: its rank steps soon, maybe after more messages, as a thread that polls would."""
+        if (<SimTransport>self.endpoints[rank]).on_step != NULL and not self.follow_up_due[rank]:
+            self.follow_up_due[rank] = 1
+            self._schedule(self.now + self._random_ns(self.step_delay_ns), EVENT_STEP, rank, rank, NULL)
 
     cdef bint _over_budget(self) noexcept nogil:
         if self.events >= self.max_events:
