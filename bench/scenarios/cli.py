@@ -91,6 +91,7 @@ def _show_remote(rows: list[Row], dim: int, path: Path) -> None:
 @click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
 @click.option("--dim", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option("--intents/--no-intents", default=True, show_default=True, help="Signal intents of random windows.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
@@ -109,7 +110,18 @@ def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
         f"({keys / seconds / 1e6:.2f} M/s); {results[0]['compared']} values compared on each rank: "
         f"{wrong} wrong, {stale} reads missed an own write"
     )
-    if wrong or stale:
+    moved = {
+        name: sum(result[name] for result in results)
+        for name in ("relocations", "replicas_set_up", "replicas_compared")
+    }
+    click.echo("; ".join(f"{count} {name.replace('_', ' ')}" for name, count in moved.items()))
+    misplaced = sum(result["replicas_left"] for result in results)
+    misplaced += results[0]["keys_without_owner"] + results[0]["keys_with_two_owners"]
+    click.echo(
+        f"after the last intent: {sum(result['replicas_left'] for result in results)} replicas left, "
+        f"{results[0]['keys_without_owner']} keys without owner, {results[0]['keys_with_two_owners']} with two"
+    )
+    if wrong or stale or misplaced:
         for result in results:
             click.echo(f"rank {result['rank']}: {result['wrong_sums']} {result['wrong_owned']}", err=True)
         sys.exit(1)

@@ -57,7 +57,8 @@ cdef class Control:
         const char* body, size_t body_bytes) noexcept nogil
     # private
     cdef bint _send(
-        self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload, size_t payload_bytes) noexcept nogil
+        self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload,
+        size_t payload_bytes) noexcept nogil
     cdef void _end(self, int status) noexcept nogil
     cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void _answer(self) noexcept nogil

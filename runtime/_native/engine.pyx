@@ -4,9 +4,9 @@ import os
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, strlen
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
 
@@ -23,10 +23,10 @@ from intentpm.runtime._native.messages cimport (
 from intentpm.runtime._native.primitives cimport (
     add_relaxed, exchange_acquire, load_acquire, load_relaxed, pause_cpu, store_release,
 )
-from intentpm.runtime._native.remote cimport SUBMIT_FAILED, SUBMITTED, WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
+from intentpm.runtime._native.remote cimport WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
 from intentpm.runtime._native.remote cimport MAX_TABLES, SubmitResult, Submission
 from intentpm.runtime._native.requests cimport (
-    OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation, end_operation,
+    OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation,
 )
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport Table
@@ -211,11 +211,11 @@ cdef class Engine:
     # -- the lock --------------------------------------------------------------------------------------------------------
 
     cdef void acquire(self) noexcept nogil:
-        cdef int turn
+        cdef int _turn
         if pthread_mutex_trylock(&self.lock) == 0:
             return
         add_relaxed(&self.contenders, 1)
-        for turn in range(LOCK_SPINS):
+        for _turn in range(LOCK_SPINS):
             pause_cpu()
             if pthread_mutex_trylock(&self.lock) == 0:
                 add_relaxed(&self.contenders, <uint32_t>-1)
@@ -230,10 +230,10 @@ cdef class Engine:
         # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
         # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
         # not yield keeps it from running for as long as the poll lasts (measured: 129 us for a 9 us round trip).
-        cdef int turn
+        cdef int _turn
         pthread_mutex_unlock(&self.lock)
         sched_yield()
-        for turn in range(LOCK_SPINS):
+        for _turn in range(LOCK_SPINS):
             if load_relaxed(&self.contenders) == 0:
                 break
             sched_yield()
@@ -302,7 +302,6 @@ cdef class Engine:
             read(self.driver_fd, &count, sizeof(count))
 
     cdef void wake_finished(self) noexcept nogil:
-        cdef uint64_t one = 1
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
             self.rounds.fail(OPERATION_PEER_LOST)

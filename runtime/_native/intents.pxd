@@ -42,7 +42,7 @@ cdef class IntentQueue:
     cdef priority_queue[pair[int64_t, size_t]] active    # (-end, Intent*)
     cdef ActionTimer timer
     cdef bint immediate
-    cdef int64_t round_clock         # clock at the start of the round being measured
+    cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
 
     # Worker side, any one thread. False: too many keys are signalled already, or out of memory.
     cdef bint signal(
@@ -59,5 +59,8 @@ cdef class IntentQueue:
     cdef void forget(self, Intent* intent) noexcept nogil
     # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
     cdef bint publish(self) noexcept nogil
-    cdef void round_began(self) noexcept nogil
+    # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
+    # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
+    cdef void look_began(self) noexcept nogil
+    cdef void look_ended(self, bint asked) noexcept nogil
     cdef void round_ended(self) noexcept nogil

@@ -15,6 +15,7 @@ cdef class IntentQueue:
     def __init__(self, immediate: bool):
         """immediate: every intent is due when it is signalled (timing="immediate")."""
         self.immediate = immediate
+        self.round_clock = -1
         timer_init(&self.timer)
         self.publish()
 
@@ -114,8 +115,15 @@ cdef class IntentQueue:
         unlock_unchanged(&self.incoming_lock, seen)
         return settled
 
-    cdef void round_began(self) noexcept nogil:
-        self.round_clock = load_acquire_i64(&self.clock)
+    cdef void look_began(self) noexcept nogil:
+        if self.round_clock < 0:
+            self.round_clock = min(load_acquire_i64(&self.clock), self.wake_clock)
+
+    cdef void look_ended(self, bint asked) noexcept nogil:
+        if not asked:
+            self.round_clock = -1
 
     cdef void round_ended(self) noexcept nogil:
-        timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+        if self.round_clock >= 0:
+            timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+            self.round_clock = -1

@@ -149,12 +149,14 @@ cdef class Rounds:
         self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _send_body(
-        self, uint32_t to, uint8_t message_id, TableState* table, const RoundHeader* header, char* memory, bint epochs, bint versions) noexcept nogil
+        self, uint32_t to, uint8_t message_id, TableState* table, const RoundHeader* header, char* memory, bint epochs,
+        bint versions) noexcept nogil
     cdef void _take_answer(
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t
+        version) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
@@ -162,7 +164,8 @@ cdef class Rounds:
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     cdef void _serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _decide(
-        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory, RoundHeader* header) noexcept nogil
+        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory,
+        RoundHeader* header) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
     cdef void _tell_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
@@ -175,7 +178,8 @@ cdef class Rounds:
     cdef void _park(
         self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil
     cdef void _forward(
-        self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
+        self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
+        vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
     cdef int32_t _sort_dirty(self, TableState* table, int32_t slot) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
@@ -188,5 +192,6 @@ cdef class Rounds:
     cdef void _answer_sync(self, uint32_t peer) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
     cdef bint _on_keys(
-        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys, size_t body_bytes) noexcept nogil
+        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys,
+        size_t body_bytes) noexcept nogil
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil

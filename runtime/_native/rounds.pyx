@@ -8,22 +8,22 @@ from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_ow
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
-    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody, RoundHeader,
-    indices_bytes, padded, round_body,
+    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
+    RoundHeader, indices_bytes, padded, round_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
 from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
-from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty, take_pending,
+    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    take_pending,
 )
-from intentpm.transports.base cimport Transport
 
 cdef enum:
     MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
@@ -92,6 +92,7 @@ cdef class Rounds:
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
+        queue.look_began()
         while True:
             queue.collect()
             intent = queue.next_due()
@@ -104,7 +105,8 @@ cdef class Rounds:
                 queue.forget(intent)
                 intent = queue.next_over()
             if queue.publish():
-                return
+                break
+        queue.look_ended(self.busy[0] + self.busy[1] > 0)
 
     cdef void _activate(self, const Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
@@ -155,7 +157,6 @@ cdef class Rounds:
         self.fenced.push_back(reference)
 
     cdef void _step_fence(self) noexcept nogil:
-        cdef size_t i
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
         if not self.fenced.empty() and self.requests.writes_open[0] + self.requests.writes_open[1] == 0:
@@ -214,12 +215,7 @@ cdef class Rounds:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
-        if self.records_in_flight == before:
-            return
-        self.rounds += 1
-        if before == 0:
-            for i in range(self.workers.size()):
-                (<IntentQueue>self.workers[i]).round_began()
+        self.rounds += self.records_in_flight > before
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:

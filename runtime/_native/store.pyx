@@ -14,12 +14,13 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32, load_relaxed_u64, optimistic_reads,
-    prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64, store_release, store_release_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
+    optimistic_reads, prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64,
+    store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot, read_unlocked, state_of,
-    unlock_changed, unlock_unchanged, with_state,
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot,
+    read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:

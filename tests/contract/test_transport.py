@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from support.network import KINDS, Network, open_network, together
+
 from intentpm.runtime.errors import PeerLostError, TransportError, WaitTimeoutError
 from intentpm.transports.mailbox import Mailbox, Message
-from support.network import KINDS, Network, open_network, together
 
 MIB = 1 << 20
 

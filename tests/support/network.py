@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+
 from intentpm.runtime.errors import TransportUnavailableError
 from intentpm.transports.mailbox import Mailbox, SendHandle
 from intentpm.transports.registry import load

@@ -14,7 +14,16 @@ from intentpm.bench.scenarios import exactness
 pytestmark = pytest.mark.multiprocess
 
 TIMEOUT_S = 100
-ARGUMENTS = {"seed": 1, "num_keys": 200, "dim": 2, "dtype": "float32", "owned_keys": 20, "workers": 2, "seconds": 0.3}
+ARGUMENTS = {
+    "seed": 1,
+    "num_keys": 200,
+    "dim": 2,
+    "dtype": "float32",
+    "owned_keys": 20,
+    "workers": 2,
+    "seconds": 0.3,
+    "intents": True,
+}
 
 
 def bench(cwd, *arguments):
