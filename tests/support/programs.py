@@ -10,7 +10,8 @@ so a torn row shows.
 What a read of a shared key must lie between:
 
     at most   initial value + every delta whose push has begun
-    at least  what this worker read before + its own pushes since (it reads its own writes, and copies only grow);
+    at least  what this worker read here before + its own pushes since (it reads its own writes, and copies only grow.
+              A value from another rank is no bound: a replica granted while it was under way may be older);
               what had been synchronised (``wait_sync``) before this worker's own last ``wait_sync`` began;
               without replicas also every push that had returned (sequential consistency)
 
@@ -116,7 +117,12 @@ class WorkerProgram:
 
     def _pull(self, step: Step) -> None:
         at_least = self._lower_bound(step)
-        self._check_read(step, at_least, self.worker.pull(self.tables[step.table], np.array(step.keys, np.int64)))
+        table = self.tables[step.table]
+        remote_before = self.worker.access_counts(table.table_id)[2]
+        rows = self.worker.pull(table, np.array(step.keys, np.int64))
+        self._check_read(step, at_least, rows)
+        if step.table != "private" and self.worker.access_counts(table.table_id)[2] == remote_before:
+            np.maximum.at(self.known[step.table], list(step.keys), rows[:, 0].astype(np.int64))
 
     def _pull_async(self, step: Step) -> None:
         at_least = self._lower_bound(step)
@@ -144,7 +150,6 @@ class WorkerProgram:
         at_most = self.program.shared[step.table].begun[keys]
         assert (read >= at_least).all(), f"{self}: {step} read {read.tolist()}, must be at least {at_least.tolist()}"
         assert (read <= at_most).all(), f"{self}: {step} read {read.tolist()}, must be at most {at_most.tolist()}"
-        np.maximum.at(self.known[step.table], keys, read.astype(np.int64))
 
     def _check_private(self, step: Step, keys: list[int], read: np.ndarray, exact: bool) -> None:
         for key, value in zip(keys, read.tolist(), strict=True):
