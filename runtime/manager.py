@@ -67,7 +67,7 @@ class ParameterManager:
             config.memory_budget or 0,
         )
         self._thread: threading.Thread | None = None
-        if world.size > 1:
+        if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
             self._thread.start()
         atexit.register(self._close_at_exit)

@@ -24,6 +24,7 @@ from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
+from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.primitives cimport exchange_acquire, load_acquire, load_relaxed, load_relaxed_u64
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
@@ -381,6 +382,8 @@ cdef class Worker:
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef int64_t i
         cdef bint hit = load_acquire(&self.open_writes) == 0
+        if is_planted(MUTATION_WRITES_NOT_SETTLED):
+            return
         if not hit:
             for i in range(cnp.PyArray_DIM(keys, 0)):
                 hit = hit or self.filter[_filter_slot(wanted[i])]

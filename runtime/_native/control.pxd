@@ -36,6 +36,7 @@ cdef class Control:
     cdef vector[uint8_t] left
     cdef vector[uint64_t] left_after         # collectives the peer had completed when it left
     cdef readonly uint32_t left_count
+    cdef bint leaving                        # this rank has said LEAVE and waits for the others'
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
     cdef readonly int64_t peer_timeout_ns
     # The job's end by failure.

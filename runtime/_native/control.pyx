@@ -119,6 +119,7 @@ cdef class Control:
         cdef uint32_t peer
         memset(&header, 0, sizeof(header))
         header.sequence = self.completed
+        self.leaving = True
         for peer in range(self.size):
             if peer != self.rank:
                 self._send(peer, MSG_LEAVE, &header, NULL, 0)
@@ -165,6 +166,8 @@ cdef class Control:
             return False
         if self.requests.in_flight_to[peer] > 0:
             return True
+        if self.leaving:
+            return not self.left[peer]
         if self.waiting == NULL:
             return False
         return not self.contributed[peer] if self.rank == 0 else peer == 0

@@ -368,8 +368,13 @@ cdef class Rounds:
         cdef size_t i
         if table.slot[key] >= 0 and self.remote.parking.any(table, key):
             self.remote.parking.take(table, key, waiting)
+            # Accesses first: a record may give the key away again, and an access of this rank's own needs it here.
             for i in range(waiting.size()):
-                self._serve_parked(table, key, waiting[i])
+                if waiting[i].is_access:
+                    self._serve_parked(table, key, waiting[i])
+            for i in range(waiting.size()):
+                if not waiting[i].is_access:
+                    self._serve_parked(table, key, waiting[i])
                 unpark(waiting[i])
         if self._needs_record(table, key):
             self._stay_busy(table, key)

@@ -11,7 +11,7 @@ from posix.mman cimport (
 
 import numpy as np
 
-from intentpm.runtime.errors import DtypeError, MemoryBudgetError, ShapeError
+from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
@@ -618,6 +618,28 @@ cdef class Table:
     def replica_keys(self) -> np.ndarray:
         """The keys this rank holds replicas of now, ascending. int64 [K]. A snapshot; any thread."""
         return self._keys_in(SLOT_REPLICA)
+
+    def owners(self) -> np.ndarray:
+        """This rank's last known owner of each key. uint16 [num_keys]; a snapshot."""
+        return np.array(<uint16_t[:self.num_keys]>self.state.owner)
+
+    def epochs(self) -> np.ndarray:
+        """The epoch at which this rank learned each key's owner. uint32 [num_keys]; a snapshot."""
+        return np.array(<uint32_t[:self.num_keys]>self.state.epoch)
+
+    def rows_here(self, const int64_t[::1] keys) -> np.ndarray:
+        """The rows of ``keys``, which are owned or replicated here: [K, *row_shape], each as some write left it. Any thread.
+
+        Raises KeyRangeError naming the first key that is not here.
+        """
+        rows = np.empty((keys.shape[0], *self.row_shape), dtype=self.dtype)
+        cdef unsigned char[::1] out = rows.reshape(-1).view(np.uint8)
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            if not 0 <= keys[i] < self.num_keys or (
+                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == SLOT_FREE):
+                raise KeyRangeError(f"key {keys[i]} of table {self.name!r} has no row on rank {self.state.rank}")
+        return rows
 
     cdef _keys_in(self, SlotState wanted):
         cdef TableState* state = self.state
