@@ -1,0 +1,25 @@
+"""Action timing: how many clocks ahead of their start intents must be acted on (arXiv 2206.00470, algorithm 1).
+
+Pure: no clock, no memory but the struct. One timer per worker; guarded by whatever guards the worker's intents.
+"""
+
+from libc.stdint cimport int64_t
+
+
+cdef struct ActionTimer:
+    double clocks_per_round      # estimate, smoothed exponentially
+    double last_round_clocks     # clocks the worker passed in the last round
+    double horizon_lambda        # the lambda ``horizon_clocks`` belongs to; negative: none yet
+    int64_t horizon_clocks       # cached: a worker of steady speed asks for the same one every round
+
+
+cdef void timer_init(ActionTimer* timer) noexcept nogil
+
+# A round ended, during which the worker's clock rose by ``clocks_passed``.
+cdef void timer_round_passed(ActionTimer* timer, int64_t clocks_passed) noexcept nogil
+
+# An intent that starts before the worker's clock plus this is due now: it may not be able to wait for the round after next.
+cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
+
+# Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.
+cdef int64_t poisson_quantile_9999(double lam) noexcept nogil
