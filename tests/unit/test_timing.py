@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from intentpm.runtime._native.timing import Timer, poisson_quantile
 
 stats = pytest.importorskip("scipy.stats")
