@@ -61,7 +61,9 @@ def rmse_over_time(document: Mapping[str, Any], axes: Axes) -> None:
         highs.append(max(values[1:], default=values[0]))
     _zoom_in(axes, min(lows), max(highs))
     ranks = config["ranks"]
-    axes.set_title(f"Matrix factorisation, {ranks} rank{'s'[: ranks > 1]}: {config['data']}", loc="left", fontsize=10)
+    sizes = f"{config['users']:,} x {config['items']:,}, {config['ratings']:,} ratings"
+    title = f"Matrix factorisation, {ranks} rank{'s'[: ranks > 1]}\n{config['data']}, {sizes}"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("training time in s")
     axes.set_ylabel("RMSE")
     axes.set_xlim(left=0)

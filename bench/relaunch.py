@@ -11,6 +11,13 @@ def is_rank() -> bool:
     return detect_launcher(os.environ) != "alone"
 
 
+def shows_on_terminal() -> bool:
+    """Whether this process writes to the user's own terminal or file: not through a launcher's pipes or terminals."""
+    from intentpm.launch.world import detect_launcher
+
+    return detect_launcher(os.environ) in ("alone", "local")
+
+
 def run_ranks(n: int, transport: str) -> int:
     """Runs this process's own command line as ``n`` ranks of this machine; returns the exit code."""
     from intentpm.launch.local import run_local

@@ -47,11 +47,12 @@ def check_versions(greetings: Sequence[Greeting]) -> None:
         raise VersionMismatchError(f"the ranks run different versions: {found}. Install the same one everywhere")
 
 
-def agree_on_transport(greetings: Sequence[Greeting]) -> tuple[str, str]:
-    """The transport all ranks take, and why a preferred one was passed over ("" if none was).
+def usable_transports(greetings: Sequence[Greeting]) -> tuple[list[str], list[str]]:
+    """The transports every rank can use, best first, and why others were passed over.
 
-    Raises ConfigError when ranks were told different names, TransportUnavailableError when the one asked for does not
-    work on some rank, TransportError when no transport works on all.
+    One transport if any rank was told which; at least one in any case. Raises ConfigError when ranks were told
+    different names, TransportUnavailableError when the one asked for does not work on some rank, TransportError when no
+    transport works on all.
     """
     wishes: dict[str, list[int]] = {}
     for rank, greeting in enumerate(greetings):
@@ -64,14 +65,12 @@ def agree_on_transport(greetings: Sequence[Greeting]) -> tuple[str, str]:
         objections = _objections(greetings, wish)
         if objections:
             raise TransportUnavailableError(f"transport {wish!r} cannot be used: {objections}")
-        return wish, ""
-    passed_over = []
-    for name in greetings[0].transports:
-        objections = _objections(greetings, name)
-        if not objections:
-            return name, "; ".join(passed_over)
-        passed_over.append(f"{name} cannot be used: {objections}")
-    raise TransportError(f"no transport works on every rank: {'; '.join(passed_over)}")
+        return [wish], []
+    found_objections = {name: _objections(greetings, name) for name in greetings[0].transports}
+    passed_over = [f"{name} cannot be used: {why}" for name, why in found_objections.items() if why]
+    if len(passed_over) == len(found_objections):
+        raise TransportError(f"no transport works on every rank: {'; '.join(passed_over)}")
+    return [name for name, why in found_objections.items() if not why], passed_over
 
 
 def _objections(greetings: Sequence[Greeting], name: str) -> str:

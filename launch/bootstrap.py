@@ -6,21 +6,23 @@ error everywhere at once, and not a deadline somewhere else.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from intentpm.launch.agreement import Greeting, agree_on_transport, check_versions
+from intentpm.launch.agreement import Greeting, check_versions, name_ranks, usable_transports
 from intentpm.launch.world import find_world
 from intentpm.runtime.config import Config, Management, Timing, read_config
-from intentpm.runtime.errors import TransportError
+from intentpm.runtime.errors import ConfigError, Error, TransportError, TransportUnavailableError
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
     from intentpm.runtime.manager import ParameterManager
 
 PROTOCOL_VERSION = 1
-"""Of the messages between ranks; raised whenever ranks of two builds could not work together."""
+"""Of the start-up and of the messages between ranks; raised when ranks of two builds could not work together."""
 VERDICT_MARGIN_S = 2.0
+"""How long after the deadline of a step its outcome is still waited for."""
 
 
 def init(
@@ -101,61 +103,131 @@ def start_transport(config: Config, world: World) -> Any:
     """
     from intentpm.transports import registry
 
+    if config.transport not in ("auto", *registry.names()):
+        raise ConfigError(f"transport={config.transport!r}: choose auto, {', '.join(registry.names())}")
     if world.size == 1:
-        return registry.make("loopback", config, world)
+        return registry.load("loopback")(1).transport(0)
     deadline = time.monotonic() + config.start_timeout
-    greetings = [
-        Greeting.unpack(data, rank)
-        for rank, data in enumerate(_together(world, lambda: _greet(config), "start", deadline))
-    ]
+    said = _together(world, lambda: _greet(config).pack(), "start", deadline)
+    greetings = [Greeting.unpack(data, rank) for rank, data in enumerate(said)]
     check_versions(greetings)
-    name, passed_over = agree_on_transport(greetings)
-    if passed_over and world.rank == 0:
-        print(f"intentpm: using the {name} transport; {passed_over}", file=sys.stderr)
-    return _connect(lambda: registry.make(name, config, world), world, f"connect over {name}", deadline)
-
-
-def _greet(config: Config) -> bytes:
-    from intentpm import __version__
-    from intentpm.transports import registry
-
-    return Greeting(__version__, PROTOCOL_VERSION, config.transport, registry.survey()).pack()
-
-
-def _connect(make: Callable[[], Any], world: World, what: str, deadline: float) -> Any:
-    transport: Any = None
-
-    def listen() -> bytes:
-        nonlocal transport
-        transport = make()
-        return bytes(transport.address())
-
+    transport, addresses = _listen(config, world, greetings, deadline)
     try:
-        addresses = _together(world, listen, what, deadline)
-        _together(world, lambda: transport.connect(addresses, _remaining_s(deadline)) or b"", what, deadline)
+        _together(world, lambda: _connect(transport, addresses, deadline), f"connect over {transport.name}", deadline)
     except BaseException:
-        if transport is not None:
-            transport.close(0.0)
+        transport.close(0.0)
         raise
     return transport
 
 
+def _greet(config: Config) -> Greeting:
+    from intentpm import __version__
+
+    return Greeting(__version__, PROTOCOL_VERSION, config.transport, survey_transports(config.transport))
+
+
+def survey_transports(wish: str = "auto") -> dict[str, str]:
+    """Transports between processes, in order of preference -> why they cannot be used here ("" if they can).
+
+    Only ``wish`` unless it is "auto": looking at a transport imports the libraries it needs.
+    """
+    from intentpm.transports import registry
+
+    names = [name for name in registry.names() if name != "loopback"] if wish == "auto" else [wish]
+    return {name: _why_not(name) for name in names}
+
+
+def _why_not(name: str) -> str:
+    from intentpm.transports import registry
+
+    if name == "loopback":
+        return "it connects ranks within one process"
+    try:
+        registry.load(name)
+    except TransportUnavailableError as error:
+        return str(error)
+    return ""
+
+
+def _listen(config: Config, world: World, greetings: Sequence[Greeting], deadline: float) -> tuple[Any, list[bytes]]:
+    """The first transport that all ranks can open, opened, and the addresses of all ranks."""
+    names, passed_over = usable_transports(greetings)
+    for name in names:
+        transport: Any = None
+
+        def open_transport(name: str = name) -> bytes:
+            nonlocal transport
+            transport = _make(name, config, world)
+            return bytes(transport.address())
+
+        outcome = _try_together(world, open_transport, deadline)
+        if not outcome.failures:
+            if passed_over and world.rank == 0:
+                print(f"intentpm: using the {name} transport, because {'; '.join(passed_over)}", file=sys.stderr)
+            return transport, outcome.answers
+        if transport is not None:
+            transport.close(0.0)
+        if name == names[-1]:
+            outcome.raise_failure(f"open the {name} transport")
+        passed_over.append(f"{name} cannot be opened: {outcome.failures}")
+    raise AssertionError("usable_transports() returns at least one")
+
+
+def _make(name: str, config: Config, world: World) -> Any:
+    from intentpm.transports import registry
+
+    options: dict[str, Any] = {"host": config.host, "port": config.port} if name == "tcp" else {}
+    return registry.load(name)(world.rank, world.size, world.secret, peer_timeout_s=config.peer_timeout, **options)
+
+
+def _connect(transport: Any, addresses: list[bytes], deadline: float) -> bytes:
+    transport.connect(addresses, _remaining_s(deadline))
+    return b""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of a step that all ranks made."""
+
+    answers: list[bytes]
+    failures: str
+    """Which ranks failed and why; "" when none did."""
+    own_error: Exception | None
+
+    def raise_failure(self, what: str) -> None:
+        if self.own_error is not None:
+            raise self.own_error
+        if self.failures:
+            raise TransportError(f"cannot {what}: {self.failures}")
+
+
 def _together(world: World, step: Callable[[], bytes], what: str, deadline: float) -> list[bytes]:
     """Runs ``step`` on every rank and returns what each got; raises on every rank if it failed on any."""
+    outcome = _try_together(world, step, deadline)
+    outcome.raise_failure(what)
+    return outcome.answers
+
+
+def _try_together(world: World, step: Callable[[], bytes], deadline: float) -> _Outcome:
+    error: Exception | None = None
     try:
-        answer, failure = b"+" + step(), None
-    except Exception as error:
-        answer, failure = f"-{type(error).__name__}: {error}".encode(), error
+        answer = b"+" + step()
+    except Exception as caught:
+        error = caught
+        answer = f"-{type(error).__name__}: {error}".encode()
     try:
         # The others may still be in their step, until its deadline: what they found is worth a little longer.
-        answers = world.allgather(answer, _remaining_s(deadline) + VERDICT_MARGIN_S)
-    finally:
-        if failure is not None:
-            raise failure
-    failed = [f"rank {rank}: {said[1:].decode()}" for rank, said in enumerate(answers) if said[:1] == b"-"]
-    if failed:
-        raise TransportError(f"cannot {what}: {'; '.join(failed)}")
-    return [said[1:] for said in answers]
+        said = world.allgather(answer, _remaining_s(deadline) + VERDICT_MARGIN_S)
+    except Error:
+        if error is not None:
+            raise error from None
+        raise
+    failed: dict[str, list[int]] = {}
+    for rank, data in enumerate(said):
+        if data[:1] != b"+":
+            failed.setdefault(data[1:].decode(), []).append(rank)
+    failures = "; ".join(f"{name_ranks(ranks)}: {reason}" for reason, ranks in failed.items())
+    return _Outcome([data[1:] for data in said], failures, error)
 
 
 def _remaining_s(deadline: float) -> float:

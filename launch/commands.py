@@ -111,7 +111,7 @@ def command_for(program: str) -> list[str]:
     """The command line that starts ``program``: a Python script by this interpreter, anything else as it is."""
     if Path(program).exists():
         is_command = Path(program).is_file() and Path(program).suffix != ".py" and shutil.which(program) is not None
-        return [str(Path(program).resolve())] if is_command else [sys.executable, program]
+        return [str(Path(program).absolute())] if is_command else [sys.executable, program]
     if shutil.which(program):
         return [program]
     raise click.ClickException(f"{program}: no such script or command")

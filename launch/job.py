@@ -56,6 +56,7 @@ class LocalJob:
         self.size = n
         self.exit_codes: list[int | None] = [None] * n
         self.name = os.urandom(12).hex()
+        self.left_behind = 0  # processes the ranks had left when all of them had ended; they were killed
         environment = self._environment(env or {}, transport)
         self._grace_s = _default_grace_s(environment) if grace_s is None else grace_s
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -109,7 +110,7 @@ class LocalJob:
                         self._collect(key.data)
                 self._handle_signals()
                 self._escalate()
-        kill_job(self.name)
+        self.left_behind = kill_job(self.name)
         if self._pump and not self._is_output_broken:
             # A reader may take its time (a pager): all that was written is shown, as if the ranks had written it there.
             self._pump.finish(None)

@@ -21,11 +21,11 @@ class LocalWorld:
     launcher = "local"
 
     def __init__(self, config: Config, environment: Mapping[str, str] = os.environ) -> None:
-        self.rank = _integer(environment, "INTENTPM_RANK")
-        self.size = _integer(environment, "INTENTPM_SIZE")
+        self.rank = parse_integer(environment, "INTENTPM_RANK")
+        self.size = parse_integer(environment, "INTENTPM_SIZE")
         if not 0 <= self.rank < self.size:
             raise ConfigError(f"INTENTPM_RANK={self.rank} with INTENTPM_SIZE={self.size}: needs 0 <= rank < size")
-        self.local_ranks = _integer(environment, "INTENTPM_LOCAL_RANKS", self.size)
+        self.local_ranks = parse_integer(environment, "INTENTPM_LOCAL_RANKS", self.size)
         self.secret = job_secret(config)
         self._rendezvous: Rendezvous | None = Rendezvous(
             [parse_address(environment, "INTENTPM_RENDEZVOUS")],
@@ -93,7 +93,7 @@ def parse_address(environment: Mapping[str, str], name: str) -> Address:
     return host.strip("[]"), int(port)
 
 
-def _integer(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+def parse_integer(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     value = environment.get(name, "" if default is None else str(default))
     try:
         return int(value)

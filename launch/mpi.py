@@ -1,6 +1,7 @@
 """The world of ranks started by ``mpirun``, ``mpiexec`` or ``srun --mpi``; needs mpi4py.
 
-MPI is used once, to exchange a few bytes, and then left alone: who initialised it finalises it.
+MPI is used once, to exchange a few bytes, and then left alone: who initialised it finalises it. One thing stays: an
+uncaught exception aborts the job (see ``_abort_on_uncaught_exceptions``).
 
 Guarantees
     * Exchanges are non-blocking collectives on a communicator of our own, polled with a deadline: a rank that never
@@ -14,10 +15,11 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from intentpm.launch.introduction import introduce
 from intentpm.launch.world import mpi_size
 from intentpm.runtime.config import Config
 from intentpm.runtime.errors import ConfigError, TransportError, WaitTimeoutError
@@ -38,15 +40,12 @@ class MpiWorld:
         self.rank: int = self._mpi.COMM_WORLD.Get_rank()
         self.size: int = self._mpi.COMM_WORLD.Get_size()
         check_size(self.size, os.environ, self._mpi.Get_library_version())
+        _abort_on_uncaught_exceptions(self._mpi)
         self._communicator, request = self._mpi.COMM_WORLD.Idup()
         self._wait(request, config.start_timeout, "the duplication of MPI_COMM_WORLD")
         self._has_failed = False
-        offer = config.secret.encode() if config.secret else os.urandom(32)
-        # One exchange for both: rank 0's offer is the secret, equal boot ids are ranks on one host. (Comm.Split_type
-        # would say the latter too, but cannot be given a deadline.)
-        answers = self.allgather(_boot_id() + offer, config.start_timeout)
-        self.secret = answers[0][_BOOT_ID_BYTES:]
-        self.local_ranks = sum(answer[:_BOOT_ID_BYTES] == answers[self.rank][:_BOOT_ID_BYTES] for answer in answers)
+        # Comm.Split_type would count the ranks of this host too, but cannot be given a deadline.
+        self.secret, self.local_ranks = introduce(self.allgather, self.rank, config.secret, config.start_timeout)
 
     def allgather(self, payload: bytes, timeout_s: float) -> list[bytes]:
         deadline = time.monotonic() + timeout_s
@@ -105,8 +104,8 @@ def _import_mpi(timeout_s: float) -> Any:
         import mpi4py
     except ImportError:
         raise ConfigError(
-            f"this process was started by an MPI launcher ({_launcher_said()}), but mpi4py is not installed: {_INSTALL} "
-            "(or start the ranks with `intentpm run`)"
+            f"this process was started by an MPI launcher ({_launcher_said()}), but mpi4py is not installed: "
+            f"{_INSTALL} (or start the ranks with `intentpm run`)"
         ) from None
     if "mpi4py.MPI" not in sys.modules and mpi4py.rc.initialize:
         return _wait_for_all_ranks_in_mpi_init(timeout_s)
@@ -129,27 +128,27 @@ def _wait_for_all_ranks_in_mpi_init(timeout_s: float) -> Any:
         raise ConfigError(f"mpi4py cannot load its MPI library ({error}): {_INSTALL}") from error
     finally:
         faulthandler.cancel_dump_traceback_later()
-    sys.excepthook = _aborting(sys.excepthook, MPI)
     return MPI
 
 
-_ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+def _abort_on_uncaught_exceptions(mpi: Any) -> None:
+    """Makes an exception that ends this rank end the job, as ``python -m mpi4py`` does.
 
-
-def _aborting(hook: _ExceptHook, mpi: Any) -> _ExceptHook:
-    """An excepthook that ends the whole job.
-
-    mpi4py finalises MPI at exit, which waits for all ranks: a rank that dies of an exception would hang there while
-    another rank is stuck. Only installed where we, not the program, initialised MPI.
+    mpi4py finalises MPI at exit, which waits for all ranks: a rank that dies of an exception would hang there for as
+    long as another rank is stuck.
     """
+    if mpi.COMM_WORLD.Get_size() == 1 or getattr(sys.excepthook, "aborts_mpi", False):
+        return
+    previous = sys.excepthook
 
     def report_and_abort(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        hook(kind, error, traceback)
+        previous(kind, error, traceback)
         sys.stderr.flush()
-        if not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
+        if not mpi.Is_finalized():
             mpi.COMM_WORLD.Abort(1)
 
-    return report_and_abort
+    report_and_abort.aborts_mpi = True  # type: ignore[attr-defined]
+    sys.excepthook = report_and_abort
 
 
 def _check_thread(mpi: Any) -> None:
@@ -163,15 +162,3 @@ def _check_thread(mpi: Any) -> None:
 def _launcher_said() -> str:
     names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or "INTENTPM_LAUNCHER=mpi"
-
-
-_BOOT_ID_BYTES = 36
-
-
-def _boot_id() -> bytes:
-    """36 bytes that are equal on two ranks exactly when they share a running kernel."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read(_BOOT_ID_BYTES).ljust(_BOOT_ID_BYTES)
-    except OSError:
-        return os.uname().nodename.encode()[:_BOOT_ID_BYTES].ljust(_BOOT_ID_BYTES)

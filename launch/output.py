@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 PARTIAL_S = 0.3
-MAX_LINE_BYTES = 1 << 16
+MAX_LINE_BYTES = 4 << 20
 _COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95, 94, 91)
 
 

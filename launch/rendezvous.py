@@ -189,7 +189,7 @@ class Rendezvous:
         deadline = time.monotonic() + timeout_s
         pause_s = 0.02
         while True:
-            said = {}
+            said: dict[Address, Exception] = {}
             for address in addresses:
                 try:
                     return self._join(address, deadline)

@@ -263,7 +263,7 @@ class RendezvousServer:
 
     def _settle(self, name: tuple[int, int]) -> None:
         """Ends the exchange ``name`` if everybody came, or if somebody cannot come any more."""
-        generation, sequence = name
+        generation, _ = name
         exchange = self._exchanges[name]
         missing = self._missing(exchange)
         if not missing:

@@ -61,7 +61,7 @@ def detect_launcher(environment: Mapping[str, str]) -> str:
 
 
 def mpi_size(environment: Mapping[str, str]) -> int | None:
-    """The number of ranks an MPI launcher says it started (Open MPI, hydra and its kin); None under no such launcher."""
+    """How many ranks an MPI launcher (Open MPI, hydra and its kin) says it started; None under no such launcher."""
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
         if environment.get(name, "").isdecimal():
             return int(environment[name])

@@ -40,7 +40,7 @@ __all__ = [
     "VersionMismatchError",
     "WaitTimeoutError",
     "WindowError",
-    "__version__",
+    "__version__",  # noqa: F822
     "init",
 ]
 

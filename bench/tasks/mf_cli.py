@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from intentpm.bench.relaunch import is_rank, run_ranks
+from intentpm.bench.relaunch import is_rank, run_ranks, shows_on_terminal
 from intentpm.bench.tasks.mf import EpochRow, MatrixFactorisation, MfOptions
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column, EpochLines, make_console, summary_table
 from intentpm.bench.tasks.ratings import GeneratorSpec, Ratings, generate_ratings, load_ratings
@@ -70,15 +70,19 @@ def _train(ratings: Ratings, options: MfOptions, ranks: int | None, transport: s
     with intentpm.init(transport=transport) as pm:
         if ranks not in (None, pm.size):
             raise click.UsageError(f"-n {ranks}, but the launcher started {pm.size} ranks; leave -n out")
-        console = make_console(quiet=as_json or pm.rank != 0)
+        console = make_console(quiet=as_json or pm.rank != 0, plain=not shows_on_terminal())
         console.print(
-            f"{ratings.source}: {ratings.users} users, {ratings.items} items, {len(ratings)} ratings; {pm.size} ranks",
+            f"{ratings.source}: {ratings.users:,} users, {ratings.items:,} items, {len(ratings):,} ratings; "
+            f"{pm.size} rank{'s'[: pm.size > 1]}",
             markup=False,
+            soft_wrap=True,
         )
         lines = EpochLines(console, COLUMNS, options.epochs)
         rows = list(lines.follow(MatrixFactorisation(pm, ratings, options).run()))
         if pm.rank == 0:
-            config = {"data": ratings.source, "ranks": pm.size, "transport": transport, **asdict(options)}
+            sizes = {"users": ratings.users, "items": ratings.items, "ratings": len(ratings)}
+            job = {"ranks": pm.size, "transport": pm.transport_name}
+            config = {"data": ratings.source, **sizes, **job, **asdict(options)}
             document, results, picture = _save(out, config, rows, time.perf_counter() - start)
             console.print(summary_table("Matrix factorisation", _summary(rows, results, picture)))
             if as_json:

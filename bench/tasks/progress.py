@@ -45,11 +45,15 @@ TRAFFIC = (
 )
 
 
-def make_console(quiet: bool) -> Console:
-    """The console of rank 0; a ``quiet`` one (the other ranks, ``--json``) prints nothing."""
+def make_console(quiet: bool, plain: bool) -> Console:
+    """The console of rank 0.
+
+    A ``quiet`` one (the other ranks, ``--json``) prints nothing. A ``plain`` one takes what it writes to for a file: a
+    launcher such as mpirun gives each rank a terminal of its own, and passes on to a file what comes out of it.
+    """
     console = Console(quiet=quiet, highlight=False)
-    if not console.is_terminal:
-        console = Console(quiet=quiet, highlight=False, width=LINE_COLUMNS)
+    if plain or not console.is_terminal:
+        console = Console(quiet=quiet, highlight=False, width=LINE_COLUMNS, force_terminal=False)
     return console
 
 
@@ -70,7 +74,7 @@ class EpochLines:
 
     def _print(self, cells: Iterable[str]) -> None:
         line = "  ".join(cell.rjust(column.width) for cell, column in zip(cells, self.columns, strict=True))
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
         # Behind a pipe the lines must still come out one by one.
         self.console.file.flush()
 

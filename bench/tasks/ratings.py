@@ -219,7 +219,7 @@ def generate_ratings(spec: GeneratorSpec, seed: int = 0) -> Ratings:
         rating += user_factors[user, column] * item_factors[item, column]
     rating += (spec.noise * random.standard_normal(len(user))).astype(np.float32)
     split = _random_split(len(user), random)
-    name = f"generated ({spec.users} x {spec.items}, {spec.ratings} ratings, rank {spec.rank})"
+    name = f"generated (rank {spec.rank}, noise {spec.noise:g})"
     return Ratings(user, item, rating, split, spec.users, spec.items, name)
 
 

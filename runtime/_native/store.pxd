@@ -15,6 +15,12 @@ from intentpm.runtime._native.primitives cimport row_add_fn
 from intentpm.runtime._native.state cimport SlotState
 
 
+# The two things every access looks at, on one cache line.
+cdef struct SlotHead:
+    uint32_t word                # atomic: see state.pxd
+    int32_t key                  # atomic relaxed, written while the word is LOCKED; of a free slot: the next free one
+
+
 cdef struct TableState:
     uint32_t table_id
     uint32_t rank                # of this process
@@ -30,8 +36,7 @@ cdef struct TableState:
     uint32_t* epoch              # guarded by: engine lock. The epoch at which ``owner`` was learned
     # Per slot, ``capacity`` each; memory is committed by the system at first touch.
     int64_t capacity
-    uint32_t* word               # atomic: see state.pxd
-    int32_t* key_of              # atomic relaxed, written while the word is LOCKED; of a free slot: the next free one
+    SlotHead* head
     char* rows                   # the slab; a row is touched only under its word's rules
     # guarded by: engine lock
     int32_t free_head            # -1: none

@@ -24,14 +24,15 @@ from intentpm.runtime._native.state cimport (
 
 cdef enum:
     CACHE_LINE_BYTES = 64
-    PREFETCH_KEYS = 8            # measured: bench/kernels/local_access.py; 4 to 16 are within noise of each other
+    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
+    PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
     HUGE_PAGE_BYTES = 2 << 20
 
 
 # -- one row -------------------------------------------------------------------------------------------------------------
 
 cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
-    # A slot may be unbound and bound to another key between any two steps. Reading the word before key_of, and again after
+    # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
     # the copy, excludes it: binding a slot changes its version.
     cdef int32_t slot
     cdef uint32_t seen
@@ -39,17 +40,17 @@ cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexc
         slot = load_acquire_i32(&table.slot[key])
         if slot < 0:
             return SLOT_FREE
-        seen = read_unlocked(&table.word[slot]) if optimistic_reads else lock_slot(&table.word[slot])
-        if load_relaxed_i32(&table.key_of[slot]) == key and state_of(seen) != SLOT_FREE:
+        seen = read_unlocked(&table.head[slot].word) if optimistic_reads else lock_slot(&table.head[slot].word)
+        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen) != SLOT_FREE:
             copy_row(out, row_of(table, slot), table.row_bytes)
             if not optimistic_reads:
-                unlock_unchanged(&table.word[slot], seen)
+                unlock_unchanged(&table.head[slot].word, seen)
                 return state_of(seen)
             fence_acquire()
-            if load_relaxed(&table.word[slot]) == seen:
+            if load_relaxed(&table.head[slot].word) == seen:
                 return state_of(seen)
         elif not optimistic_reads:
-            unlock_unchanged(&table.word[slot], seen)
+            unlock_unchanged(&table.head[slot].word, seen)
 
 
 cdef inline int32_t _lock_key(TableState* table, int64_t key, uint32_t* seen) noexcept nogil:
@@ -59,10 +60,10 @@ cdef inline int32_t _lock_key(TableState* table, int64_t key, uint32_t* seen) no
         slot = load_acquire_i32(&table.slot[key])
         if slot < 0:
             return -1
-        seen[0] = lock_slot(&table.word[slot])
-        if load_relaxed_i32(&table.key_of[slot]) == key and state_of(seen[0]) != SLOT_FREE:
+        seen[0] = lock_slot(&table.head[slot].word)
+        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen[0]) != SLOT_FREE:
             return slot
-        unlock_unchanged(&table.word[slot], seen[0])
+        unlock_unchanged(&table.head[slot].word, seen[0])
 
 
 cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delta) noexcept nogil:
@@ -71,7 +72,7 @@ cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delt
     if slot < 0:
         return SLOT_FREE
     table.add(row_of(table, slot), delta, table.row_items)
-    unlock_changed(&table.word[slot], seen)
+    unlock_changed(&table.head[slot].word, seen)
     return state_of(seen)
 
 
@@ -81,7 +82,7 @@ cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value
     if slot < 0:
         return SLOT_FREE
     copy_row(row_of(table, slot), value, table.row_bytes)
-    unlock_changed(&table.word[slot], seen)
+    unlock_changed(&table.head[slot].word, seen)
     return state_of(seen)
 
 
@@ -121,8 +122,7 @@ cdef inline void _prefetch_key(TableState* table, int64_t key, bint for_writing)
     if slot < 0:
         return
     row = row_of(table, slot)
-    prefetch_write(&table.word[slot])
-    prefetch_read(&table.key_of[slot])
+    prefetch_write(&table.head[slot])
     while offset < table.row_bytes and offset < 512:
         if for_writing:
             prefetch_write(row + offset)
@@ -137,17 +137,33 @@ cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, 
     store_relaxed_u64(&counts.remote, counts.remote + missed)
 
 
+cdef inline void _prefetch_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, bint for_writing) noexcept nogil:
+    if i + PREFETCH_SLOTS < count:
+        prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
+    if i + PREFETCH_ROWS < count:
+        _prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+
+
+cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
+    cdef int64_t i
+    if count == 1:
+        return
+    for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
+        prefetch_read(&table.slot[keys[i]])
+    for i in range(min(count, <int64_t>PREFETCH_ROWS)):
+        _prefetch_key(table, keys[i], for_writing)
+
+
 cdef void pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     cdef int64_t i
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
-    for i in range(min(count, <int64_t>PREFETCH_KEYS)):
-        _prefetch_key(table, keys[i], False)
+    _prefetch_first(table, keys, count, False)
     for i in range(count):
-        if i + PREFETCH_KEYS < count:
-            _prefetch_key(table, keys[i + PREFETCH_KEYS], False)
+        _prefetch_ahead(table, keys, i, count, False)
         state = _pull_row(table, keys[i], out + <size_t>i * table.row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
@@ -163,11 +179,9 @@ cdef void push_rows(
     cdef int64_t i
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
-    for i in range(min(count, <int64_t>PREFETCH_KEYS)):
-        _prefetch_key(table, keys[i], True)
+    _prefetch_first(table, keys, count, True)
     for i in range(count):
-        if i + PREFETCH_KEYS < count:
-            _prefetch_key(table, keys[i + PREFETCH_KEYS], True)
+        _prefetch_ahead(table, keys, i, count, True)
         state = _push_row(table, keys[i], deltas + <size_t>i * table.row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
@@ -184,8 +198,7 @@ cdef void set_rows(
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
     for i in range(count):
-        if i + PREFETCH_KEYS < count:
-            _prefetch_key(table, keys[i + PREFETCH_KEYS], True)
+        _prefetch_ahead(table, keys, i, count, True)
         state = _set_row(table, keys[i], values + <size_t>i * table.row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
@@ -200,31 +213,31 @@ cdef void set_rows(
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
     cdef int32_t slot = table.free_head
     if slot >= 0:
-        table.free_head = load_relaxed_i32(&table.key_of[slot])
+        table.free_head = load_relaxed_i32(&table.head[slot].key)
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
         table.slots_touched += 1
     else:
         return -1
     table.slots_used += 1
-    lock_slot(&table.word[slot])
-    store_relaxed_i32(&table.key_of[slot], <int32_t>key)
+    lock_slot(&table.head[slot].word)
+    store_relaxed_i32(&table.head[slot].key, <int32_t>key)
     return slot
 
 
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil:
-    cdef uint32_t word = load_relaxed(&table.word[slot]) & ~<uint32_t>WORD_LOCKED
-    cdef int32_t key = load_relaxed_i32(&table.key_of[slot])
-    unlock_changed(&table.word[slot], with_state(word, state))
+    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
+    unlock_changed(&table.head[slot].word, with_state(word, state))
     store_release_i32(&table.slot[key], slot)
 
 
 cdef void unbind_slot(TableState* table, int32_t slot, int32_t key_state) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.word[slot])
-    cdef int32_t key = load_relaxed_i32(&table.key_of[slot])
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
     store_release_i32(&table.slot[key], key_state)
-    store_relaxed_i32(&table.key_of[slot], table.free_head)
-    unlock_changed(&table.word[slot], with_state(seen, SLOT_FREE))
+    store_relaxed_i32(&table.head[slot].key, table.free_head)
+    unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
     table.free_head = slot
     table.slots_used -= 1
 
@@ -320,8 +333,7 @@ cdef class Table:
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
         state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)
-        state.word = <uint32_t*>_map(num_keys * sizeof(uint32_t), True)
-        state.key_of = <int32_t*>_map(num_keys * sizeof(int32_t), True)
+        state.head = <SlotHead*>_map(num_keys * sizeof(SlotHead), True)
         state.rows = <char*>_map(num_keys * state.stride_bytes, True)
         self._point_to_homes()
 
@@ -332,8 +344,7 @@ cdef class Table:
         _unmap(state.slot, state.num_keys * sizeof(int32_t))
         _unmap(state.owner, state.num_keys * sizeof(uint16_t))
         _unmap(state.epoch, state.num_keys * sizeof(uint32_t))
-        _unmap(state.word, state.capacity * sizeof(uint32_t))
-        _unmap(state.key_of, state.capacity * sizeof(int32_t))
+        _unmap(state.head, state.capacity * sizeof(SlotHead))
         _unmap(state.rows, state.capacity * state.stride_bytes)
         free(state)
 
@@ -402,7 +413,7 @@ cdef class Table:
         with nogil:
             for key in range(state.num_keys):
                 slot = load_acquire_i32(&state.slot[key])
-                if slot >= 0 and state_of(load_relaxed(&state.word[slot])) == wanted:
+                if slot >= 0 and state_of(load_relaxed(&state.head[slot].word)) == wanted:
                     mark[key] = 1
         return np.flatnonzero(marks).astype(np.int64, copy=False)
 

@@ -47,7 +47,9 @@ def test_environment_names_what_is_installed():
 
 @pytest.mark.parametrize("rows", [mf_rows(), mf_rows(0), [row | {"valid_rmse": None} for row in mf_rows()]])
 def test_draw_makes_a_picture(tmp_path, rows):
-    write_results(tmp_path / "r.json", "train mf", {"ranks": 2, "data": "x"}, rows)
+    write_results(
+        tmp_path / "r.json", "train mf", {"ranks": 2, "data": "x", "users": 3, "items": 4, "ratings": 5}, rows
+    )
     draw(tmp_path / "r.json", tmp_path / "pictures" / "r.png")
     assert (tmp_path / "pictures" / "r.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
