@@ -368,8 +368,8 @@ cdef class Drawer:
         cdef int64_t slot, key
         self.local_keys.clear()
         for slot in range(slots):
-            key = load_relaxed_i32(&state.key_of[slot])
-            if state_of(load_acquire(&state.word[slot])) != SLOT_FREE and 0 <= key < state.num_keys:
+            key = load_relaxed_i32(&state.head[slot].key)
+            if state_of(load_acquire(&state.head[slot].word)) != SLOT_FREE and 0 <= key < state.num_keys:
                 self.local_keys.push_back(<int32_t>key)
         self.indexed = <int64_t>self.local_keys.size()
         self.worked = 0
