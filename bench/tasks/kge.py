@@ -42,9 +42,8 @@ class KgeOptions:
 
     dim: int = 128
     """Length of an embedding: half as many complex numbers."""
-    lr: float = 0.1
-    """Learning rate of the first epoch; falls linearly over the epochs to ``final_lr_share`` of it."""
-    final_lr_share: float = 0.1
+    lr: float = 0.05
+    """Learning rate of AdaGrad, which divides it by the root of the sum of the squared gradients."""
     reg: float = 0.01
     """L2 regularisation of the embeddings of a triple, each time it is used."""
     negatives: int = 10
@@ -160,11 +159,6 @@ class KnowledgeGraphEmbedding:
         for epoch in range(1, self.options.epochs + 1):
             yield self._measured(epoch, self._train(epoch))
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of ``epoch`` (from 1)."""
-        progress = (epoch - 1) / max(1, self.options.epochs - 1)
-        return self.options.lr * (1 - (1 - self.options.final_lr_share) * progress)
-
     def _scheme(self) -> str:
         """Without look-ahead nothing is signalled, for negatives neither."""
         signals = self.options.sampling in ("preloc", "pool")
@@ -175,15 +169,15 @@ class KnowledgeGraphEmbedding:
         rows = NormalRows(2 * dim, dim, self.options.initial_deviation, seed)
         return self.pm.create_table(TABLES[position], num_keys=keys, row_shape=(2 * dim,), dtype="float32", init=rows)
 
-    # -- training --------------------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------------------------------
 
     def _train(self, epoch: int) -> EpochTotals:
         """One pass over this rank's training triples. Returns when the updates of all ranks are in place."""
-        rate, loss = self.learning_rate(epoch), 0.0
+        loss = 0.0
         order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(self.train))
         before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
         for batch in look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare):
-            loss += self._train_batch(batch, rate)
+            loss += self._train_batch(batch)
         settle(self.pm, self.worker)
         seconds = time.perf_counter() - start
         return EpochTotals(loss, len(self.train), seconds, Traffic.read(self.pm, TABLES) - before)
@@ -203,7 +197,7 @@ class KnowledgeGraphEmbedding:
         count = 2 * self.options.negatives * len(batch.triples)
         batch.sample = self.worker.prepare_sample(self.sampling, count, clock)
 
-    def _train_batch(self, batch: TripleBatch, rate: float) -> float:
+    def _train_batch(self, batch: TripleBatch) -> float:
         pulls = [self.worker.pull_async(table, keys) for table, keys in batch.accesses()]
         negative_keys, negative_rows = self.worker.pull_sample(batch.sample)
         entity_rows, relation_rows = (pull.result() for pull in pulls)
@@ -219,7 +213,7 @@ class KnowledgeGraphEmbedding:
         negatives = index[len(batch.entity_keys) :].reshape(len(triples), 2, self.options.negatives)
         options = self.options
         loss = train_batch(
-            rows, relation_rows, triples, negatives, deltas, relation_deltas, rate, options.reg, options.loss
+            rows, relation_rows, triples, negatives, deltas, relation_deltas, options.lr, options.reg, options.loss
         )
         pushes = [
             self.worker.push_async(self.tables[0], keys, deltas),
@@ -229,7 +223,7 @@ class KnowledgeGraphEmbedding:
             push.wait()
         return float(loss)
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
+    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def _measured(self, epoch: int, totals: EpochTotals) -> EpochRow:
         """Ranks, adds up over the ranks, and checks that training is still sane."""
