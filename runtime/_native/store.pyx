@@ -611,6 +611,12 @@ cdef class Table:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
                 publish_slot(state, slot, SLOT_OWNED)
 
+    def disown(self, const int64_t[::1] keys) -> None:
+        """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            unbind_slot(self.state, self.state.slot[keys[i]], KEY_ABSENT)
+
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
         return self._keys_in(SLOT_OWNED)
