@@ -25,6 +25,10 @@ class WindowError(Error, ValueError):
     """The end of an intent's window is not after its start."""
 
 
+class SampleError(Error, ValueError):
+    """A sampling cannot be declared, or a sample prepared or pulled, as asked. Nothing was drawn."""
+
+
 class ClosedError(Error, RuntimeError):
     """The parameter manager, worker or transport was used after it was closed."""
 

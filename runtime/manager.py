@@ -27,6 +27,7 @@ from intentpm.runtime.errors import (
     MemoryBudgetError,
     ShapeError,
 )
+from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
 from intentpm.runtime.types import World
 from intentpm.runtime.worker import Worker
 
@@ -54,6 +55,7 @@ class ParameterManager:
         self._transport = transport
         self._tables: dict[str, Table] = {}
         self._workers: list[Worker] = []
+        self._samplings: dict[int, Sampling] = {}
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
@@ -63,6 +65,8 @@ class ParameterManager:
             thread_spin_us,
             get_args(Management).index(config.management),
             config.sync_interval,
+            config.sync_threshold,
+            config.memory_budget or 0,
         )
         self._thread: threading.Thread | None = None
         if world.size > 1 and not transport.virtual_time:
@@ -159,6 +163,44 @@ class ParameterManager:
         worker = Worker(self, self._engine, len(self._workers))
         self._workers.append(worker)
         return worker
+
+    def create_sampling(
+        self,
+        table: Table,
+        distribution: str | npt.ArrayLike = "uniform",
+        scheme: Scheme = "preloc",
+        replacement: bool = True,
+        pool_size: int = POOL_SIZE,
+        pool_uses: int = POOL_USES,
+        seed: int | None = None,
+    ) -> Sampling:
+        """Declares how samples of ``table`` are drawn on this rank: from now on by ``worker.prepare_sample(table, ...)``,
+        and always by ``worker.prepare_sample(sampling, ...)``. A table without any has the defaults. Not collective.
+
+        Parameters
+            distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys sorted
+                by falling frequency; or weights, numbers >= 0 [num_keys].
+            scheme: "naive": draws when pulled and reads from wherever the keys are. "preloc": draws when prepared and
+                signals intent. "pool": as preloc, from a pool of ``pool_size`` keys of which each is drawn ``pool_uses``
+                times before the pool is drawn anew; the rank's workers share it. "local": draws when pulled, among the keys
+                that are on this rank (with the target's probabilities conditional on these). It departs from the
+                distribution: ``sampling.stats()`` says how far. Where few keys are local, it draws as naive does.
+            replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
+            seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case.
+        Raises SampleError.
+        """
+        self._engine.check()
+        chosen = self.config.seed if seed is None else seed
+        sampling = Sampling(
+            table, distribution, scheme, replacement, pool_size, pool_uses, chosen, rank=self.rank, size=self.size
+        )
+        self._samplings[table.table_id] = sampling
+        return sampling
+
+    def sampling(self, table: Table) -> Sampling:
+        """The sampling last declared for ``table``; declares one with the defaults if there is none."""
+        found = self._samplings.get(table.table_id)
+        return self.create_sampling(table) if found is None else found
 
     # -- collectives ---------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,28 @@ cdef class Worker:
         """As ``set``, but returns a Future at once; ``keys`` and ``values`` may be reused right away."""
         return self._write_async(table, ACCESS_SET, keys, values)
 
+    # -- public: samples -------------------------------------------------------------------------------------------------
+
+    def prepare_sample(self, source, n: int, start: int, end: int | None = None):
+        """Announces that this worker will pull ``n`` keys of the manager's choice while its clock is in [start, end).
+
+        source: a Table, whose last declared sampling is used, or a Sampling (``ParameterManager.create_sampling``).
+        end: default start + 1.
+        Returns a Sample for ``pull_sample``; one that is never pulled needs no clean-up.
+        Raises SampleError, WindowError; as ``intent`` where the scheme signals one.
+        """
+        sampling = self.manager.sampling(source) if isinstance(source, Table) else source
+        return sampling.prepare(self, n, start, end)
+
+    def pull_sample(self, sample, n: int | None = None) -> tuple:
+        """The next ``n`` keys of a prepared sample and their rows: (int64 [n], ndarray [n, *row_shape]).
+
+        n: default: all keys left.
+        Raises SampleError (fewer left, or another worker's sample), and as ``pull``.
+        """
+        keys = sample.sampling.take(sample, self, n)
+        return keys, self.pull(sample.sampling.table, keys)
+
     # -- public: intent and time -----------------------------------------------------------------------------------------
 
     def intent(self, Table table not None, keys, start: int, end: int | None = None) -> None:

@@ -125,3 +125,26 @@ def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
         for result in results:
             click.echo(f"rank {result['rank']}: {result['wrong_sums']} {result['wrong_owned']}", err=True)
         sys.exit(1)
+
+
+@click.command()
+@click.option("-n", "ranks", type=click.IntRange(2), default=2, show_default=True)
+@click.option("--transport", default="auto", show_default=True)
+@click.option("--num-keys", type=click.IntRange(2), default=2_000_000, show_default=True)
+@click.option("--dim", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--out", type=OUT, default=Path("results"), show_default=True)
+def idle(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
+    """What a job costs in which all keys are replicated everywhere and nothing happens; fails if it sends bytes."""
+    results = run_scenario(
+        "intentpm.bench.scenarios.idle", ranks, arguments, transport=transport, timeout_s=START_S + arguments["seconds"]
+    )
+    write_results(out / f"bench-idle-n{ranks}.json", "bench idle", {"ranks": ranks, **arguments}, results)
+    for result in results:
+        click.echo(
+            f"rank {result['rank']}: {result['replicas']} replicas (set up in {result['replicated_s']:.2f} s); "
+            f"in {result['seconds']:g} s idle {result['bytes_sent']} bytes sent, "
+            f"{100 * result['cpu_s'] / result['seconds']:.2f} % of a core"
+        )
+    if any(result["bytes_sent"] for result in results):
+        sys.exit(1)

@@ -168,14 +168,15 @@ cdef class Engine:
 
     def __init__(
             self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float,
-            management: int, sync_interval_s: float):
+            management: int, sync_interval_s: float, sync_threshold: float, budget_bytes: int):
         cdef pthread_condattr_t monotonic
         cdef epoll_event event
         self.transport = transport
         self.requests = RequestPool(transport.size)
         self.remote = RemoteAccess(transport, self.requests)
         self.control = Control(transport, self.requests, peer_timeout_s)
-        self.rounds = Rounds(self.remote, management, <int64_t>(sync_interval_s * 1e9))
+        self.rounds = Rounds(
+            self.remote, management, <int64_t>(sync_interval_s * 1e9), sync_threshold, budget_bytes)
         self.step_at_ns = self.thread_wakes_ns = NEVER
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
         self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
@@ -591,7 +592,8 @@ cdef class Engine:
             self.acquire()
             self.remote.tables[table.table_id] = table.state
             self.remote.table_count = table.table_id + 1
-            self.release()
+        self.rounds.count_rows(table)
+        self.release()
 
     def remove_last_table(self) -> None:
         """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""
@@ -646,5 +648,7 @@ cdef class Engine:
             "relocations_out": self.rounds.relocations_out,
             "replicas_set_up": self.rounds.replicas_set_up,
             "replicas_dropped": self.rounds.replicas_dropped,
+            "replicas_held": self.rounds.replicas_held,
             "intents_acted": self.rounds.intents_acted,
+            "intents_refused": self.rounds.intents_refused,
         }

@@ -65,6 +65,9 @@ cdef class Rounds:
     cdef uint32_t size
     cdef readonly int management
     cdef readonly int64_t sync_interval_ns
+    cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
+    cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
+    cdef readonly int64_t held_bytes             # of row memory, counting keys that are asked for
     cdef list queues                             # keeps the workers' IntentQueues alive
     cdef vector[void*] workers                   # the same, for nogil code
     # Holder.
@@ -104,11 +107,13 @@ cdef class Rounds:
     cdef readonly uint64_t relocations_out
     cdef readonly uint64_t replicas_set_up
     cdef readonly uint64_t replicas_dropped
+    cdef readonly int64_t replicas_held          # now
     cdef readonly uint64_t rounds
     cdef readonly uint64_t records
     cdef readonly uint64_t refreshed_rows
     cdef readonly uint64_t forwarded_records
     cdef readonly uint64_t intents_acted
+    cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
 
     # Does what is due at ``now_ns``; returns when it wants to be called again at the latest (NEVER: when something happens).
     cdef int64_t step(self, int64_t now_ns) noexcept nogil
@@ -181,7 +186,7 @@ cdef class Rounds:
         self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
         vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot) noexcept nogil
+    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
@@ -195,3 +200,5 @@ cdef class Rounds:
         self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys,
         size_t body_bytes) noexcept nogil
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil
+    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil

@@ -25,7 +25,7 @@ from intentpm.runtime._native.state cimport (
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    next_dirty, pending_norm, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
     take_pending,
 )
 
@@ -40,7 +40,9 @@ cdef enum:
 
 
 cdef class Rounds:
-    def __init__(self, RemoteAccess remote not None, management: int, sync_interval_ns: int):
+    def __init__(
+            self, RemoteAccess remote not None, management: int, sync_interval_ns: int, sync_threshold: float,
+            budget_bytes: int):
         self.remote = remote
         self.transport = remote.transport
         self.requests = remote.requests
@@ -48,6 +50,8 @@ cdef class Rounds:
         self.size = remote.transport.size
         self.management = management
         self.sync_interval_ns = sync_interval_ns
+        self.sync_threshold = sync_threshold
+        self.budget_bytes = budget_bytes
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
@@ -153,6 +157,10 @@ cdef class Rounds:
 
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil:
         cdef KeyRef reference
+        if self.budget_bytes and self.held_bytes + <int64_t>table.stride_bytes > self.budget_bytes:
+            self.intents_refused += 1            # accesses to the key stay remote: slower, and right
+            return
+        self.held_bytes += table.stride_bytes
         store_release_i32(&table.slot[key], KEY_REQUESTED)
         self._become_busy(table, key)
         table.flags[key] |= KEY_QUEUED
@@ -274,6 +282,7 @@ cdef class Rounds:
         if slot == KEY_REQUESTED:
             if table.intent_refs[key] == 0 and not self.remote.parking.any(table, key):
                 store_release_i32(&table.slot[key], KEY_ABSENT)      # over before it was asked for
+                self.held_bytes -= table.stride_bytes
                 return -1
             return 0
         if slot < 0 or self._state(table, key) != SLOT_REPLICA:
@@ -329,6 +338,8 @@ cdef class Rounds:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
         if drop_replica(table, table.slot[key]):
             self.replicas_dropped += 1
+            self.replicas_held -= 1
+            self.held_bytes -= table.stride_bytes
 
     cdef void _take_row(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
@@ -343,9 +354,11 @@ cdef class Rounds:
             else:
                 publish_slot(table, slot, SLOT_REPLICA)
             self.replicas_set_up += not moved
+            self.replicas_held += not moved
             table.seen_version[slot] = version
         elif moved:
             promote_replica(table, slot, row, version)
+            self.replicas_held -= 1
         elif _is_newer(version, table.seen_version[slot]):
             refresh_replica(table, slot, row)
             table.seen_version[slot] = version
@@ -381,7 +394,13 @@ cdef class Rounds:
         if table.slot[key] < 0 or self._state(table, key) != SLOT_REPLICA:
             return False
         return (table.intent_refs[key] == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
-                or has_pending(table, table.slot[key]))
+                or self._is_worth_sending(table, table.slot[key]))
+
+    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil:
+        """Of what is pending: anything, or with a sync_threshold enough of it."""
+        if self.sync_threshold == 0 or self.sync_running:
+            return has_pending(table, slot)
+        return pending_norm(table, slot) >= self.sync_threshold
 
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         cdef RoundBody body
@@ -484,6 +503,7 @@ cdef class Rounds:
         cdef uint32_t version
         self._remove_holder(table, slot, holder)
         version = move_out(table, slot, row)
+        self.held_bytes -= table.stride_bytes
         learn_owner(table, key, holder, table.epoch[key] + 1)
         self.relocations_out += 1
         self._tell_home(table, key, holder)
@@ -630,7 +650,7 @@ cdef class Rounds:
         """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
         cdef int32_t slot
-        cdef bint dirty = False
+        cdef bint dirty = at_once and self.sync_threshold > 0
         for t in range(self.remote.table_count):
             dirty = dirty or is_dirty(self._table(t))
         if not dirty:
@@ -642,15 +662,25 @@ cdef class Rounds:
         for t in range(self.remote.table_count):
             slot = take_dirty(self._table(t))
             while slot >= 0:
-                slot = self._sort_dirty(self._table(t), slot)
+                slot = self._sort_dirty(self._table(t), slot, at_once)
+            if at_once and self.sync_threshold > 0:
+                self._queue_withheld(self._table(t))
         return NEVER
 
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot) noexcept nogil:
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil:
+        """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
+        cdef int32_t slot
+        for slot in range(<int32_t>table.slots_touched):
+            if state_of(load_relaxed(&table.head[slot].word)) == SLOT_REPLICA and has_pending(table, slot):
+                self._queue(table, <uint32_t>table.head[slot].key)
+
+    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil:
         cdef int32_t following = next_dirty(table, slot)
         cdef uint32_t word = load_relaxed(&table.head[slot].word)
         cdef uint32_t key = <uint32_t>table.head[slot].key
         if state_of(word) == SLOT_REPLICA:
-            self._queue(table, key)
+            if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
+                self._queue(table, key)
         elif state_of(word) == SLOT_OWNED:
             self._spread(table, slot, key, self.rank)
         return following
@@ -828,7 +858,7 @@ cdef class Rounds:
                 i += 1
 
     cdef bint holds_replicas(self) noexcept nogil:
-        return self.replicas_set_up > self.replicas_dropped
+        return self.replicas_held > 0
 
     cdef void fail(self, int status) noexcept nogil:
         cdef size_t i
@@ -897,6 +927,10 @@ cdef class Rounds:
         return True
 
     # == workers and tables ==============================================================================================
+
+    def count_rows(self, Table table not None) -> None:
+        """A new table's rows count towards the memory budget. Under the engine's lock."""
+        self.held_bytes += table.state.slots_used * table.state.stride_bytes
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Under the engine's lock."""

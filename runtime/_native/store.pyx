@@ -1,6 +1,7 @@
 """The local store; ``store.pxd`` is the contract."""
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
@@ -15,7 +16,7 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    optimistic_reads, prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64,
+    optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
     store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
@@ -163,6 +164,18 @@ cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
     cdef bint pending = table.pending_of[slot] != 0
     unlock_unchanged(&table.head[slot].word, seen)
     return pending
+
+
+cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef uint32_t pending = table.pending_of[slot]
+    cdef double norm = -1.0
+    if pending and (pending - 1) & 1:
+        norm = INFINITY
+    elif pending:
+        norm = sqrt(table.square(_pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_items))
+    unlock_unchanged(&table.head[slot].word, seen)
+    return norm
 
 
 cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil:
@@ -510,6 +523,7 @@ cdef class Table:
         state.row_bytes = items * self.dtype.itemsize
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
+        state.square = row_square_for(_dtype_code(self.dtype))
         state.free_head = -1
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
@@ -596,6 +610,12 @@ cdef class Table:
                 if source is not None and state.row_bytes > 0:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
                 publish_slot(state, slot, SLOT_OWNED)
+
+    def disown(self, const int64_t[::1] keys) -> None:
+        """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            unbind_slot(self.state, self.state.slot[keys[i]], KEY_ABSENT)
 
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""

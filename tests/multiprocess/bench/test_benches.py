@@ -58,6 +58,11 @@ def test_exactness(tmp_path):
     assert "0 wrong, 0 reads missed an own write" in out
 
 
+def test_idle_replicas_cost_no_bytes(tmp_path):
+    out = bench(tmp_path, "idle", "--num-keys", 20_000, "--seconds", 0.5, "--transport", "tcp")
+    assert out.count(" 0 bytes sent") == 2
+
+
 def test_exactness_finds_a_lost_push(tmp_path, monkeypatch):
     def lose_one(self):
         self.pushed[7, 1] += 1  # as if this worker's push had not arrived
