@@ -615,7 +615,7 @@ cdef class Table:
         """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
         cdef int64_t i
         for i in range(keys.shape[0]):
-            unbind_slot(self.state, self.state.slot[keys[i]], KEY_ABSENT)
+            drop_replica(self.state, self.state.slot[keys[i]])
 
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
