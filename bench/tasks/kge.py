@@ -50,7 +50,7 @@ class KgeOptions:
     """Negative heads, and negative tails, per triple."""
     loss: str = "softmax"
     """"softmax" or "logistic", as ``_kge.train_batch`` explains."""
-    sampling: str = "local"
+    sampling: str = "preloc"
     """Scheme that negatives are sampled by: naive, preloc, pool or local."""
     epochs: int = 4
     batch: int = 100
