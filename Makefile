@@ -34,7 +34,7 @@ test: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $$(git ls-files '*.pyx' '*.pxd')
 	$(BIN)/codespell
 	$(BIN)/python tools/stage_package.py . build/lint/stage
 	MYPYPATH=build/lint/stage $(BIN)/mypy -p intentpm

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from intentpm.bench.kernels.cli import local
-from intentpm.bench.scenarios.cli import exactness, remote
+from intentpm.bench.scenarios.cli import exactness, idle, remote
 from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
 
@@ -34,5 +34,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (kge, mf):
     train.add_command(_command)
-for _command in (local, remote, exactness):
+for _command in (local, remote, exactness, idle):
     bench.add_command(_command)

@@ -5,6 +5,7 @@ end of the stream without that word means that the launcher died. A job's proces
 of them inherit, so that grandchildren and processes that made a session of their own are found too.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -38,10 +39,8 @@ def kill_job(job: str, rounds: int = 20) -> int:
             break
         seen.update(found)
         for pid in found:
-            try:
+            with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
         time.sleep(0.02)
     return len(seen)
 

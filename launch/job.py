@@ -31,8 +31,8 @@ TIMED_OUT = 124
 TERM_S = 5.0
 """How long ranks get to end after SIGTERM, before SIGKILL."""
 GRACE_BEYOND_PEER_TIMEOUT_S = 2.0
-_FORWARDED = tuple(signal.Signals[f"SIG{name}"] for name in "INT TERM HUP QUIT USR1 USR2 TSTP CONT".split())
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT)
 
 
 class LocalJob:
@@ -151,7 +151,8 @@ class LocalJob:
         environment.setdefault("PYTHONUNBUFFERED", "1")
         # Every rank would start a thread per core otherwise.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // self.size)))
-        environment.pop("INTENTPM_LAUNCHER", None)
+        for name in ("INTENTPM_LAUNCHER", "INTENTPM_LOCAL_RANKS"):
+            environment.pop(name, None)
         if transport is not None:
             environment["INTENTPM_TRANSPORT"] = transport
         return environment

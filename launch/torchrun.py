@@ -68,7 +68,7 @@ class TorchrunWorld:
 
 def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> Any:
     try:
-        import torch.distributed as torch_distributed
+        from torch import distributed
     except ImportError:
         raise ConfigError(
             "the variables of torchrun are set (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), but torch is not "
@@ -79,7 +79,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
     is_server = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = environment["MASTER_ADDR"], parse_integer(environment, "MASTER_PORT")
     try:
-        store = torch_distributed.TCPStore(
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
             host,
             port,
             is_master=is_server,
@@ -92,7 +92,8 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
     if is_server:
         _hosted.append(store)
     restart = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return torch_distributed.PrefixStore(f"intentpm/{restart}/{next_generation()}", store)
+    prefix = f"intentpm/{restart}/{next_generation()}"
+    return distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Every error intentpm raises. Each message says what happened, to which key, table or rank, and what to do about it."""
+"""Every error intentpm raises. A message says what happened, to which key, table or rank, and what to do."""
 
 
 class Error(Exception):

@@ -12,14 +12,14 @@ import threading
 import zlib
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
-from intentpm.runtime.config import Config
+from intentpm.runtime.config import Config, Management
 from intentpm.runtime.errors import (
     CollectiveMismatchError,
     DtypeError,
@@ -42,8 +42,8 @@ CLOSE_FLUSH_S = 5.0
 class ParameterManager:
     """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
 
-    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same order,
-    by one thread at a time.
+    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same
+    order, by one thread at a time.
     """
 
     def __init__(self, config: Config, world: World, transport: Any) -> None:
@@ -58,14 +58,23 @@ class ParameterManager:
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
-        self._engine = Engine(transport, config.peer_timeout, worker_spin_us, thread_spin_us)
+        self._engine = Engine(
+            transport,
+            config.peer_timeout,
+            worker_spin_us,
+            thread_spin_us,
+            get_args(Management).index(config.management),
+            config.sync_interval,
+            config.sync_threshold,
+            config.memory_budget or 0,
+        )
         self._thread: threading.Thread | None = None
-        if world.size > 1:
+        if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
             self._thread.start()
         atexit.register(self._close_at_exit)
 
-    # -- tables and workers ------------------------------------------------------------------------------------------------
+    # -- tables and workers --------------------------------------------------------------------------------------------
 
     def create_table(
         self,
@@ -81,8 +90,8 @@ class ParameterManager:
             num_keys: 1 to 2^31 - 1; keys are 0 to num_keys - 1.
             row_shape: shape of one row; () for one number.
             dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64.
-            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K] and
-                returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
+            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K]
+                and returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
         Raises, on every rank: CollectiveMismatchError when the ranks' arguments differ; ShapeError, DtypeError, Error,
         MemoryBudgetError for arguments that cannot be used (the other ranks: Error naming the rank); PeerLostError.
         """
@@ -98,12 +107,13 @@ class ParameterManager:
             raise
         assert table is not None
         self._tables[name] = table
+        self._engine.replicate_all(table)
         return table
 
     def _make_table(
         self, name: str, num_keys: int, row_shape: Any, dtype: npt.DTypeLike, init: Init
     ) -> tuple[Table | None, Exception | None]:
-        """The table with its initial rows, or why it cannot be made: other ranks must hear of it before this one raises."""
+        """The table with its initial rows, or why there is none: other ranks must hear of it before this one raises."""
         try:
             shape = _row_shape(row_shape)
             if name in self._tables:
@@ -154,6 +164,9 @@ class ParameterManager:
         self._workers.append(worker)
         return worker
 
+<<<<<<< HEAD
+    # -- collectives ---------------------------------------------------------------------------------------------------
+=======
     def create_sampling(
         self,
         table: Table,
@@ -193,14 +206,20 @@ class ParameterManager:
         return self.create_sampling(table) if found is None else found
 
     # -- collectives -------------------------------------------------------------------------------------------------------
+>>>>>>> kge
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Collective. Returns when every rank has called it.
+        """Collective. Returns when every rank has called it, and every replica holds what was written and synchronised
+        (``wait_sync``) before.
 
         timeout: seconds; None waits as long as all ranks are alive.
         Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError, after which the job cannot go on.
         """
-        self._collective("barrier", {}, {}, timeout)
+        answers = self._collective("barrier", {}, {"replicas": self._engine.has_replicas()}, timeout)
+        if any(answer["replicas"] for answer in answers):
+            # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
+            self._engine.flush_news()
+            self._collective("barrier", {}, {}, timeout)
 
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.
@@ -214,7 +233,7 @@ class ParameterManager:
     def _collective(
         self, call: str, arguments: dict[str, str], extra: dict[str, Any], timeout: float | None = None
     ) -> list[dict[str, Any]]:
-        """Calls ``call`` together with all ranks; raises unless all passed the same ``arguments``. Returns their extras."""
+        """Calls ``call`` together with all ranks, which must pass the same ``arguments``. Returns what all sent."""
         payload = json.dumps({"call": call, "arguments": arguments, **extra}).encode() + b"\n"
         described = f"{call}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
         answers = self._engine.exchange(payload, described, timeout)
@@ -238,14 +257,16 @@ class ParameterManager:
                     "every rank must make the same collective calls in the same order"
                 )
 
-    # -- seeing it ---------------------------------------------------------------------------------------------------------
+    # -- seeing it -----------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
         """Counters of this rank since start. Any thread; does not wait.
 
         ``tables[name]``: keys accessed ``local``, ``replica`` and ``remote``; bytes of ``rows`` and ``index``.
-        ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the transport, headers included.
+        ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the transport, with headers.
         ``served_keys``: keys served to other ranks; ``forwarded_keys``, ``hops``: of requests for keys that had moved.
+        ``relocations_in``, ``relocations_out``, ``replicas_set_up``, ``replicas_dropped``, ``rounds``, ``records``,
+        ``refreshed_rows``, ``intents_acted`` (keys): what management did.
         """
         counters = self._engine.counters()
         return {
@@ -253,9 +274,7 @@ class ParameterManager:
             "bytes_received": counters["received_bytes"],
             "messages_sent": counters["sent_messages"],
             "messages_received": counters["received_messages"],
-            "served_keys": counters["served_keys"],
-            "forwarded_keys": counters["forwarded_keys"],
-            "hops": counters["hops"],
+            **{name: count for name, count in counters.items() if "sent_" not in name and "received_" not in name},
             "tables": {name: self._table_stats(table) for name, table in self._tables.items()},
         }
 
@@ -269,7 +288,7 @@ class ParameterManager:
         """Name of the transport in use."""
         return str(self._transport.name)
 
-    # -- end ---------------------------------------------------------------------------------------------------------------
+    # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Collective end: settles this rank's writes and serves the other ranks until all have called it. Idempotent.
@@ -330,8 +349,8 @@ class ParameterManager:
 def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[float, float]:
     """How long a waiting worker and the progress thread poll before they sleep.
 
-    Polling beats sleeping by 10 to 30 us per message, but on a machine with more threads than cores it takes the core from
-    the thread that would send the message.
+    Polling beats sleeping by 10 to 30 us per message, but on a machine with more threads than cores it takes the core
+    from the thread that would send the message.
     """
     if asked is not None:
         return asked, asked
@@ -358,7 +377,7 @@ def _fingerprint(init: Init) -> str:
     if callable(init):
         return "a callable"
     if isinstance(init, np.ndarray):
-        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(np.ascontiguousarray(init)):08x}"
+        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(init.tobytes()):08x}"
     return repr(init)
 
 
@@ -393,4 +412,3 @@ def _initial_rows(table: Table, init: Init, keys: npt.NDArray[np.int64]) -> Rows
     if not np.can_cast(rows.dtype, table.dtype, casting="same_kind") and rows.dtype.kind not in "iub":
         raise DtypeError(f"table {table.name!r}: init has dtype {rows.dtype}, the table has {table.dtype}")
     return np.ascontiguousarray(rows, dtype=table.dtype)
-

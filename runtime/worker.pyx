@@ -22,11 +22,15 @@ import numpy as np
 from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
 from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
-from intentpm.runtime._native.primitives cimport load_acquire, load_relaxed_u64
+from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
+from intentpm.runtime._native.primitives cimport exchange_acquire, load_acquire, load_relaxed, load_relaxed_u64
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
-from intentpm.runtime._native.store cimport AccessCounts, Table, check_keys, pull_rows, push_rows, set_rows
+from intentpm.runtime._native.store cimport (
+    AccessCounts, Table, TableState, check_keys, is_dirty, pull_rows, push_rows, set_rows,
+)
 from intentpm.runtime.futures cimport Future
 
 cdef extern from "numpy/arrayobject.h":
@@ -58,11 +62,12 @@ cdef class Worker:
 
     cdef Engine engine
     cdef readonly object manager
-    cdef readonly int64_t clock
+    cdef IntentQueue intents             # holds the clock
     cdef readonly uint32_t worker_id
     cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by access_counts()
     cdef vector[int32_t] misses          # scratch of the call in progress
     cdef bint busy                       # guarded by: GIL
+    cdef bint managed                    # intents are acted on
     cdef uint32_t open_writes            # atomic: this worker adds / the engine subtracts
     cdef list writes                     # futures of asynchronous writes not known to be done
     cdef uint8_t filter[1 << FILTER_BITS]    # marks of keys with unacknowledged writes
@@ -78,6 +83,9 @@ cdef class Worker:
         self.manager = manager
         self.engine = engine
         self.worker_id = worker_id
+        self.intents = IntentQueue(manager.config.timing == "immediate")
+        self.managed = engine.rounds.uses_intents()
+        engine.add_worker(self.intents)
 
     def __dealloc__(self):
         free(self.counts)
@@ -178,24 +186,43 @@ cdef class Worker:
         Returns at once. A window that is already over is a no-op.
         Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
         """
-        cdef int64_t last = start + 1 if end is None else end
-        if last <= start:
-            raise WindowError(f"intent window [{start}, {last}) is empty: end must be after start")
-        self._begin(table, keys)
-        self.busy = False
+        cdef int64_t first = start
+        cdef int64_t last = first + 1 if end is None else end
+        cdef cnp.ndarray wanted
+        if last <= first:
+            raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
+        wanted = self._check_call(table, keys)
+        if self.managed and last > self.intents.clock:
+            self._signal(table, wanted, first, last)
 
     def advance_clock(self) -> int:
         """Adds one to this worker's clock; returns the new clock."""
-        self.clock += 1
-        return self.clock
+        if self.intents.advance() and self.managed:
+            self.engine.kick()
+        return self.intents.clock
+
+    @property
+    def clock(self) -> int:
+        """This worker's logical time: how often ``advance_clock`` was called."""
+        return self.intents.clock
 
     def wait_sync(self, timeout: float | None = None) -> None:
-        """Waits until this worker's earlier writes are at the owners.
+        """Waits until this worker's earlier writes are at the owners, its due intents are acted on, and this rank's replicas
+        hold what the owners had when it was called.
 
         timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
         """
+        self.wait_sync_async().wait(timeout)
+
+    def wait_sync_async(self):
+        """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
+        cdef Future future
         self.engine.raise_state()
-        self._settle_writes(timeout)
+        self._settle_writes(None)
+        future = self._new_future(None, ACCESS_PULL, None)
+        with nogil:
+            self.engine.sync(&future.operation)
+        return future
 
     def close(self) -> None:
         """Waits for this worker's asynchronous writes. The manager closes its workers at the end of the with block."""
@@ -209,7 +236,15 @@ cdef class Worker:
     # -- arguments -------------------------------------------------------------------------------------------------------
 
     cdef cnp.ndarray _begin(self, Table table, object keys):
-        """Checks state, table and keys, settles what must be settled first, and takes the worker. int64 [K], contiguous."""
+        """Checks the call, settles what must be settled first, and takes the worker. Returns the keys."""
+        cdef cnp.ndarray wanted = self._check_call(table, keys)
+        if self.filter_marked:
+            self._settle_own_writes(wanted)
+        self.busy = True
+        return wanted
+
+    cdef cnp.ndarray _check_call(self, Table table, object keys):
+        """Checks state, table and keys; returns the keys as int64 [K], contiguous."""
         cdef cnp.ndarray wanted
         cdef int64_t bad
         if load_acquire(&self.engine.state):
@@ -228,10 +263,18 @@ cdef class Worker:
             raise KeyRangeError(
                 f"key {wanted[bad]} (position {bad}) is not in table {table.name!r}, whose keys are 0 to "
                 f"{table.num_keys - 1}")
-        if self.filter_marked:
-            self._settle_own_writes(wanted)
-        self.busy = True
         return wanted
+
+    cdef _signal(self, Table table, cnp.ndarray keys, int64_t start, int64_t end):
+        cdef bint engine_should_look = False
+        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
+        cdef uint32_t count = <uint32_t>cnp.PyArray_DIM(keys, 0)
+        if not self.intents.signal(table.table_id, wanted, count, start, end, &engine_should_look):
+            raise Error(
+                "more than 2^28 keys are intended by this worker and not over yet (or memory ran out): signal intents "
+                "later, with shorter windows, or advance the clock")
+        if engine_should_look:
+            self.engine.kick()
 
     cdef cnp.ndarray _rows_for(self, Table table, cnp.ndarray keys, object out):
         cdef cnp.npy_intp dims[32]
@@ -267,6 +310,13 @@ cdef class Worker:
         else:
             with nogil:
                 self._access_rows(table, kind, wanted, count, rows)
+        if kind != ACCESS_PULL and is_dirty(table.state):
+            self._note_dirt()
+
+    cdef void _note_dirt(self) noexcept:
+        """Tells the engine that there is something to synchronise, once until it has collected it."""
+        if load_relaxed(&self.engine.rounds.dirt_noted) == 0 and exchange_acquire(&self.engine.rounds.dirt_noted, 1) == 0:
+            self.engine.kick()
 
     cdef inline void _access_rows(
             self, Table table, int kind, const int64_t* keys, int64_t count, char* rows) noexcept nogil:
@@ -328,14 +378,17 @@ cdef class Worker:
         cdef Future future = Future.__new__(Future)
         cdef char* data = NULL
         cdef uint32_t* open_writes = NULL
-        if kind == ACCESS_PULL:
+        cdef TableState* state = NULL
+        if table is not None:
+            state = table.state
+        if rows is not None:
             data = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
-        else:
+        if kind != ACCESS_PULL:
             open_writes = &self.open_writes
         future.engine = self.engine
         future.table = table
         future.rows = rows
-        begin_operation(&future.operation, table.state, kind, data, open_writes)
+        begin_operation(&future.operation, state, kind, data, open_writes)
         return future
 
     # -- a worker reads its own writes -----------------------------------------------------------------------------------
@@ -351,6 +404,8 @@ cdef class Worker:
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef int64_t i
         cdef bint hit = load_acquire(&self.open_writes) == 0
+        if is_planted(MUTATION_WRITES_NOT_SETTLED):
+            return
         if not hit:
             for i in range(cnp.PyArray_DIM(keys, 0)):
                 hit = hit or self.filter[_filter_slot(wanted[i])]
@@ -366,7 +421,7 @@ cdef class Worker:
         self.filter_marked = False
 
     def __repr__(self):
-        return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
+        return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.intents.clock}>"
 
 
 cdef cnp.ndarray _as_keys(object keys):

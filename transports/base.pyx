@@ -11,7 +11,8 @@ cdef extern from "<stdlib.h>" nogil:
 cdef class Transport:
     """A rank's connection to its peers. See ``base.pxd`` for the data path's contract.
 
-    Life: construct, ``address()``, exchange the addresses of all ranks (bootstrap), ``connect()``, data path, ``close()``.
+    Life: construct, ``address()``, exchange the addresses of all ranks (bootstrap), ``connect()``, data path,
+    ``close()``.
     """
 
     def __init__(self, *args, **kwargs):
@@ -79,6 +80,10 @@ cdef class Transport:
 
     cdef bint request_step(self, int64_t at_ns) noexcept nogil:
         return False
+
+    cdef void run_until(
+            self, condition_fn condition, void* context, void* argument, int64_t until_ns) noexcept nogil:
+        pass
 
     cdef char* allocate(self, size_t size_bytes) noexcept nogil:
         return <char*>aligned_alloc(64, (size_bytes + 63) & ~<size_t>63)

@@ -1,4 +1,4 @@
-"""Receive buffers of power-of-two sizes, kept for the next large message: fresh pages cost more than the copy into them."""
+"""Receive buffers of power-of-two sizes, kept for the next large message: fresh pages cost more than filling them."""
 
 
 cdef enum:

@@ -1,7 +1,7 @@
 """Frames of the tcp transport: how a message looks on a byte stream, and the parser that trusts no length.
 
-A frame is ``prefix (16 bytes) | header | zeros to 8 | body | zeros to 8``: every frame and every body starts at a multiple
-of 8, so bodies can be read where they arrived.
+A frame is ``prefix (16 bytes) | header | zeros to 8 | body | zeros to 8``: every frame and every body starts at a
+multiple of 8, so bodies can be read where they arrived.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
@@ -21,7 +21,7 @@ cdef extern from *:
 cdef enum:
     PROTOCOL_VERSION = 1           # +1 whenever frames or handshake change
     FRAME_PREFIX_BYTES = 16
-    RECEIVE_BUFFER_BYTES = 1 << 16
+    RECEIVE_BUFFER_BYTES = 1 << 15
     LARGE_FRAME_BYTES = 1 << 14    # an incomplete frame above this gets a buffer of its own
 
 
@@ -53,8 +53,8 @@ cdef enum FrameStatus:
     FRAME_NO_MEMORY = -6
 
 
-# Cuts one byte stream into frames. Small frames are read where they arrived; the body of an incomplete large one moves to
-# a pooled buffer that the rest is received into. Zeroed memory plus ``pool`` is a valid reader.
+# Cuts one byte stream into frames. Small frames are read where they arrived; the body of an incomplete large one moves
+# to a pooled buffer that the rest is received into. Zeroed memory plus ``pool`` is a valid reader.
 cdef struct FrameReader:
     char* buffer                   # RECEIVE_BUFFER_BYTES, made at first use
     size_t begin                   # of the frame being read; a multiple of 8

@@ -175,7 +175,7 @@ cdef class FrameParser:
     def feed(self, const uint8_t[::1] received) -> list:
         """Takes the next bytes of the stream; returns the frames completed: (message id, header bytes, body bytes).
 
-        Raises ValueError naming what is malformed, from then on at every call; frames before it in ``received`` are lost.
+        Raises ValueError naming what is malformed, from then on at every call; frames before it are lost.
         """
         cdef list frames = []
         cdef size_t offset = 0, part

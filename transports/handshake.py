@@ -1,9 +1,9 @@
 """How two ranks prove to each other, over a fresh connection, that they belong to the same job. No sockets here.
 
-The dialling rank sends a hello, the listening rank answers with its own; then the dialling rank proves the secret, and the
-listening rank answers with a verdict that proves it too. A proof is an HMAC-SHA256 over both hellos under the sender's
-role, so it is bound to both ranks, the job's size, both versions and both random challenges, and cannot be replayed or
-reflected. Lengths are fixed: a stranger's bytes are never a length.
+The dialling rank sends a hello, the listening rank answers with its own; then the dialling rank proves the secret, and
+the listening rank answers with a verdict that proves it too. A proof is an HMAC-SHA256 over both hellos under the
+sender's role, so it is bound to both ranks, the job's size, both versions and both random challenges, and cannot be
+replayed or reflected. Lengths are fixed: a stranger's bytes are never a length.
 """
 
 import enum
@@ -25,7 +25,7 @@ PROOF_BYTES = 32
 VERDICT_BYTES = _VERDICT.size
 
 
-class Stranger(Exception):
+class StrangerError(Exception):
     """The other side is not a rank of this job, or did not prove it. Says why; the connection is to be closed."""
 
 
@@ -56,15 +56,23 @@ class Hello:
         """Returns HELLO_BYTES bytes."""
         version = self.package_version.encode()[:32]
         return _HELLO.pack(
-            _MAGIC, _FORMAT, self.protocol_version, self.rank, self.size, self.target, version, self.instance, self.challenge
+            _MAGIC,
+            _FORMAT,
+            self.protocol_version,
+            self.rank,
+            self.size,
+            self.target,
+            version,
+            self.instance,
+            self.challenge,
         )
 
     @classmethod
     def unpack(cls, received: bytes) -> "Hello":
-        """Raises Stranger when ``received`` (HELLO_BYTES bytes) is no hello."""
+        """Raises StrangerError when ``received`` (HELLO_BYTES bytes) is no hello."""
         magic, layout, protocol, rank, size, target, version, instance, challenge = _HELLO.unpack(received)
         if magic != _MAGIC or layout != _FORMAT:
-            raise Stranger("it does not speak the protocol of intentpm")
+            raise StrangerError("it does not speak the protocol of intentpm")
         text = version.rstrip(b"\0").decode(errors="replace")
         return cls(rank, size, target, text, protocol, instance, challenge)
 
@@ -75,7 +83,7 @@ class Stream(Protocol):
     async def send(self, data: bytes) -> None: ...
 
     async def receive(self, size_bytes: int) -> bytes:
-        """Exactly ``size_bytes``. Raises Stranger when the connection ends before."""
+        """Exactly ``size_bytes``. Raises StrangerError when the connection ends before."""
         ...
 
 
@@ -92,28 +100,28 @@ def prove(secret: bytes, role: bytes, dialled: bytes, answered: bytes) -> bytes:
 async def greet(stream: Stream, me: Identity, target: int, target_instance: bytes) -> tuple[bytes, bytes]:
     """First half, dialling side: exchanges hellos and returns both. Nothing is proven yet, and nothing promised.
 
-    Raises Stranger when something else than the process of rank ``target`` listens there.
+    Raises StrangerError when something else than the process of rank ``target`` listens there.
     """
     mine = make_hello(me, target).pack()
     await stream.send(mine)
     theirs = await stream.receive(HELLO_BYTES)
     answer = Hello.unpack(theirs)
     if (answer.rank, answer.instance) != (target, target_instance):
-        raise Stranger(f"another process listens there (rank {answer.rank} of some job)")
+        raise StrangerError(f"another process listens there (rank {answer.rank} of some job)")
     return mine, theirs
 
 
 async def convince(stream: Stream, me: Identity, mine: bytes, theirs: bytes) -> None:
     """Second half, dialling side: proves the secret and checks the listening side's proof.
 
-    Raises Stranger (secret not proven), VersionMismatchError or TransportError (same secret, but the ranks do not fit).
+    Raises StrangerError (secret not proven), VersionMismatchError or TransportError (proven, but the ranks do not fit).
     """
     await stream.send(prove(me.secret, b"dialler", mine, theirs))
     magic, code, proof = _VERDICT.unpack(await stream.receive(VERDICT_BYTES))
     if magic != _MAGIC:
-        raise Stranger("it does not speak the protocol of intentpm")
+        raise StrangerError("it does not speak the protocol of intentpm")
     if not hmac.compare_digest(proof, _verdict_proof(me.secret, code, mine, theirs)):
-        raise Stranger("it does not have this job's secret")
+        raise StrangerError("it does not have this job's secret")
     answer = Hello.unpack(theirs)
     check_versions(me, answer.rank, answer.package_version, answer.protocol_version)
     if code != Verdict.WELCOME:
@@ -125,7 +133,7 @@ def _verdict_proof(secret: bytes, code: int, dialled: bytes, answered: bytes) ->
 
 
 async def receive_greeting(stream: Stream, me: Identity) -> tuple[bytes, bytes]:
-    """First half, listening side: returns (their hello, my hello). Raises Stranger."""
+    """First half, listening side: returns (their hello, my hello). Raises StrangerError."""
     theirs = await stream.receive(HELLO_BYTES)
     claim = Hello.unpack(theirs)
     mine = make_hello(me, claim.rank).pack()
@@ -136,8 +144,8 @@ async def receive_greeting(stream: Stream, me: Identity) -> tuple[bytes, bytes]:
 async def judge(stream: Stream, me: Identity, theirs: bytes, mine: bytes, instances: dict[int, bytes]) -> int:
     """Second half, listening side: checks the proof, sends the verdict. Returns the rank that is now connected.
 
-    ``instances``: the processes expected, by rank. Raises Stranger (no proof of the secret), VersionMismatchError or
-    TransportError (proven, but the ranks do not fit).
+    ``instances``: the processes expected, by rank.
+    Raises StrangerError (secret not proven), VersionMismatchError or TransportError (proven, but the ranks do not fit).
     """
     proof = await stream.receive(PROOF_BYTES)
     claim = Hello.unpack(theirs)
@@ -147,10 +155,10 @@ async def judge(stream: Stream, me: Identity, theirs: bytes, mine: bytes, instan
     # The reason goes out first: both sides are to know it.
     await stream.send(_VERDICT.pack(_MAGIC, verdict, _verdict_proof(me.secret, verdict, theirs, mine)))
     if verdict == Verdict.WRONG_SECRET:
-        raise Stranger(f"it claims to be rank {claim.rank} but does not have this job's secret")
+        raise StrangerError(f"it claims to be rank {claim.rank} but does not have this job's secret")
     check_versions(me, claim.rank, claim.package_version, claim.protocol_version)
     if verdict == Verdict.DUPLICATE_RANK:
-        raise Stranger(f"a second process claims to be rank {claim.rank}")
+        raise StrangerError(f"a second process claims to be rank {claim.rank}")
     if verdict != Verdict.WELCOME:
         raise TransportError(_explain(verdict, me, claim, Hello.unpack(mine)))
     return claim.rank

@@ -37,7 +37,7 @@ cdef cppclass Inbox:
     vector[char] links             # by rank: LinkState; guarded by: lock
     vector[char] waiting           # by rank: its last put found no room; guarded by: lock
     atomic[uint64_t] events        # + 1 after every change the owner must look at; any thread, seq_cst
-    atomic[int] is_armed           # owner sets before its last look at events / whoever changes something takes it, seq_cst
+    atomic[int] is_armed           # owner sets before its last look at events / who changes something takes it, seq_cst
     int event_fd                   # constant
 
 

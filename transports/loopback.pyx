@@ -1,12 +1,13 @@
 """The loopback transport: a rank is a thread, a message is a copy in its inbox.
 
 Guarantees
-    * As ``base.pxd``; besides, messages between two ranks keep their order. What a rank holds undelivered is bounded: a
-      sender whose message finds no room keeps it by reference and is woken when there is some.
+    * As ``base.pxd``; besides, messages between two ranks keep their order. What a rank holds undelivered is bounded:
+      a sender whose message finds no room keeps it by reference and is woken when there is some.
     * Waking costs a system call only when the receiver sleeps.
 Assumptions
     * Each transport's calls are serialised by its caller; different ranks run on different threads.
-    * The inbox locks are held for a few instructions and never across a callback, so taking one with the GIL is harmless.
+    * The inbox locks are held for a few instructions and never across a callback, so one may be taken with the
+      GIL.
 How a sleeper is never forgotten
     1. receiver: ``is_armed = 1``, then reads ``events``: unchanged, so it sleeps on its descriptor.
     2. sender: ``events += 1``, then takes ``is_armed``: was 1, so it writes the descriptor.
@@ -17,7 +18,6 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
-from libcpp.string cimport string
 from libcpp.vector cimport vector
 from posix.unistd cimport close as close_descriptor, read, usleep, write
 
@@ -28,8 +28,6 @@ from intentpm.transports.message_store cimport (
     MessageList, StoredMessage, body_size, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
     SendItem, SendQueue, item_start, queue_advance, queue_fail, queue_keep, spare_clear)
-
-import os
 
 from intentpm.runtime.errors import ConfigError, TransportError
 
@@ -46,7 +44,7 @@ cdef void _notify(Inbox* inbox) noexcept nogil:
 
 
 cdef class LoopbackNetwork:
-    """``size`` ranks in this process; ``transport(rank)`` gives each its end, once. Raises ConfigError, TransportError."""
+    """``size`` ranks in this process; ``transport(rank)`` gives each its end, once. Raises ConfigError."""
 
     def __init__(self, size: int):
         cdef Inbox* inbox
@@ -288,7 +286,7 @@ cdef class LoopbackTransport(Transport):
         return work + self.finished
 
     cdef void take_in(self, MessageList* messages) noexcept nogil:
-        """Empties the inbox into ``messages`` and notes which links went down; what came before that is in ``messages``."""
+        """Empties the inbox into ``messages`` and notes which links went down: all they brought is in ``messages``."""
         cdef vector[char] links, waiting
         cdef uint32_t rank
         cdef StoredMessage* message

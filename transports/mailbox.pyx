@@ -4,8 +4,8 @@ The contract suite, ``doctor`` and the benches drive every transport through thi
 
 Guarantees
     * Every wait has a deadline, sleeps on the transport's event descriptor when there is nothing to do, and raises
-      WaitTimeoutError naming what it waited for. A loss of the peer waited for ends the wait with PeerLostError.
-    * A ping or a stream's message is answered by whatever call makes progress, ``echo`` and ``sink`` only wait for them.
+      WaitTimeoutError naming what it waited for. The loss of a measurement's peer ends it with PeerLostError.
+    * A ping is answered by whatever call makes progress; ``echo`` and ``sink`` only wait for their messages.
 Assumptions
     * One thread at a time uses a mailbox, and nothing else uses its transport. Message ids from 250 are its own.
 """
@@ -14,7 +14,6 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
@@ -169,11 +168,13 @@ cdef class Mailbox:
     Attributes
         lost: the losses reported, in order (a list of Lost). One entry per peer at most, or the transport is at fault.
         auto_echo: answer every message at once, inside the handler, with the same id, header and body; do not keep it.
+        auto_drop: drop the source of every message, inside the handler.
     """
 
     cdef readonly Transport transport
     cdef readonly list lost
     cdef public bint auto_echo
+    cdef public bint auto_drop
     cdef readonly uint64_t echoed_messages
     cdef int finished_sends
     cdef object arrived
@@ -203,7 +204,7 @@ cdef class Mailbox:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def send(self, uint32_t rank, int message_id, bytes header=b"", pieces=()) -> SendHandle:
-        """Sends one message whose body is the concatenation of ``pieces`` (contiguous buffers, not to be changed until done).
+        """Sends one message; its body is the concatenation of ``pieces`` (contiguous buffers, unchanged until done).
 
         Raises
             PeerLostError: ``rank`` is gone. Nothing was sent.
@@ -218,7 +219,7 @@ cdef class Mailbox:
             _mark_done, &handle.state)
         self._check_sent(status, rank, len(header))
         if handle.state.done_calls == 0:
-            # The transport holds pointers into the handle: keep it, and through it this mailbox, whatever the caller does.
+            # The transport holds pointers into the handle: keep it, and this mailbox through it.
             Py_INCREF(handle)
             self.unfinished.append(handle)
         else:
@@ -267,7 +268,7 @@ cdef class Mailbox:
         return self.arrived.popleft()
 
     def receive_many(self, count: int, timeout_s: float) -> list:
-        """Returns the next ``count`` messages, waiting for them. Raises WaitTimeoutError; what came stays receivable."""
+        """Returns the next ``count`` messages, waiting for them. Raises WaitTimeoutError and keeps what came."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         while len(self.arrived) < count:
             self.step(deadline_ns, f"{count} messages ({len(self.arrived)} are here)", timeout_s)
@@ -363,7 +364,7 @@ cdef class Mailbox:
         return np.asarray(samples)
 
     def echo(self, uint32_t peer, int iterations, timeout_s: float = 60.0, bint sleep=False) -> None:
-        """Answers ``iterations`` pings of ``peer`` (those already answered count). Raises WaitTimeoutError, PeerLostError."""
+        """Answers ``iterations`` pings of ``peer``, earlier ones included. Raises WaitTimeoutError, PeerLostError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         self.pings_awaited += iterations
         with nogil:
@@ -371,9 +372,10 @@ cdef class Mailbox:
         self._check_count(self.pings, self.pings_awaited, peer, f"{iterations} pings of rank {peer}", timeout_s)
         self.flush(peer, deadline_ns, timeout_s)
 
-    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s: float = 60.0) -> float:
+    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s: float = 60.0, bint sleep=True) -> float:
         """Sends ``count`` messages of ``size_bytes`` to ``peer``, which must be in ``sink``.
 
+        sleep: sleep on the event descriptor when there is nothing to do, as an engine does; else poll.
         Returns: seconds from the first send until ``peer`` said that it has received them all.
         Raises WaitTimeoutError, PeerLostError.
         """
@@ -382,20 +384,20 @@ cdef class Mailbox:
         cdef int64_t awaited = self.stream_reads + 1
         cdef Piece piece
         cdef SendStatus status = SEND_OK
-        cdef int index
+        cdef int _index
         piece.data = &body[0]
         piece.size_bytes = size_bytes
         piece.memory = HOST_MEMORY
         with nogil:
-            for index in range(count):
+            for _index in range(count):
                 status = self.transport.send(peer, STREAM, NULL, 0, &piece, 1, NULL, NULL)
-                while status == SEND_OK and self.transport.backlog_bytes(peer) > STREAM_WINDOW_BYTES:
-                    if self.transport.progress() == 0 and self.transport.now_ns() > deadline_ns:
-                        break
-                if status != SEND_OK or self.transport.now_ns() > deadline_ns:
+                while (self.transport.backlog_bytes(peer) > STREAM_WINDOW_BYTES
+                       and self.transport.now_ns() < deadline_ns):
+                    self.advance(sleep, deadline_ns)
+                if status != SEND_OK or self.transport.now_ns() >= deadline_ns:
                     break
             if status == SEND_OK:
-                self.poll_count(&self.stream_reads, awaited, peer, False, deadline_ns)
+                self.poll_count(&self.stream_reads, awaited, peer, sleep, deadline_ns)
         # ``body`` must outlive what the transport still sends from it.
         if self.stream_reads < awaited:
             self._leave_stream(peer, body)
@@ -408,13 +410,14 @@ cdef class Mailbox:
             self.transport.drop(peer, b"a measurement was abandoned")
             self.progress()
 
-    def sink(self, uint32_t peer, int count, timeout_s: float = 60.0) -> None:
-        """Receives ``count`` messages of a ``stream`` of ``peer`` and says so. Raises WaitTimeoutError, PeerLostError."""
+    def sink(self, uint32_t peer, int count, timeout_s: float = 60.0, bint sleep=True) -> None:
+        """Receives ``count`` messages of a ``stream`` and tells ``peer``. Raises WaitTimeoutError, PeerLostError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         self.streamed_awaited += count
         with nogil:
-            self.poll_count(&self.streamed, self.streamed_awaited, peer, False, deadline_ns)
-        self._check_count(self.streamed, self.streamed_awaited, peer, f"{count} streamed messages of rank {peer}", timeout_s)
+            self.poll_count(&self.streamed, self.streamed_awaited, peer, sleep, deadline_ns)
+        what = f"{count} streamed messages of rank {peer}"
+        self._check_count(self.streamed, self.streamed_awaited, peer, what, timeout_s)
         self._check_sent(self.transport.send(peer, STREAM_READ, NULL, 0, NULL, 0, NULL, NULL), peer, 0)
         self.flush(peer, deadline_ns, timeout_s)
 
@@ -456,7 +459,8 @@ cdef class Mailbox:
             poll(&entry, 1, <int>min(left_ms, 200))    # now and then up: Python may have a signal to handle
 
     cdef bint poll_count(
-            self, const int64_t* counted, int64_t awaited, uint32_t peer, bint sleep, int64_t deadline_ns) noexcept nogil:
+            self, const int64_t* counted, int64_t awaited, uint32_t peer, bint sleep,
+            int64_t deadline_ns) noexcept nogil:
         """Makes progress until ``counted`` reaches ``awaited``. False: the deadline passed or the peer is gone."""
         while counted[0] < awaited:
             self.advance(sleep, deadline_ns)
@@ -467,6 +471,8 @@ cdef class Mailbox:
     cdef void take(
             self, uint32_t source, uint8_t message_id,
             const char* header, size_t header_bytes, const char* body, size_t body_bytes) noexcept nogil:
+        if self.auto_drop:
+            self.transport.drop(source, "dropped by its first message")
         if message_id == PING:
             self.answer_ping(source, body_bytes)
         elif message_id == PONG:

@@ -32,6 +32,7 @@ cdef struct Peer:
     uint32_t rank
     PeerState state
     bint expects_close
+    bint is_full                   # the socket took less than it was offered
     bint waits_for_room            # EPOLLOUT is set in the epoll set
     bint is_backlogged             # listed in ``backlogged``
     int64_t last_heard_ns
@@ -56,7 +57,6 @@ cdef class TcpTransport(Transport):
     cdef object identity
     cdef object listeners
     cdef object candidates
-    cdef object secret
     cdef double peer_timeout_s
 
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1
@@ -67,6 +67,7 @@ cdef class TcpTransport(Transport):
         self, uint8_t message_id, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
     cdef void write_now(self, Peer* peer, SendItem* item) noexcept nogil
+    cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil
     cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil
     cdef void flush_peer(self, Peer* peer) noexcept nogil
     cdef void flush_backlogged(self) noexcept nogil

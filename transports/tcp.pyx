@@ -1,8 +1,8 @@
 """The tcp transport: non-blocking sockets, gathered writes, frames parsed where they arrive.
 
 Guarantees
-    * As ``base.pxd``; besides, messages between two ranks keep their order. Memory received but not delivered is bounded
-      by one receive buffer and one message per peer: a slow receiver makes its senders queue, by reference.
+    * As ``base.pxd``; besides, messages between two ranks keep their order. Memory received but not delivered is
+      bounded by one receive buffer and one message per peer: a slow receiver makes its senders queue, by reference.
     * No byte of a peer is believed before a length check; a malformed frame costs that peer its connection, no more.
 Assumptions
     * The caller serialises all calls (``base.pxd``); ``connect`` and ``close`` come before and after the data path.
@@ -47,6 +47,14 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* buffer, size_t length, int flags)
     int shutdown(int fd, int how)
 
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    enum: POLLOUT
+    int poll(pollfd* entries, unsigned long count, int timeout_ms)
+
 cdef extern from "<linux/sockios.h>" nogil:
     enum: SIOCOUTQ
 
@@ -81,6 +89,14 @@ cdef inline size_t _total_bytes(const iovec* entries, size_t count) noexcept nog
     return total
 
 
+cdef inline bint _has_room(int fd) noexcept nogil:
+    """Whether a full socket has drained enough to be worth a write. Unlike a refused write, asking takes no lock."""
+    cdef pollfd entry
+    entry.fd = fd
+    entry.events = POLLOUT
+    return poll(&entry, 1, 0) != 0
+
+
 cdef class TcpTransport(Transport):
     """Ranks connected by one TCP connection per pair, IPv4 or IPv6.
 
@@ -106,7 +122,8 @@ cdef class TcpTransport(Transport):
         self.size = size
         self.name = "tcp"
         self.peer_timeout_s = peer_timeout_s
-        self.identity = Identity(rank, size, check_secret(secret), os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
+        secret = check_secret(secret)
+        self.identity = Identity(rank, size, secret, os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
         self.peers = <Peer*>calloc(size, sizeof(Peer))
         if self.peers == NULL:
             raise MemoryError(f"no memory for {size} connections")
@@ -131,9 +148,9 @@ cdef class TcpTransport(Transport):
             me.secret)
 
     def connect(self, addresses, timeout_s: float) -> None:
-        if len(addresses) != self.size:
-            raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
         try:
+            if len(addresses) != self.size:
+                raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
             decoded = [decode_address(payload, rank, self.identity) for rank, payload in enumerate(addresses)]
             sockets = connect_ranks(self.identity, self.listeners, decoded, timeout_s, self.peer_timeout_s)
         finally:
@@ -290,12 +307,18 @@ cdef class TcpTransport(Transport):
             offered = _total_bytes(entries, count)
             sent = _send_gathered(peer.fd, entries, count)
             if sent < 0:
-                if errno != EAGAIN and errno != ENOBUFS and errno != ENOMEM:
-                    self.break_sending(peer, errno)
+                self.note_refused_write(peer, errno)
                 return
             item_advance(item, sent)
             if <size_t>sent < offered:
+                peer.is_full = True
                 return
+
+    cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
+        if error == EAGAIN:
+            peer.is_full = True
+        elif error != ENOBUFS and error != ENOMEM:
+            self.break_sending(peer, error)
 
     cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil:
         if not queue_keep(&peer.queue, item, &self.spare_items):
@@ -311,16 +334,19 @@ cdef class TcpTransport(Transport):
         cdef iovec entries[GATHER_ENTRIES]
         cdef size_t count, offered
         cdef ssize_t sent
+        if peer.is_full and not _has_room(peer.fd):
+            return
+        peer.is_full = False
         while peer.queue.head != NULL and peer.state == PEER_OPEN:
             count = queue_gather(&peer.queue, entries, GATHER_ENTRIES)
             offered = _total_bytes(entries, count)
             sent = _send_gathered(peer.fd, entries, count)
             if sent < 0:
-                if errno != EAGAIN and errno != ENOBUFS and errno != ENOMEM:
-                    self.break_sending(peer, errno)
+                self.note_refused_write(peer, errno)
                 return
             self.finished += queue_advance(&peer.queue, sent, &self.spare_items)
             if <size_t>sent < offered:
+                peer.is_full = True
                 return
 
     cdef void flush_backlogged(self) noexcept nogil:
@@ -388,11 +414,11 @@ cdef class TcpTransport(Transport):
         return work
 
     cdef int receive_from(self, Peer* peer) noexcept nogil:
-        cdef int work = 0, turn
+        cdef int work = 0, _turn
         cdef size_t room
         cdef ssize_t received
         cdef char* where = NULL
-        for turn in range(RECEIVES_PER_POLL):
+        for _turn in range(RECEIVES_PER_POLL):
             if peer.state != PEER_OPEN and peer.state != PEER_BROKEN:
                 break
             room = reader_space(&peer.reader, &where)

@@ -178,7 +178,8 @@ def _default_candidates(listener: socket.socket) -> tuple[Candidate, ...]:
     candidates = [Candidate("127.0.0.1", port, here)]
     if dual:
         candidates.append(Candidate("::1", port, here))
-    candidates += [Candidate(address.address, port) for address in list_interface_addresses() if _is_public(address, dual)]
+    public = [found.address for found in list_interface_addresses() if _is_public(found, dual)]
+    candidates += [Candidate(address, port) for address in public]
     return tuple(candidates)
 
 
@@ -192,5 +193,5 @@ def _is_public(address: InterfaceAddress, dual: bool) -> bool:
 def check_secret(secret: bytes) -> bytes:
     """Raises ConfigError unless ``secret`` is at least 16 bytes."""
     if not isinstance(secret, bytes | bytearray | memoryview) or len(secret) < 16:
-        raise ConfigError("the job secret needs at least 16 bytes: leave it to the launcher, or make one with os.urandom(32)")
+        raise ConfigError("the job secret needs at least 16 bytes: leave it to the launcher, or use os.urandom(32)")
     return bytes(secret)

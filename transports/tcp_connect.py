@@ -2,11 +2,12 @@
 
 Guarantees
     * ``connect_ranks`` ends within its deadline, with one authenticated connection per peer or with an error that names
-      the ranks missing and what was tried. Strangers (port scans, garbage, silence, wrong secret) cost nothing but a line
-      in that error.
+      the ranks missing and what was tried. Strangers (port scans, garbage, silence, wrong secret) cost nothing but a
+      line in that error.
     * A rank that died is noticed early: when nothing listens any more at any of its addresses for ``gone_after_s``.
 Assumptions
-    * The addresses were exchanged after every rank had opened its listeners; a rank listens until all are connected to it.
+    * The addresses were exchanged after every rank had opened its listeners; a rank listens until it is connected to
+      all.
 """
 
 import asyncio
@@ -17,9 +18,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from intentpm.runtime.errors import TransportError, VersionMismatchError
-from intentpm.transports.handshake import Stranger, convince, greet, judge, receive_greeting
+from intentpm.transports.handshake import StrangerError, convince, greet, judge, receive_greeting
 from intentpm.transports.tcp_address import Candidate, Identity, RankAddress, host_key
 
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -43,7 +45,7 @@ class _SocketStream:
         while len(received) < size_bytes:
             part = await asyncio.get_running_loop().sock_recv(self.sock, size_bytes - len(received))
             if not part:
-                raise Stranger("it closed the connection during the handshake")
+                raise StrangerError("it closed the connection during the handshake")
             received += part
         return bytes(received)
 
@@ -71,6 +73,8 @@ class _Connector:
         self.gone_after_s = gone_after_s
         self.instances = {a.rank: bytes.fromhex(a.instance) for a in addresses if a.rank != me.rank}
         self.connected: dict[int, socket.socket] = {}
+        self.opened: set[socket.socket] = set()
+        """Every socket not closed yet; what is not in ``connected`` at the end goes."""
         self.outcomes: dict[int, dict[str, str]] = {rank: {} for rank in self.instances}
         self.strangers: deque[str] = deque(maxlen=8)
         self.guests: deque[asyncio.Task[None]] = deque()
@@ -86,26 +90,25 @@ class _Connector:
                 await self.complete.wait()
                 for task in (*workers, *self.guests):
                     task.cancel()
+            self.opened -= set(self.connected.values())
         except TimeoutError:
-            self.close_all()
             raise TransportError(self.explain(f"within {timeout_s:g} s")) from None
         except BaseExceptionGroup as group:
-            self.close_all()
             raise _first_cause(group) from None
-        except BaseException:
-            self.close_all()
-            raise
+        finally:
+            for sock in self.opened:
+                sock.close()
         return self.connected
 
-    def close_all(self) -> None:
-        for sock in self.connected.values():
-            sock.close()
+    def discard(self, sock: socket.socket) -> None:
+        sock.close()
+        self.opened.discard(sock)
 
     def add(self, rank: int, sock: socket.socket) -> None:
         # The same process dialling again has given up its earlier connection: the newer one counts.
         replaced = self.connected.pop(rank, None)
         if replaced is not None:
-            replaced.close()
+            self.discard(replaced)
         self.connected[rank] = sock
         if len(self.connected) == len(self.instances):
             self.complete.set()
@@ -150,28 +153,33 @@ class _Connector:
         target = dial.target
         outcome = self.outcomes[target.rank]
         name = f"{candidate.host} port {candidate.port}"
+        outcome[name] = _NO_ANSWER
         try:
             sock = await _open(candidate)
         except (OSError, TimeoutError) as error:
             outcome[name] = _describe(error, _NO_ANSWER)
             return None
+        self.opened.add(sock)
+        outcome[name] = _SILENT
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 stream = _SocketStream(sock)
                 hellos = await greet(stream, self.me, target.rank, self.instances[target.rank])
                 async with dial.proving:
                     if dial.proven:
-                        raise Stranger("another of its addresses was faster")
+                        raise StrangerError("another of its addresses was faster")
                     await convince(stream, self.me, *hellos)
                     dial.proven = True
             return sock
-        except (OSError, TimeoutError, Stranger) as error:
-            sock.close()
-            outcome[name] = _describe(error, _SILENT)
-            return None
-        except BaseException:
-            sock.close()
+        except TransportError:  # an OSError too, but not the network's: the ranks do not fit
             raise
+        except (OSError, TimeoutError, StrangerError) as error:
+            outcome[name] = _describe(error, _SILENT)
+        except asyncio.CancelledError:
+            self.discard(sock)
+            raise
+        self.discard(sock)
+        return None
 
     def check_gone(self, dial: _Dial) -> None:
         """Raises TransportError when ``target`` has refused at every address for too long: its process is dead."""
@@ -197,9 +205,17 @@ class _Connector:
                 # The stranger hung up before it was accepted, or descriptors are short: neither ends the job.
                 await asyncio.sleep(0.01)
                 continue
+            self.opened.add(sock)
             sock.setblocking(False)
             self.make_room()
-            self.guests.append(tasks.create_task(self.welcome(sock, _peer_name(peer))))
+            guest = tasks.create_task(self.welcome(sock, _peer_name(peer)))
+            # Not in welcome(): a task cancelled before its first step never runs.
+            guest.add_done_callback(partial(self.show_out, sock))
+            self.guests.append(guest)
+
+    def show_out(self, sock: socket.socket, _guest: object) -> None:
+        if sock not in self.connected.values():
+            self.discard(sock)
 
     def make_room(self) -> None:
         self.guests = deque(task for task in self.guests if not task.done())
@@ -214,12 +230,10 @@ class _Connector:
                 theirs, mine = await receive_greeting(stream, self.me)
                 rank = await judge(stream, self.me, theirs, mine, self.expected())
             self.add(rank, sock)
-        except (OSError, TimeoutError, Stranger) as error:
-            sock.close()
-            self.strangers.append(f"{name}: {_describe(error, 'it said nothing')}")
-        except BaseException:
-            sock.close()
+        except TransportError:  # an OSError too, but not the network's: the ranks do not fit
             raise
+        except (OSError, TimeoutError, StrangerError) as error:
+            self.strangers.append(f"{name}: {_describe(error, 'it said nothing')}")
 
     def expected(self) -> dict[int, bytes]:
         return {rank: instance for rank, instance in self.instances.items() if rank > self.me.rank}
@@ -227,7 +241,7 @@ class _Connector:
     # -- who is missing ------------------------------------------------------------------------------------------------
 
     async def watch_for_death(self) -> None:
-        """Knocks at the listeners of ranks that have not dialled: they listen until all, we too, are connected to them."""
+        """Knocks at the listeners of ranks that have not dialled: while alive, they listen until we are connected."""
         knocks = {rank: _Dial(self.addresses[rank]) for rank in self.expected()}
         await asyncio.sleep(self.gone_after_s / 4)
         while True:
@@ -286,9 +300,7 @@ def _peer_name(peer: tuple[str, int]) -> str:
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error to show: one of ours if there is one."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.append(_first_cause(error) if isinstance(error, BaseExceptionGroup) else error)
+    leaves = [_first_cause(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
     ours = [error for error in leaves if isinstance(error, TransportError | VersionMismatchError)]
     return (ours or leaves)[0]
 
@@ -323,8 +335,7 @@ def connect_ranks(
     """
     if me.size == 1:
         return {}
-    connected = _run(_Connector(me, listeners, addresses, gone_after_s), timeout_s)
-    return connected
+    return _run(_Connector(me, listeners, addresses, gone_after_s), timeout_s)
 
 
 def _run(connector: _Connector, timeout_s: float) -> dict[int, socket.socket]:
@@ -356,7 +367,7 @@ def _inside_event_loop() -> bool:
 
 
 def set_data_path_options(sock: socket.socket, peer_timeout_s: float) -> None:
-    """No delay for small messages; a silent or unreachable peer breaks the connection within about ``peer_timeout_s``."""
+    """No delay for small messages; an unreachable peer breaks the connection within about ``peer_timeout_s``."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -49,7 +49,7 @@ class MfOptions:
     epochs: int = 30
     batch: int = 1_000
     """Ratings per pull and push."""
-    look_ahead: int = 8
+    look_ahead: int = 32
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
     seed: int = 0
 

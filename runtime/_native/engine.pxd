@@ -11,7 +11,8 @@ held for one step at a time (one ``progress``, one submission) and never while s
 Who progresses the transport (the *wheel*):
     THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
-              progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when done.
+        progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when
+        done.
     Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes their call signals it.
 """
 
@@ -20,6 +21,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -45,6 +47,7 @@ cdef class Engine:
     cdef readonly RequestPool requests
     cdef readonly RemoteAccess remote
     cdef readonly Control control
+    cdef readonly Rounds rounds
     cdef uint32_t state          # atomic: EngineState; workers look at it before every call
     cdef pthread_mutex_t lock
     cdef pthread_cond_t answered
@@ -55,6 +58,10 @@ cdef class Engine:
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
+    cdef int64_t step_at_ns      # when management wants its next step
+    cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
+    cdef bint thread_sleeps
+    cdef uint32_t kicked         # atomic: a worker has told the engine to look at its intents or writes
     # descriptors, fixed after construction
     cdef int epoll_fd
     cdef int wake_fd             # wakes the progress thread
@@ -68,6 +75,9 @@ cdef class Engine:
     cdef bint drive(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
     # After progress or a submission outside drive: lets waiters see what has finished.
     cdef void wake_finished(self) noexcept nogil
+    # Any thread, without the lock: something is due for management.
+    cdef void kick(self) noexcept nogil
+    cdef void sync(self, Operation* operation) noexcept nogil
     # From a worker thread holding the GIL: waits for an operation, looks after signals; raises what went wrong.
     cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
     # Sends what an operation needs from other ranks; waits (driving) while a destination's window is full.
@@ -76,6 +86,8 @@ cdef class Engine:
     # Ends an operation's interest in its answers. Afterwards nothing writes to the caller's memory.
     cdef void abandon(self, Operation* operation) noexcept nogil
     cdef int raise_state(self) except -1
+    cdef void step(self) noexcept nogil
+    cdef void look_and_step(self) noexcept nogil
     # private
     cdef void _let_others_in(self) noexcept nogil
     cdef void _follow(self, int64_t until_ns) noexcept nogil
@@ -90,3 +102,4 @@ cdef class Engine:
     cdef void _serve_for_a_while(self) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
+    cdef int _sleep_ms(self) noexcept nogil

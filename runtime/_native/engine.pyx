@@ -4,9 +4,9 @@ import os
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, strlen
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
 
@@ -15,17 +15,20 @@ from intentpm.runtime.errors import (
 )
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.intents cimport NEVER, IntentQueue
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_REPLY, AccessHeader, ControlHeader, FLAG_SAME,
+    FLAG_SAME, MSG_ACCESS, MSG_COLLECT, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader,
+    RoundHeader,
 )
 from intentpm.runtime._native.primitives cimport (
-    add_relaxed, load_acquire, load_relaxed, pause_cpu, store_release,
+    add_relaxed, exchange_acquire, load_acquire, load_relaxed, pause_cpu, store_release,
 )
-from intentpm.runtime._native.remote cimport SUBMIT_FAILED, SUBMITTED, WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
+from intentpm.runtime._native.remote cimport WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess
 from intentpm.runtime._native.remote cimport MAX_TABLES, SubmitResult, Submission
 from intentpm.runtime._native.requests cimport (
-    OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation, end_operation,
+    OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation,
 )
+from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport Table
 from intentpm.transports.base cimport Transport
 
@@ -98,8 +101,8 @@ cdef bint _all_left(void* engine, void* argument) noexcept nogil:
     return (<Engine>engine).control.failed or (<Engine>engine).control.left_count + 1 >= (<Engine>engine).control.size
 
 
-cdef bint _count_is_zero(void* engine, void* argument) noexcept nogil:
-    return load_acquire(<uint32_t*>argument) == 0 or (<Engine>engine).control.failed
+cdef bint _news_flushed(void* engine, void* argument) noexcept nogil:
+    return (<Engine>engine).control.failed or (<Engine>engine).rounds.is_flushed()
 
 
 # -- what the transport reports --------------------------------------------------------------------------------------------
@@ -107,9 +110,10 @@ cdef bint _count_is_zero(void* engine, void* argument) noexcept nogil:
 cdef void _on_message(
         void* context, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
         const char* body, size_t body_bytes) noexcept nogil:
-    # Access and control headers differ in type, not in that they are copied out first: the pointer may be unaligned.
+    # Headers are copied out first: the pointer may be unaligned.
     cdef AccessHeader access
     cdef ControlHeader control
+    cdef RoundHeader round
     cdef bint understood = False
     if message_id < MSG_COLLECT:
         if header_bytes == sizeof(AccessHeader):
@@ -118,11 +122,23 @@ cdef void _on_message(
                 understood = (<Engine>context).remote.serve(source, &access, body, body_bytes)
             elif message_id == MSG_REPLY:
                 understood = (<Engine>context).remote.finish(source, &access, body, body_bytes)
+    elif message_id >= MSG_FIRST_ROUND:
+        if header_bytes == sizeof(RoundHeader):
+            memcpy(&round, header, sizeof(RoundHeader))
+            understood = (<Engine>context).rounds.on_message(source, message_id, &round, body, body_bytes)
     elif header_bytes == sizeof(ControlHeader):
         memcpy(&control, header, sizeof(ControlHeader))
-        understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
+        if message_id == MSG_SYNC or message_id == MSG_SYNCED:
+            understood = (<Engine>context).rounds.on_control(source, message_id, &control)
+        else:
+            understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
         (<Engine>context).transport.drop(source, "sent a message that makes no sense (a defect, or memory ran out here)")
+
+
+cdef void _on_step(void* context) noexcept nogil:
+    (<Engine>context).thread_wakes_ns = NEVER
+    (<Engine>context).look_and_step()
 
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
@@ -150,13 +166,18 @@ cdef class Engine:
     def __cinit__(self):
         self.epoll_fd = self.wake_fd = self.driver_fd = -1
 
-    def __init__(self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float):
+    def __init__(
+            self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float,
+            management: int, sync_interval_s: float, sync_threshold: float, budget_bytes: int):
         cdef pthread_condattr_t monotonic
         cdef epoll_event event
         self.transport = transport
         self.requests = RequestPool(transport.size)
         self.remote = RemoteAccess(transport, self.requests)
         self.control = Control(transport, self.requests, peer_timeout_s)
+        self.rounds = Rounds(
+            self.remote, management, <int64_t>(sync_interval_s * 1e9), sync_threshold, budget_bytes)
+        self.step_at_ns = self.thread_wakes_ns = NEVER
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
         self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
         pthread_mutex_init(&self.lock, NULL)
@@ -177,6 +198,7 @@ cdef class Engine:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, transport.event_fd(), &event)
         transport.on_message = _on_message
         transport.on_lost = _on_lost
+        transport.on_step = _on_step
         transport.context = <void*>self
         _engines.add(self)
 
@@ -190,11 +212,11 @@ cdef class Engine:
     # -- the lock --------------------------------------------------------------------------------------------------------
 
     cdef void acquire(self) noexcept nogil:
-        cdef int turn
+        cdef int _turn
         if pthread_mutex_trylock(&self.lock) == 0:
             return
         add_relaxed(&self.contenders, 1)
-        for turn in range(LOCK_SPINS):
+        for _turn in range(LOCK_SPINS):
             pause_cpu()
             if pthread_mutex_trylock(&self.lock) == 0:
                 add_relaxed(&self.contenders, <uint32_t>-1)
@@ -209,10 +231,10 @@ cdef class Engine:
         # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
         # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
         # not yield keeps it from running for as long as the poll lasts (measured: 129 us for a 9 us round trip).
-        cdef int turn
+        cdef int _turn
         pthread_mutex_unlock(&self.lock)
         sched_yield()
-        for turn in range(LOCK_SPINS):
+        for _turn in range(LOCK_SPINS):
             if load_relaxed(&self.contenders) == 0:
                 break
             sched_yield()
@@ -221,6 +243,11 @@ cdef class Engine:
     # -- waiting ---------------------------------------------------------------------------------------------------------
 
     cdef bint drive(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil:
+        if self.transport.virtual_time:  # the transport runs all ranks; the lock is free meanwhile, as it is in a sleep
+            self.release()
+            self.transport.run_until(ready, <void*>self, argument, until_ns)
+            self.acquire()
+            return ready(<void*>self, argument)
         while not ready(<void*>self, argument):
             if self.worker_drives:
                 self._follow(until_ns)
@@ -246,7 +273,7 @@ cdef class Engine:
         cdef int64_t spin_until = now + self.worker_spin_ns
         while not ready(<void*>self, argument):
             if self.transport.progress() > 0:
-                self.wake_finished()
+                self.step()
                 spin_until = self.transport.now_ns() + self.worker_spin_ns
                 self._let_others_in()
                 continue
@@ -276,9 +303,9 @@ cdef class Engine:
             read(self.driver_fd, &count, sizeof(count))
 
     cdef void wake_finished(self) noexcept nogil:
-        cdef uint64_t one = 1
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
+            self.rounds.fail(OPERATION_PEER_LOST)
             self.seen_finished = ~<uint64_t>0
         if self.requests.finished == self.seen_finished:
             return
@@ -329,25 +356,100 @@ cdef class Engine:
     cdef void _run(self) noexcept nogil:
         cdef epoll_event events[2]
         cdef uint64_t count
+        cdef int timeout_ms
         self.acquire()
         while not self.stopping:
             self._serve_for_a_while()
+            timeout_ms = self._sleep_ms()
+            self.thread_wakes_ns = self.step_at_ns
+            self.thread_sleeps = True
             self.release()
-            epoll_wait(self.epoll_fd, events, 2, -1)
+            epoll_wait(self.epoll_fd, events, 2, timeout_ms)
             self.acquire()
+            self.thread_sleeps = False
             read(self.wake_fd, &count, sizeof(count))
         self.release()
+
+    cdef int _sleep_ms(self) noexcept nogil:
+        """Until management's next step; -1: until something happens."""
+        if self.step_at_ns == NEVER:
+            return -1
+        return <int>max(<int64_t>0, (self.step_at_ns - self.transport.now_ns() + 999999) // 1000000)
 
     cdef void _serve_for_a_while(self) noexcept nogil:
         """Progress until nothing has come for the spin time, or a worker drives."""
         cdef int64_t spin_until = self.transport.now_ns() + self.thread_spin_ns
+        self.look_and_step()
         while not self.stopping and not self.worker_drives:
             if self.transport.progress() > 0:
-                self.wake_finished()
+                self.step()
                 spin_until = self.transport.now_ns() + self.thread_spin_ns
             elif self.transport.now_ns() >= spin_until and self.transport.arm():
                 return
             self._let_others_in()
+
+    # -- management ------------------------------------------------------------------------------------------------------
+
+    cdef void step(self) noexcept nogil:
+        """After something happened: lets management do what is due, and waiters see what has finished."""
+        self.step_at_ns = self.rounds.step(self.transport.now_ns())
+        self.wake_finished()
+        if self.step_at_ns < self.thread_wakes_ns:
+            if self.transport.request_step(self.step_at_ns):
+                self.thread_wakes_ns = self.step_at_ns
+            elif self.thread_sleeps:
+                self.thread_wakes_ns = self.step_at_ns
+                self._wake_thread()
+
+    cdef void look_and_step(self) noexcept nogil:
+        """The same, when a worker may have something for management."""
+        if load_relaxed(&self.kicked):
+            store_release(&self.kicked, 0)
+            self.rounds.look()
+        self.step()
+
+    cdef void kick(self) noexcept nogil:
+        if exchange_acquire(&self.kicked, 1) == 0 and not self.transport.request_step(self.transport.now_ns()):
+            self._wake_thread()
+
+    cdef void sync(self, Operation* operation) noexcept nogil:
+        self.acquire()
+        if self.control.failed:
+            operation.status = OPERATION_PEER_LOST
+            self.requests.close_submission(operation)
+        else:
+            self.rounds.sync(operation)
+            self.look_and_step()
+        self.release()
+
+    def has_replicas(self) -> bool:
+        return self.rounds.holds_replicas()
+
+    def flush_news(self) -> None:
+        """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
+        with nogil:
+            self.acquire()
+            self.rounds.flush()
+            self.step()
+            self.release()
+        self._wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
+        self.raise_state()
+
+    def replicate_all(self, Table table not None) -> None:
+        """Management "full_replication": asks for a replica of every key of a new table."""
+        with nogil:
+            self.acquire()
+        self.rounds.replicate_all(table)
+        with nogil:
+            self.step()
+            self.release()
+
+    def add_worker(self, IntentQueue queue not None) -> None:
+        """Has management look after a worker's intents."""
+        with nogil:
+            self.acquire()
+        self.rounds.add_worker(queue)
+        self.release()
 
     def stop(self) -> None:
         """Ends ``run`` soon."""
@@ -376,7 +478,7 @@ cdef class Engine:
             if self.control.failed:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
-        self.wake_finished()
+        self.step()
         if not will_wait and not self.worker_drives and not self.transport.arm():
             self._wake_thread()
         self.release()
@@ -384,6 +486,7 @@ cdef class Engine:
     cdef void abandon(self, Operation* operation) noexcept nogil:
         self.acquire()
         self.requests.fail(operation, OPERATION_ABANDONED)
+        self.rounds.unsync(operation)
         if self.control.waiting == operation:
             self.control.abandon()
         self.wake_finished()
@@ -489,7 +592,8 @@ cdef class Engine:
             self.acquire()
             self.remote.tables[table.table_id] = table.state
             self.remote.table_count = table.table_id + 1
-            self.release()
+        self.rounds.count_rows(table)
+        self.release()
 
     def remove_last_table(self) -> None:
         """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""
@@ -535,4 +639,16 @@ cdef class Engine:
             "served_keys": self.remote.served_keys,
             "forwarded_keys": self.remote.forwarded_keys,
             "hops": self.remote.hops,
+            "parked": self.remote.parking.parked_ever,
+            "rounds": self.rounds.rounds,
+            "records": self.rounds.records,
+            "forwarded_records": self.rounds.forwarded_records,
+            "refreshed_rows": self.rounds.refreshed_rows,
+            "relocations_in": self.rounds.relocations_in,
+            "relocations_out": self.rounds.relocations_out,
+            "replicas_set_up": self.rounds.replicas_set_up,
+            "replicas_dropped": self.rounds.replicas_dropped,
+            "replicas_held": self.rounds.replicas_held,
+            "intents_acted": self.rounds.intents_acted,
+            "intents_refused": self.rounds.intents_refused,
         }

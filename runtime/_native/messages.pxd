@@ -3,13 +3,26 @@
 Headers are C structs in the byte order of the machine (the handshake refuses a peer with another one). A section of a body
 starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
 
-    ACCESS    a pull, push or set. Body: keys u32 [K], index u32 [K] if INDEXED, rows [K, row_bytes] if push or set
+    ACCESS    a pull, push or set. Body: keys u32 [K], index u32 [K] if INDEXED, epochs u32 [K] if FORWARDED (at which the
+              sender believes the receiver became the owner), rows [K, row_bytes] if push or set
     REPLY     answers some or all keys of an ACCESS. Body: rows [K, row_bytes] if pull, index u32 [K] if INDEXED,
               keys u32 [K] and epochs u32 [K] if FORWARDED (so that the origin learns where they are)
     COLLECT   a rank's contribution to a collective call, to rank 0. Body: payload
     RESULT    rank 0's answer to all: the contributions in rank order. Body: lengths u32 [N], payloads; if SAME one payload
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
+
+    Management (rounds.pxd). R is the header's ``rows``; sections in this order:
+    ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
+              records u8 [K]; a record with ADD or SET has the next row
+    ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; a result other
+              than DROPPED has the next row
+    REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
+    REFRESHED the receiver has taken a REFRESH
+    OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
+    MOVED     to a key's home: ownership went to the header's ``origin``. Body: keys u32 [K], epochs u32 [K]
+    SYNC, SYNCED   (control header) send me all news of my replicas; done, they have arrived
+
     ABORT     a rank is lost (``culprit``; maybe the sender itself). Body: why, UTF-8
 """
 
@@ -25,6 +38,15 @@ cdef enum MessageId:
     MSG_PONG = 6
     MSG_LEAVE = 7
     MSG_ABORT = 8
+    MSG_SYNC = 9
+    MSG_SYNCED = 10
+    MSG_FIRST_ROUND = 16         # from here on the header is a RoundHeader
+    MSG_ROUND = 16
+    MSG_ANSWER = 17
+    MSG_REFRESH = 18
+    MSG_REFRESHED = 19
+    MSG_OFFER = 20
+    MSG_MOVED = 21
 
 cdef enum AccessKind:
     ACCESS_PULL = 0
@@ -45,6 +67,27 @@ cdef struct AccessHeader:
     uint8_t kind
     uint8_t flags
     uint16_t hops                # times forwarded so far
+
+cdef enum RecordFlags:
+    # What a holder says of a key. Without LEAVE it wants to hold the key (or go on to).
+    RECORD_LEAVE = 1             # its intent is over: forget it as a holder
+    RECORD_ADD = 2               # the row is to be added
+    RECORD_SET = 4               # the row overwrites
+
+cdef enum RecordResult:
+    RESULT_ROW = 0               # you hold a replica; this is the owner's row
+    RESULT_MOVED = 1             # you are the owner now
+    RESULT_DROPPED = 2           # you are no longer a holder
+
+cdef struct RoundHeader:
+    uint32_t count
+    uint32_t rows
+    uint16_t table
+    uint16_t origin              # the holder; MOVED: the new owner
+    uint16_t round_rank          # the rank whose round at the origin this record counts for
+    uint16_t hops
+    uint8_t flags                # AccessFlags
+    uint8_t unused[3]
 
 cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
@@ -80,6 +123,9 @@ cdef inline AccessBody access_body(char* base, const AccessHeader* header, size_
     if header.flags & FLAG_INDEXED:
         body.index = <uint32_t*>(base + at)
         at += indices_bytes(header.count)
+    if header.flags & FLAG_FORWARDED:
+        body.epochs = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
     if header.kind != ACCESS_PULL:
         body.rows = base + at
         at += header.count * row_bytes
@@ -105,4 +151,34 @@ cdef inline AccessBody reply_body(char* base, const AccessHeader* header, size_t
         body.epochs = <uint32_t*>(base + at)
         at += indices_bytes(header.count)
     body.size_bytes = at
+    return body
+
+
+# Sections of ROUND, ANSWER and REFRESH bodies; NULL: not there.
+cdef struct RoundBody:
+    char* rows
+    uint32_t* keys
+    uint32_t* epochs
+    uint32_t* versions
+    uint8_t* codes               # records or results
+    size_t size_bytes
+
+
+cdef inline RoundBody round_body(
+        char* base, const RoundHeader* header, size_t row_bytes, bint epochs, bint versions) noexcept nogil:
+    """Layout of the body of a ROUND (epochs if forwarded, no versions), ANSWER or REFRESH (both)."""
+    cdef RoundBody body
+    cdef size_t at = padded(header.rows * row_bytes)
+    body.rows = base
+    body.keys = <uint32_t*>(base + at)
+    at += indices_bytes(header.count)
+    body.epochs = body.versions = NULL
+    if epochs:
+        body.epochs = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+    if versions:
+        body.versions = <uint32_t*>(base + at)
+        at += indices_bytes(header.count)
+    body.codes = <uint8_t*>(base + at)
+    body.size_bytes = at + padded(header.count)
     return body

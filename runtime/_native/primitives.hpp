@@ -24,6 +24,13 @@ inline bool cas_acquire(uint32_t *p, uint32_t expected, uint32_t desired) {
     return __atomic_compare_exchange_n(p, &expected, desired, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
+inline bool cas_release(int32_t *p, int32_t *expected, int32_t desired) {
+    return __atomic_compare_exchange_n(p, expected, desired, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+}
+template <typename T> inline T exchange_acquire(T *p, std::type_identity_t<T> v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+
+inline int64_t exchange_seq_cst(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
+
 // ThreadSanitizer cannot see that a sequence lock discards what it read during a write; under it readers take the lock.
 #if defined(__SANITIZE_THREAD__)
 constexpr bool optimistic_reads = false;
@@ -128,6 +135,31 @@ INTENTPM_CLONES static void add_int64(void *row, const void *delta, size_t items
 
 inline row_add_fn row_add_for(int dtype) {
     static const row_add_fn table[ROW_DTYPES] = {add_float32, add_float64, add_float16, add_bfloat16, add_int32, add_int64};
+    return table[dtype];
+}
+
+typedef double (*row_square_fn)(const void *row, size_t items);
+
+template <typename T, typename Convert> inline double sum_of_squares(const void *row, size_t items, Convert convert) {
+    const T *r = static_cast<const T *>(row);
+    double sum = 0.0;
+    for (size_t i = 0; i < items; ++i) { double v = convert(r[i]); sum += v * v; }
+    return sum;
+}
+template <typename T> double square_numbers(const void *row, size_t items) {
+    return sum_of_squares<T>(row, items, [](T v) { return double(v); });
+}
+static double square_float16(const void *row, size_t items) {
+    return sum_of_squares<uint16_t>(row, items, [](uint16_t h) { return double(float_of_float16(h)); });
+}
+static double square_bfloat16(const void *row, size_t items) {
+    return sum_of_squares<uint16_t>(row, items, [](uint16_t h) { return double(float_of_bfloat16(h)); });
+}
+
+inline row_square_fn row_square_for(int dtype) {
+    static const row_square_fn table[ROW_DTYPES] = {
+        square_numbers<float>, square_numbers<double>, square_float16, square_bfloat16,
+        square_numbers<int32_t>, square_numbers<int64_t>};
     return table[dtype];
 }
 

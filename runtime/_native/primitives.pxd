@@ -1,6 +1,6 @@
 """Cython names of ``primitives.hpp``."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     uint32_t load_acquire "intentpm::load_acquire"(const uint32_t* p) noexcept
@@ -18,6 +18,15 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     uint32_t add_relaxed "intentpm::add_relaxed"(uint32_t* p, uint32_t v) noexcept
     uint32_t add_release "intentpm::add_release"(uint32_t* p, uint32_t v) noexcept
     bint cas_acquire(uint32_t* p, uint32_t expected, uint32_t desired) noexcept
+    bint cas_release_i32 "intentpm::cas_release"(int32_t* p, int32_t* expected, int32_t desired) noexcept
+    int32_t exchange_acquire_i32 "intentpm::exchange_acquire"(int32_t* p, int32_t v) noexcept
+    uint32_t exchange_acquire "intentpm::exchange_acquire"(uint32_t* p, uint32_t v) noexcept
+    uint64_t load_acquire_u64 "intentpm::load_acquire"(const uint64_t* p) noexcept
+    int64_t load_acquire_i64 "intentpm::load_acquire"(const int64_t* p) noexcept
+    int64_t exchange_seq_cst_i64 "intentpm::exchange_seq_cst"(int64_t* p, int64_t v) noexcept
+    int64_t load_relaxed_i64 "intentpm::load_relaxed"(const int64_t* p) noexcept
+    int64_t add_relaxed_i64 "intentpm::add_relaxed"(int64_t* p, int64_t v) noexcept
+    void store_release_i64 "intentpm::store_release"(int64_t* p, int64_t v) noexcept
     const bint optimistic_reads
     void fence_acquire() noexcept
     void pause_cpu() noexcept
@@ -28,5 +37,6 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     enum: ROW_DTYPES
     ctypedef void (*row_add_fn)(void* row, const void* delta, size_t items) noexcept nogil
     row_add_fn row_add_for(int dtype) noexcept
+    ctypedef double (*row_square_fn)(const void* row, size_t items) noexcept nogil
+    row_square_fn row_square_for(int dtype) noexcept
     void copy_row(void* to, const void* source, size_t row_bytes) noexcept
-    void add_float16(void* row, const void* delta, size_t items) noexcept

@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport AccessBody, AccessHeader
+from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
 from intentpm.runtime._native.store cimport TableState
 from intentpm.transports.base cimport Transport
@@ -47,7 +48,9 @@ cdef class RemoteAccess:
     cdef TableState* tables[MAX_TABLES]
     cdef uint32_t table_count
     cdef vector[uint32_t] counted        # scratch: positions per owner
-    cdef vector[uint32_t] grouped        # scratch
+    cdef readonly Parking parking
+    cdef vector[uint32_t] grouped        # scratch: keys of a request to be forwarded
+    cdef vector[uint32_t] parked         # scratch: keys of a request that wait here for their row
     cdef readonly uint64_t served_keys
     cdef readonly uint64_t forwarded_keys
     cdef readonly uint64_t hops          # of answered forwarded keys, summed
@@ -63,7 +66,6 @@ cdef class RemoteAccess:
         self, uint32_t source, const AccessHeader* header, const char* body, size_t body_bytes) noexcept nogil
     # private
     cdef uint32_t _owner_at(self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil
-    cdef void _access_here(self, Operation* operation, const Submission* submission, uint32_t position) noexcept nogil
     cdef bint _request(
         self, Operation* operation, const Submission* submission, uint32_t owner, uint32_t count) noexcept nogil
     cdef bint _scatter(
@@ -77,8 +79,17 @@ cdef class RemoteAccess:
     cdef bint _forward_to(
         self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil
 
+    # A parked access whose key has arrived.
+    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil
+    cdef bint _park_own(self, Operation* operation, uint32_t at, int64_t key, const char* row) noexcept nogil
+    cdef bint _park_if_coming(
+        self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil
+    cdef void _resume_own(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+
 
 # A staged message body: allocated from the transport, released by it when sent.
+cdef void unstage(void* body, int status) noexcept nogil
 cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil
 cdef bint send_staged(
     Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,

@@ -1,18 +1,19 @@
 """Remote access; ``remote.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PUSH, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
-    access_body, padded, reply_body,
+    access_body, reply_body,
 )
+from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.primitives cimport copy_row
 from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
-from intentpm.runtime._native.state cimport SLOT_FREE, SLOT_OWNED, SlotState
+from intentpm.runtime._native.state cimport KEY_ABSENT, SLOT_OWNED, SlotState
 from intentpm.runtime._native.store cimport TableState, pull_row_atomic, push_row_atomic, set_row_atomic
 from intentpm.transports.base cimport HOST_MEMORY, SEND_OK, Piece, Transport
 
@@ -37,7 +38,8 @@ cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
     return memory + STAGED_HEADER_BYTES
 
 
-cdef void _unstage(void* body, int status) noexcept nogil:
+cdef void unstage(void* body, int status) noexcept nogil:
+    """Gives a staged body back (also the transport's way to say it was sent)."""
     cdef char* memory = <char*>body - STAGED_HEADER_BYTES
     (<Transport>(<Staged*>memory).transport).release(memory, (<Staged*>memory).size_bytes)
 
@@ -50,9 +52,9 @@ cdef bint send_staged(
     piece.data = body
     piece.size_bytes = body_bytes
     piece.memory = HOST_MEMORY
-    if transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, _unstage, body) == SEND_OK:
+    if transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, unstage, body) == SEND_OK:
         return True
-    _unstage(body, 1)
+    unstage(body, 1)
     return False
 
 
@@ -70,6 +72,7 @@ cdef class RemoteAccess:
     def __init__(self, Transport transport not None, RequestPool requests not None):
         self.transport = transport
         self.requests = requests
+        self.parking = Parking()
         self.counted.resize(transport.size + 1)
 
     # -- origin ----------------------------------------------------------------------------------------------------------
@@ -104,8 +107,9 @@ cdef class RemoteAccess:
         cdef uint32_t owner, end
         while submission.at < submission.count:
             owner = self._owner_at(operation, submission, submission.at)
-            if owner == table.rank:      # arrived since the caller looked
-                self._access_here(operation, submission, operation.positions[submission.at])
+            if owner == table.rank:
+                if not self._access_here(operation, submission):
+                    return SUBMIT_FAILED
                 submission.at += 1
                 continue
             if self.requests.in_flight_to[owner] >= WINDOW_REQUESTS:
@@ -122,13 +126,39 @@ cdef class RemoteAccess:
 
     cdef inline uint32_t _owner_at(
             self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil:
-        return known_owner(operation.table, submission.keys[operation.positions[at]])
+        """Who serves the key: its owner, or this rank when it is here (arrived since the caller looked) or on its way."""
+        cdef int64_t key = submission.keys[operation.positions[at]]
+        if operation.table.slot[key] != KEY_ABSENT:
+            return operation.table.rank
+        return known_owner(operation.table, key)
 
-    cdef void _access_here(
-            self, Operation* operation, const Submission* submission, uint32_t position) noexcept nogil:
-        _access_row(
-            operation.table, operation.kind, submission.keys[position],
-            submission.rows + position * operation.table.row_bytes)
+    cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil:
+        cdef TableState* table = operation.table
+        cdef uint32_t position = operation.positions[submission.at]
+        cdef int64_t key = submission.keys[position]
+        cdef char* row = submission.rows + position * table.row_bytes
+        if table.slot[key] >= 0:
+            _access_row(table, operation.kind, key, row)
+            return True
+        # On its way here: the access waits for it. Sent to the owner instead, a write could be overtaken by the copy that is
+        # on its way, and this worker would read its key without its own write.
+        return self._park_own(operation, submission.at, key, row)
+
+    cdef bint _park_own(self, Operation* operation, uint32_t at, int64_t key, const char* row) noexcept nogil:
+        cdef TableState* table = operation.table
+        cdef AccessHeader header
+        memset(&header, 0, sizeof(header))
+        header.count = 1
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>table.rank
+        header.kind = <uint8_t>operation.kind
+        header.request = self.requests.open(operation, table.rank, at, 1, False)
+        header.generation = self.requests.entries[header.request].generation
+        if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, row):
+            return True
+        operation.status = OPERATION_NO_MEMORY
+        self.requests.answered(&self.requests.entries[header.request], 1)
+        return False
 
     cdef bint _request(
             self, Operation* operation, const Submission* submission, uint32_t owner, uint32_t count) noexcept nogil:
@@ -157,7 +187,7 @@ cdef class RemoteAccess:
                 copy_row(
                     body.rows + i * table.row_bytes, submission.rows + positions[i] * table.row_bytes,
                     table.row_bytes)
-        header.request = self.requests.open(operation, owner, submission.at, count)
+        header.request = self.requests.open(operation, owner, submission.at, count, operation.kind != ACCESS_PULL)
         header.generation = self.requests.entries[header.request].generation
         if not send_staged(
                 self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes):
@@ -232,6 +262,7 @@ cdef class RemoteAccess:
         cdef char* row
         cdef uint32_t i, here = 0
         self.grouped.clear()
+        self.parked.clear()
         header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
         memory = stage(self.transport, reply_body(NULL, &header, table.row_bytes).size_bytes)
         if memory == NULL:
@@ -242,8 +273,10 @@ cdef class RemoteAccess:
                 row = sections.rows + i * table.row_bytes
             if self._access_owned(table, asked.kind, sections.keys[i], row):
                 here += 1
-            else:
+            elif not self._park_if_coming(table, asked, sections, i):
                 self.grouped.push_back(i)
+            else:
+                self.parked.push_back(i)
         self.served_keys += here
         header.count = here
         header.flags = 0
@@ -253,11 +286,14 @@ cdef class RemoteAccess:
             header.flags |= FLAG_INDEXED
         reply = reply_body(memory, &header, table.row_bytes)
         self._fill_index(table, asked, sections, &reply)
-        if here > 0:
+        if here == 0:
+            unstage(memory, 1)
+        elif asked.origin == table.rank:     # its own request came back by way of an earlier owner
+            self.finish(table.rank, &header, memory, reply.size_bytes)
+            unstage(memory, 1)
+        else:
             send_staged(
                 self.transport, asked.origin, MSG_REPLY, &header, sizeof(AccessHeader), memory, reply.size_bytes)
-        else:
-            _unstage(memory, 1)
         return self.grouped.empty() or self._forward(table, asked, sections)
 
     cdef inline bint _access_owned(self, TableState* table, int kind, int64_t key, char* row) noexcept nogil:
@@ -266,16 +302,30 @@ cdef class RemoteAccess:
             return False
         return _access_row(table, kind, key, row) == SLOT_OWNED
 
+    cdef bint _park_if_coming(
+            self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil:
+        """The rank that forwarded the key knows a newer epoch, in which this rank is the owner: the row is on its way."""
+        cdef const char* row = NULL
+        if sections.epochs == NULL or sections.epochs[i] <= table.epoch[sections.keys[i]]:
+            return False
+        if sections.rows != NULL:
+            row = sections.rows + i * table.row_bytes
+        return self.parking.park_access(
+            table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row)
+
     cdef void _fill_index(
             self, TableState* table, const AccessHeader* asked, const AccessBody* sections, AccessBody* reply) noexcept nogil:
-        """Says which keys of the origin's request the reply is for: all asked ones but those in ``grouped``."""
+        """Says which keys of the origin's request the reply is for: all asked ones but those forwarded or parked."""
         cdef uint32_t i, to = 0
-        cdef size_t skipped = 0
+        cdef size_t skipped = 0, waiting = 0
         if reply.index == NULL and reply.keys == NULL:
             return
         for i in range(asked.count):
             if skipped < self.grouped.size() and self.grouped[skipped] == i:
                 skipped += 1
+                continue
+            if waiting < self.parked.size() and self.parked[waiting] == i:
+                waiting += 1
                 continue
             if reply.index != NULL:
                 reply.index[to] = sections.index[i] if sections.index != NULL else i
@@ -323,8 +373,36 @@ cdef class RemoteAccess:
                 continue
             body.keys[to] = sections.keys[i]
             body.index[to] = sections.index[i] if sections.index != NULL else i
+            body.epochs[to] = table.epoch[sections.keys[i]]
             if body.rows != NULL:
                 memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
             to += 1
         send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
         return True
+
+    # -- parked accesses -------------------------------------------------------------------------------------------------
+
+    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
+        cdef AccessHeader header = message.access
+        cdef AccessBody sections
+        if header.origin == table.rank and header.hops == 0:
+            self._resume_own(table, key, message)
+            return
+        header.count = 1
+        header.flags = FLAG_INDEXED | FLAG_FORWARDED
+        sections.keys = &key
+        sections.index = &message.index
+        sections.epochs = &message.epoch
+        sections.rows = message.row if message.has_row and header.kind != ACCESS_PULL else <char*>NULL
+        self._answer(table, &header, &sections)
+
+    cdef void _resume_own(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
+        """An access of this rank's own worker, whose key is here now (owned or replica)."""
+        cdef Request* request = self.requests.find(message.access.request, message.access.generation)
+        cdef char* row = message.row
+        if request == NULL:
+            return
+        if message.access.kind == ACCESS_PULL:
+            row = request.operation.rows + request.operation.positions[request.first] * table.row_bytes
+        _access_row(table, message.access.kind, key, row)
+        self.requests.answered(request, 1)

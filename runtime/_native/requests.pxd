@@ -44,6 +44,10 @@ cdef struct Request:
     uint32_t count
     uint32_t unanswered          # keys
     uint32_t next_free
+    uint32_t phase               # of a write on its way to another rank (see writes_open); else NO_PHASE
+
+cdef enum:
+    NO_PHASE = 2
 
 
 cdef class RequestPool:
@@ -53,7 +57,13 @@ cdef class RequestPool:
     cdef vector[uint32_t] in_flight_to   # per rank
     cdef uint64_t finished                # operations finished so far; lets the engine see that somebody may be waiting
 
-    cdef uint32_t open(self, Operation* operation, uint32_t destination, uint32_t first, uint32_t count) noexcept nogil
+    # Writes on their way, in two phases: who must wait for all that are open now flips ``phase`` and waits for the other
+    # count to reach zero, however many are opened meanwhile.
+    cdef uint32_t writes_open[3]
+    cdef uint32_t phase
+
+    cdef uint32_t open(
+        self, Operation* operation, uint32_t destination, uint32_t first, uint32_t count, bint is_write) noexcept nogil
     # The request an answer speaks of; NULL when it is over.
     cdef Request* find(self, uint32_t request, uint32_t generation) noexcept nogil
     cdef void answered(self, Request* request, uint32_t keys) noexcept nogil

@@ -43,7 +43,8 @@ cdef class RequestPool:
         self.free_head = NO_ENTRY
         self.in_flight_to.resize(size, 0)
 
-    cdef uint32_t open(self, Operation* operation, uint32_t destination, uint32_t first, uint32_t count) noexcept nogil:
+    cdef uint32_t open(
+            self, Operation* operation, uint32_t destination, uint32_t first, uint32_t count, bint is_write) noexcept nogil:
         cdef uint32_t index = self.free_head
         cdef Request fresh
         if index == NO_ENTRY:
@@ -58,6 +59,8 @@ cdef class RequestPool:
         request.destination = destination
         request.first = first
         request.count = request.unanswered = count
+        request.phase = self.phase if is_write else <uint32_t>NO_PHASE
+        self.writes_open[request.phase] += 1
         operation.open_requests += 1
         self.in_flight += 1
         self.in_flight_to[destination] += 1
@@ -76,6 +79,7 @@ cdef class RequestPool:
     cdef void _finish(self, Request* request) noexcept nogil:
         cdef Operation* operation = request.operation
         self.in_flight -= 1
+        self.writes_open[request.phase] -= 1
         self.in_flight_to[request.destination] -= 1
         request.operation = NULL
         request.next_free = self.free_head

@@ -11,7 +11,7 @@ Assumptions
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.primitives cimport row_add_fn
+from intentpm.runtime._native.primitives cimport row_add_fn, row_square_fn
 from intentpm.runtime._native.state cimport SlotState
 
 
@@ -30,14 +30,30 @@ cdef struct TableState:
     size_t row_bytes             # of the payload
     size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
     row_add_fn add
+    row_square_fn square         # sum of the squares of a row's items
     # Per key, num_keys each.
     int32_t* slot                # atomic: the engine stores release / any thread loads acquire. See state.pxd
     uint16_t* owner              # guarded by: engine lock. Location cache; authoritative at the home rank and the owner
     uint32_t* epoch              # guarded by: engine lock. The epoch at which ``owner`` was learned
+    uint16_t* intent_refs        # guarded by: engine lock. Active intents of this rank's workers
+    uint8_t* flags               # guarded by: engine lock. KeyFlags of the management protocol (rounds.pxd)
     # Per slot, ``capacity`` each; memory is committed by the system at first touch.
     int64_t capacity
     SlotHead* head
     char* rows                   # the slab; a row is touched only under its word's rules
+    uint32_t* pending_of         # guarded by: the slot's LOCKED bit. 0: none; else 1 + (pending row << 1 | is a set)
+    int32_t* dirty_next          # atomic: stack of slots written since collected; NOT_DIRTY: not in it
+    int32_t dirty_head           # atomic: any writer pushes / the engine takes all
+    uint32_t* seen_version       # guarded by: engine lock. Of a replica: version of the owner's row it was refreshed from
+    uint64_t* holders            # guarded by: engine lock. Of an owned row: set of ranks with replicas, holder_words each
+    uint64_t* news               # guarded by: engine lock. Subset of holders that lack the newest row
+    size_t holder_words
+    # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
+    char* pending
+    size_t pending_stride
+    uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
+    int32_t pending_free         # a free row holds the number of the next free one; -1: none
+    int32_t pending_touched
     # guarded by: engine lock
     int32_t free_head            # -1: none
     int64_t slots_touched        # slots below this were used once
@@ -55,6 +71,12 @@ cdef struct AccessCounts:
     uint64_t remote              # keys that were not here
 
 
+# In dirty_next and dirty_head; 0 is "not dirty" so that fresh memory need not be written, and slots are stored plus 2.
+cdef enum:
+    NOT_DIRTY = 0
+    END_OF_DIRTY = 1
+
+
 cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
     return table.rows + <size_t>slot * table.stride_bytes
 
@@ -66,6 +88,30 @@ cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t co
 cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil
 cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil
 cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil
+# As pull_row_atomic, of a slot that is bound (engine lock held); returns the version of the row it copied.
+cdef uint32_t read_slot(TableState* table, int32_t slot, char* out) noexcept nogil
+
+# Replicas (engine lock held). ``take_pending`` moves what this rank wrote since last told into ``out``; 0: nothing,
+# 1: a delta to add, 2: a value to set. ``refresh_replica`` makes the row ``row`` plus what is pending.
+cdef int take_pending(TableState* table, int32_t slot, char* out) noexcept nogil
+cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noexcept nogil
+# The replica becomes the main copy, ``row`` plus what is pending.
+cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil
+cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil
+# L2 norm of the pending delta; infinite for a pending set, negative when nothing is pending.
+cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil
+# A holder's delta or value, at the owner: as push or set, but marks nothing dirty (the caller knows who has to hear of it).
+cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil
+# Unbinds the replica unless something is pending (then False, and nothing is changed).
+cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil
+# Unbinds an owned row, moved into ``out``; returns its last version.
+cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil
+# Sets or clears SHARED of an owned row.
+cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil
+# Takes the stack of dirty slots: returns the first; next_dirty forgets a slot and returns the next. -1: no more.
+cdef bint is_dirty(const TableState* table) noexcept nogil
+cdef int32_t take_dirty(TableState* table) noexcept nogil
+cdef int32_t next_dirty(TableState* table, int32_t slot) noexcept nogil
 
 # Batches over contiguous rows of row_bytes; positions of keys that are not here are appended to ``misses``.
 cdef void pull_rows(
@@ -78,11 +124,14 @@ cdef void set_rows(
     TableState* table, const int64_t* keys, int64_t count, const char* values,
     vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
 
-# Binding, under the engine's lock. A slot comes LOCKED and unpublished; publish makes it visible in ``state``.
+# Binding, under the engine's lock. A slot comes LOCKED and unpublished; publish makes it visible in ``state``. Unbinding:
+# drop_replica, move_out.
 # allocate_slot returns -1 when the slab is full (cannot happen while every key has at most one slot).
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
-cdef void unbind_slot(TableState* table, int32_t slot, int32_t key_state) noexcept nogil
+# A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
+# sent it. (Of one key, then, a version never comes twice: what readers of a rebound slot rely on.)
+cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil
 
 
 cdef class Table:
@@ -97,3 +146,4 @@ cdef class Table:
     # private
     cdef _point_to_homes(self)
     cdef _keys_in(self, SlotState wanted)
+    cdef _prepare_management(self)

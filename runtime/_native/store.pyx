@@ -1,6 +1,7 @@
 """The local store; ``store.pxd`` is the contract."""
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
@@ -10,16 +11,17 @@ from posix.mman cimport (
 
 import numpy as np
 
-from intentpm.runtime.errors import DtypeError, MemoryBudgetError, ShapeError
+from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    copy_row, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32, load_relaxed_u64, optimistic_reads,
-    prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64, store_release, store_release_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
+    optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
+    store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, SlotState, lock_slot, read_unlocked, state_of,
-    unlock_changed, unlock_unchanged, with_state,
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot,
+    read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
@@ -27,6 +29,184 @@ cdef enum:
     PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
     PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
     HUGE_PAGE_BYTES = 2 << 20
+
+
+# -- what a replica's writes leave for the owner (the slot is LOCKED) ------------------------------------------------------
+
+cdef inline char* _pending_row(TableState* table, int32_t row) noexcept nogil:
+    return table.pending + <size_t>row * table.pending_stride
+
+
+cdef int32_t _allocate_pending(TableState* table) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.pending_lock)
+    cdef int32_t row = table.pending_free
+    if row >= 0:
+        table.pending_free = (<int32_t*>_pending_row(table, row))[0]
+    else:
+        row = table.pending_touched
+        table.pending_touched += 1
+    unlock_unchanged(&table.pending_lock, seen)
+    return row
+
+
+cdef void _free_pending(TableState* table, int32_t slot) noexcept nogil:
+    cdef int32_t row = <int32_t>((table.pending_of[slot] - 1) >> 1)
+    cdef uint32_t seen = lock_slot(&table.pending_lock)
+    (<int32_t*>_pending_row(table, row))[0] = table.pending_free
+    table.pending_free = row
+    unlock_unchanged(&table.pending_lock, seen)
+    table.pending_of[slot] = 0
+
+
+cdef void _add_pending(TableState* table, int32_t slot, const char* delta) noexcept nogil:
+    cdef int32_t row
+    if table.pending_of[slot]:
+        table.add(_pending_row(table, <int32_t>((table.pending_of[slot] - 1) >> 1)), delta, table.row_items)
+        return
+    row = _allocate_pending(table)
+    copy_row(_pending_row(table, row), delta, table.row_bytes)
+    table.pending_of[slot] = 1 + (<uint32_t>row << 1)
+
+
+cdef void _set_pending(TableState* table, int32_t slot, const char* value) noexcept nogil:
+    cdef int32_t row
+    if table.pending_of[slot]:
+        row = <int32_t>((table.pending_of[slot] - 1) >> 1)
+    else:
+        row = _allocate_pending(table)
+    copy_row(_pending_row(table, row), value, table.row_bytes)
+    table.pending_of[slot] = 1 + (<uint32_t>row << 1 | 1)
+
+
+cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept nogil:
+    """The row becomes ``row`` plus what is pending (invariant I4)."""
+    cdef const char* pending
+    copy_row(row_of(table, slot), row, table.row_bytes)
+    if table.pending_of[slot]:
+        pending = _pending_row(table, <int32_t>((table.pending_of[slot] - 1) >> 1))
+        if (table.pending_of[slot] - 1) & 1:
+            copy_row(row_of(table, slot), pending, table.row_bytes)
+        else:
+            table.add(row_of(table, slot), pending, table.row_items)
+
+
+cdef inline void _mark_dirty(TableState* table, int32_t slot) noexcept nogil:
+    cdef int32_t head
+    if load_relaxed_i32(&table.dirty_next[slot]) != NOT_DIRTY:
+        return
+    # The engine takes the whole stack at once, so a slot cannot be popped and pushed again behind this loop's back.
+    head = load_relaxed_i32(&table.dirty_head)
+    while True:
+        store_relaxed_i32(&table.dirty_next[slot], head)
+        if cas_release_i32(&table.dirty_head, &head, slot + 2):
+            return
+
+
+cdef bint is_dirty(const TableState* table) noexcept nogil:
+    return load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY
+
+
+cdef int32_t take_dirty(TableState* table) noexcept nogil:
+    if load_relaxed_i32(&table.dirty_head) == END_OF_DIRTY:
+        return -1
+    return exchange_acquire_i32(&table.dirty_head, END_OF_DIRTY) - 2
+
+
+cdef int32_t next_dirty(TableState* table, int32_t slot) noexcept nogil:
+    # Forgotten under the slot's lock: a write is either seen by whoever looks at the row next, or marks it dirty anew.
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef int32_t following = load_relaxed_i32(&table.dirty_next[slot])
+    store_relaxed_i32(&table.dirty_next[slot], NOT_DIRTY)
+    unlock_unchanged(&table.head[slot].word, seen)
+    return following - 2
+
+
+# -- replicas and relocation (engine lock held) -----------------------------------------------------------------------------
+
+cdef uint32_t read_slot(TableState* table, int32_t slot, char* out) noexcept nogil:
+    # Writers only hold the word for one row, so locking it to read is as short.
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    copy_row(out, row_of(table, slot), table.row_bytes)
+    unlock_unchanged(&table.head[slot].word, seen)
+    return seen // WORD_VERSION_ONE
+
+
+cdef int take_pending(TableState* table, int32_t slot, char* out) noexcept nogil:
+    cdef uint32_t seen
+    cdef uint32_t pending
+    cdef int kind = 0
+    seen = lock_slot(&table.head[slot].word)
+    pending = table.pending_of[slot]
+    if pending:
+        copy_row(out, _pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_bytes)
+        kind = 1 + <int>((pending - 1) & 1)
+        _free_pending(table, slot)
+    unlock_unchanged(&table.head[slot].word, seen)
+    return kind
+
+
+cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    _put_on_top(table, slot, row)
+    unlock_changed(&table.head[slot].word, seen)
+
+
+cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil:
+    lock_slot(&table.head[slot].word)
+    _put_on_top(table, slot, row)
+    if table.pending_of[slot]:
+        _free_pending(table, slot)
+    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+
+
+cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef bint pending = table.pending_of[slot] != 0
+    unlock_unchanged(&table.head[slot].word, seen)
+    return pending
+
+
+cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef uint32_t pending = table.pending_of[slot]
+    cdef double norm = -1.0
+    if pending and (pending - 1) & 1:
+        norm = INFINITY
+    elif pending:
+        norm = sqrt(table.square(_pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_items))
+    unlock_unchanged(&table.head[slot].word, seen)
+    return norm
+
+
+cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    if is_set:
+        copy_row(row_of(table, slot), row, table.row_bytes)
+    else:
+        table.add(row_of(table, slot), row, table.row_items)
+    unlock_changed(&table.head[slot].word, seen)
+
+
+cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    if table.pending_of[slot]:
+        unlock_unchanged(&table.head[slot].word, seen)
+        return False
+    _unbind_locked(table, slot, seen)
+    return True
+
+
+cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    copy_row(out, row_of(table, slot), table.row_bytes)
+    _unbind_locked(table, slot, seen)
+    return seen // WORD_VERSION_ONE
+
+
+cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    # A new version: a reader that saw the old word starts over, and a writer cannot have missed the bit.
+    unlock_changed(&table.head[slot].word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))
 
 
 # -- one row -------------------------------------------------------------------------------------------------------------
@@ -72,6 +252,10 @@ cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delt
     if slot < 0:
         return SLOT_FREE
     table.add(row_of(table, slot), delta, table.row_items)
+    if state_of(seen) == SLOT_REPLICA:
+        _add_pending(table, slot, delta)
+    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
+        _mark_dirty(table, slot)
     unlock_changed(&table.head[slot].word, seen)
     return state_of(seen)
 
@@ -82,6 +266,10 @@ cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value
     if slot < 0:
         return SLOT_FREE
     copy_row(row_of(table, slot), value, table.row_bytes)
+    if state_of(seen) == SLOT_REPLICA:
+        _set_pending(table, slot, value)
+    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
+        _mark_dirty(table, slot)
     unlock_changed(&table.head[slot].word, seen)
     return state_of(seen)
 
@@ -232,10 +420,16 @@ cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcep
     store_release_i32(&table.slot[key], slot)
 
 
-cdef void unbind_slot(TableState* table, int32_t slot, int32_t key_state) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil:
     cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    store_release_i32(&table.slot[key], key_state)
+    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+    store_release_i32(&table.slot[key], slot)
+
+
+cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcept nogil:
+    """Frees a slot whose word is LOCKED and was ``seen``."""
+    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
+    store_release_i32(&table.slot[key], KEY_ABSENT)
     store_relaxed_i32(&table.head[slot].key, table.free_head)
     unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
     table.free_head = slot
@@ -329,12 +523,14 @@ cdef class Table:
         state.row_bytes = items * self.dtype.itemsize
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
+        state.square = row_square_for(_dtype_code(self.dtype))
         state.free_head = -1
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
         state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)
         state.head = <SlotHead*>_map(num_keys * sizeof(SlotHead), True)
         state.rows = <char*>_map(num_keys * state.stride_bytes, True)
+        self._prepare_management()
         self._point_to_homes()
 
     def __dealloc__(self):
@@ -346,7 +542,32 @@ cdef class Table:
         _unmap(state.epoch, state.num_keys * sizeof(uint32_t))
         _unmap(state.head, state.capacity * sizeof(SlotHead))
         _unmap(state.rows, state.capacity * state.stride_bytes)
+        _unmap(state.intent_refs, state.num_keys * sizeof(uint16_t))
+        _unmap(state.flags, state.num_keys)
+        _unmap(state.pending_of, state.num_keys * sizeof(uint32_t))
+        _unmap(state.dirty_next, state.num_keys * sizeof(int32_t))
+        _unmap(state.seen_version, state.num_keys * sizeof(uint32_t))
+        _unmap(state.holders, state.num_keys * state.holder_words * sizeof(uint64_t))
+        _unmap(state.news, state.num_keys * state.holder_words * sizeof(uint64_t))
+        _unmap(state.pending, state.num_keys * state.pending_stride)
         free(state)
+
+    cdef _prepare_management(self):
+        """Arrays that only keys with intents, replicas or relocations touch; a one-rank job touches none."""
+        cdef TableState* state = self.state
+        cdef size_t keys = state.num_keys
+        state.holder_words = (state.size + 63) // 64
+        state.pending_stride = max(<size_t>8, state.stride_bytes)
+        state.pending_free = -1
+        state.dirty_head = END_OF_DIRTY
+        state.intent_refs = <uint16_t*>_map(keys * sizeof(uint16_t), False)
+        state.flags = <uint8_t*>_map(keys, False)
+        state.pending_of = <uint32_t*>_map(keys * sizeof(uint32_t), False)
+        state.dirty_next = <int32_t*>_map(keys * sizeof(int32_t), False)
+        state.seen_version = <uint32_t*>_map(keys * sizeof(uint32_t), False)
+        state.holders = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
+        state.news = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
+        state.pending = <char*>_map(keys * state.pending_stride, False)
 
     cdef _point_to_homes(self):
         cdef TableState* state = self.state
@@ -403,6 +624,28 @@ cdef class Table:
     def replica_keys(self) -> np.ndarray:
         """The keys this rank holds replicas of now, ascending. int64 [K]. A snapshot; any thread."""
         return self._keys_in(SLOT_REPLICA)
+
+    def owners(self) -> np.ndarray:
+        """This rank's last known owner of each key. uint16 [num_keys]; a snapshot."""
+        return np.array(<uint16_t[:self.num_keys]>self.state.owner)
+
+    def epochs(self) -> np.ndarray:
+        """The epoch at which this rank learned each key's owner. uint32 [num_keys]; a snapshot."""
+        return np.array(<uint32_t[:self.num_keys]>self.state.epoch)
+
+    def rows_here(self, const int64_t[::1] keys) -> np.ndarray:
+        """The rows of ``keys``, which are owned or replicated here: [K, *row_shape], each as some write left it. Any thread.
+
+        Raises KeyRangeError naming the first key that is not here.
+        """
+        rows = np.empty((keys.shape[0], *self.row_shape), dtype=self.dtype)
+        cdef unsigned char[::1] out = rows.reshape(-1).view(np.uint8)
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            if not 0 <= keys[i] < self.num_keys or (
+                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == SLOT_FREE):
+                raise KeyRangeError(f"key {keys[i]} of table {self.name!r} has no row on rank {self.state.rank}")
+        return rows
 
     cdef _keys_in(self, SlotState wanted):
         cdef TableState* state = self.state

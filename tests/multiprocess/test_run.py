@@ -143,7 +143,8 @@ def test_exit_code_is_that_of_the_first_failure(script: Callable[[str], str], te
 
 
 def test_the_others_get_a_grace_time_then_are_ended(script: Callable[[str], str]) -> None:
-    text = "signal.signal(signal.SIGTERM, lambda *_: (print('told'), sys.exit(0)))\nsys.exit(7) if rank else time.sleep(50)"
+    text = "signal.signal(signal.SIGTERM, lambda *_: (print('told'), sys.exit(0)))\n"
+    text += "sys.exit(7) if rank else time.sleep(50)"
     started = time.monotonic()
     done = run("-n", "2", "--grace", "0.5", script(text))
     assert done.returncode == 7

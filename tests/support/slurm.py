@@ -1,4 +1,4 @@
-"""A real Slurm of one node on this machine: munged, slurmctld and slurmd in the foreground, loopback only, private files."""
+"""A real Slurm of one node on this machine: daemons in the foreground, loopback only, private files."""
 
 import contextlib
 import os

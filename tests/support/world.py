@@ -45,7 +45,7 @@ class Outcome:
         return self.exit_code != 0 or bool(self.traceback)
 
 
-class RankFailed(AssertionError):
+class RankFailedError(AssertionError):
     """Some ranks did not end well; shows each one's traceback."""
 
     def __init__(self, outcomes: list[Outcome], note: str = "") -> None:
@@ -86,13 +86,13 @@ class SpawnedWorld:
         os.kill(self.job.pid(rank), number)
 
     def wait(self) -> list[Outcome]:
-        """Waits for all ranks, at most until the deadline; ranks that still run then are killed, and RankFailed raised."""
+        """Waits for all ranks, until the deadline; what still runs then is killed, and RankFailedError raised."""
         exit_code = self.job.wait(self._timeout_s)
         outcomes = [self._outcome(rank) for rank in range(self.job.size)]
         if exit_code == TIMED_OUT:
-            raise RankFailed(outcomes, f"the ranks did not end within {self._timeout_s:g} s")
+            raise RankFailedError(outcomes, f"the ranks did not end within {self._timeout_s:g} s")
         if self.job.left_behind and not self._allow_leftovers:
-            raise RankFailed(outcomes, f"the ranks left {self.job.left_behind} processes of theirs behind")
+            raise RankFailedError(outcomes, f"the ranks left {self.job.left_behind} processes of theirs behind")
         return outcomes
 
     def close(self) -> None:
@@ -121,10 +121,10 @@ class WorldSpawner:
     def __call__(
         self, n: int, target: Callable[..., Any], *args: Any, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> list[Any]:
-        """What ``target(*args)`` returned on each rank. Raises RankFailed when it raised on any."""
+        """What ``target(*args)`` returned on each rank. Raises RankFailedError when it raised on any."""
         outcomes = self.outcomes(n, target, *args, kwargs=kwargs, **options)
         if any(outcome.failed for outcome in outcomes):
-            raise RankFailed(outcomes)
+            raise RankFailedError(outcomes)
         return [outcome.value for outcome in outcomes]
 
     def outcomes(

@@ -11,6 +11,7 @@ import pytest
 
 from intentpm.launch import rendezvous_server
 from intentpm.launch.rendezvous import (
+    ACCEPTED,
     FRAME,
     GATHER,
     HELLO,
@@ -18,8 +19,10 @@ from intentpm.launch.rendezvous import (
     MAGIC,
     MAX_PAYLOAD_BYTES,
     WELCOME,
+    WRONG_SECRET,
     Rendezvous,
     join_proof,
+    pack_gather,
     unpack_list,
 )
 from intentpm.launch.rendezvous_server import RendezvousServer
@@ -180,6 +183,50 @@ def test_wrong_secret_is_refused_and_said(serve, join) -> None:
         join(server, 0, secret=b"some other job's secret", timeout_s=20.0)
     assert time.monotonic() - started < 5
     join(server, 0)
+
+
+def test_impostor_without_the_secret_takes_no_part(serve, join, pool) -> None:
+    """One that does not mind the server's answer: what it sends as rank 1 counts for nothing."""
+    server = serve(2)
+    waiting = pool.submit(join(server, 0).allgather, b"", 25.0)
+    with socket.create_connection(server.address, timeout=5) as impostor:
+        _, nonce = HELLO.unpack(impostor.recv(HELLO.size, socket.MSG_WAITALL))
+        wrong = join_proof(b"a guess at the secret", nonce, bytes(16), 1, 2, 0)
+        body = pack_gather(b"poison", 5.0)
+        impostor.sendall(JOIN.pack(MAGIC, bytes(16), 1, 2, 0, wrong) + FRAME.pack(GATHER, 0, len(body)) + body)
+        assert waits(waiting)
+        assert impostor.recv(1000, socket.MSG_WAITALL)[0] == WRONG_SECRET
+    assert join(server, 1).allgather(b"true", 5.0) == [b"", b"true"]
+    assert waiting.result(timeout=5) == [b"", b"true"]
+
+
+def test_recorded_proof_does_not_work_twice(serve) -> None:
+    server = serve(2)
+    answers = []
+    record = b""
+    for _ in range(2):
+        with socket.create_connection(server.address, timeout=5) as connection:
+            _, nonce = HELLO.unpack(connection.recv(HELLO.size, socket.MSG_WAITALL))
+            record = record or JOIN.pack(MAGIC, bytes(16), 1, 2, 0, join_proof(SECRET, nonce, bytes(16), 1, 2, 0))
+            connection.sendall(record)
+            answers.append(connection.recv(WELCOME.size, socket.MSG_WAITALL)[0])
+    assert answers == [ACCEPTED, WRONG_SECRET]
+
+
+def test_server_that_does_not_know_the_secret_is_not_believed(pool) -> None:
+    def welcome_anybody(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(HELLO.pack(MAGIC, bytes(16)))
+            connection.recv(JOIN.size, socket.MSG_WAITALL)
+            connection.sendall(WELCOME.pack(ACCEPTED, bytes(32)))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        serving = pool.submit(welcome_anybody, listener)
+        with pytest.raises(TransportError, match="does not have this rank's job secret"):
+            Rendezvous([listener.getsockname()], 0, 2, SECRET, timeout_s=5)
+        serving.result(timeout=5)
 
 
 def test_second_process_of_one_rank_is_refused(serve, join, pool) -> None:

@@ -1,0 +1,66 @@
+"""Intents of one worker: signalled by the worker, acted on by the engine when they are due, forgotten when they are over.
+
+    SIGNALLED (incoming) -> WAITING (heap by start) -due-> ACTIVE (heap by end) -clock reaches end-> over
+
+Cost: signalling copies the keys; an intent that is far ahead costs nothing until it is due (one heap entry).
+
+Guarantees
+    * ``signal`` and ``advance`` never wait for the engine.
+    * ``advance`` tells the engine only when something is due or over (``wake_clock``).
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+from libcpp.pair cimport pair
+from libcpp.queue cimport priority_queue
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.timing cimport ActionTimer
+
+
+cdef struct Intent:
+    int64_t start
+    int64_t end
+    uint32_t table_id
+    uint32_t count
+    uint32_t* keys               # in the same allocation
+
+cdef enum:
+    NEVER = 0x7fffffffffffffff
+    MAX_SIGNALLED_KEYS = 1 << 28     # per worker, not over yet: 1 GiB of keys
+
+
+cdef class IntentQueue:
+    cdef int64_t clock               # atomic: the worker stores release / the engine loads acquire
+    cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look
+    cdef int64_t act_before          # guarded by: incoming_lock. Intents that start before this clock are due
+    cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
+    cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
+    cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
+    cdef vector[Intent*] incoming
+    # guarded by: engine lock
+    cdef priority_queue[pair[int64_t, size_t]] waiting   # (-start, Intent*)
+    cdef priority_queue[pair[int64_t, size_t]] active    # (-end, Intent*)
+    cdef ActionTimer timer
+    cdef bint immediate
+    cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
+
+    # Worker side, any one thread. False: too many keys are signalled already, or out of memory.
+    cdef bint signal(
+        self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
+        bint* engine_should_look) noexcept nogil
+    # True: the engine should look.
+    cdef bint advance(self) noexcept nogil
+
+    # Engine side. ``next_due`` and ``next_over`` hand out one intent each until there is none (NULL): a due one becomes
+    # active when taken; one that is over must be given to ``forget``.
+    cdef void collect(self) noexcept nogil
+    cdef Intent* next_due(self) noexcept nogil
+    cdef Intent* next_over(self) noexcept nogil
+    cdef void forget(self, Intent* intent) noexcept nogil
+    # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
+    cdef bint publish(self) noexcept nogil
+    # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
+    # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
+    cdef void look_began(self) noexcept nogil
+    cdef void look_ended(self, bint asked) noexcept nogil
+    cdef void round_ended(self) noexcept nogil

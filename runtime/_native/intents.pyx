@@ -1,0 +1,129 @@
+"""Intents of one worker; ``intents.pxd`` is the contract."""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libcpp.pair cimport pair
+
+from intentpm.runtime._native.primitives cimport (
+    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, store_release_i64,
+)
+from intentpm.runtime._native.state cimport lock_slot, unlock_unchanged
+from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
+
+
+cdef class IntentQueue:
+    def __init__(self, immediate: bool):
+        """immediate: every intent is due when it is signalled (timing="immediate")."""
+        self.immediate = immediate
+        self.round_clock = -1
+        timer_init(&self.timer)
+        self.publish()
+
+    def __dealloc__(self):
+        cdef Intent* intent
+        for intent in self.incoming:
+            free(intent)
+        while not self.waiting.empty():
+            free(<Intent*>self.waiting.top().second)
+            self.waiting.pop()
+        while not self.active.empty():
+            free(<Intent*>self.active.top().second)
+            self.active.pop()
+
+    # -- worker ----------------------------------------------------------------------------------------------------------
+
+    cdef bint signal(
+            self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
+            bint* engine_should_look) noexcept nogil:
+        cdef Intent* intent
+        cdef uint32_t i, seen
+        if load_relaxed_i64(&self.signalled_keys) + count > MAX_SIGNALLED_KEYS:
+            return False
+        intent = <Intent*>malloc(sizeof(Intent) + count * sizeof(uint32_t))
+        if intent == NULL:
+            return False
+        intent.start = start
+        intent.end = end
+        intent.table_id = table_id
+        intent.count = count
+        intent.keys = <uint32_t*>(intent + 1)
+        for i in range(count):
+            intent.keys[i] = <uint32_t>keys[i]
+        add_relaxed_i64(&self.signalled_keys, count)
+        seen = lock_slot(&self.incoming_lock)
+        self.incoming.push_back(intent)
+        # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
+        store_release_i64(&self.wake_clock, min(self.wake_clock, start - self.horizon + 1))
+        engine_should_look[0] = start < self.act_before or self.clock >= self.wake_clock
+        unlock_unchanged(&self.incoming_lock, seen)
+        return True
+
+    cdef bint advance(self) noexcept nogil:
+        # Sequentially consistent against publish(): either this thread sees the new wake_clock or the engine the new clock.
+        cdef int64_t clock = self.clock + 1
+        exchange_seq_cst_i64(&self.clock, clock)
+        return clock >= load_acquire_i64(&self.wake_clock)
+
+    # -- engine ----------------------------------------------------------------------------------------------------------
+
+    cdef void collect(self) noexcept nogil:
+        cdef uint32_t seen = lock_slot(&self.incoming_lock)
+        cdef Intent* intent
+        for intent in self.incoming:
+            self.waiting.push(pair[int64_t, size_t](-intent.start, <size_t>intent))
+        self.incoming.clear()
+        unlock_unchanged(&self.incoming_lock, seen)
+
+    cdef Intent* next_due(self) noexcept nogil:
+        cdef Intent* intent
+        if self.waiting.empty():
+            return NULL
+        intent = <Intent*>self.waiting.top().second
+        if intent.start >= self.act_before:
+            return NULL
+        self.waiting.pop()
+        self.active.push(pair[int64_t, size_t](-intent.end, <size_t>intent))
+        return intent
+
+    cdef Intent* next_over(self) noexcept nogil:
+        cdef Intent* intent
+        if self.active.empty():
+            return NULL
+        intent = <Intent*>self.active.top().second
+        if intent.end > load_acquire_i64(&self.clock):
+            return NULL
+        self.active.pop()
+        return intent
+
+    cdef void forget(self, Intent* intent) noexcept nogil:
+        add_relaxed_i64(&self.signalled_keys, -<int64_t>intent.count)
+        free(intent)
+
+    cdef bint publish(self) noexcept nogil:
+        cdef uint32_t seen = lock_slot(&self.incoming_lock)
+        cdef int64_t clock = load_acquire_i64(&self.clock)
+        cdef int64_t wake = NEVER
+        cdef bint settled
+        self.horizon = timer_horizon_clocks(&self.timer)
+        store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
+        if not self.active.empty():
+            wake = -self.active.top().first
+        if not self.waiting.empty():
+            wake = min(wake, max(-self.waiting.top().first - self.horizon + 1, clock + 1))
+        exchange_seq_cst_i64(&self.wake_clock, wake)
+        settled = self.incoming.empty() and load_acquire_i64(&self.clock) < wake
+        unlock_unchanged(&self.incoming_lock, seen)
+        return settled
+
+    cdef void look_began(self) noexcept nogil:
+        if self.round_clock < 0:
+            self.round_clock = min(load_acquire_i64(&self.clock), self.wake_clock)
+
+    cdef void look_ended(self, bint asked) noexcept nogil:
+        if not asked:
+            self.round_clock = -1
+
+    cdef void round_ended(self) noexcept nogil:
+        if self.round_clock >= 0:
+            timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+            self.round_clock = -1

@@ -1,0 +1,44 @@
+"""Messages that wait for a key that is on its way to this rank.
+
+A parked message has one key and is stored as it came, so that it can be served as if it arrived now. Off the data path:
+keys are parked only while they are being relocated or granted. Guarded by the engine's lock.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
+from intentpm.runtime._native.store cimport TableState
+
+
+cdef struct ParkedMessage:
+    bint is_access               # else a round record
+    AccessHeader access
+    RoundHeader round
+    uint32_t index               # of an access: position in the origin's request
+    uint32_t epoch               # the forwarder's
+    uint8_t record
+    bint has_row
+    char* row                    # in the same allocation
+
+
+cdef class Parking:
+    cdef unordered_map[uint64_t, vector[ParkedMessage*]] messages
+    cdef readonly uint64_t parked_now
+    cdef readonly uint64_t parked_ever
+
+    cdef bint park_access(
+        self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch,
+        const char* row) noexcept nogil
+    cdef bint park_record(
+        self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
+        const char* row) noexcept nogil
+    cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil
+    # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.
+    cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil
+    # private
+    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil
+
+
+cdef void unpark(ParkedMessage* message) noexcept nogil

@@ -1,0 +1,75 @@
+"""Messages that wait for a key; ``parking.pxd`` is the contract."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
+from intentpm.runtime._native.store cimport TableState
+
+
+cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil:
+    return (<uint64_t>table.table_id << 32) | key
+
+
+cdef ParkedMessage* _new(const TableState* table) noexcept nogil:
+    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + table.row_bytes)
+
+
+cdef void unpark(ParkedMessage* message) noexcept nogil:
+    """Frees a message that was taken and served."""
+    free(message)
+
+
+cdef class Parking:
+    def __dealloc__(self):
+        for entry in self.messages:
+            for i in range(entry.second.size()):
+                free(entry.second[i])
+
+    cdef bint park_access(
+            self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch,
+            const char* row) noexcept nogil:
+        cdef ParkedMessage* message = _new(table)
+        if message == NULL:
+            return False
+        message.is_access = True
+        message.access = header[0]
+        message.index = index
+        message.epoch = epoch
+        return self._put(table, key, message, row)
+
+    cdef bint park_record(
+            self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
+            const char* row) noexcept nogil:
+        cdef ParkedMessage* message = _new(table)
+        if message == NULL:
+            return False
+        message.round = header[0]
+        message.record = record
+        message.epoch = epoch
+        return self._put(table, key, message, row)
+
+    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil:
+        message.row = <char*>(message + 1)
+        message.has_row = row != NULL
+        if row != NULL:
+            memcpy(message.row, row, table.row_bytes)
+        self.messages[_name(table, key)].push_back(message)
+        self.parked_now += 1
+        self.parked_ever += 1
+        return True
+
+    cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil:
+        return self.parked_now > 0 and self.messages.count(_name(table, key)) > 0
+
+    cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil:
+        cdef uint64_t name = _name(table, key)
+        cdef size_t i
+        if self.messages.count(name) == 0:
+            return
+        for i in range(self.messages[name].size()):
+            out.push_back(self.messages[name][i])
+        self.parked_now -= self.messages[name].size()
+        self.messages.erase(name)

@@ -1,0 +1,1016 @@
+"""Management; ``rounds.pxd`` is the contract."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
+from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
+from intentpm.runtime._native.messages cimport (
+    FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
+    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
+    RoundHeader, indices_bytes, padded, round_body,
+)
+from intentpm.runtime._native.parking cimport ParkedMessage, unpark
+from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
+from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
+from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
+from intentpm.runtime._native.requests cimport Operation
+from intentpm.runtime._native.state cimport (
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
+)
+from intentpm.runtime._native.store cimport (
+    Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
+    next_dirty, pending_norm, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    take_pending,
+)
+
+cdef enum:
+    MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
+    MESSAGE_RECORDS = 16384
+    ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
+    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder
+    ALL_INTENTS = 0xffff             # intent_refs is saturated
+    FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
+    FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
+
+
+cdef class Rounds:
+    def __init__(
+            self, RemoteAccess remote not None, management: int, sync_interval_ns: int, sync_threshold: float,
+            budget_bytes: int):
+        self.remote = remote
+        self.transport = remote.transport
+        self.requests = remote.requests
+        self.rank = remote.transport.rank
+        self.size = remote.transport.size
+        self.management = management
+        self.sync_interval_ns = sync_interval_ns
+        self.sync_threshold = sync_threshold
+        self.budget_bytes = budget_bytes
+        self.queues = []
+        self.todo.resize(self.size)
+        self.open_records.resize(self.size, 0)
+        self.news.resize(self.size)
+        self.refreshes_open.resize(self.size, 0)
+        self.refreshed_ns.resize(self.size, 0)
+        self.flush_asked.resize(self.size, 0)
+        self.flush_drained.resize(self.size, 0)
+        self.offers.resize(self.size)
+
+    # == one step ========================================================================================================
+
+    cdef int64_t step(self, int64_t now_ns) noexcept nogil:
+        cdef int64_t again
+        cdef uint32_t peer
+        self._step_intents()
+        self._step_fence()
+        self._step_sync()
+        again = self._collect_dirt(now_ns, False)
+        for peer in range(self.size):
+            if not self.todo[peer].empty() and self.open_records[peer] == 0:
+                self._begin_round(peer)
+            if not self.news[peer].empty():
+                again = min(again, self._refresh(peer, now_ns))
+            if self.flush_asked[peer]:
+                self._step_flush(peer)
+            if not self.offers[peer].empty():
+                self._send_offers(peer)
+        return again
+
+    cdef void look(self) noexcept nogil:
+        self.look_at_intents = True
+
+    cdef inline TableState* _table(self, uint32_t table) noexcept nogil:
+        return self.remote.tables[table]
+
+    # == intents =========================================================================================================
+
+    cdef void _step_intents(self) noexcept nogil:
+        cdef size_t i
+        if not self.look_at_intents:
+            return
+        self.look_at_intents = False
+        for i in range(self.workers.size()):
+            self._look_at(<IntentQueue>self.workers[i])
+
+    cdef void _look_at(self, IntentQueue queue) noexcept nogil:
+        cdef Intent* intent
+        queue.look_began()
+        while True:
+            queue.collect()
+            intent = queue.next_due()
+            while intent != NULL:
+                self._activate(intent)
+                intent = queue.next_due()
+            intent = queue.next_over()
+            while intent != NULL:
+                self._deactivate(intent)
+                queue.forget(intent)
+                intent = queue.next_over()
+            if queue.publish():
+                break
+        queue.look_ended(self.busy[0] + self.busy[1] > 0)
+
+    cdef void _activate(self, const Intent* intent) noexcept nogil:
+        cdef TableState* table = self._table(intent.table_id)
+        cdef uint32_t i
+        self.intents_acted += intent.count
+        for i in range(intent.count):
+            self._intend(table, intent.keys[i])
+
+    cdef void _intend(self, TableState* table, uint32_t key) noexcept nogil:
+        if table.intent_refs[key] < ALL_INTENTS:
+            table.intent_refs[key] += 1
+        if table.intent_refs[key] == ALL_INTENTS:
+            table.flags[key] |= KEY_PINNED
+        if table.slot[key] == KEY_ABSENT:
+            self._want(table, key)
+
+    cdef void _deactivate(self, const Intent* intent) noexcept nogil:
+        cdef TableState* table = self._table(intent.table_id)
+        cdef uint32_t i, key
+        for i in range(intent.count):
+            key = intent.keys[i]
+            if table.flags[key] & KEY_PINNED:
+                continue
+            table.intent_refs[key] -= 1
+            if table.intent_refs[key] == 0 and table.slot[key] >= 0:
+                self._let_go(table, key)
+
+    cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil:
+        """No worker here intends the key any more."""
+        if self._state(table, key) == SLOT_REPLICA:
+            self._queue(table, key)
+        else:
+            self._offer_to_last_holder(table, key)
+
+    cdef inline SlotState _state(self, TableState* table, uint32_t key) noexcept nogil:
+        """Of a key that has a slot."""
+        return state_of(load_relaxed(&table.head[table.slot[key]].word))
+
+    # == holder: asking ==================================================================================================
+
+    cdef void _want(self, TableState* table, uint32_t key) noexcept nogil:
+        cdef KeyRef reference
+        if self.budget_bytes and self.held_bytes + <int64_t>table.stride_bytes > self.budget_bytes:
+            self.intents_refused += 1            # accesses to the key stay remote: slower, and right
+            return
+        self.held_bytes += table.stride_bytes
+        store_release_i32(&table.slot[key], KEY_REQUESTED)
+        self._become_busy(table, key)
+        table.flags[key] |= KEY_QUEUED
+        reference.table = table.table_id
+        reference.key = key
+        self.fenced.push_back(reference)
+
+    cdef void _step_fence(self) noexcept nogil:
+        if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
+            self._release_fenced(self.draining)
+        if not self.fenced.empty() and self.requests.writes_open[0] + self.requests.writes_open[1] == 0:
+            self._release_fenced(self.fenced)
+        if not self.fenced.empty() and self.draining.empty():
+            self.draining.swap(self.fenced)
+            self.requests.phase ^= 1
+
+    cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil:
+        cdef size_t i
+        for i in range(references.size()):
+            self._put_in_queue(self._table(references[i].table), references[i].key)
+        references.clear()
+
+    cdef void _queue(self, TableState* table, uint32_t key) noexcept nogil:
+        """Has the key looked at when the next round to its owner begins; once its record is answered, if one is open."""
+        if table.flags[key] & (KEY_QUEUED | KEY_IN_FLIGHT) or known_owner(table, key) == self.rank:
+            return
+        self._become_busy(table, key)
+        self._put_in_queue(table, key)
+
+    cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil:
+        cdef KeyRef reference
+        reference.table = table.table_id
+        reference.key = key
+        table.flags[key] |= KEY_QUEUED
+        self.todo[known_owner(table, key)].push_back(reference)
+
+    # A key is busy while it is queued or in flight. wait_sync must wait for the keys that are busy when it starts, but not for
+    # those that become busy later, or it would wait for ever beside a busy worker. So busy keys have one of two colours,
+    # counted each; a sync flips the colour and waits until none of the old one is left. A key of the old colour whose record
+    # was sent before the flip may have newer writes pending: it keeps the old colour for one more record (KEY_FRESH tells).
+
+    cdef inline void _become_busy(self, TableState* table, uint32_t key) noexcept nogil:
+        table.flags[key] = (table.flags[key] & ~<uint8_t>(KEY_COLOUR | KEY_FRESH)) | (KEY_COLOUR if self.colour else 0)
+        self.busy[self.colour] += 1
+
+    cdef inline void _become_idle(self, TableState* table, uint32_t key) noexcept nogil:
+        self.busy[_colour(table, key)] -= 1
+
+    cdef inline void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil:
+        """Its record was answered and another is needed."""
+        if _colour(table, key) == self.colour or table.flags[key] & KEY_FRESH:
+            self._become_idle(table, key)
+            self._become_busy(table, key)
+        self._put_in_queue(table, key)
+
+    cdef void _begin_round(self, uint32_t peer) noexcept nogil:
+        """Sends what ``todo`` holds for ``peer``, a message per table and MESSAGE_ROWS_BYTES."""
+        cdef vector[KeyRef] references
+        cdef size_t at = 0, sent_bytes = 0
+        cdef size_t i
+        cdef uint64_t before = self.records_in_flight
+        references.swap(self.todo[peer])
+        while at < references.size() and sent_bytes < ROUND_BYTES:
+            at = self._send_records(peer, references, at, &sent_bytes)
+        for i in range(at, references.size()):
+            self.todo[peer].push_back(references[i])
+        self.rounds += self.records_in_flight > before
+
+    cdef size_t _send_records(
+            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
+        """One ROUND message with records of one table; returns the first reference not looked at."""
+        cdef TableState* table = self._table(references[at].table)
+        cdef uint32_t most = _records_per_message(table)
+        cdef char* memory
+        cdef RoundHeader header
+        cdef uint32_t key
+        cdef int record
+        memset(&header, 0, sizeof(header))
+        most = <uint32_t>min(<size_t>most, references.size() - at)
+        memory = stage(self.transport, padded(most * table.row_bytes) + indices_bytes(most) + padded(most))
+        self.keys.clear()
+        self.codes.clear()
+        while at < references.size() and references[at].table == table.table_id and self.keys.size() < most:
+            key = references[at].key
+            at += 1
+            table.flags[key] &= ~<uint8_t>KEY_QUEUED
+            if known_owner(table, key) != peer:
+                self._put_in_queue(table, key)       # its owner has changed since it was queued
+                continue
+            record = self._next_record(table, key, memory + header.rows * table.row_bytes)
+            if record < 0:
+                self._become_idle(table, key)
+                continue
+            header.rows += (record & (RECORD_ADD | RECORD_SET)) != 0
+            table.flags[key] = (table.flags[key] | KEY_IN_FLIGHT) & ~<uint8_t>(KEY_MISSED | KEY_OFFERED)
+            if _colour(table, key) != self.colour:
+                table.flags[key] |= KEY_FRESH
+            self.keys.push_back(key)
+            self.codes.push_back(<uint8_t>record)
+        if self.keys.empty():
+            unstage(memory, 1)
+            return at
+        header.count = <uint32_t>self.keys.size()
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>self.rank
+        header.round_rank = <uint16_t>peer
+        self.open_records[peer] += header.count
+        self.records_in_flight += header.count
+        self.records += header.count
+        sent_bytes[0] += header.rows * table.row_bytes
+        self._send_body(peer, MSG_ROUND, table, &header, memory, False, False)
+        return at
+
+    cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
+        """What to tell the owner of this key now (its delta goes to ``row``); negative: nothing."""
+        cdef int32_t slot = table.slot[key]
+        cdef int pending
+        if slot == KEY_REQUESTED:
+            if table.intent_refs[key] == 0 and not self.remote.parking.any(table, key):
+                store_release_i32(&table.slot[key], KEY_ABSENT)      # over before it was asked for
+                self.held_bytes -= table.stride_bytes
+                return -1
+            return 0
+        if slot < 0 or self._state(table, key) != SLOT_REPLICA:
+            return -1
+        pending = take_pending(table, slot, row)
+        if table.intent_refs[key] == 0:
+            return RECORD_LEAVE | (pending * RECORD_ADD)
+        if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
+            return -1
+        return pending * RECORD_ADD
+
+    cdef void _send_body(
+            self, uint32_t to, uint8_t message_id, TableState* table, const RoundHeader* header, char* memory,
+            bint epochs, bint versions) noexcept nogil:
+        """Adds the sections collected in scratch behind the rows in ``memory`` and sends it."""
+        cdef RoundBody body = round_body(memory, header, table.row_bytes, epochs, versions)
+        memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
+        if epochs:
+            memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))
+        if versions:
+            memcpy(body.versions, self.versions.data(), header.count * sizeof(uint32_t))
+        memcpy(body.codes, self.codes.data(), header.count)
+        send_staged(self.transport, to, message_id, header, sizeof(RoundHeader), memory, body.size_bytes)
+
+    # == holder: answers and refreshes ===================================================================================
+
+    cdef void _take_answer(
+            self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
+        cdef uint32_t i, row = 0
+        cdef const char* rows = body.rows
+        cdef vector[uint32_t] keys               # copies: what follows may build messages in the scratch of this one
+        self.open_records[header.round_rank] -= header.count
+        self.records_in_flight -= header.count
+        if self.open_records[header.round_rank] == 0:
+            for i in range(self.workers.size()):
+                (<IntentQueue>self.workers[i]).round_ended()
+            self.look_at_intents = True
+        for i in range(header.count):
+            keys.push_back(body.keys[i])
+            table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
+            if body.codes[i] == RESULT_DROPPED:
+                learn_owner(table, body.keys[i], owner, body.epochs[i])
+                self._take_drop(table, body.keys[i])
+                continue
+            self._take_row(
+                owner, table, body.keys[i], rows + row * table.row_bytes, body.codes[i] == RESULT_MOVED,
+                body.epochs[i], body.versions[i])
+            row += 1
+        for i in range(keys.size()):
+            self._look_again(table, keys[i])
+
+    cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
+        # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
+        if drop_replica(table, table.slot[key]):
+            self.replicas_dropped += 1
+            self.replicas_held -= 1
+            self.held_bytes -= table.stride_bytes
+
+    cdef void _take_row(
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
+            uint32_t epoch, uint32_t version) noexcept nogil:
+        """The row of a key that was asked for, or newer news of a replica."""
+        cdef int32_t slot = table.slot[key]
+        if slot == KEY_REQUESTED:
+            slot = allocate_slot(table, key)
+            copy_row(row_of(table, slot), row, table.row_bytes)
+            if moved:
+                publish_owned(table, slot, version)
+            else:
+                publish_slot(table, slot, SLOT_REPLICA)
+            self.replicas_set_up += not moved
+            self.replicas_held += not moved
+            table.seen_version[slot] = version
+        elif moved:
+            promote_replica(table, slot, row, version)
+            self.replicas_held -= 1
+        elif _is_newer(version, table.seen_version[slot]):
+            refresh_replica(table, slot, row)
+            table.seen_version[slot] = version
+        if moved:
+            self.relocations_in += 1
+            _clear_holders(table, slot)
+        learn_owner(table, key, self.rank if moved else owner, epoch)
+
+    cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
+        """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
+        cdef vector[ParkedMessage*] waiting
+        cdef size_t i
+        if table.slot[key] >= 0 and self.remote.parking.any(table, key):
+            self.remote.parking.take(table, key, waiting)
+            # Accesses first: a record may give the key away again, and an access of this rank's own needs it here.
+            for i in range(waiting.size()):
+                if waiting[i].is_access:
+                    self._serve_parked(table, key, waiting[i])
+            for i in range(waiting.size()):
+                if not waiting[i].is_access:
+                    self._serve_parked(table, key, waiting[i])
+                unpark(waiting[i])
+        if self._needs_record(table, key):
+            self._stay_busy(table, key)
+            return
+        self._become_idle(table, key)
+        if table.slot[key] == KEY_ABSENT and table.intent_refs[key] > 0:
+            self._want(table, key)
+        elif table.slot[key] >= 0 and table.intent_refs[key] == 0 and self._state(table, key) == SLOT_OWNED:
+            self._offer_to_last_holder(table, key)
+
+    cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
+        if table.slot[key] < 0 or self._state(table, key) != SLOT_REPLICA:
+            return False
+        return (table.intent_refs[key] == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
+                or self._is_worth_sending(table, table.slot[key]))
+
+    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil:
+        """Of what is pending: anything, or with a sync_threshold enough of it."""
+        if self.sync_threshold == 0 or self.sync_running:
+            return has_pending(table, slot)
+        return pending_norm(table, slot) >= self.sync_threshold
+
+    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
+        cdef RoundBody body
+        cdef RoundHeader header
+        if message.is_access:
+            self.remote.serve_parked(table, key, message)
+            return
+        header = message.round
+        header.count = 1
+        header.rows = message.has_row
+        header.flags = FLAG_FORWARDED
+        body.rows = message.row
+        body.keys = &key
+        body.epochs = &message.epoch
+        body.versions = NULL
+        body.codes = &message.record
+        self._serve_round(table, &header, &body)
+
+    cdef void _take_refresh(
+            self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
+        cdef uint32_t i, key
+        cdef int32_t slot
+        for i in range(header.count):
+            key = body.keys[i]
+            slot = table.slot[key]
+            if slot == KEY_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
+                table.flags[key] |= KEY_MISSED
+            elif slot >= 0 and self._state(table, key) == SLOT_REPLICA:
+                self._take_row(
+                    owner, table, key, body.rows + i * table.row_bytes, False, body.epochs[i], body.versions[i])
+
+    # == owner ===========================================================================================================
+
+    cdef void _serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+        """Answers the records whose keys are owned here; forwards or parks the rest."""
+        cdef RoundHeader header = asked[0]
+        cdef char* memory = stage(
+            self.transport, padded(asked.count * table.row_bytes) + 3 * indices_bytes(asked.count) + padded(asked.count))
+        cdef uint32_t i, row = 0
+        cdef const char* delta
+        header.flags = 0
+        header.rows = 0
+        self.keys.clear()
+        self.epochs.clear()
+        self.versions.clear()
+        self.codes.clear()
+        self.left_over.clear()
+        self.row_numbers.clear()
+        for i in range(asked.count):
+            delta = body.rows + row * table.row_bytes
+            if known_owner(table, body.keys[i]) != self.rank:
+                self.left_over.push_back(i)
+                self.row_numbers.push_back(row)
+            else:
+                self._decide(table, asked.origin, body.keys[i], body.codes[i], delta, memory, &header)
+            row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+        header.count = <uint32_t>self.keys.size()
+        if header.count > 0:
+            self._send_body(asked.origin, MSG_ANSWER, table, &header, memory, True, True)
+        else:
+            unstage(memory, 1)
+        if not self.left_over.empty():
+            self._pass_on(table, asked, body)
+
+    cdef void _decide(
+            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta,
+            char* memory, RoundHeader* header) noexcept nogil:
+        """One record for a key owned here: applies its delta and adds the result to the answer being built."""
+        cdef int32_t slot = table.slot[key]
+        cdef char* row = memory + header.rows * table.row_bytes
+        cdef uint8_t result = RESULT_ROW
+        cdef uint32_t version = 0
+        if record & (RECORD_ADD | RECORD_SET):
+            apply_write(table, slot, delta, record & RECORD_SET)
+            self._spread(table, slot, key, holder)
+        if record & RECORD_LEAVE:
+            result = RESULT_DROPPED
+            self._remove_holder(table, slot, holder)
+            if table.intent_refs[key] == 0:
+                self._offer_to_last_holder(table, key)
+        elif may_relocate(self.management) and decide(
+                self.management, table.intent_refs[key] > 0, _others_hold(table, slot, holder)) == DECIDE_RELOCATE:
+            result = RESULT_MOVED
+            version = self._move_to(table, slot, key, holder, row)
+        else:
+            self._add_holder(table, slot, holder)
+            version = read_slot(table, slot, row)
+        if result != RESULT_DROPPED:
+            header.rows += 1
+        self.keys.push_back(key)
+        self.epochs.push_back(table.epoch[key])
+        self.versions.push_back(version)
+        self.codes.push_back(result)
+
+    cdef uint32_t _move_to(
+            self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil:
+        """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
+        cdef uint32_t version
+        self._remove_holder(table, slot, holder)
+        version = move_out(table, slot, row)
+        self.held_bytes -= table.stride_bytes
+        learn_owner(table, key, holder, table.epoch[key] + 1)
+        self.relocations_out += 1
+        self._tell_home(table, key, holder)
+        return version
+
+    cdef void _tell_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
+        cdef uint32_t home = home_rank(key, self.size)
+        cdef RoundHeader header
+        cdef char* memory
+        if home == self.rank or home == owner:
+            return
+        memory = stage(self.transport, 16)
+        memset(&header, 0, sizeof(header))
+        header.count = 1
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>owner
+        (<uint32_t*>memory)[0] = key
+        (<uint32_t*>memory)[2] = table.epoch[key]
+        send_staged(self.transport, home, MSG_MOVED, &header, sizeof(header), memory, 16)
+
+    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+        cdef uint64_t* holders = table.holders + slot * table.holder_words
+        cdef uint64_t bit = <uint64_t>1 << (holder & 63)
+        if not holders[holder >> 6] & bit:
+            holders[holder >> 6] |= bit
+            mark_shared(table, slot, True)       # before the row is read: later writes are marked dirty
+        table.news[slot * table.holder_words + (holder >> 6)] &= ~bit
+
+    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+        cdef size_t word = slot * table.holder_words + (holder >> 6)
+        cdef uint64_t bit = <uint64_t>1 << (holder & 63)
+        if not table.holders[word] & bit:
+            return
+        table.holders[word] &= ~bit
+        table.news[word] &= ~bit
+        if not _others_hold(table, slot, holder):
+            mark_shared(table, slot, False)
+
+    cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
+        """No intent here: when exactly one other rank still has, it shall be the owner."""
+        cdef int32_t slot = table.slot[key]
+        cdef int64_t last = _only_holder(table, slot)
+        cdef KeyRef reference
+        if last < 0 or not may_relocate(self.management):
+            return
+        reference.table = table.table_id
+        reference.key = key
+        self.offers[last].push_back(reference)
+
+    cdef void _send_offers(self, uint32_t peer) noexcept nogil:
+        cdef RoundHeader header
+        cdef uint32_t* keys
+        cdef size_t at = 0, end
+        while at < self.offers[peer].size():
+            end = at
+            while end < self.offers[peer].size() and end - at < MESSAGE_RECORDS and (
+                    self.offers[peer][end].table == self.offers[peer][at].table):
+                end += 1
+            memset(&header, 0, sizeof(header))
+            header.count = <uint32_t>(end - at)
+            header.table = <uint16_t>self.offers[peer][at].table
+            header.origin = <uint16_t>self.rank
+            keys = <uint32_t*>stage(self.transport, indices_bytes(header.count))
+            while at < end:
+                keys[header.count - (end - at)] = self.offers[peer][at].key
+                at += 1
+            send_staged(
+                self.transport, peer, MSG_OFFER, &header, sizeof(header), <char*>keys, indices_bytes(header.count))
+        self.offers[peer].clear()
+
+    cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
+        cdef uint32_t i
+        for i in range(header.count):
+            if table.slot[keys[i]] >= 0 and self._state(table, keys[i]) == SLOT_REPLICA:
+                table.flags[keys[i]] |= KEY_OFFERED
+                self._queue(table, keys[i])
+
+    # -- records of keys that are not here -------------------------------------------------------------------------------
+
+    cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+        """Parks the records in ``left_over`` whose keys are on their way here; forwards the others, a message per owner."""
+        cdef vector[uint32_t] numbers
+        cdef vector[uint32_t] rows
+        cdef uint32_t i, owner
+        cdef size_t n, kept
+        for n in range(self.left_over.size()):
+            i = self.left_over[n]
+            if body.epochs != NULL and body.epochs[i] > table.epoch[body.keys[i]]:
+                self._park(table, asked, body, i, self.row_numbers[n])
+            else:
+                numbers.push_back(i)
+                rows.push_back(self.row_numbers[n])
+        self.forwarded_records += numbers.size()
+        while not numbers.empty():
+            owner = known_owner(table, body.keys[numbers[0]])
+            self._forward(table, owner, asked, body, numbers, rows)
+            kept = 0
+            for n in range(numbers.size()):
+                if known_owner(table, body.keys[numbers[n]]) != owner:
+                    numbers[kept] = numbers[n]
+                    rows[kept] = rows[n]
+                    kept += 1
+            numbers.resize(kept)
+            rows.resize(kept)
+
+    cdef void _park(
+            self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil:
+        cdef const char* delta = NULL
+        if body.codes[i] & (RECORD_ADD | RECORD_SET):
+            delta = body.rows + row * table.row_bytes
+        self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta)
+
+    cdef void _forward(
+            self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
+            const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
+        cdef RoundHeader header = asked[0]
+        cdef size_t n
+        cdef uint32_t i
+        cdef char* memory = stage(
+            self.transport,
+            padded(numbers.size() * table.row_bytes) + 2 * indices_bytes(<uint32_t>numbers.size()) + padded(numbers.size()))
+        header.hops += 1
+        header.flags = FLAG_FORWARDED
+        header.rows = 0
+        self.keys.clear()
+        self.epochs.clear()
+        self.codes.clear()
+        for n in range(numbers.size()):
+            i = numbers[n]
+            if known_owner(table, body.keys[i]) != owner:
+                continue
+            if body.codes[i] & (RECORD_ADD | RECORD_SET):
+                copy_row(memory + header.rows * table.row_bytes, body.rows + rows[n] * table.row_bytes, table.row_bytes)
+                header.rows += 1
+            self.keys.push_back(body.keys[i])
+            self.epochs.push_back(table.epoch[body.keys[i]])
+            self.codes.push_back(body.codes[i])
+        header.count = <uint32_t>self.keys.size()
+        self._send_body(owner, MSG_ROUND, table, &header, memory, True, False)
+
+    # -- news ------------------------------------------------------------------------------------------------------------
+
+    cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil:
+        """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
+        cdef uint32_t t
+        cdef int32_t slot
+        cdef bint dirty = at_once and self.sync_threshold > 0
+        for t in range(self.remote.table_count):
+            dirty = dirty or is_dirty(self._table(t))
+        if not dirty:
+            return NEVER
+        if not at_once and now_ns < self.collected_ns + self.sync_interval_ns:
+            return self.collected_ns + self.sync_interval_ns
+        self.collected_ns = now_ns
+        store_release(&self.dirt_noted, 0)       # before the stacks are taken: later writers will note theirs
+        for t in range(self.remote.table_count):
+            slot = take_dirty(self._table(t))
+            while slot >= 0:
+                slot = self._sort_dirty(self._table(t), slot, at_once)
+            if at_once and self.sync_threshold > 0:
+                self._queue_withheld(self._table(t))
+        return NEVER
+
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil:
+        """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
+        cdef int32_t slot
+        for slot in range(<int32_t>table.slots_touched):
+            if state_of(load_relaxed(&table.head[slot].word)) == SLOT_REPLICA and has_pending(table, slot):
+                self._queue(table, <uint32_t>table.head[slot].key)
+
+    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil:
+        cdef int32_t following = next_dirty(table, slot)
+        cdef uint32_t word = load_relaxed(&table.head[slot].word)
+        cdef uint32_t key = <uint32_t>table.head[slot].key
+        if state_of(word) == SLOT_REPLICA:
+            if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
+                self._queue(table, key)
+        elif state_of(word) == SLOT_OWNED:
+            self._spread(table, slot, key, self.rank)
+        return following
+
+    cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil:
+        """The row has changed: news for every holder but the one that wrote."""
+        cdef size_t word
+        cdef uint64_t fresh, bit
+        cdef uint32_t holder
+        cdef KeyRef reference
+        reference.table = table.table_id
+        reference.key = key
+        for word in range(table.holder_words):
+            fresh = table.holders[slot * table.holder_words + word] & ~table.news[slot * table.holder_words + word]
+            if writer >> 6 == word:
+                fresh &= ~(<uint64_t>1 << (writer & 63))
+            while fresh:
+                bit = fresh & (~fresh + 1)
+                fresh ^= bit
+                holder = <uint32_t>(word * 64) + _bit_number(bit)
+                table.news[slot * table.holder_words + word] |= bit
+                self.news[holder].push_back(reference)
+
+    cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil:
+        """Sends the holder its news, when the last is long enough ago; returns when that will be."""
+        cdef bint at_once = self.flush_asked[holder] != 0
+        cdef size_t at = 0, kept = 0
+        if self.flush_drained[holder]:
+            return NEVER                         # first the acknowledgements of what was sent
+        if not at_once and now_ns < self.refreshed_ns[holder] + self.sync_interval_ns:
+            return self.refreshed_ns[holder] + self.sync_interval_ns
+        while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW:
+            at = self._send_refresh(holder, at)
+        self.refreshed_ns[holder] = now_ns
+        while at < self.news[holder].size():
+            self.news[holder][kept] = self.news[holder][at]
+            kept += 1
+            at += 1
+        self.news[holder].resize(kept)
+        return NEVER                             # the acknowledgements go on with it
+
+    cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil:
+        cdef vector[KeyRef]* references = &self.news[holder]
+        cdef TableState* table = self._table(references[0][at].table)
+        cdef uint32_t most = <uint32_t>min(<size_t>_records_per_message(table), references[0].size() - at)
+        cdef char* memory = stage(
+            self.transport, padded(most * table.row_bytes) + 3 * indices_bytes(most) + padded(most))
+        cdef RoundHeader header
+        cdef uint32_t key
+        cdef int32_t slot
+        memset(&header, 0, sizeof(header))
+        self.keys.clear()
+        self.epochs.clear()
+        self.versions.clear()
+        self.codes.clear()
+        while at < references[0].size() and references[0][at].table == table.table_id and header.rows < most:
+            key = references[0][at].key
+            at += 1
+            slot = table.slot[key]
+            if known_owner(table, key) != self.rank or not _take_news(table, slot, holder):
+                continue                         # moved, dropped or answered meanwhile
+            self.versions.push_back(read_slot(table, slot, memory + header.rows * table.row_bytes))
+            self.keys.push_back(key)
+            self.epochs.push_back(table.epoch[key])
+            self.codes.push_back(RESULT_ROW)
+            header.rows += 1
+        if header.rows == 0:
+            unstage(memory, 1)
+            return at
+        header.count = header.rows
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>self.rank
+        self.refreshed_rows += header.rows
+        self.refreshes_open[holder] += 1
+        self._send_body(holder, MSG_REFRESH, table, &header, memory, True, True)
+        return at
+
+    # A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged.
+    # Once the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
+
+    cdef void flush(self) noexcept nogil:
+        cdef uint32_t peer
+        self._collect_dirt(self.transport.now_ns(), True)
+        for peer in range(self.size):
+            if peer != self.rank:
+                self._ask_flush(peer, FLUSH_FOR_BARRIER)
+
+    cdef bint is_flushed(self) noexcept nogil:
+        cdef uint32_t peer
+        for peer in range(self.size):
+            if self.flush_asked[peer] & FLUSH_FOR_BARRIER:
+                return False
+        return True
+
+    cdef void _ask_flush(self, uint32_t peer, uint8_t who) noexcept nogil:
+        self.flush_asked[peer] |= who
+        self.flush_drained[peer] = False
+
+    cdef void _step_flush(self, uint32_t peer) noexcept nogil:
+        cdef uint8_t asked = self.flush_asked[peer]
+        if self.news[peer].empty():
+            self.flush_drained[peer] = True
+        if not self.flush_drained[peer] or self.refreshes_open[peer] > 0:
+            return
+        self.flush_drained[peer] = False
+        self.flush_asked[peer] = 0
+        if asked & FLUSH_FOR_SYNC:
+            self._answer_sync(peer)
+
+    # == wait_sync =======================================================================================================
+
+    cdef void sync(self, Operation* operation) noexcept nogil:
+        cdef SyncWait wait
+        self.sync_wanted += 1
+        wait.ticket = self.sync_wanted
+        wait.operation = operation
+        self.sync_waits.push_back(wait)
+        self.look_at_intents = True
+
+    cdef void unsync(self, Operation* operation) noexcept nogil:
+        """The caller no longer waits."""
+        cdef size_t i
+        for i in range(self.sync_waits.size()):
+            if self.sync_waits[i].operation == operation:
+                self.sync_waits[i] = self.sync_waits.back()
+                self.sync_waits.pop_back()
+                return
+
+    cdef void _step_sync(self) noexcept nogil:
+        while True:
+            if self.sync_running == 0:
+                if self.sync_wanted == self.sync_done:
+                    return
+                self.sync_running = self.sync_wanted
+                self.sync_flushed = False
+                self._collect_dirt(self.transport.now_ns(), True)
+                self.colour ^= 1
+            if not self.sync_flushed:
+                if self.busy[self.colour ^ 1] > 0:
+                    return
+                self.sync_flushed = True
+                self._ask_for_news()
+            if self.synced_missing > 0:
+                return
+            self._end_sync()
+
+    cdef void _ask_for_news(self) noexcept nogil:
+        cdef ControlHeader header
+        cdef uint32_t peer
+        if not self.holds_replicas():
+            return
+        memset(&header, 0, sizeof(header))
+        header.sequence = self.sync_running
+        for peer in range(self.size):
+            if peer != self.rank:
+                self.synced_missing += 1
+                send_staged(
+                    self.transport, peer, MSG_SYNC, &header, sizeof(header), stage(self.transport, 0), 0)
+
+    cdef void _answer_sync(self, uint32_t peer) noexcept nogil:
+        cdef ControlHeader header
+        memset(&header, 0, sizeof(header))
+        send_staged(self.transport, peer, MSG_SYNCED, &header, sizeof(header), stage(self.transport, 0), 0)
+
+    cdef void _end_sync(self) noexcept nogil:
+        cdef size_t i = 0
+        self.sync_done = self.sync_running
+        self.sync_running = 0
+        while i < self.sync_waits.size():
+            if self.sync_waits[i].ticket <= self.sync_done:
+                self.requests.close_submission(self.sync_waits[i].operation)
+                self.sync_waits[i] = self.sync_waits.back()
+                self.sync_waits.pop_back()
+            else:
+                i += 1
+
+    cdef bint holds_replicas(self) noexcept nogil:
+        return self.replicas_held > 0
+
+    cdef void fail(self, int status) noexcept nogil:
+        cdef size_t i
+        for i in range(self.sync_waits.size()):
+            self.sync_waits[i].operation.status = status
+            self.requests.close_submission(self.sync_waits[i].operation)
+        self.sync_waits.clear()
+
+    # == messages ========================================================================================================
+
+    cdef bint on_message(
+            self, uint32_t source, uint8_t message_id, const RoundHeader* header,
+            const char* body, size_t body_bytes) noexcept nogil:
+        cdef TableState* table
+        cdef RoundBody sections
+        cdef bint answers = message_id == MSG_ANSWER or message_id == MSG_REFRESH
+        if message_id == MSG_REFRESHED:
+            self.refreshes_open[source] -= 1
+            return True
+        if header.table >= self.remote.table_count or header.origin >= self.size or header.round_rank >= self.size:
+            return False
+        table = self._table(header.table)
+        if message_id == MSG_OFFER or message_id == MSG_MOVED:
+            return self._on_keys(table, message_id, header, <const uint32_t*>body, body_bytes)
+        sections = round_body(
+            <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED, answers)
+        if sections.size_bytes != body_bytes or header.rows > header.count or not _keys_fit(table, header, sections.keys):
+            return False
+        if message_id == MSG_ROUND:
+            self._serve_round(table, header, &sections)
+        elif message_id == MSG_ANSWER:
+            self._take_answer(source, table, header, &sections)
+        elif message_id == MSG_REFRESH:
+            self._take_refresh(source, table, header, &sections)
+            self._acknowledge(source, header)
+        else:
+            return False
+        return True
+
+    cdef bint _on_keys(
+            self, TableState* table, uint8_t message_id, const RoundHeader* header,
+            const uint32_t* keys, size_t body_bytes) noexcept nogil:
+        cdef uint32_t i
+        cdef size_t sections = 1 if message_id == MSG_OFFER else 2
+        if body_bytes != sections * indices_bytes(header.count) or not _keys_fit(table, header, keys):
+            return False
+        if message_id == MSG_OFFER:
+            self._take_offers(table, header, keys)
+            return True
+        for i in range(header.count):
+            learn_owner(table, keys[i], header.origin, keys[indices_bytes(header.count) // 4 + i])
+        return True
+
+    cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil:
+        send_staged(
+            self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
+
+    cdef bint on_control(self, uint32_t source, uint8_t message_id, const ControlHeader* header) noexcept nogil:
+        if message_id == MSG_SYNC:
+            self._collect_dirt(self.transport.now_ns(), True)
+            self._ask_flush(source, FLUSH_FOR_SYNC)
+        elif message_id == MSG_SYNCED and self.synced_missing > 0:
+            self.synced_missing -= 1
+        else:
+            return False
+        return True
+
+    # == workers and tables ==============================================================================================
+
+    def count_rows(self, Table table not None) -> None:
+        """A new table's rows count towards the memory budget. Under the engine's lock."""
+        self.held_bytes += table.state.slots_used * table.state.stride_bytes
+
+    def add_worker(self, IntentQueue queue not None) -> None:
+        """Under the engine's lock."""
+        self.queues.append(queue)
+        self.workers.push_back(<void*>queue)
+
+    def replicate_all(self, Table table not None) -> None:
+        """Management "full_replication": this rank intends every key of the table for good. Under the engine's lock."""
+        cdef int64_t key
+        if self.management != MANAGE_FULL_REPLICATION:
+            return
+        with nogil:
+            for key in range(table.state.num_keys):
+                self._intend(table.state, <uint32_t>key)
+
+    def uses_intents(self) -> bool:
+        return uses_intents(self.management) and self.size > 1
+
+
+# -- small pure things ---------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t _records_per_message(const TableState* table) noexcept nogil:
+    return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.row_bytes))
+
+
+cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
+    return (table.flags[key] & KEY_COLOUR) != 0
+
+
+cdef inline bint _is_newer(uint32_t version, uint32_t seen) noexcept nogil:
+    """Versions have 28 bits and wrap."""
+    return ((version - seen) & 0xfffffff) - 1 < 0x7ffffff
+
+
+cdef inline uint32_t _bit_number(uint64_t bit) noexcept nogil:
+    cdef uint32_t number = 0
+    while bit > 1:
+        bit >>= 1
+        number += 1
+    return number
+
+
+cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
+    cdef uint32_t i
+    for i in range(header.count):
+        if keys[i] >= table.num_keys:
+            return False
+    return header.count > 0
+
+
+cdef inline void _clear_holders(TableState* table, int32_t slot) noexcept nogil:
+    cdef size_t word
+    for word in range(table.holder_words):
+        table.holders[slot * table.holder_words + word] = table.news[slot * table.holder_words + word] = 0
+
+
+cdef inline bint _others_hold(const TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+    cdef size_t word
+    cdef uint64_t bits
+    for word in range(table.holder_words):
+        bits = table.holders[slot * table.holder_words + word]
+        if holder >> 6 == word:
+            bits &= ~(<uint64_t>1 << (holder & 63))
+        if bits:
+            return True
+    return False
+
+
+cdef inline int64_t _only_holder(const TableState* table, int32_t slot) noexcept nogil:
+    """The rank that alone holds a replica; -1: none or several."""
+    cdef int64_t only = -1
+    cdef size_t word
+    cdef uint64_t bits
+    for word in range(table.holder_words):
+        bits = table.holders[slot * table.holder_words + word]
+        if bits == 0:
+            continue
+        if only >= 0 or bits & (bits - 1):
+            return -1
+        only = word * 64 + _bit_number(bits)
+    return only
+
+
+cdef inline bint _take_news(TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+    cdef size_t word = slot * table.holder_words + (holder >> 6)
+    cdef uint64_t bit = <uint64_t>1 << (holder & 63)
+    if not table.news[word] & bit:
+        return False
+    table.news[word] &= ~bit
+    return True

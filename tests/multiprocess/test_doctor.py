@@ -1,0 +1,172 @@
+"""``intentpm doctor`` on this machine, and the verdicts of its checks on machines that are not well."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rich", reason="rich is not installed: pip install 'intentpm[cli]'")
+
+from click.testing import CliRunner
+
+from intentpm.launch import doctor, doctor_machine, doctor_software, doctor_transports
+from intentpm.launch.findings import Finding, format_bytes, run_tool
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, dict[str, object]]:
+    """The findings of a real run, by name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "intentpm", "doctor", "--json"], capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {finding["name"]: finding for finding in json.loads(done.stdout)}
+
+
+def test_report_covers_this_machine(report: dict[str, dict[str, object]]) -> None:
+    assert {finding["verdict"] for finding in report.values()} <= {"ok", "warn", "missing"}
+    for name in ("Python", "intentpm", "CPU cores", "Ports (IPv4)", "Launcher detected", "Transport tcp"):
+        assert report[name]["verdict"] in ("ok", "warn"), report[name]
+    assert report["CPU cores"]["facts"]["affinity"] == len(os.sched_getaffinity(0))
+    assert report["Python"]["facts"]["executable"] == sys.executable
+    assert report["Launcher detected"]["facts"]["launcher"] == "alone"
+
+
+def test_what_is_not_ok_says_what_to_do_or_is_optional(report: dict[str, dict[str, object]]) -> None:
+    for finding in report.values():
+        assert finding["found"], finding
+        assert finding["fix"] or finding["verdict"] != "warn", finding
+
+
+def test_transports_carried_real_bytes(report: dict[str, dict[str, object]]) -> None:
+    facts = report["Transport tcp"]["facts"]
+    assert 1 < facts["round_trip_us"] < 100_000
+    assert facts["gigabytes_per_s"] > 0.001
+    assert report["Transport auto takes"]["facts"]["transport"] in ("ucx", "tcp")
+
+
+def test_mpi_ranks_were_really_started(report: dict[str, dict[str, object]]) -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'intentpm[mpi]'")
+    if not report["mpirun"]["facts"]:
+        pytest.skip("no mpirun")
+    assert [answer[1:3] for answer in report["mpirun"]["facts"]["answers"]] == [["3", "2"]] * 2
+
+
+def run_doctor(monkeypatch: pytest.MonkeyPatch, findings: list[Finding], *args: str):
+    monkeypatch.setattr(doctor, "CHECKS", {"the check": lambda: findings})
+    return CliRunner().invoke(doctor.doctor, args)
+
+
+def test_exit_code_is_1_only_for_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = [
+        Finding("a", "ok", "there"),
+        Finding("b", "warn", "slow [red]"),
+        Finding("c", "missing", "not there", "get it"),
+    ]
+    done = run_doctor(monkeypatch, fine)
+    assert done.exit_code == 0
+    assert all(word in done.output for word in ("slow [red]", "missing", "get it"))
+    assert run_doctor(monkeypatch, [*fine, Finding("d", "broken", "no sockets")]).exit_code == 1
+    assert run_doctor(monkeypatch, [Finding("d", "broken", "no sockets")], "--json").exit_code == 1
+
+
+def test_check_that_raises_is_a_finding() -> None:
+    def broken() -> Finding:
+        raise OSError("no /proc")
+
+    (finding,) = doctor.examine({"Memory": broken})
+    assert (finding.name, finding.verdict, finding.found) == (
+        "Memory",
+        "warn",
+        "could not be checked: OSError: no /proc",
+    )
+
+
+def test_small_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = SimpleNamespace(f_blocks=16384, f_frsize=4096, f_bavail=16384)
+    monkeypatch.setattr(os, "statvfs", lambda _: status)
+    finding = doctor_machine.check_shared_memory()
+    assert (finding.verdict, finding.found) == ("warn", "64 MiB free of 64 MiB in /dev/shm")
+    assert "--shm-size" in finding.fix
+
+
+def test_no_shared_memory(tmp_path: Path) -> None:
+    assert doctor_machine.check_shared_memory(str(tmp_path / "none")).verdict == "warn"
+
+
+@pytest.mark.parametrize(
+    ("soft", "has_rdma", "verdict"), [(8 << 20, True, "warn"), (8 << 20, False, "ok"), (-1, True, "ok")]
+)
+def test_locked_memory(monkeypatch: pytest.MonkeyPatch, soft: int, has_rdma: bool, verdict: str) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    monkeypatch.setattr(Path, "is_dir", lambda _: has_rdma)
+    assert doctor_machine.check_memlock().verdict == verdict
+
+
+def test_machine_that_cannot_listen_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("socket.create_server", refuse)
+    verdicts = {finding.name: finding.verdict for finding in doctor_machine.check_ports()}
+    assert verdicts["Ports (IPv4)"] == "broken"
+    assert verdicts.get("Ports (IPv6)", "missing") == "missing"
+
+
+def test_transport_that_fails_between_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nTransportError: no route\nintentpm run: rank 1 ended\n")
+    monkeypatch.setattr(doctor_transports, "run_tool", lambda *_, **__: failed)
+    monkeypatch.setattr(doctor_transports, "survey_transports", lambda: {"ucx": "not installed", "tcp": ""})
+    ucx, tcp, auto = doctor_transports.check_transports()
+    assert (ucx.verdict, tcp.verdict, auto.verdict) == ("missing", "broken", "broken")
+    assert "TransportError: no route" in tcp.found
+
+
+def test_mpirun_of_another_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && echo HYDRA || printf 'sum|1|1|Other MPI 9\\nsum|1|1|Other MPI 9\\n'\n"
+    )
+    mpirun.chmod(0o755)
+    monkeypatch.setattr(doctor_software, "_mpi_launchers", lambda: [str(mpirun)])
+    monkeypatch.setattr(doctor_software, "version", lambda _: "4.1")
+    _, finding = doctor_software.check_mpi()
+    assert finding.verdict == "warn"
+    assert "HYDRA: each rank saw itself alone" in finding.found
+    assert "mpi4py uses Other MPI 9" in finding.fix
+
+
+def test_ucx_devices_are_read() -> None:
+    listing = "# Transport: tcp\n#   Device: eth0\n#  x\n# Transport: tcp\n#   Device: lo\n#   Transport: cma\n"
+    assert doctor_software._ucx_devices(listing) == {"tcp": ["eth0", "lo"]}
+
+
+def test_tools_are_ended_at_their_deadline_with_their_children(tmp_path: Path) -> None:
+    done = run_tool(["sh", "-c", f"sleep 50 & echo $! > {tmp_path}/pid; wait"], 0.5)
+    assert done.returncode == 124
+    assert "no end within 0.5 s" in done.stderr
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+    assert run_tool(["/no/such/program"], 1).returncode == 127
+
+
+def test_tools_do_not_see_our_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INTENTPM_RANK", "OMPI_COMM_WORLD_SIZE", "RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    listed = run_tool(["env"], 10, EXTRA="yes").stdout
+    assert "EXTRA=yes" in listed
+    assert "SLURM_CONF=" in listed
+    assert not any(line.startswith(("INTENTPM_", "OMPI_", "RANK", "SLURM_PROCID")) for line in listed.splitlines())
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (8 << 20, "8 MiB"), (3 << 40, "3 TiB")])
+def test_sizes(size: int, text: str) -> None:
+    assert format_bytes(size) == text
