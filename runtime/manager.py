@@ -164,9 +164,6 @@ class ParameterManager:
         self._workers.append(worker)
         return worker
 
-<<<<<<< HEAD
-    # -- collectives ---------------------------------------------------------------------------------------------------
-=======
     def create_sampling(
         self,
         table: Table,
@@ -205,8 +202,7 @@ class ParameterManager:
         found = self._samplings.get(table.table_id)
         return self.create_sampling(table) if found is None else found
 
-    # -- collectives -------------------------------------------------------------------------------------------------------
->>>>>>> kge
+    # -- collectives ---------------------------------------------------------------------------------------------------
 
     def barrier(self, timeout: float | None = None) -> None:
         """Collective. Returns when every rank has called it, and every replica holds what was written and synchronised

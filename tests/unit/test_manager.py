@@ -355,9 +355,7 @@ def outcomes(size: int, *calls: Callable[[ParameterManager], Any]) -> list[BaseE
 )
 def test_a_table_made_differently_raises_on_every_rank(other: dict[str, Any], what: str) -> None:
     arguments: dict[str, Any] = {"name": "t", "num_keys": 10, "row_shape": (2,)}
-    errors = outcomes(
-        3, lambda pm: pm.create_table(**arguments), lambda pm: pm.create_table(**{**arguments, **other})
-    )
+    errors = outcomes(3, lambda pm: pm.create_table(**arguments), lambda pm: pm.create_table(**{**arguments, **other}))
     assert [type(error) for error in errors] == [intentpm.CollectiveMismatchError] * 3
     assert all(f"create_table: {what} is" in str(error) for error in errors)
 
