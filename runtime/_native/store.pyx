@@ -613,10 +613,9 @@ cdef class Table:
 
     def disown(self, const int64_t[::1] keys) -> None:
         """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
-        cdef unsigned char[::1] row = np.empty(max(self.state.row_bytes, 1), dtype=np.uint8)
         cdef int64_t i
         for i in range(keys.shape[0]):
-            move_out(self.state, self.state.slot[keys[i]], <char*>&row[0])
+            drop_replica(self.state, self.state.slot[keys[i]])
 
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
