@@ -174,7 +174,7 @@ class ParameterManager:
         pool_uses: int = POOL_USES,
         seed: int | None = None,
     ) -> Sampling:
-        """Declares how samples of ``table`` are drawn on this rank: from now on by ``worker.prepare_sample(table, ..)``,
+        """Declares how samples of ``table`` are drawn on this rank: henceforth by ``worker.prepare_sample(table, ..)``,
         and always by ``worker.prepare_sample(sampling, ..)``. A table without any has the defaults. Not collective.
 
         Parameters

@@ -120,7 +120,8 @@ def _page(outcomes: list[Outcome], repeats: int, transport: str) -> str:
         lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
         lines += [
             f"| {o.management} | {o.timing if o.management in ('adaptive', 'relocate', 'replicate') else '-'} "
-            f"| {o.seconds:.2f} | {o.mb_per_rank:.1f} | {o.local_percent:.2f} | {o.relocations:,.0f} | {o.replicas:,.0f} |"
+            f"| {o.seconds:.2f} | {o.mb_per_rank:.1f} | {o.local_percent:.2f} "
+            f"| {o.relocations:,.0f} | {o.replicas:,.0f} |"
             for o in outcomes
             if (o.workload, o.ranks) == (workload, ranks)
         ]
