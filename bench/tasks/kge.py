@@ -1,8 +1,8 @@
 """Knowledge graph embeddings: ComplEx with AdaGrad and negative sampling, data-parallel over ranks.
 
 Entities and relations are two tables; a row holds an embedding and its AdaGrad sums, so that both are updated by the
-same push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows of the
-batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
+same push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows
+of the batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
 (``_kge.pyx``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
 """
 
