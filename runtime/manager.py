@@ -176,8 +176,8 @@ class ParameterManager:
     ) -> Sampling:
         """Declares how samples of ``table`` are drawn on this rank. Not collective.
 
-        ``worker.prepare_sample(sampling, ...)`` draws by it, ``worker.prepare_sample(table, ...)`` by the one last declared
-        for the table; a table without any has the defaults.
+        ``worker.prepare_sample(sampling, ...)`` draws by it, ``worker.prepare_sample(table, ...)`` by the one last
+        declared for the table; a table without any has the defaults.
 
         Parameters
             distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys
