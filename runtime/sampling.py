@@ -137,7 +137,7 @@ class Sampling:
         """What was drawn on this rank so far. Any thread.
 
         ``drawn``: keys. ``drawn_local``: of these, by scheme ``local`` from the keys on this rank; it drew the others
-        from the target because too few were here. ``local_keys``: keys ``local`` knows to be here, mean of the workers.
+        from the target because too few were here. ``local_keys``: keys ``local`` knows to be here, mean over workers.
         ``departure``: how far ``local`` departs from the target, as the total variation distance between the
         distribution drawn from and the target at the time of each draw, mean over draws: 0 (not at all) to 1.
         Relocations that move the local keys about bring the long-run frequencies closer to the target than this.

@@ -58,6 +58,7 @@ cdef class Engine:
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
+    cdef uint32_t polls          # counts polls, to yield now and then
     cdef int64_t step_at_ns      # when management wants its next step
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps

@@ -160,6 +160,23 @@ def test_naive_samples_read_rows_of_other_ranks():
     assert all(50 < remote < 150 for remote in run_ranks(2, body, seed=1))
 
 
+@pytest.mark.parametrize("scheme", ["preloc", "pool"])
+def test_keys_with_intent_are_local_when_pulled(scheme):
+    def body(pm):
+        table, worker = make_table(pm), pm.worker()
+        pm.create_sampling(table, scheme=scheme)
+        sample = worker.prepare_sample(table, 200, 1, 2)
+        worker.wait_sync()
+        worker.advance_clock()
+        worker.pull_sample(sample)
+        counts = pm.stats()["tables"]["table"]
+        pm.barrier()
+        return counts["local"] + counts["replica"], counts["remote"]
+
+    # A key that is just moving from one rank to the other may have to be asked for.
+    assert all(here + remote == 200 and remote <= 10 for here, remote in run_ranks(2, body, seed=1))
+
+
 def test_local_falls_back_where_hardly_anything_is_local():
     def body(pm):
         table, worker = make_table(pm, 400), pm.worker()
