@@ -174,15 +174,10 @@ class ParameterManager:
         pool_uses: int = POOL_USES,
         seed: int | None = None,
     ) -> Sampling:
-<<<<<<< HEAD
-        """Declares how samples of ``table`` are drawn on this rank: henceforth by ``worker.prepare_sample(table, ..)``,
-        and always by ``worker.prepare_sample(sampling, ..)``. A table without any has the defaults. Not collective.
-=======
         """Declares how samples of ``table`` are drawn on this rank. Not collective.
 
         ``worker.prepare_sample(sampling, ...)`` draws by it, ``worker.prepare_sample(table, ...)`` by the one last
         declared for the table; a table without any has the defaults.
->>>>>>> kge
 
         Parameters
             distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys

@@ -44,13 +44,8 @@ class KnowledgeGraph:
 
 
 def load_knowledge_graph(folder: Path) -> KnowledgeGraph:
-<<<<<<< HEAD
-    """Reads a folder with ``triples.npz`` (arrays train, valid, test: int (n, 3): head, relation, tail) or the
-    text files train, valid and test (.txt, .tsv or .del). These have a triple per line: names or numbers, separated
-=======
     """Reads a folder with ``triples.npz`` (arrays train, valid, test: whole numbers (n, 3), head, relation, tail) or
     the text files train, valid and test (.txt, .tsv or .del). These have a triple per line: names or numbers, separated
->>>>>>> kge
     by tabs or, in a line without any tab, by blanks. Names are numbered in alphabetical order.
 
     Raises KnowledgeGraphError.
