@@ -194,7 +194,7 @@ def test_a_table_without_a_declared_sampling_has_the_defaults():
 
 WRONG = [
     ({"distribution": "zipf"}, "choose uniform"),
-    ({"scheme": "lokal"}, "choose one of naive"),
+    ({"scheme": "nearby"}, "choose one of naive"),
     ({"distribution": np.ones(3)}, r"shape \(3,\)"),
     ({"distribution": np.full(KEYS, "a")}, "dtype <U1"),
     ({"distribution": np.r_[np.ones(KEYS - 1), -1]}, "weight of key 299 is -1"),
@@ -225,7 +225,7 @@ def test_samples_that_cannot_be_prepared_or_pulled():
             worker.prepare_sample(table, 1, 4, 4)
         with pytest.raises(SampleError, match="of -1 keys"):
             worker.prepare_sample(table, -1, 0)
-        with pytest.raises(SampleError, match="of 6 keys.*only 5 keys"):
+        with pytest.raises(SampleError, match=r"of 6 keys.*only 5 keys"):
             worker.prepare_sample(table, 6, 0)
         sample = worker.prepare_sample(sampling, 5, 0)
         with pytest.raises(SampleError, match="cannot pull it"):
