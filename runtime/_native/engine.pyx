@@ -499,6 +499,7 @@ cdef class Engine:
     cdef void submit(
             self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil:
         cdef SubmitResult result = WINDOW_FULL
+        cdef int64_t started = self.transport.now_ns()
         self.acquire()
         if self.control.failed:
             operation.status = OPERATION_PEER_LOST
@@ -508,7 +509,7 @@ cdef class Engine:
             result = self.remote.submit(operation, submission)
             while result == WINDOW_FULL and not self.control.failed:
                 if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
-                    self.control.check_silence(self.transport.now_ns() - WAIT_SLICE_NS)
+                    self.control.check_silence(started)
                 result = self.remote.submit(operation, submission)
             if self.control.failed:
                 operation.status = OPERATION_PEER_LOST
