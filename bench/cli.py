@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from intentpm.bench.kernels.cli import local
-from intentpm.bench.scenarios.cli import exactness, remote
+from intentpm.bench.scenarios.cli import exactness, idle, remote
+from intentpm.bench.scenarios.management_cli import management
+from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
 
 
@@ -31,6 +33,7 @@ def plot(results: Path, out: Path | None) -> None:
     click.echo(picture)
 
 
-train.add_command(mf)
-for _command in (local, remote, exactness):
+for _command in (kge, mf):
+    train.add_command(_command)
+for _command in (local, remote, exactness, idle, management):
     bench.add_command(_command)

@@ -76,6 +76,24 @@ def rmse_over_time(document: Mapping[str, Any], axes: Axes) -> None:
     axes.legend(title="after the last epoch", title_fontsize=9, alignment="left", loc="upper right")
 
 
+def mrr_over_time(document: Mapping[str, Any], axes: Axes) -> None:
+    """Filtered MRR and hits of a knowledge graph embedding over the training time."""
+    rows, config = document["rows"], document["config"]
+    seconds = list(accumulate(row["seconds"] for row in rows))
+    for name, label, line in (("mrr", "MRR", "-"), ("hits_1", "Hits@1", "--"), ("hits_10", "Hits@10", ":")):
+        values = [row[name] for row in rows]
+        axes.plot(seconds, values, line, marker="o", markersize=3, label=f"{label}: {values[-1]:.4f}")
+    ranks = config["ranks"]
+    sizes = f"{config['entities']:,} entities, {config['relations']:,} relations, {config['triples']:,} triples"
+    title = f"Knowledge graph embeddings, {ranks} rank{'s'[: ranks > 1]}\n{config['data']}, {sizes}"
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel("training time in s")
+    axes.set_ylabel(f"filtered ranking, {config['evaluate']} triples")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend(title="after the last epoch", title_fontsize=9, alignment="left", loc="best")
+
+
 def _zoom_in(axes: Axes, low: float, high: float) -> None:
     """Shows ``low`` to ``high`` only, if the rest (the untrained model) would take more than half of the height."""
     if 0 < high - low < 0.5 * (axes.get_ylim()[1] - low):
@@ -83,4 +101,7 @@ def _zoom_in(axes: Axes, low: float, high: float) -> None:
         axes.set_ylim(low - margin, high + 4 * margin)
 
 
-PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {"train mf": rmse_over_time}
+PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {
+    "train kge": mrr_over_time,
+    "train mf": rmse_over_time,
+}

@@ -32,6 +32,8 @@ def init(
     timing: Timing | None = None,
     peer_timeout: float | None = None,
     start_timeout: float | None = None,
+    sync_interval: float | None = None,
+    sync_threshold: float | None = None,
     secret: str | None = None,
     spin_us: float | None = None,
     memory_budget: int | None = None,
@@ -53,6 +55,8 @@ def init(
     timing: when intents are acted on: "adaptive" or "immediate".
     peer_timeout: seconds without a sign of life after which a rank that is waited for counts as lost; 10.
     start_timeout: seconds for all ranks to appear and connect; 120.
+    sync_interval: seconds for which writes to replicated keys are gathered before they are sent on; 0.001.
+    sync_threshold: L2 norm that a replica's gathered writes must reach to be sent (a wait_sync sends all); 0.
     secret: shared by the ranks of the job, at least 16 characters; made by the launcher.
     spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
     memory_budget: bytes of row memory this rank may use; what the machine has.

@@ -28,8 +28,8 @@ def clock_offsets(entered: Sequence[Sequence[int]], left: Sequence[Sequence[int]
     """Offsets of all ranks, from what ``time_exchanges`` measured on each. ``entered``, ``left``: ns, [rank][exchange].
 
     Rank 0 answers a collective call after every rank has entered and before any has left. So each exchange bounds a
-    rank's offset from both sides; the intersection of the bounds is what is known, its middle the estimate. Ranks of one
-    machine share a clock, and those of two started theirs at other times: where 0 is possible, it is 0.
+    rank's offset from both sides; the intersection of the bounds is what is known, its middle the estimate. Ranks of
+    one machine share a clock, and those of two started theirs at other times: where 0 is possible, it is 0.
     """
     offsets = []
     for rank in range(len(entered)):

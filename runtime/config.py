@@ -25,12 +25,15 @@ class Config:
     """Seconds for all ranks to appear and connect."""
     sync_interval: float = 0.001
     """Seconds for which writes to replicated keys are gathered before they are sent on."""
+    sync_threshold: float = 0.0
+    """A replica's writes wait until the L2 norm of their sum reaches this (a wait_sync sends all). 0: no wait."""
     secret: str | None = None
     """Shared job secret. Default: made by the launcher."""
     spin_us: float | None = None
     """Microseconds a waiting thread polls before it sleeps. Default: from the cores per rank."""
     memory_budget: int | None = None
-    """Bytes of row memory this rank may use. Default: what the machine has."""
+    """Bytes of row memory this rank may use. A table that does not fit is an error; replicas that would not fit are not
+    made (such keys stay remote). Default: what the machine has."""
     seed: int | None = None
     """Seed of everything random (sampling, generated data). Default: from the operating system."""
     host: str | None = None
@@ -45,6 +48,8 @@ class Config:
         for name in ("peer_timeout", "start_timeout", "sync_interval"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: needs a positive number of seconds")
+        if not self.sync_threshold >= 0:
+            raise ConfigError(f"sync_threshold={self.sync_threshold!r}: needs a number >= 0")
         if self.spin_us is not None and self.spin_us < 0:
             raise ConfigError(f"spin_us={self.spin_us!r}: needs a number of microseconds >= 0")
         if self.memory_budget is not None and self.memory_budget <= 0:
@@ -57,6 +62,7 @@ _PARSERS: Mapping[str, Any] = {
     "peer_timeout": float,
     "start_timeout": float,
     "sync_interval": float,
+    "sync_threshold": float,
     "spin_us": float,
     "memory_budget": int,
     "seed": int,

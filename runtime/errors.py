@@ -1,4 +1,4 @@
-"""Every error intentpm raises. Each message says what happened, to which key, table or rank, and what to do about it."""
+"""Every error intentpm raises. A message says what happened, to which key, table or rank, and what to do."""
 
 
 class Error(Exception):
@@ -23,6 +23,10 @@ class DtypeError(Error, TypeError):
 
 class WindowError(Error, ValueError):
     """The end of an intent's window is not after its start."""
+
+
+class SampleError(Error, ValueError):
+    """A sampling cannot be declared, or a sample prepared or pulled, as asked. Nothing was drawn."""
 
 
 class ClosedError(Error, RuntimeError):

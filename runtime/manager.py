@@ -33,6 +33,7 @@ from intentpm.runtime.errors import (
 )
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
+from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.types import World
@@ -49,8 +50,8 @@ CLOSE_FLUSH_S = 5.0
 class ParameterManager:
     """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
 
-    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same order,
-    by one thread at a time.
+    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same
+    order, by one thread at a time.
     """
 
     def __init__(self, config: Config, world: World, transport: Any) -> None:
@@ -62,6 +63,7 @@ class ParameterManager:
         self._transport = transport
         self._tables: dict[str, Table] = {}
         self._workers: list[Worker] = []
+        self._samplings: dict[int, Sampling] = {}
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
@@ -71,17 +73,19 @@ class ParameterManager:
             thread_spin_us,
             get_args(Management).index(config.management),
             config.sync_interval,
+            config.sync_threshold,
+            config.memory_budget or 0,
         )
         self._inspector = Inspector(self._engine)
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
-        if world.size > 1:
+        if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
             self._thread.start()
         atexit.register(self._close_at_exit)
 
-    # -- tables and workers ------------------------------------------------------------------------------------------------
+    # -- tables and workers --------------------------------------------------------------------------------------------
 
     def create_table(
         self,
@@ -97,8 +101,8 @@ class ParameterManager:
             num_keys: 1 to 2^31 - 1; keys are 0 to num_keys - 1.
             row_shape: shape of one row; () for one number.
             dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64.
-            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K] and
-                returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
+            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K]
+                and returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
         Raises, on every rank: CollectiveMismatchError when the ranks' arguments differ; ShapeError, DtypeError, Error,
         MemoryBudgetError for arguments that cannot be used (the other ranks: Error naming the rank); PeerLostError.
         """
@@ -120,7 +124,7 @@ class ParameterManager:
     def _make_table(
         self, name: str, num_keys: int, row_shape: Any, dtype: npt.DTypeLike, init: Init
     ) -> tuple[Table | None, Exception | None]:
-        """The table with its initial rows, or why it cannot be made: other ranks must hear of it before this one raises."""
+        """The table with its initial rows, or why there is none: other ranks must hear of it before this one raises."""
         try:
             shape = _row_shape(row_shape)
             if name in self._tables:
@@ -171,7 +175,48 @@ class ParameterManager:
         self._workers.append(worker)
         return worker
 
-    # -- collectives -------------------------------------------------------------------------------------------------------
+    def create_sampling(
+        self,
+        table: Table,
+        distribution: str | npt.ArrayLike = "uniform",
+        scheme: Scheme = "preloc",
+        replacement: bool = True,
+        pool_size: int = POOL_SIZE,
+        pool_uses: int = POOL_USES,
+        seed: int | None = None,
+    ) -> Sampling:
+        """Declares how samples of ``table`` are drawn on this rank. Not collective.
+
+        ``worker.prepare_sample(sampling, ...)`` draws by it, ``worker.prepare_sample(table, ...)`` by the one last
+        declared for the table; a table without any has the defaults.
+
+        Parameters
+            distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys
+                sorted by falling frequency; or weights, numbers >= 0 [num_keys].
+            scheme: "naive": draws when pulled and reads from wherever the keys are. "preloc": draws when prepared and
+                signals intent. "pool": as preloc, from a pool of ``pool_size`` keys of which each is drawn
+                ``pool_uses`` times before the pool is drawn anew; the rank's workers share it. "local": draws when
+                pulled, among the keys that are on this rank (with the target's probabilities conditional on these). It
+                departs from the distribution: ``sampling.stats()`` says how far. Where few keys are local, it draws as
+                naive does.
+            replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
+            seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case.
+        Raises SampleError.
+        """
+        self._engine.check()
+        chosen = self.config.seed if seed is None else seed
+        sampling = Sampling(
+            table, distribution, scheme, replacement, pool_size, pool_uses, chosen, rank=self.rank, size=self.size
+        )
+        self._samplings[table.table_id] = sampling
+        return sampling
+
+    def sampling(self, table: Table) -> Sampling:
+        """The sampling last declared for ``table``; declares one with the defaults if there is none."""
+        found = self._samplings.get(table.table_id)
+        return self.create_sampling(table) if found is None else found
+
+    # -- collectives ---------------------------------------------------------------------------------------------------
 
     def barrier(self, timeout: float | None = None) -> None:
         """Collective. Returns when every rank has called it, and every replica holds what was written and synchronised
@@ -198,7 +243,7 @@ class ParameterManager:
     def _collective(
         self, call: str, arguments: dict[str, str], extra: dict[str, Any], timeout: float | None = None
     ) -> list[dict[str, Any]]:
-        """Calls ``call`` together with all ranks; raises unless all passed the same ``arguments``. Returns their extras."""
+        """Calls ``call`` together with all ranks, which must pass the same ``arguments``. Returns what all sent."""
         payload = json.dumps({"call": call, "arguments": arguments, **extra}).encode() + b"\n"
         described = f"{call}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
         answers = self._engine.exchange(payload, described, timeout)
@@ -247,7 +292,8 @@ class ParameterManager:
             write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
         ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
-            ``withdrawn``: over before the key was asked for. Whether an intended key was accessed is not recorded.
+            ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
+            Whether an intended key was accessed is not recorded.
         ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
@@ -313,7 +359,7 @@ class ParameterManager:
         """Name of the transport in use."""
         return str(self._transport.name)
 
-    # -- end ---------------------------------------------------------------------------------------------------------------
+    # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Collective end: settles this rank's writes and serves the other ranks until all have called it. Idempotent.
@@ -374,8 +420,8 @@ class ParameterManager:
 def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[float, float]:
     """How long a waiting worker and the progress thread poll before they sleep.
 
-    Polling beats sleeping by 10 to 30 us per message, but on a machine with more threads than cores it takes the core from
-    the thread that would send the message.
+    Polling beats sleeping by 10 to 30 us per message, but on a machine with more threads than cores it takes the core
+    from the thread that would send the message.
     """
     if asked is not None:
         return asked, asked
@@ -402,7 +448,7 @@ def _fingerprint(init: Init) -> str:
     if callable(init):
         return "a callable"
     if isinstance(init, np.ndarray):
-        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(np.ascontiguousarray(init)):08x}"
+        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(init.tobytes()):08x}"
     return repr(init)
 
 

@@ -11,7 +11,7 @@ KIND_NAMES = (*dict.fromkeys(KINDS.values()), "control")
 PLAIN = (
     "served_keys", "forwarded_keys", "hops", "parked", "parked_now", "relocations_in", "relocations_out",
     "replicas_set_up", "replicas_dropped", "replicas_promoted", "replicas_held", "rounds", "records",
-    "forwarded_records", "refreshed_rows",
+    "forwarded_records", "refreshed_rows", "intents_acted", "intents_refused",
 )  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def _bytes_by_kind(counters: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 def _staleness(counters: dict[str, Any]) -> dict[str, float]:
     rows = counters["stale_rows"]
-    mean = counters["stale_row_ms"] / rows if rows else 0.0
-    return {"mean": mean, "max": counters["stalest_ms"], "rows": rows}
+    mean_ns = counters["stale_row_ns"] / rows if rows else 0.0
+    return {"mean": mean_ns / 1e6, "max": counters["stalest_ns"] / 1e6, "rows": rows}
 
 
 def _intents(counters: dict[str, Any], timers: list[dict[str, Any]]) -> dict[str, int]:
@@ -56,6 +56,7 @@ def _intents(counters: dict[str, Any], timers: list[dict[str, Any]]) -> dict[str
         "in_time": counters["intents_in_time"],
         "late": counters["intents_late"],
         "withdrawn": counters["intents_withdrawn"],
+        "refused": counters["intents_refused"],
     }
 
 

@@ -4,6 +4,7 @@ One process per key, with two tracks per rank: what the key is there (requested,
 intended. One process per rank with its totals as counters. Times are in us since the first event, on rank 0's clock.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,7 @@ def _key_events(
     traces: Sequence[RankTrace], pid: int, table: int, key: int, name: str, first: int, last: int
 ) -> Iterator[dict[str, Any]]:
     yield from _header(pid, 0, f"{name}[{key}]", pid - KEY_PIDS, "process")
+    arrows: list[dict[str, Any]] = []
     for rank, trace in enumerate(traces):
         mine = trace.events[(trace.events["table"] == table) & (trace.events["key"] == key)]
         start = first if trace.lost else int(mine["time_ns"][0]) if mine.size else first
@@ -171,10 +173,12 @@ def _key_events(
         yield from _header(pid, 2 * rank + 1, f"rank {rank}", 2 * rank + 1, "thread")
         yield from _slices(state_spans(mine, start, last), "state", pid, 2 * rank + 1, place, first)
         yield from _marks(mine, pid, 2 * rank + 1, place, first)
-        yield from _flows(mine, pid, 2 * rank + 1, first)
+        arrows += _flows(mine, pid, 2 * rank + 1, first)
         if intents := intent_spans(mine, start, last):
             yield from _header(pid, 2 * rank + 2, f"rank {rank} intent", 2 * rank + 2, "thread")
             yield from _slices(intents, "intent", pid, 2 * rank + 2, place, first)
+    ends = Counter(arrow["id"] for arrow in arrows)
+    yield from (arrow for arrow in arrows if ends[arrow["id"]] == 2)  # both ends were recorded
 
 
 def _slices(

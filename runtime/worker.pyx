@@ -24,6 +24,7 @@ from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
+from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.primitives cimport exchange_acquire, load_acquire, load_relaxed, load_relaxed_u64
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
@@ -154,6 +155,28 @@ cdef class Worker:
     def set_async(self, Table table not None, keys, values):
         """As ``set``, but returns a Future at once; ``keys`` and ``values`` may be reused right away."""
         return self._write_async(table, ACCESS_SET, keys, values)
+
+    # -- public: samples -------------------------------------------------------------------------------------------------
+
+    def prepare_sample(self, source, n: int, start: int, end: int | None = None):
+        """Announces that this worker will pull ``n`` keys of the manager's choice while its clock is in [start, end).
+
+        source: a Table, whose last declared sampling is used, or a Sampling (``ParameterManager.create_sampling``).
+        end: default start + 1.
+        Returns a Sample for ``pull_sample``; one that is never pulled needs no clean-up.
+        Raises SampleError, WindowError; as ``intent`` where the scheme signals one.
+        """
+        sampling = self.manager.sampling(source) if isinstance(source, Table) else source
+        return sampling.prepare(self, n, start, end)
+
+    def pull_sample(self, sample, n: int | None = None) -> tuple:
+        """The next ``n`` keys of a prepared sample and their rows: (int64 [n], ndarray [n, *row_shape]).
+
+        n: default: all keys left.
+        Raises SampleError (fewer left, or another worker's sample), and as ``pull``.
+        """
+        keys = sample.sampling.take(sample, self, n)
+        return keys, self.pull(sample.sampling.table, keys)
 
     # -- public: intent and time -----------------------------------------------------------------------------------------
 
@@ -381,6 +404,8 @@ cdef class Worker:
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef int64_t i
         cdef bint hit = load_acquire(&self.open_writes) == 0
+        if is_planted(MUTATION_WRITES_NOT_SETTLED):
+            return
         if not hit:
             for i in range(cnp.PyArray_DIM(keys, 0)):
                 hit = hit or self.filter[_filter_slot(wanted[i])]

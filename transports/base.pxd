@@ -41,7 +41,9 @@ ctypedef void (*done_fn)(void* argument, int status) noexcept nogil
 ctypedef void (*lost_fn)(void* context, uint32_t rank, const char* why) noexcept nogil
 
 
-# A time asked for by request_step has come; called from inside progress().
+# What a caller waits for: true when it may go on.
+ctypedef bint (*condition_fn)(void* context, void* argument) noexcept nogil
+# A time asked for by request_step has come, or a message was delivered; called from inside progress().
 ctypedef void (*step_fn)(void* context) noexcept nogil
 
 
@@ -54,6 +56,7 @@ cdef class Transport:
     cdef readonly uint32_t rank
     cdef readonly uint32_t size
     cdef readonly str name
+    cdef readonly bint virtual_time    # now_ns() is virtual: waits go through run_until, and there is no progress thread
     cdef message_fn on_message
     cdef step_fn on_step               # only a transport with virtual time calls it
     cdef lost_fn on_lost
@@ -91,6 +94,9 @@ cdef class Transport:
     # Transports with virtual time (sim) run the ranks themselves: they call on_step at ``at_ns`` (or soon, if past), for
     # there is no progress thread that would wake. False: this transport has real time, wake your thread yourself.
     cdef bint request_step(self, int64_t at_ns) noexcept nogil
+    # Virtual time only: the network runs until ``condition(context, argument)`` or ``until_ns``. Called without the lock.
+    cdef void run_until(
+        self, condition_fn condition, void* context, void* argument, int64_t until_ns) noexcept nogil
     # Staging memory for message bodies, registered with the network where that matters. NULL: out of memory.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
     cdef void release(self, char* data, size_t size_bytes) noexcept nogil

@@ -81,6 +81,10 @@ cdef class Transport:
     cdef bint request_step(self, int64_t at_ns) noexcept nogil:
         return False
 
+    cdef void run_until(
+            self, condition_fn condition, void* context, void* argument, int64_t until_ns) noexcept nogil:
+        pass
+
     cdef char* allocate(self, size_t size_bytes) noexcept nogil:
         return <char*>aligned_alloc(64, (size_bytes + 63) & ~<size_t>63)
 

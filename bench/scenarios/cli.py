@@ -53,10 +53,10 @@ def remote(transports: tuple[str, ...], out: Path, as_json: bool, **arguments: A
 
 
 def available_transports() -> list[str]:
-    """The transports between processes that are installed here."""
-    from importlib.util import find_spec
+    """The transports between processes that can be used here."""
+    from intentpm.transports.registry import available
 
-    return ["tcp"] + (["ucx"] if find_spec("ucxx") else [])
+    return [name for name, found in available().items() if found.usable and name not in ("loopback", "sim")]
 
 
 def _remote_rows(transport: str, cases: list[dict[str, Any]], arguments: dict[str, Any]) -> list[Row]:
@@ -91,6 +91,7 @@ def _show_remote(rows: list[Row], dim: int, path: Path) -> None:
 @click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
 @click.option("--dim", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option("--intents/--no-intents", default=True, show_default=True, help="Signal intents of random windows.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
@@ -109,7 +110,41 @@ def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
         f"({keys / seconds / 1e6:.2f} M/s); {results[0]['compared']} values compared on each rank: "
         f"{wrong} wrong, {stale} reads missed an own write"
     )
-    if wrong or stale:
+    moved = {
+        name: sum(result[name] for result in results)
+        for name in ("relocations", "replicas_set_up", "replicas_compared")
+    }
+    click.echo("; ".join(f"{count} {name.replace('_', ' ')}" for name, count in moved.items()))
+    misplaced = sum(result["replicas_left"] for result in results)
+    misplaced += results[0]["keys_without_owner"] + results[0]["keys_with_two_owners"]
+    click.echo(
+        f"after the last intent: {sum(result['replicas_left'] for result in results)} replicas left, "
+        f"{results[0]['keys_without_owner']} keys without owner, {results[0]['keys_with_two_owners']} with two"
+    )
+    if wrong or stale or misplaced:
         for result in results:
             click.echo(f"rank {result['rank']}: {result['wrong_sums']} {result['wrong_owned']}", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.option("-n", "ranks", type=click.IntRange(2), default=2, show_default=True)
+@click.option("--transport", default="auto", show_default=True)
+@click.option("--num-keys", type=click.IntRange(2), default=2_000_000, show_default=True)
+@click.option("--dim", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--out", type=OUT, default=Path("results"), show_default=True)
+def idle(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
+    """What a job costs in which all keys are replicated everywhere and nothing happens; fails if it sends bytes."""
+    results = run_scenario(
+        "intentpm.bench.scenarios.idle", ranks, arguments, transport=transport, timeout_s=START_S + arguments["seconds"]
+    )
+    write_results(out / f"bench-idle-n{ranks}.json", "bench idle", {"ranks": ranks, **arguments}, results)
+    for result in results:
+        click.echo(
+            f"rank {result['rank']}: {result['replicas']} replicas (set up in {result['replicated_s']:.2f} s); "
+            f"in {result['seconds']:g} s idle {result['bytes_sent']} bytes sent, "
+            f"{100 * result['cpu_s'] / result['seconds']:.2f} % of a core"
+        )
+    if any(result["bytes_sent"] for result in results):
         sys.exit(1)

@@ -1,7 +1,9 @@
-"""Exactness: threads of all ranks push and set random integers; at the end every value must be exactly right.
+"""Exactness: threads of all ranks push and set random integers, and signal intents for random windows, so that keys are
+relocated and replicated all the time. At the end every value must be exactly right, at every rank that holds it.
 
 Each worker keeps its own int64 count of what it pushed. The counts are added up through files, not through the tables
-under test. All values stay below 2^24, so float32 sums of integers have no rounding, in whatever order they are added.
+under test. All values stay below 2^24, so float32 sums of integers have no rounding, in whatever order they are added:
+a replica that is not bit-identical to the owner's row differs from the expected value.
 """
 
 import threading
@@ -18,6 +20,8 @@ OUTSTANDING = 16
 LARGEST_BATCH = 2_000
 LARGEST_DELTA = 8
 LARGEST_VALUE = 2**24
+FARTHEST_WINDOW = 60
+"""Clocks ahead of which a window may begin, and clocks it may last."""
 SHOWN = 5
 """Wrong keys named in the result."""
 
@@ -39,12 +43,15 @@ class PushWorker:
         self.owned_values = np.zeros((arguments["owned_keys"], self.dim), np.int64)
         self.flying: deque[Any] = deque()
         self.calls = self.keys = self.stale_reads = 0
+        self.intends, self.last_end = arguments["intents"], 0
         self.error: BaseException | None = None
 
     def run(self, stop_at: float) -> None:
         """Works until ``stop_at`` (time.monotonic()), then waits for its calls. Keeps the error, if there is one."""
         try:
             while time.monotonic() < stop_at:
+                if self.intends and self.random.random() < 0.3:
+                    self._intend()
                 self._push()
                 if self.random.random() < 0.25:
                     self._overwrite()
@@ -55,10 +62,27 @@ class PushWorker:
         except BaseException as error:
             self.error = error
 
-    def _push(self) -> None:
+    def outlive_intents(self) -> None:
+        """Advances the clock past the end of every window signalled."""
+        while self.worker.clock < self.last_end:
+            self.worker.advance_clock()
+
+    def _intend(self) -> None:
+        """Signals a window for keys of both tables, whoever will access them: wrong intents must cost time only."""
+        start = self.worker.clock + int(self.random.integers(0, FARTHEST_WINDOW))
+        end = start + int(self.random.integers(1, FARTHEST_WINDOW))
+        self.worker.intent(self.sums, self._draw_keys(), start, end)
+        self.worker.intent(self.owned, self.random.integers(0, self.owned.num_keys, 20), start, end)
+        self.last_end = max(self.last_end, end)
+
+    def _draw_keys(self) -> NDArray[np.int64]:
         # Few keys often, many sometimes; drawn with a skew, so that there are duplicates and contended keys.
         count = int(LARGEST_BATCH ** self.random.random())
-        keys = (self.num_keys * self.random.random(count) ** 3).astype(np.int64)
+        return (self.num_keys * self.random.random(count) ** 3).astype(np.int64)
+
+    def _push(self) -> None:
+        keys = self._draw_keys()
+        count = len(keys)
         deltas = self.random.integers(-LARGEST_DELTA, LARGEST_DELTA + 1, (count, self.dim))
         np.add.at(self.pushed, keys, deltas)
         if self.random.random() < 0.5:
@@ -104,7 +128,7 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     elapsed = time.monotonic() - start
     expected = _read_expected(folder, pm.size)
     worker = pm.worker()
-    worker.wait_sync()
+    replicas = sum(len(table.replica_keys()) for table in tables)
     wrong = [_differences(worker, table, values) for table, values in zip(tables, expected, strict=True)]
     pm.barrier()
     return {
@@ -116,6 +140,27 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
         "wrong_sums": wrong[0],
         "wrong_owned": wrong[1],
         "compared": sum(values.size for values in expected),
+        "replicas_compared": replicas,
+        **_let_go(pm, tables, workers),
+    }
+
+
+def _let_go(pm: Any, tables: tuple[Any, Any], workers: list[PushWorker]) -> dict[str, Any]:
+    """Lets all intents end. Then no rank may hold a replica, and every key must have one owner."""
+    for pusher in workers:
+        pusher.outlive_intents()
+    workers[0].worker.wait_sync()
+    pm.barrier()
+    owned = np.concatenate([table.owned_keys() + (position << 40) for position, table in enumerate(tables)])
+    everywhere = np.concatenate([np.frombuffer(part, np.int64) for part in pm.allgather(owned.tobytes())])
+    keys, owners = np.unique(everywhere, return_counts=True)
+    stats = pm.stats()
+    return {
+        "replicas_left": sum(len(table.replica_keys()) for table in tables),
+        "keys_without_owner": sum(table.num_keys for table in tables) - len(keys),
+        "keys_with_two_owners": int((owners > 1).sum()),
+        "relocations": stats["relocations_in"],
+        "replicas_set_up": stats["replicas_set_up"],
     }
 
 

@@ -1,7 +1,7 @@
 """Look-ahead loading: batches are prepared some clocks before use, and the PM is told what they will access."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,12 +19,17 @@ class Batch(Protocol):
 B = TypeVar("B", bound=Batch)
 
 
-def look_ahead(worker: Any, batches: Iterable[B], depth: int) -> Iterator[B]:
+def look_ahead(
+    worker: Any, batches: Iterable[B], depth: int, prepare: Callable[[B, int], None] | None = None
+) -> Iterator[B]:
     """Yields ``batches`` in order, each during its own clock of ``worker``.
 
     Up to ``depth`` batches are prepared beyond the current one, and each one's intent is signalled when it is prepared:
     ``depth`` clocks ahead. Before the first batch it waits once for the intents that are due already, because nothing
     could be signalled ahead of them. With ``depth`` 0 no intent is signalled.
+
+    ``prepare(batch, clock)`` is called for each batch when it is prepared, whatever the depth, with the clock at which
+    it will be used.
 
     The clock advances when the next batch is asked for, so finish a batch's accesses before that.
     """
@@ -33,8 +38,11 @@ def look_ahead(worker: Any, batches: Iterable[B], depth: int) -> Iterator[B]:
     started = False
     while True:
         while len(prepared) <= depth and (batch := next(source, None)) is not None:
+            clock = worker.clock + len(prepared)
             if depth:
-                _signal(worker, batch, worker.clock + len(prepared))
+                _signal(worker, batch, clock)
+            if prepare is not None:
+                prepare(batch, clock)
             prepared.append(batch)
         if not prepared:
             return

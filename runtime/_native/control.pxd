@@ -36,6 +36,7 @@ cdef class Control:
     cdef vector[uint8_t] left
     cdef vector[uint64_t] left_after         # collectives the peer had completed when it left
     cdef readonly uint32_t left_count
+    cdef bint leaving                        # this rank has said LEAVE and waits for the others'
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
     cdef readonly int64_t peer_timeout_ns
     # The job's end by failure.
@@ -56,7 +57,8 @@ cdef class Control:
         const char* body, size_t body_bytes) noexcept nogil
     # private
     cdef bint _send(
-        self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload, size_t payload_bytes) noexcept nogil
+        self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload,
+        size_t payload_bytes) noexcept nogil
     cdef void _end(self, int status) noexcept nogil
     cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void _answer(self) noexcept nogil

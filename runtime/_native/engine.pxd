@@ -11,7 +11,8 @@ held for one step at a time (one ``progress``, one submission) and never while s
 Who progresses the transport (the *wheel*):
     THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
-              progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when done.
+        progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when
+        done.
     Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes their call signals it.
 """
 
@@ -59,8 +60,9 @@ cdef class Engine:
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
+    cdef uint32_t polls          # counts polls, to yield now and then
     cdef int64_t step_at_ns      # when management wants its next step
-    cdef int64_t thread_wakes_ns # when the progress thread's sleep, present or next, ends by itself
+    cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
     cdef uint32_t kicked         # atomic: a worker has told the engine to look at its intents or writes
     # descriptors, fixed after construction

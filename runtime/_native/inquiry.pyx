@@ -1,13 +1,12 @@
 """What this rank knows of one key; ``inquiry.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from libcpp.pair cimport pair
 from libcpp.queue cimport priority_queue
 from libcpp.string cimport string
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
-from intentpm.runtime._native.intents cimport Intent, IntentQueue
+from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, Event, KeyState, Ring,
 )
@@ -43,7 +42,7 @@ cdef bint _intends(const Intent* intent, uint32_t table_id, uint32_t key) noexce
 
 
 cdef uint32_t _add_from_heap(
-        priority_queue[pair[int64_t, size_t]] heap, IntentFact* fact, uint32_t table_id, uint32_t key,
+        priority_queue[HeapEntry] heap, IntentFact* fact, uint32_t table_id, uint32_t key,
         string& facts) noexcept nogil:
     """Looks through a copy of the heap, all keys of it: slow, but only people ask."""
     cdef const Intent* intent

@@ -44,12 +44,13 @@ cdef struct Counters:
     uint64_t replicas_promoted
     uint64_t replicas_held
     uint64_t intents_acted
+    uint64_t intents_refused
     uint64_t intents_in_time
     uint64_t intents_late
     uint64_t intents_withdrawn
     uint64_t stale_rows
-    double stale_row_ms
-    double stalest_ms
+    uint64_t stale_row_ns
+    uint64_t stalest_ns
     uint64_t sent_bytes_of[32]           # per message id
     uint64_t received_bytes_of[32]
 
@@ -213,14 +214,15 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
     counters.replicas_set_up = rounds.replicas_set_up
     counters.replicas_dropped = rounds.replicas_dropped
     counters.replicas_promoted = rounds.replicas_promoted
-    counters.replicas_held = rounds.replicas_held()
+    counters.replicas_held = rounds.replicas_held
     counters.intents_acted = rounds.intents_acted
+    counters.intents_refused = rounds.intents_refused
     counters.intents_in_time = rounds.intents_in_time
     counters.intents_late = rounds.intents_late
     counters.intents_withdrawn = rounds.intents_withdrawn
     counters.stale_rows = rounds.stale_rows
-    counters.stale_row_ms = rounds.stale_row_ms
-    counters.stalest_ms = rounds.stalest_ms
+    counters.stale_row_ns = rounds.stale_row_ns
+    counters.stalest_ns = rounds.stalest_ns
 
 
 cdef void _copy_worker(IntentQueue queue, WorkerCounters* counters) noexcept nogil:

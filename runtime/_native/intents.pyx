@@ -11,10 +11,15 @@ from intentpm.runtime._native.state cimport lock_slot, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
 
 
+cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
+    return HeapEntry(pair[int64_t, int64_t](-when, -intent.number), <size_t>intent)
+
+
 cdef class IntentQueue:
     def __init__(self, immediate: bool):
         """immediate: every intent is due when it is signalled (timing="immediate")."""
         self.immediate = immediate
+        self.round_clock = -1
         timer_init(&self.timer)
         self.publish()
 
@@ -71,7 +76,9 @@ cdef class IntentQueue:
         cdef Intent* intent
         self.seen_clock = load_acquire_i64(&self.clock)
         for intent in self.incoming:
-            self.waiting.push(pair[int64_t, size_t](-intent.start, <size_t>intent))
+            intent.number = self.collected
+            self.collected += 1
+            self.waiting.push(_entry(intent.start, intent))
         self.incoming.clear()
         unlock_unchanged(&self.incoming_lock, seen)
 
@@ -83,7 +90,7 @@ cdef class IntentQueue:
         if intent.start >= self.act_before:
             return NULL
         self.waiting.pop()
-        self.active.push(pair[int64_t, size_t](-intent.end, <size_t>intent))
+        self.active.push(_entry(intent.end, intent))
         return intent
 
     cdef Intent* next_over(self) noexcept nogil:
@@ -97,11 +104,11 @@ cdef class IntentQueue:
         return intent
 
     cdef void watch_start(self, Intent* intent) noexcept nogil:
-        self.starting.push(pair[int64_t, size_t](-intent.start, <size_t>intent))
+        self.starting.push(_entry(intent.start, intent))
 
     cdef Intent* next_started(self, int64_t clock) noexcept nogil:
         cdef Intent* intent
-        if self.starting.empty() or -self.starting.top().first > clock:
+        if self.starting.empty() or -self.starting.top().first.first > clock:
             return NULL
         intent = <Intent*>self.starting.top().second
         self.starting.pop()
@@ -122,16 +129,23 @@ cdef class IntentQueue:
         self.horizon = timer_horizon_clocks(&self.timer)
         store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
         if not self.active.empty():
-            wake = -self.active.top().first
+            wake = -self.active.top().first.first
         if not self.waiting.empty():
-            wake = min(wake, max(-self.waiting.top().first - self.horizon + 1, clock + 1))
+            wake = min(wake, max(-self.waiting.top().first.first - self.horizon + 1, clock + 1))
         exchange_seq_cst_i64(&self.wake_clock, wake)
         settled = self.incoming.empty() and load_acquire_i64(&self.clock) < wake
         unlock_unchanged(&self.incoming_lock, seen)
         return settled
 
-    cdef void round_began(self) noexcept nogil:
-        self.round_clock = load_acquire_i64(&self.clock)
+    cdef void look_began(self) noexcept nogil:
+        if self.round_clock < 0:
+            self.round_clock = min(load_acquire_i64(&self.clock), self.wake_clock)
+
+    cdef void look_ended(self, bint asked) noexcept nogil:
+        if not asked:
+            self.round_clock = -1
 
     cdef void round_ended(self) noexcept nogil:
-        timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+        if self.round_clock >= 0:
+            timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+            self.round_clock = -1

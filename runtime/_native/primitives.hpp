@@ -138,6 +138,31 @@ inline row_add_fn row_add_for(int dtype) {
     return table[dtype];
 }
 
+typedef double (*row_square_fn)(const void *row, size_t items);
+
+template <typename T, typename Convert> inline double sum_of_squares(const void *row, size_t items, Convert convert) {
+    const T *r = static_cast<const T *>(row);
+    double sum = 0.0;
+    for (size_t i = 0; i < items; ++i) { double v = convert(r[i]); sum += v * v; }
+    return sum;
+}
+template <typename T> double square_numbers(const void *row, size_t items) {
+    return sum_of_squares<T>(row, items, [](T v) { return double(v); });
+}
+static double square_float16(const void *row, size_t items) {
+    return sum_of_squares<uint16_t>(row, items, [](uint16_t h) { return double(float_of_float16(h)); });
+}
+static double square_bfloat16(const void *row, size_t items) {
+    return sum_of_squares<uint16_t>(row, items, [](uint16_t h) { return double(float_of_bfloat16(h)); });
+}
+
+inline row_square_fn row_square_for(int dtype) {
+    static const row_square_fn table[ROW_DTYPES] = {
+        square_numbers<float>, square_numbers<double>, square_float16, square_bfloat16,
+        square_numbers<int32_t>, square_numbers<int64_t>};
+    return table[dtype];
+}
+
 // Copies one row; common lengths become straight vector moves instead of a call.
 inline void copy_row(void *to, const void *from, size_t bytes) {
     switch (bytes) {

@@ -37,5 +37,6 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     enum: ROW_DTYPES
     ctypedef void (*row_add_fn)(void* row, const void* delta, size_t items) noexcept nogil
     row_add_fn row_add_for(int dtype) noexcept
+    ctypedef double (*row_square_fn)(const void* row, size_t items) noexcept nogil
+    row_square_fn row_square_for(int dtype) noexcept
     void copy_row(void* to, const void* source, size_t row_bytes) noexcept
-    void add_float16(void* row, const void* delta, size_t items) noexcept

@@ -81,7 +81,6 @@ cdef class RemoteAccess:
     cdef bint _forward_to(
         self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil
 
-
     # A parked access whose key has arrived.
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
     cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil

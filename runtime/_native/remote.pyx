@@ -1,13 +1,13 @@
 """Remote access; ``remote.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.journal cimport EVENT_FORWARDED, EVENT_PARKED, Journal, note_traced
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PUSH, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
-    access_body, padded, reply_body,
+    access_body, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.primitives cimport copy_row

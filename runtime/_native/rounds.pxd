@@ -68,6 +68,9 @@ cdef class Rounds:
     cdef uint32_t size
     cdef readonly int management
     cdef readonly int64_t sync_interval_ns
+    cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
+    cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
+    cdef readonly int64_t held_bytes             # of row memory, counting keys that are asked for
     cdef list queues                             # keeps the workers' IntentQueues alive
     cdef vector[void*] workers                   # the same, for nogil code
     # Holder.
@@ -113,6 +116,7 @@ cdef class Rounds:
     cdef readonly uint64_t relocations_out
     cdef readonly uint64_t replicas_set_up
     cdef readonly uint64_t replicas_dropped
+    cdef readonly int64_t replicas_held          # now
     cdef readonly uint64_t rounds
     cdef readonly uint64_t records
     cdef readonly uint64_t refreshed_rows
@@ -123,8 +127,9 @@ cdef class Rounds:
     cdef readonly uint64_t intents_in_time
     cdef readonly uint64_t intents_withdrawn     # keys whose intent was over before they were asked for
     cdef readonly uint64_t stale_rows            # refreshed and acknowledged
-    cdef readonly double stale_row_ms            # their ages, summed
-    cdef readonly double stalest_ms
+    cdef readonly uint64_t stale_row_ns          # their ages, summed
+    cdef readonly uint64_t stalest_ns
+    cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
 
     # Does what is due at ``now_ns``; returns when it wants to be called again at the latest (NEVER: when something happens).
     cdef int64_t step(self, int64_t now_ns) noexcept nogil
@@ -143,7 +148,6 @@ cdef class Rounds:
     cdef bint is_flushed(self) noexcept nogil
     cdef void fail(self, int status) noexcept nogil
     cdef bint holds_replicas(self) noexcept nogil
-    cdef uint64_t replicas_held(self) noexcept nogil
     # Totals at this moment, into the trace.
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil
     # private
@@ -169,12 +173,14 @@ cdef class Rounds:
         self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _send_body(
-        self, uint32_t to, uint8_t message_id, TableState* table, const RoundHeader* header, char* memory, bint epochs, bint versions) noexcept nogil
+        self, uint32_t to, uint8_t message_id, TableState* table, const RoundHeader* header, char* memory, bint epochs,
+        bint versions) noexcept nogil
     cdef void _take_answer(
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t
+        version) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
@@ -182,7 +188,8 @@ cdef class Rounds:
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     cdef void _serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _decide(
-        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory, RoundHeader* header) noexcept nogil
+        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory,
+        RoundHeader* header) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
@@ -196,9 +203,10 @@ cdef class Rounds:
     cdef void _park(
         self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil
     cdef void _forward(
-        self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
+        self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
+        vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot) noexcept nogil
+    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
@@ -211,5 +219,8 @@ cdef class Rounds:
     cdef void _answer_sync(self, uint32_t peer) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
     cdef bint _on_keys(
-        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys, size_t body_bytes) noexcept nogil
+        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys,
+        size_t body_bytes) noexcept nogil
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil
+    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil

@@ -14,8 +14,12 @@ from intentpm.runtime._native.journal cimport (
 )
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
-    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody, RoundHeader,
-    indices_bytes, padded, round_body,
+    RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
+    RoundHeader, indices_bytes, padded, round_body,
+)
+from intentpm.runtime._native.mutations cimport (
+    MUTATION_DELTAS_TWICE, MUTATION_FENCE_OPEN, MUTATION_HOME_NOT_TOLD, MUTATION_RECORDS_FIRST,
+    MUTATION_SYNC_WITHOUT_NEWS, is_planted,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
@@ -23,15 +27,15 @@ from intentpm.runtime._native.policy cimport (
 )
 from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
-from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty, take_pending,
+    next_dirty, pending_norm, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    take_pending,
 )
-from intentpm.transports.base cimport Transport
 
 cdef enum:
     MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
@@ -44,7 +48,9 @@ cdef enum:
 
 
 cdef class Rounds:
-    def __init__(self, RemoteAccess remote not None, management: int, sync_interval_ns: int):
+    def __init__(
+            self, RemoteAccess remote not None, management: int, sync_interval_ns: int, sync_threshold: float,
+            budget_bytes: int):
         self.remote = remote
         self.transport = remote.transport
         self.requests = remote.requests
@@ -53,6 +59,8 @@ cdef class Rounds:
         self.size = remote.transport.size
         self.management = management
         self.sync_interval_ns = sync_interval_ns
+        self.sync_threshold = sync_threshold
+        self.budget_bytes = budget_bytes
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
@@ -107,6 +115,7 @@ cdef class Rounds:
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
+        queue.look_began()
         while True:
             queue.collect()
             intent = queue.next_due()
@@ -120,7 +129,8 @@ cdef class Rounds:
                 queue.forget(intent)
                 intent = queue.next_over()
             if queue.publish():
-                return
+                break
+        queue.look_ended(self.busy[0] + self.busy[1] > 0)
 
     cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
@@ -190,6 +200,10 @@ cdef class Rounds:
 
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil:
         cdef KeyRef reference
+        if self.budget_bytes and self.held_bytes + <int64_t>table.stride_bytes > self.budget_bytes:
+            self.intents_refused += 1            # accesses to the key stay remote: slower, and right
+            return
+        self.held_bytes += table.stride_bytes
         store_release_i32(&table.slot[key], KEY_REQUESTED)
         note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.epoch[key])
         self._become_busy(table, key)
@@ -199,10 +213,10 @@ cdef class Rounds:
         self.fenced.push_back(reference)
 
     cdef void _step_fence(self) noexcept nogil:
-        cdef size_t i
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
-        if not self.fenced.empty() and self.requests.writes_open[0] + self.requests.writes_open[1] == 0:
+        if not self.fenced.empty() and (
+                self.requests.writes_open[0] + self.requests.writes_open[1] == 0 or is_planted(MUTATION_FENCE_OPEN)):
             self._release_fenced(self.fenced)
         if not self.fenced.empty() and self.draining.empty():
             self.draining.swap(self.fenced)
@@ -258,12 +272,7 @@ cdef class Rounds:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
-        if self.records_in_flight == before:
-            return
-        self.rounds += 1
-        if before == 0:
-            for i in range(self.workers.size()):
-                (<IntentQueue>self.workers[i]).round_began()
+        self.rounds += self.records_in_flight > before
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
@@ -321,6 +330,7 @@ cdef class Rounds:
                 store_release_i32(&table.slot[key], KEY_ABSENT)      # over before it was asked for
                 self.intents_withdrawn += 1
                 note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
+                self.held_bytes -= table.stride_bytes
                 return -1
             return 0
         if slot < 0 or self._state(table, key) != SLOT_REPLICA:
@@ -378,6 +388,8 @@ cdef class Rounds:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
         if drop_replica(table, table.slot[key]):
             self.replicas_dropped += 1
+            self.replicas_held -= 1
+            self.held_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
 
     cdef void _take_row(
@@ -394,10 +406,12 @@ cdef class Rounds:
                 publish_slot(table, slot, SLOT_REPLICA)
                 note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += not moved
+            self.replicas_held += not moved
             table.seen_version[slot] = version
         elif moved:
             promote_replica(table, slot, row, version)
             self.replicas_promoted += 1
+            self.replicas_held -= 1
         elif _is_newer(version, table.seen_version[slot]):
             refresh_replica(table, slot, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
@@ -414,8 +428,13 @@ cdef class Rounds:
         cdef size_t i
         if table.slot[key] >= 0 and self.remote.parking.any(table, key):
             self.remote.parking.take(table, key, waiting)
+            # Accesses first: a record may give the key away again, and an access of this rank's own needs it here.
             for i in range(waiting.size()):
-                self._serve_parked(table, key, waiting[i])
+                if waiting[i].is_access != is_planted(MUTATION_RECORDS_FIRST):
+                    self._serve_parked(table, key, waiting[i])
+            for i in range(waiting.size()):
+                if waiting[i].is_access == is_planted(MUTATION_RECORDS_FIRST):
+                    self._serve_parked(table, key, waiting[i])
                 unpark(waiting[i])
         if self._needs_record(table, key):
             self._stay_busy(table, key)
@@ -430,7 +449,13 @@ cdef class Rounds:
         if table.slot[key] < 0 or self._state(table, key) != SLOT_REPLICA:
             return False
         return (table.intent_refs[key] == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
-                or has_pending(table, table.slot[key]))
+                or self._is_worth_sending(table, table.slot[key]))
+
+    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil:
+        """Of what is pending: anything, or with a sync_threshold enough of it."""
+        if self.sync_threshold == 0 or self.sync_running:
+            return has_pending(table, slot)
+        return pending_norm(table, slot) >= self.sync_threshold
 
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         cdef RoundBody body
@@ -505,6 +530,8 @@ cdef class Rounds:
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
             apply_write(table, slot, delta, record & RECORD_SET)
+            if is_planted(MUTATION_DELTAS_TWICE):
+                apply_write(table, slot, delta, record & RECORD_SET)
             note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
             self.written_ns = self.journal.now_ns
             self._spread(table, slot, key, holder)
@@ -539,6 +566,7 @@ cdef class Rounds:
         cdef uint32_t version
         self._remove_holder(table, slot, key, holder)
         version = move_out(table, slot, row)
+        self.held_bytes -= table.stride_bytes
         learn_owner(table, key, holder, table.epoch[key] + 1)
         self.relocations_out += 1
         note_decision(
@@ -551,7 +579,7 @@ cdef class Rounds:
         cdef uint32_t home = home_rank(key, self.size)
         cdef RoundHeader header
         cdef char* memory
-        if home == self.rank or home == owner:
+        if home == self.rank or home == owner or is_planted(MUTATION_HOME_NOT_TOLD):
             return
         memory = stage(self.transport, 16)
         memset(&header, 0, sizeof(header))
@@ -695,7 +723,7 @@ cdef class Rounds:
         """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
         cdef int32_t slot
-        cdef bint dirty = False
+        cdef bint dirty = at_once and self.sync_threshold > 0
         for t in range(self.remote.table_count):
             dirty = dirty or is_dirty(self._table(t))
         if not dirty:
@@ -711,15 +739,25 @@ cdef class Rounds:
         for t in range(self.remote.table_count):
             slot = take_dirty(self._table(t))
             while slot >= 0:
-                slot = self._sort_dirty(self._table(t), slot)
+                slot = self._sort_dirty(self._table(t), slot, at_once)
+            if at_once and self.sync_threshold > 0:
+                self._queue_withheld(self._table(t))
         return NEVER
 
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot) noexcept nogil:
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil:
+        """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
+        cdef int32_t slot
+        for slot in range(<int32_t>table.slots_touched):
+            if state_of(load_relaxed(&table.head[slot].word)) == SLOT_REPLICA and has_pending(table, slot):
+                self._queue(table, <uint32_t>table.head[slot].key)
+
+    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil:
         cdef int32_t following = next_dirty(table, slot)
         cdef uint32_t word = load_relaxed(&table.head[slot].word)
         cdef uint32_t key = <uint32_t>table.head[slot].key
         if state_of(word) == SLOT_REPLICA:
-            self._queue(table, key)
+            if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
+                self._queue(table, key)
         elif state_of(word) == SLOT_OWNED:
             self._spread(table, slot, key, self.rank)
         return following
@@ -813,15 +851,15 @@ cdef class Rounds:
         return slot
 
     cdef bint _take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil:
-        cdef double age_ms
+        cdef uint64_t age_ns
         if header.window_slot >= REFRESH_WINDOW or not self.refresh_slots[holder] >> header.window_slot & 1:
             return False
         self.refresh_slots[holder] &= <uint8_t>~(1 << header.window_slot)
         self.refreshes_open[holder] -= 1
-        age_ms = (self.journal.now_ns - self.refresh_since_ns[holder * REFRESH_WINDOW + header.window_slot]) * 1e-6
+        age_ns = self.journal.now_ns - self.refresh_since_ns[holder * REFRESH_WINDOW + header.window_slot]
         self.stale_rows += header.rows
-        self.stale_row_ms += age_ms * header.rows
-        self.stalest_ms = max(self.stalest_ms, age_ms)
+        self.stale_row_ns += age_ns * header.rows
+        self.stalest_ns = max(self.stalest_ns, age_ns)
         return True
 
     # A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged.
@@ -896,7 +934,7 @@ cdef class Rounds:
     cdef void _ask_for_news(self) noexcept nogil:
         cdef ControlHeader header
         cdef uint32_t peer
-        if not self.holds_replicas():
+        if not self.holds_replicas() or is_planted(MUTATION_SYNC_WITHOUT_NEWS):
             return
         memset(&header, 0, sizeof(header))
         header.sequence = self.sync_running
@@ -924,17 +962,14 @@ cdef class Rounds:
                 i += 1
 
     cdef bint holds_replicas(self) noexcept nogil:
-        return self.replicas_held() > 0
-
-    cdef uint64_t replicas_held(self) noexcept nogil:
-        return self.replicas_set_up - self.replicas_dropped - self.replicas_promoted
+        return self.replicas_held > 0
 
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil:
         cdef Sample sample
         sample.time_ns = now_ns
         sample.relocations_in = self.relocations_in
         sample.relocations_out = self.relocations_out
-        sample.replicas_held = self.replicas_held()
+        sample.replicas_held = self.replicas_held
         sample.sent_bytes = self.transport.sent_bytes
         sample.received_bytes = self.transport.received_bytes
         self.journal.take_sample(&sample, at_once)
@@ -1006,6 +1041,10 @@ cdef class Rounds:
         return True
 
     # == workers and tables ==============================================================================================
+
+    def count_rows(self, Table table not None) -> None:
+        """A new table's rows count towards the memory budget. Under the engine's lock."""
+        self.held_bytes += table.state.slots_used * table.state.stride_bytes
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Under the engine's lock."""

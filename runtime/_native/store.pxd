@@ -11,7 +11,7 @@ Assumptions
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.primitives cimport row_add_fn
+from intentpm.runtime._native.primitives cimport row_add_fn, row_square_fn
 from intentpm.runtime._native.state cimport SlotState
 
 
@@ -30,6 +30,7 @@ cdef struct TableState:
     size_t row_bytes             # of the payload
     size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
     row_add_fn add
+    row_square_fn square         # sum of the squares of a row's items
     # Per key, num_keys each.
     int32_t* slot                # atomic: the engine stores release / any thread loads acquire. See state.pxd
     uint16_t* owner              # guarded by: engine lock. Location cache; authoritative at the home rank and the owner
@@ -97,6 +98,8 @@ cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noex
 # The replica becomes the main copy, ``row`` plus what is pending.
 cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil
 cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil
+# L2 norm of the pending delta; infinite for a pending set, negative when nothing is pending.
+cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil
 # A holder's delta or value, at the owner: as push or set, but marks nothing dirty (the caller knows who has to hear of it).
 cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil
 # Unbinds the replica unless something is pending (then False, and nothing is changed).

@@ -1,6 +1,7 @@
 """The local store; ``store.pxd`` is the contract."""
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
@@ -10,16 +11,17 @@ from posix.mman cimport (
 
 import numpy as np
 
-from intentpm.runtime.errors import DtypeError, MemoryBudgetError, ShapeError
+from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32, load_relaxed_u64, optimistic_reads,
-    prefetch_read, prefetch_write, row_add_for, store_relaxed_i32, store_relaxed_u64, store_release, store_release_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
+    optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
+    store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot, read_unlocked, state_of,
-    unlock_changed, unlock_unchanged, with_state,
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot,
+    read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
@@ -162,6 +164,18 @@ cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
     cdef bint pending = table.pending_of[slot] != 0
     unlock_unchanged(&table.head[slot].word, seen)
     return pending
+
+
+cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil:
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+    cdef uint32_t pending = table.pending_of[slot]
+    cdef double norm = -1.0
+    if pending and (pending - 1) & 1:
+        norm = INFINITY
+    elif pending:
+        norm = sqrt(table.square(_pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_items))
+    unlock_unchanged(&table.head[slot].word, seen)
+    return norm
 
 
 cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil:
@@ -509,6 +523,7 @@ cdef class Table:
         state.row_bytes = items * self.dtype.itemsize
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
+        state.square = row_square_for(_dtype_code(self.dtype))
         state.free_head = -1
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
@@ -596,6 +611,12 @@ cdef class Table:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
                 publish_slot(state, slot, SLOT_OWNED)
 
+    def disown(self, const int64_t[::1] keys) -> None:
+        """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            drop_replica(self.state, self.state.slot[keys[i]])
+
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
         return self._keys_in(SLOT_OWNED)
@@ -603,6 +624,28 @@ cdef class Table:
     def replica_keys(self) -> np.ndarray:
         """The keys this rank holds replicas of now, ascending. int64 [K]. A snapshot; any thread."""
         return self._keys_in(SLOT_REPLICA)
+
+    def owners(self) -> np.ndarray:
+        """This rank's last known owner of each key. uint16 [num_keys]; a snapshot."""
+        return np.array(<uint16_t[:self.num_keys]>self.state.owner)
+
+    def epochs(self) -> np.ndarray:
+        """The epoch at which this rank learned each key's owner. uint32 [num_keys]; a snapshot."""
+        return np.array(<uint32_t[:self.num_keys]>self.state.epoch)
+
+    def rows_here(self, const int64_t[::1] keys) -> np.ndarray:
+        """The rows of ``keys``, which are owned or replicated here: [K, *row_shape], each as some write left it. Any thread.
+
+        Raises KeyRangeError naming the first key that is not here.
+        """
+        rows = np.empty((keys.shape[0], *self.row_shape), dtype=self.dtype)
+        cdef unsigned char[::1] out = rows.reshape(-1).view(np.uint8)
+        cdef int64_t i
+        for i in range(keys.shape[0]):
+            if not 0 <= keys[i] < self.num_keys or (
+                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == SLOT_FREE):
+                raise KeyRangeError(f"key {keys[i]} of table {self.name!r} has no row on rank {self.state.rank}")
+        return rows
 
     cdef _keys_in(self, SlotState wanted):
         cdef TableState* state = self.state

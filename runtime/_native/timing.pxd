@@ -18,7 +18,7 @@ cdef void timer_init(ActionTimer* timer) noexcept nogil
 # A round ended, during which the worker's clock rose by ``clocks_passed``.
 cdef void timer_round_passed(ActionTimer* timer, int64_t clocks_passed) noexcept nogil
 
-# An intent that starts before the worker's clock plus this is due now: it may not be able to wait for the round after next.
+# An intent that starts before the worker's clock plus this is due now: the round after next may be too late for it.
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
 
 # Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.

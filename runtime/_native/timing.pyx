@@ -37,7 +37,7 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
     return timer.horizon_clocks
 
 
-# -- Poisson quantile ----------------------------------------------------------------------------------------------------
+# -- Poisson quantile --------------------------------------------------------------------------------------------------
 
 cdef int64_t poisson_quantile_9999(double lam) noexcept nogil:
     if lam < SUM_FROM_ZERO_BELOW:
@@ -79,7 +79,7 @@ cdef int64_t _searched_quantile(double lam) noexcept nogil:
 cdef double _expansion_quantile(double lam) noexcept nogil:
     """Cornish-Fisher expansion about the normal distribution, less the half of the continuity correction.
 
-    The first term left out is of order 1 / lambda: above ``EXPAND_FROM`` rounding it up is wrong, by 1, for fewer than one
+    The first term left out is of order 1 / lambda: above ``EXPAND_FROM`` rounding up is wrong, by 1, for less than one
     lambda in a million.
     """
     cdef double z = QUANTILE_NORMAL
@@ -112,7 +112,7 @@ cdef double _probability_above(int64_t k, double probability, double lam) noexce
     return total
 
 
-# -- for tests and simulations -------------------------------------------------------------------------------------------
+# -- for tests and simulations -----------------------------------------------------------------------------------------
 
 def poisson_quantile(double lam) -> int:
     """Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(``lam``). Raises ValueError unless ``lam`` >= 0."""

@@ -74,7 +74,14 @@ def test_stats_count_what_happened(spawn_world):
     for fresh, relocated, replicated, over in ranks:
         assert fresh["relocations_in"] == fresh["replicas_held"] == fresh["rounds"] == 0
         assert relocated["relocations_in"] == relocated["relocations_out"] == 5
-        assert relocated["intents"] == {"signalled": 5, "acted": 5, "in_time": 0, "late": 5, "withdrawn": 0}
+        assert relocated["intents"] == {
+            "signalled": 5,
+            "acted": 5,
+            "in_time": 0,
+            "late": 5,
+            "withdrawn": 0,
+            "refused": 0,
+        }
         assert relocated["replicas_set_up"] == 0
         assert relocated["bytes_by_kind"]["refreshes"]["sent"] == 0
         assert replicated["replicas_held"] > 0
@@ -125,8 +132,8 @@ def late_and_in_time():
 
 def test_late_and_in_time(spawn_world):
     before, after = spawn_world(2, late_and_in_time)[0]
-    assert before == {"signalled": 7, "acted": 7, "in_time": 0, "late": 3, "withdrawn": 0}
-    assert after == {"signalled": 7, "acted": 7, "in_time": 4, "late": 3, "withdrawn": 0}
+    assert before == {"signalled": 7, "acted": 7, "in_time": 0, "late": 3, "withdrawn": 0, "refused": 0}
+    assert after == {"signalled": 7, "acted": 7, "in_time": 4, "late": 3, "withdrawn": 0, "refused": 0}
 
 
 def snapshots_meanwhile():

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+
 from intentpm.runtime.errors import TransportUnavailableError
 from intentpm.transports.mailbox import Mailbox, SendHandle
 from intentpm.transports.registry import load
 
-KINDS = ("loopback", "tcp4", "tcp6", "ucx")
+KINDS = ("loopback", "tcp4", "tcp6", "ucx", "ucx-tcp")
 CONNECT_TIMEOUT_S = 20.0
 
 
@@ -99,9 +100,13 @@ def _make_transports(kind: str, size: int, options: dict[str, Any]) -> list[Any]
     if kind == "loopback":
         network = load("loopback")(size)
         return [network.transport(rank) for rank in range(size)]
-    name, host = {"tcp4": ("tcp", "127.0.0.1"), "tcp6": ("tcp", "::1"), "ucx": ("ucx", None)}[kind]
-    if host:
-        options = {"host": host, **options}
+    name, fixed = {
+        "tcp4": ("tcp", {"host": "127.0.0.1"}),
+        "tcp6": ("tcp", {"host": "::1"}),
+        "ucx": ("ucx", {}),
+        "ucx-tcp": ("ucx", {"options": {"TLS": "tcp"}}),
+    }[kind]
+    options = {**fixed, **options}
     secret = os.urandom(32)
     return [load(name)(rank, size, secret, **options) for rank in range(size)]
 

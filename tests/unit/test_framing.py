@@ -6,6 +6,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from intentpm.transports.framing import FrameParser
 
 PREFIX = struct.Struct("<HBBHHQ")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from support.network import together
+
 from intentpm.runtime.errors import ConfigError, Error, TransportError, VersionMismatchError
 from intentpm.transports.handshake import HELLO_BYTES, VERDICT_BYTES, make_hello
 from intentpm.transports.mailbox import Mailbox
@@ -21,7 +23,6 @@ from intentpm.transports.tcp_address import (
     open_listeners,
 )
 from intentpm.transports.tcp_connect import connect_ranks
-from support.network import together
 
 SECRET = bytes(range(32))
 

@@ -4,6 +4,7 @@ import sys
 from types import ModuleType
 
 import pytest
+
 from intentpm.runtime.errors import ConfigError, TransportUnavailableError
 from intentpm.transports import registry
 

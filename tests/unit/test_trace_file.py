@@ -109,6 +109,12 @@ def test_an_arrow_joins_the_two_ends_of_a_relocation():
     assert (start["ph"], end["ph"]) == ("s", "f")
 
 
+def test_half_an_arrow_is_left_out():
+    only_one_end = RankTrace(events((0, E.STATE, 3), (10, E.MOVED_OUT, 7, 1, 0)), samples(), lost=0)
+    document = trace_document([only_one_end, RankTrace(events(), samples(), lost=0)], {0: "items"})
+    assert [event for event in document["traceEvents"] if event["ph"] in "sf"] == []
+
+
 def test_counters_and_names():
     found = one_relocation()["traceEvents"]
     counters = [(e["pid"], e["name"], e["ts"], e["args"]) for e in found if e["ph"] == "C"]

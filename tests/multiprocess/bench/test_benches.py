@@ -14,7 +14,16 @@ from intentpm.bench.scenarios import exactness
 pytestmark = pytest.mark.multiprocess
 
 TIMEOUT_S = 100
-ARGUMENTS = {"seed": 1, "num_keys": 200, "dim": 2, "dtype": "float32", "owned_keys": 20, "workers": 2, "seconds": 0.3}
+ARGUMENTS = {
+    "seed": 1,
+    "num_keys": 200,
+    "dim": 2,
+    "dtype": "float32",
+    "owned_keys": 20,
+    "workers": 2,
+    "seconds": 0.3,
+    "intents": True,
+}
 
 
 def bench(cwd, *arguments):
@@ -47,6 +56,11 @@ def test_remote(tmp_path):
 def test_exactness(tmp_path):
     out = bench(tmp_path, "exactness", "-n", 2, "--seconds", 1, "--transport", "tcp", "--num-keys", 500)
     assert "0 wrong, 0 reads missed an own write" in out
+
+
+def test_idle_replicas_cost_no_bytes(tmp_path):
+    out = bench(tmp_path, "idle", "--num-keys", 20_000, "--seconds", 0.5, "--transport", "tcp")
+    assert out.count(" 0 bytes sent") == 2
 
 
 def test_exactness_finds_a_lost_push(tmp_path, monkeypatch):

@@ -1,0 +1,275 @@
+"""Knowledge graph embeddings: ComplEx with AdaGrad and negative sampling, data-parallel over ranks.
+
+Entities and relations are two tables; a row holds an embedding and its AdaGrad sums, so that both are updated by the
+same push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows
+of the batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
+(``_kge.pyx``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intentpm.bench.tasks._kge import train_batch
+from intentpm.bench.tasks.diverged import DivergedError
+from intentpm.bench.tasks.initial_rows import NormalRows
+from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
+from intentpm.bench.tasks.knowledge_graph import KnowledgeGraph, Triples
+from intentpm.bench.tasks.look_ahead import look_ahead
+from intentpm.bench.tasks.rank_table import RankTable, settle
+from intentpm.bench.tasks.traffic import Traffic
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+TABLES = ("entities", "relations")
+SAMPLING_STREAM = 3
+"""Distinguishes the seed of the order of the triples from other uses of the job's seed."""
+EVALUATION_QUERIES = 512
+EVALUATION_CHUNK = 8_192
+"""Entities scored at once: with the queries, 16 MB of scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class KgeOptions:
+    """Hyper-parameters. The defaults were chosen on the validation triples of FB15k-237."""
+
+    dim: int = 128
+    """Length of an embedding: half as many complex numbers."""
+    lr: float = 0.05
+    """Learning rate of AdaGrad, which divides it by the root of the sum of the squared gradients."""
+    reg: float = 0.01
+    """L2 regularisation of the embeddings of a triple, each time it is used."""
+    negatives: int = 10
+    """Negative heads, and negative tails, per triple."""
+    loss: str = "softmax"
+    """"softmax" or "logistic", as ``_kge.train_batch`` explains."""
+    sampling: str = "preloc"
+    """Scheme that negatives are sampled by: naive, preloc, pool or local."""
+    epochs: int = 4
+    batch: int = 100
+    """Triples per pull and push."""
+    look_ahead: int = 16
+    """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
+    evaluate: str = "valid"
+    """Split that is ranked after each epoch."""
+    evaluate_triples: int = 1_000
+    """How many of its triples, from the first on; 0: all."""
+    initial_deviation: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """What one epoch did, over all ranks. Epoch 0 is the state before training."""
+
+    epoch: int
+    loss: float
+    """Mean over the training triples, each taken just before its own update; nan in epoch 0."""
+    mrr: float
+    """Filtered mean reciprocal rank, mean of heads and tails. Likewise the shares of ranks up to 1, 3 and 10."""
+    hits_1: float
+    hits_3: float
+    hits_10: float
+    seconds: float
+    """Wall-clock time of the training pass (the slowest rank's), without evaluation."""
+    bytes_sent: int
+    """By all ranks during the training pass."""
+    local_share: float
+    """Share of the rows accessed in the training pass that were owned or replicated at the rank, 0 to 1."""
+
+
+@dataclass(slots=True)
+class TripleBatch:
+    """Triples used together, with the keys they need: unique keys, and each triple as indices among them."""
+
+    tables: tuple[Any, Any]
+    entity_keys: Int64
+    relation_keys: Int64
+    triples: NDArray[np.int32]
+    """int32 (T, 3)."""
+    sample: Any = None
+    """Of its negatives: prepared with the batch."""
+
+    def accesses(self) -> tuple[tuple[Any, Int64], ...]:
+        """Pairs of (table, keys)."""
+        return ((self.tables[0], self.entity_keys), (self.tables[1], self.relation_keys))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTotals:
+    """One rank's contribution to an epoch's row, or their sum."""
+
+    loss: float = 0.0
+    triples: int = 0
+    seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def vector(self, ranking: RankingTotals) -> tuple[float, ...]:
+        """The fields in order, with what was ranked."""
+        found = (ranking.queries, ranking.reciprocal, *ranking.hits)
+        return (self.loss, self.triples, self.seconds, *found, *self.traffic.vector())
+
+    @staticmethod
+    def row(epoch: int, vectors: NDArray[np.float64]) -> EpochRow:
+        """The epoch's row from the ranks' vectors (N, length)."""
+        loss, triples, _, queries, *rest = vectors.sum(axis=0).tolist()
+        mrr, hits_1, hits_3, hits_10 = (total / queries for total in rest[:4])
+        traffic = Traffic(*(int(count) for count in rest[4:]))
+        return EpochRow(
+            epoch, loss / triples if triples else math.nan, mrr, hits_1, hits_3, hits_10,
+            float(vectors[:, 2].max()), traffic.bytes_sent, traffic.local_share,
+        )  # fmt: skip
+
+
+class KnowledgeGraphEmbedding:
+    """One rank's part of the training. Construct and use it on every rank alike; one thread.
+
+    Parameters:
+        pm: the parameter manager.
+        graph: all triples (every rank has them all and picks its own part).
+        options: hyper-parameters, the same on every rank.
+    """
+
+    def __init__(self, pm: Any, graph: KnowledgeGraph, options: KgeOptions) -> None:
+        self.pm, self.options = pm, options
+        self.worker = pm.worker()
+        self.tables = (self._create_table(0, graph.entities), self._create_table(1, graph.relations))
+        self.entities = graph.entities
+        self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=options.seed)
+        self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector(RankingTotals())))
+        shuffled = np.random.default_rng([options.seed, SAMPLING_STREAM]).permutation(len(graph.train))
+        self.train = graph.train[shuffled[pm.rank :: pm.size]]
+        ranked = graph.valid if options.evaluate == "valid" else graph.test
+        self.ranked = ranked[: options.evaluate_triples or None][pm.rank :: pm.size]
+        self.known = KnownAnswers(graph.everything(), graph.relations)
+
+    def run(self) -> Iterator[EpochRow]:
+        """Trains; yields one row per epoch, the same on every rank, beginning with the untrained model.
+
+        Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
+        """
+        yield self._measured(0, EpochTotals())
+        for epoch in range(1, self.options.epochs + 1):
+            yield self._measured(epoch, self._train(epoch))
+
+    def _scheme(self) -> str:
+        """Without look-ahead nothing is signalled, for negatives neither."""
+        signals = self.options.sampling in ("preloc", "pool")
+        return "naive" if signals and not self.options.look_ahead else self.options.sampling
+
+    def _create_table(self, position: int, keys: int) -> Any:
+        dim, seed = self.options.dim, 2 * self.options.seed + position
+        rows = NormalRows(2 * dim, dim, self.options.initial_deviation, seed)
+        return self.pm.create_table(TABLES[position], num_keys=keys, row_shape=(2 * dim,), dtype="float32", init=rows)
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def _train(self, epoch: int) -> EpochTotals:
+        """One pass over this rank's training triples. Returns when the updates of all ranks are in place."""
+        loss = 0.0
+        order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(self.train))
+        before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
+        for batch in look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare):
+            loss += self._train_batch(batch)
+        settle(self.pm, self.worker)
+        seconds = time.perf_counter() - start
+        return EpochTotals(loss, len(self.train), seconds, Traffic.read(self.pm, TABLES) - before)
+
+    def _batches(self, order: Int64) -> Iterator[TripleBatch]:
+        size = self.options.batch
+        return (self._batch(self.train[order[first : first + size]]) for first in range(0, len(order), size))
+
+    def _batch(self, triples: Triples) -> TripleBatch:
+        entity_keys, entity = np.unique(triples[:, [0, 2]], return_inverse=True)
+        relation_keys, relation = np.unique(triples[:, 1], return_inverse=True)
+        entity = entity.reshape(-1, 2)
+        indices = np.stack([entity[:, 0], relation, entity[:, 1]], axis=1).astype(np.int32)
+        return TripleBatch(self.tables, entity_keys.astype(np.int64), relation_keys.astype(np.int64), indices)
+
+    def _prepare(self, batch: TripleBatch, clock: int) -> None:
+        count = 2 * self.options.negatives * len(batch.triples)
+        batch.sample = self.worker.prepare_sample(self.sampling, count, clock)
+
+    def _train_batch(self, batch: TripleBatch) -> float:
+        pulls = [self.worker.pull_async(table, keys) for table, keys in batch.accesses()]
+        negative_keys, negative_rows = self.worker.pull_sample(batch.sample)
+        entity_rows, relation_rows = (pull.result() for pull in pulls)
+        # A key that is in the batch more than once, as negative too, must have one copy: it would learn twice as fast.
+        keys, first, index = np.unique(
+            np.concatenate([batch.entity_keys, negative_keys]), return_index=True, return_inverse=True
+        )
+        rows = np.concatenate([entity_rows, negative_rows])[first]
+        deltas, relation_deltas = np.empty_like(rows), np.empty_like(relation_rows)
+        index = index.astype(np.int32)
+        triples = batch.triples.copy()
+        triples[:, [0, 2]] = index[batch.triples[:, [0, 2]]]
+        negatives = index[len(batch.entity_keys) :].reshape(len(triples), 2, self.options.negatives)
+        options = self.options
+        loss = train_batch(
+            rows, relation_rows, triples, negatives, deltas, relation_deltas, options.lr, options.reg, options.loss
+        )
+        pushes = [
+            self.worker.push_async(self.tables[0], keys, deltas),
+            self.worker.push_async(self.tables[1], batch.relation_keys, relation_deltas),
+        ]
+        for push in pushes:
+            push.wait()
+        return float(loss)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def _measured(self, epoch: int, totals: EpochTotals) -> EpochRow:
+        """Ranks, adds up over the ranks, and checks that training is still sane."""
+        row = totals.row(epoch, self.totals.gather(totals.vector(self._rank_triples())))
+        if epoch and not math.isfinite(row.loss):
+            raise DivergedError(
+                f"training diverged in epoch {epoch}: the loss is no longer finite. "
+                f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."
+            )
+        return row
+
+    def _rank_triples(self) -> RankingTotals:
+        """This rank's share of the triples to be ranked, by tail and by head."""
+        ranks = [np.empty(0)]
+        for first in range(0, len(self.ranked), EVALUATION_QUERIES):
+            triples = self.ranked[first : first + EVALUATION_QUERIES]
+            head, tail = (self._embeddings(0, triples[:, column]) for column in (0, 2))
+            relation = self._embeddings(1, triples[:, 1])
+            queries = np.concatenate([tail_queries(head, relation), head_queries(relation, tail)])
+            tails, heads = self.known.tails(triples), self.known.heads(triples)
+            known = (np.concatenate([tails[0], heads[0] + len(triples)]), np.concatenate([tails[1], heads[1]]))
+            ranks.append(filtered_ranks(queries, np.concatenate([tail, head]), known, self._chunks()))
+        return RankingTotals.of(np.concatenate(ranks))
+
+    def _chunks(self) -> Iterator[tuple[int, Float32]]:
+        for first in range(0, self.entities, EVALUATION_CHUNK):
+            yield first, self._embeddings(0, np.arange(first, min(first + EVALUATION_CHUNK, self.entities)))
+
+    def _embeddings(self, table: int, keys: NDArray[Any]) -> Float32:
+        rows: Float32 = self.worker.pull(self.tables[table], keys.astype(np.int64))
+        return np.ascontiguousarray(rows[:, : self.options.dim])
+
+
+def tail_queries(head: Float32, relation: Float32) -> Float32:
+    """What a tail's embedding is multiplied with to give the score of (head, relation, tail): float32 (Q, D)."""
+    return _parts(_complex(head) * _complex(relation))
+
+
+def head_queries(relation: Float32, tail: Float32) -> Float32:
+    """What a head's embedding is multiplied with to give the score of (head, relation, tail): float32 (Q, D)."""
+    return _parts(_complex(relation).conj() * _complex(tail))
+
+
+def _complex(rows: Float32) -> NDArray[np.complex64]:
+    real, imaginary = np.split(rows, 2, axis=1)
+    return real + np.complex64(1j) * imaginary
+
+
+def _parts(values: NDArray[np.complex64]) -> Float32:
+    return np.concatenate([values.real, values.imag], axis=1)

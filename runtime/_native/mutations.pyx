@@ -1,0 +1,24 @@
+"""Planted defects; ``mutations.pxd`` is the contract."""
+
+from contextlib import contextmanager
+
+NAMES = {
+    "writes not settled": MUTATION_WRITES_NOT_SETTLED,
+    "parking dropped": MUTATION_PARKING_DROPPED,
+    "deltas twice": MUTATION_DELTAS_TWICE,
+    "fence open": MUTATION_FENCE_OPEN,
+    "home not told": MUTATION_HOME_NOT_TOLD,
+    "records first": MUTATION_RECORDS_FIRST,
+    "sync without news": MUTATION_SYNC_WITHOUT_NEWS,
+}
+
+
+@contextmanager
+def plant(name: str):
+    """Breaks the runtime of this process in the named way, inside the with block. For tests only."""
+    global planted
+    planted = NAMES[name]
+    try:
+        yield
+    finally:
+        planted = 0

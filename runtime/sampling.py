@@ -1,0 +1,230 @@
+"""Sampling access: keys drawn by the parameter manager, so that it may choose when to draw them and from where (NuPS,
+arXiv 2104.00501).
+
+How a sample's keys are drawn is declared once per use of a table (``pm.create_sampling``):
+
+    scheme     drawn         intent        distribution
+    naive      when pulled   none          the target; nearly every key of another rank is a remote access
+    preloc     at prepare    its keys      the target; local when pulled, if prepared early enough
+    pool       at prepare    its keys      each key follows the target, but keys come back: fewer keys to move
+    local      when pulled   none          the target conditional on the keys that are on this rank: never remote, but
+                                           it departs from the target; ``Sampling.stats`` says how far
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from intentpm.runtime._native.draws import Distribution, Drawer
+from intentpm.runtime._native.store import Table
+from intentpm.runtime.errors import SampleError, WindowError
+
+Keys = npt.NDArray[np.int64]
+Scheme = Literal["naive", "preloc", "pool", "local"]
+
+POOL_SIZE = 1024
+POOL_USES = 16
+LOCAL_KEYS_ENOUGH = 256
+"""``local`` draws from no fewer local keys than this, or than a quarter of what a rank owns of a small table."""
+POOL_STREAM = 2**32 - 1
+"""Stands for a worker's number in the seed of the pool's random stream."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """A sample that was prepared: pass it to ``pull_sample`` of the worker that prepared it (``prepare_sample``)."""
+
+    sampling: "Sampling"
+    worker: Any
+    size: int
+    keys: Keys | None = None
+    """int64 [size] once drawn."""
+    used: int = 0
+    """Keys pulled so far."""
+
+    @property
+    def left(self) -> int:
+        """Keys not yet pulled."""
+        return self.size - self.used
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Keys that all workers of the rank take from in turn. Guarded by: ``lock``."""
+
+    drawer: Drawer
+    random: np.random.Generator
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    keys: Keys = field(default_factory=lambda: np.empty(0, np.int64))
+    taken: int = 0
+    uses: int = 0
+
+
+class Sampling:
+    """How the keys of samples of one table are drawn on this rank. Made by ``ParameterManager.create_sampling``.
+
+    Threads: any number of workers use it at the same time; each has a random stream of its own.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        distribution: Any,
+        scheme: Scheme,
+        replacement: bool,
+        pool_size: int,
+        pool_uses: int,
+        seed: int | None,
+        rank: int,
+        size: int,
+    ) -> None:
+        """``ParameterManager.create_sampling`` explains the arguments; ``size`` is the number of ranks."""
+        if scheme not in get_args(Scheme):
+            raise SampleError(f"scheme={scheme!r}: choose one of {', '.join(get_args(Scheme))}")
+        for name, value in (("pool_size", pool_size), ("pool_uses", pool_uses)):
+            if value < 1:
+                raise SampleError(f"{name}={value}: needs at least 1")
+        self.table = table
+        self.scheme: Scheme = scheme
+        self.replacement = replacement
+        self.pool_size, self.pool_uses = pool_size, pool_uses
+        self._distribution = _distribution(table, distribution)
+        self._entropy = np.random.SeedSequence(seed).entropy
+        self._rank = rank
+        self._min_local_keys = min(LOCAL_KEYS_ENOUGH, -(-table.num_keys // (4 * size)))
+        self._drawers: dict[int, Drawer] = {}
+        pool_stream = self._random_stream(POOL_STREAM)
+        self._pool = _Pool(Drawer(table, self._distribution, pool_stream), np.random.Generator(pool_stream))
+        if scheme == "pool" and not replacement:
+            self._check_distinct(pool_size, "pool_size")
+
+    def prepare(self, worker: Any, size: int, start: int, end: int | None) -> Sample:
+        """What ``Worker.prepare_sample`` does."""
+        last = start + 1 if end is None else end
+        if last <= start:
+            raise WindowError(f"window [{start}, {last}) of a sample is empty: end must be after start")
+        if size < 0:
+            raise SampleError(f"a sample of {size} keys: needs 0 or more")
+        self._check_size(size)
+        sample = Sample(self, worker, size)
+        if self.scheme == "preloc":
+            sample.keys = self._drawer(worker).draw(size, not self.replacement)
+        elif self.scheme == "pool":
+            sample.keys = self._take_from_pool(size)
+        if sample.keys is not None:
+            worker.intent(self.table, sample.keys, start, last)
+        return sample
+
+    def take(self, sample: Sample, worker: Any, count: int | None) -> Keys:
+        """The next ``count`` keys of a sample (None: all that are left)."""
+        if sample.worker is not worker:
+            raise SampleError(f"{sample.worker!r} prepared this sample, {worker!r} cannot pull it")
+        count = sample.left if count is None else count
+        if not 0 <= count <= sample.left:
+            raise SampleError(f"cannot pull {count} keys of a sample with {sample.left} of {sample.size} left")
+        if sample.keys is None:
+            drawer = self._drawer(worker)
+            draw = drawer.draw_local if self.scheme == "local" else drawer.draw
+            sample.keys = draw(sample.size, not self.replacement)
+        keys = sample.keys[sample.used : sample.used + count]
+        sample.used += count
+        return keys
+
+    def stats(self) -> dict[str, float]:
+        """What was drawn on this rank so far. Any thread.
+
+        ``drawn``: keys. ``drawn_local``: of these, by scheme ``local`` from the keys on this rank; it drew the others
+        from the target because too few were here. ``local_keys``: keys ``local`` knows to be here, mean over workers.
+        ``departure``: how far ``local`` departs from the target, as the total variation distance between the
+        distribution drawn from and the target at the time of each draw, mean over draws: 0 (not at all) to 1.
+        Relocations that move the local keys about bring the long-run frequencies closer to the target than this.
+        """
+        drawers = [self._pool.drawer, *self._drawers.values()]
+        drawn = sum(drawer.drawn for drawer in drawers)
+        departed = sum(drawer.departure * drawer.drawn for drawer in drawers)
+        return {
+            "drawn": drawn,
+            "drawn_local": sum(drawer.drawn_local for drawer in drawers),
+            "local_keys": sum(drawer.local_keys_now for drawer in drawers) / max(1, len(drawers) - 1),
+            "departure": departed / drawn if drawn else 0.0,
+        }
+
+    def _drawer(self, worker: Any) -> Drawer:
+        drawer = self._drawers.get(worker.worker_id)
+        if drawer is None:
+            stream = self._random_stream(worker.worker_id)
+            drawer = Drawer(self.table, self._distribution, stream, self._min_local_keys)
+            self._drawers[worker.worker_id] = drawer
+        return drawer
+
+    def _random_stream(self, worker_id: int) -> np.random.BitGenerator:
+        return np.random.SFC64(np.random.SeedSequence(self._entropy, spawn_key=(self._rank, worker_id)))
+
+    def _check_size(self, size: int) -> None:
+        if not self.replacement:
+            self._check_distinct(size, "a sample without replacement")
+        if not self.replacement and self.scheme == "pool" and size > self.pool_size:
+            raise SampleError(
+                f"a sample of {size} keys without replacement from a pool of {self.pool_size}: raise pool_size"
+            )
+
+    def _check_distinct(self, size: int, what: str) -> None:
+        possible = self._distribution.possible_keys
+        if size > possible:
+            raise SampleError(
+                f"{what} of {size} keys: table {self.table.name!r} has only {possible} keys with a probability above 0"
+            )
+
+    def _take_from_pool(self, size: int) -> Keys:
+        pool = self._pool
+        parts: list[Keys] = []
+        missing = size
+        with pool.lock:
+            while missing > 0:
+                # Distinct keys must come from one use of the pool: the next one has the same keys again.
+                needed = 1 if self.replacement else missing
+                if len(pool.keys) - pool.taken < needed:
+                    self._refresh(pool)
+                part = pool.keys[pool.taken : pool.taken + missing]
+                pool.taken += len(part)
+                missing -= len(part)
+                parts.append(part)
+            return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _refresh(self, pool: _Pool) -> None:
+        """The pool's keys once more in another order, or new ones after ``pool_uses`` times."""
+        if len(pool.keys) and pool.uses < self.pool_uses:
+            pool.keys = pool.random.permutation(pool.keys)
+        else:
+            pool.keys = pool.drawer.draw(self.pool_size, not self.replacement)
+            pool.uses = 0
+        pool.uses += 1
+        pool.taken = 0
+
+    def __repr__(self) -> str:
+        kind = "with" if self.replacement else "without"
+        return f"<intentpm.Sampling of {self.table.name!r}, {self.scheme}, {kind} replacement>"
+
+
+def _distribution(table: Table, wanted: Any) -> Distribution:
+    if isinstance(wanted, str):
+        if wanted not in ("uniform", "log-uniform"):
+            raise SampleError(f"distribution={wanted!r}: choose uniform, log-uniform or an array of weights")
+        return Distribution(table.num_keys, wanted)
+    weights = np.asarray(wanted)
+    if weights.shape != (table.num_keys,) or weights.dtype.kind not in "fiu":
+        raise SampleError(
+            f"weights have shape {weights.shape} and dtype {weights.dtype}: table {table.name!r} needs "
+            f"one number for each of its {table.num_keys} keys"
+        )
+    weights = weights.astype(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise SampleError(f"the weight of key {bad[0]} is {weights[bad[0]]}: needs a finite number >= 0")
+    total = weights.sum()
+    if not 0 < total < np.inf:
+        raise SampleError(f"the weights add up to {total}: needs a finite number above 0")
+    return Distribution(table.num_keys, "weighted", weights)

@@ -1,0 +1,63 @@
+"""Runs random programs for many seeds: ``python -m tests.protocol.fuzz --seeds 10000``.
+
+Prints the number of runs and the time; at a failure, the seed and the command that replays it.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.programs import MODES, run_seed
+
+COLLECT_EVERY = 50
+
+
+def fuzz(first: int, count: int, management: str | None, check_every: int, stop_after_s: float) -> int:
+    """Returns the exit status."""
+    # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    gc.freeze()
+    started = time.monotonic()
+    done = 0
+    for seed in range(first, first + count):
+        try:
+            run_seed(seed, management, check_every)
+        except Exception:
+            traceback.print_exc()
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management)}")
+            return 1
+        done += 1
+        if done % COLLECT_EVERY == 0:
+            gc.collect()
+        if time.monotonic() - started > stop_after_s:
+            break
+    seconds = time.monotonic() - started
+    last = first + done - 1
+    print(f"{done} seeds ({first} to {last}), 0 violations, {seconds:.1f} s ({1e3 * seconds / done:.1f} ms each)")
+    return 0
+
+
+def replay_command(seed: int, management: str | None) -> str:
+    mode = f" --management {management}" if management else ""
+    return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{mode}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.protocol.fuzz", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--management", choices=MODES, default=None, help="default: drawn from the seed")
+    parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
+    options = parser.parse_args()
+    return fuzz(options.first, options.seeds, options.management, options.check_every, options.stop_after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

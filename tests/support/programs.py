@@ -1,0 +1,363 @@
+"""Random programs over a simulated job, with a model of what every read may return.
+
+A program has three tables. All values are integers in float64, so sums are exact, and every row is one number repeated,
+so a torn row shows.
+
+    shared    any worker pushes; reads are bounded from both sides
+    private   each key has one worker that writes it (push and set); that worker's reads are exact
+    wide      as shared, rows of 96 numbers: more than one cache line, several keys per message
+
+What a read of a shared key must lie between:
+
+    at most   initial value + every delta whose push has begun
+    at least  what this worker read here before + its own pushes since (it reads its own writes, and copies only grow.
+              A value from another rank is no bound: a replica granted while it was under way may be older);
+              what had been synchronised (``wait_sync``) before this worker's own last ``wait_sync`` began;
+              without replicas also every push that had returned (sequential consistency)
+
+At the end every value is exact. The model adds no assumption about where keys are, so it holds in every mode.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from support.simulation import Simulation, simulate
+
+from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
+
+TABLES = ("shared", "private", "wide")
+ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96}
+MODES = ("adaptive", "relocate", "replicate", "static", "full_replication")
+WITHOUT_REPLICAS = ("static", "relocate")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What varies from program to program besides its steps."""
+
+    size: int
+    workers_per_rank: int
+    steps: int
+    keys: dict[str, int]
+    config: Config
+    model: NetworkModel
+
+    @classmethod
+    def draw(cls, seed: int, management: str | None = None) -> "Plan":
+        draw = random.Random(f"plan {seed}")
+        return cls(
+            size=draw.choice((2, 2, 3, 4, 5, 8)),
+            workers_per_rank=draw.choice((1, 1, 2)),
+            steps=draw.choice((5, 15, 30)),
+            keys={name: draw.choice((1, 3, 8, 20)) for name in TABLES},
+            config=Config(
+                management=management or draw.choice(MODES),  # type: ignore[arg-type]
+                timing=draw.choice(("adaptive", "immediate")),  # type: ignore[arg-type]
+                seed=seed,
+            ),
+            model=NetworkModel.disorderly(seed),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a worker. ``keys`` may hold duplicates; ``amounts`` are the deltas or values, one per key."""
+
+    call: str
+    table: str = ""
+    keys: tuple[int, ...] = ()
+    amounts: tuple[int, ...] = ()
+    window: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class SharedTable:
+    """The model of a table anybody may push to. All int64 [num_keys]."""
+
+    initial: np.ndarray
+    begun: np.ndarray = field(init=False)
+    returned: np.ndarray = field(init=False)
+    synchronised: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = self.initial.copy()
+        self.returned = self.initial.copy()
+        self.synchronised = self.initial.copy()
+
+
+class WorkerProgram:
+    """One worker's steps, checked against the model as they happen. Runs inside the task of that worker."""
+
+    def __init__(self, program: "Program", rank: int, number: int) -> None:
+        self.program = program
+        self.rank = rank
+        self.number = number
+        self.worker = program.job.ranks[rank].worker()
+        self.tables = {name: program.tables[name][rank] for name in TABLES}
+        self.known = {name: model.initial.copy() for name, model in program.shared.items()}
+        self.unsynchronised = {name: np.zeros_like(model.initial) for name, model in program.shared.items()}
+        self.private = program.private_initial.copy()
+        """Exact for the keys this worker owns the right to write."""
+        self.futures: list[tuple[Any, Callable[[], None]]] = []
+        self.last_window_end = 0
+
+    def my_private_keys(self) -> list[int]:
+        return list(range(self.number, len(self.private), self.program.worker_count))
+
+    def do(self, step: Step) -> None:
+        """Makes the call and checks what it returns; then the invariants."""
+        getattr(self, f"_{step.call}")(step)
+        self.program.after_step()
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    def _pull(self, step: Step) -> None:
+        at_least = self._lower_bound(step)
+        table = self.tables[step.table]
+        remote_before = self.worker.access_counts(table.table_id)[2]
+        rows = self.worker.pull(table, np.array(step.keys, np.int64))
+        self._check_read(step, at_least, rows)
+        if step.table != "private" and self.worker.access_counts(table.table_id)[2] == remote_before:
+            np.maximum.at(self.known[step.table], list(step.keys), rows[:, 0].astype(np.int64))
+
+    def _pull_async(self, step: Step) -> None:
+        at_least = self._lower_bound(step)
+        future = self.worker.pull_async(self.tables[step.table], np.array(step.keys, np.int64))
+        # Later writes of this worker may show in it, so only the bounds can be checked.
+        self.futures.append((future, lambda: self._check_read(step, at_least, future.result(), exact=False)))
+
+    def _lower_bound(self, step: Step) -> np.ndarray | None:
+        if step.table == "private":
+            return None
+        bound = self.known[step.table]
+        if self.program.config.management in WITHOUT_REPLICAS:
+            bound = np.maximum(bound, self.program.shared[step.table].returned)
+        return bound[list(step.keys)]
+
+    def _check_read(self, step: Step, at_least: np.ndarray | None, rows: np.ndarray, exact: bool = True) -> None:
+        read = rows[:, 0]
+        assert (rows == read[:, None]).all(), f"{self}: torn row in {step}: {rows.tolist()}"
+        assert (read == np.floor(read)).all(), f"{self}: {step} read {read.tolist()}, no sum of whole numbers"
+        keys = list(step.keys)
+        if step.table == "private":
+            self._check_private(step, keys, read, exact)
+            return
+        assert at_least is not None
+        at_most = self.program.shared[step.table].begun[keys]
+        assert (read >= at_least).all(), f"{self}: {step} read {read.tolist()}, must be at least {at_least.tolist()}"
+        assert (read <= at_most).all(), f"{self}: {step} read {read.tolist()}, must be at most {at_most.tolist()}"
+
+    def _check_private(self, step: Step, keys: list[int], read: np.ndarray, exact: bool) -> None:
+        for key, value in zip(keys, read.tolist(), strict=True):
+            if exact and key % self.program.worker_count == self.number:
+                assert value == self.private[key], (
+                    f"{self}: {step} read {value} of its own key, wrote {self.private[key]}"
+                )
+            known = value in self.program.private_values[key] or value in self.program.private_sums[key]
+            assert known, f"{self}: {step} read {value}, which key {key} never was"
+
+    # -- writes ------------------------------------------------------------------------------------------------------
+
+    def _push(self, step: Step) -> None:
+        self._begin_push(step)
+        self.worker.push(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        self._end_push(step)
+
+    def _push_async(self, step: Step) -> None:
+        self._begin_push(step)
+        future = self.worker.push_async(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        self.futures.append((future, lambda: (future.wait(), self._end_push(step))[1]))
+
+    def _set(self, step: Step) -> None:
+        self._begin_set(step)
+        self.worker.set(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+
+    def _set_async(self, step: Step) -> None:
+        self._begin_set(step)
+        future = self.worker.set_async(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        self.futures.append((future, future.wait))
+
+    def _rows(self, step: Step) -> np.ndarray:
+        return np.repeat(np.array(step.amounts, np.float64)[:, None], ROW_ITEMS[step.table], axis=1)
+
+    def _begin_push(self, step: Step) -> None:
+        if step.table == "private":
+            for key in set(step.keys):
+                amounts = [amount for other, amount in zip(step.keys, step.amounts, strict=True) if other == key]
+                self.program.private_sums[key] |= _partial_sums(int(self.private[key]), amounts)
+                self._write_private(key, int(self.private[key]) + sum(amounts))
+            return
+        keys = list(step.keys)
+        np.add.at(self.program.shared[step.table].begun, keys, step.amounts)
+        np.add.at(self.known[step.table], keys, step.amounts)
+        np.add.at(self.unsynchronised[step.table], keys, step.amounts)
+
+    def _end_push(self, step: Step) -> None:
+        if step.table != "private":
+            np.add.at(self.program.shared[step.table].returned, list(step.keys), step.amounts)
+
+    def _begin_set(self, step: Step) -> None:
+        for key, amount in zip(step.keys, step.amounts, strict=True):
+            self._write_private(key, amount)
+
+    def _write_private(self, key: int, value: int) -> None:
+        self.private[key] = value
+        self.program.private_values[key].add(value)
+        self.program.private_final[key] = value
+
+    # -- intent and time ---------------------------------------------------------------------------------------------
+
+    def _intent(self, step: Step) -> None:
+        start, end = (self.worker.clock + offset for offset in step.window)
+        self.worker.intent(self.tables[step.table], np.array(step.keys, np.int64), start, end)
+        self.last_window_end = max(self.last_window_end, end)
+
+    def _advance_clock(self, step: Step) -> None:
+        self.worker.advance_clock()
+
+    def _wait_sync(self, step: Step) -> None:
+        self._finish_futures()
+        before = {name: model.synchronised.copy() for name, model in self.program.shared.items()}
+        self.worker.wait_sync()
+        for name, model in self.program.shared.items():
+            np.maximum(self.known[name], before[name], out=self.known[name])
+            model.synchronised += self.unsynchronised[name]
+            self.unsynchronised[name][:] = 0
+
+    def _wait_futures(self, step: Step) -> None:
+        self._finish_futures()
+
+    def _finish_futures(self) -> None:
+        futures, self.futures = self.futures, []
+        for _future, finish in futures:
+            finish()
+
+    def finish(self) -> None:
+        """The program's end: no write open, no intent left, everything at the owners."""
+        self._finish_futures()
+        while self.worker.clock < self.last_window_end:
+            self.worker.advance_clock()
+        self._wait_sync(Step("wait_sync"))
+
+    def __str__(self) -> str:
+        return f"worker {self.number} of rank {self.rank}"
+
+
+class Program:
+    """A job with its workers and the model of its tables."""
+
+    def __init__(self, job: Simulation, plan: Plan, check_every: int = 1) -> None:
+        self.job = job
+        self.plan = plan
+        self.config = plan.config
+        self.worker_count = plan.size * plan.workers_per_rank
+        self.check_every = check_every
+        self.steps_done = 0
+        initial = {name: np.arange(plan.keys[name], dtype=np.int64) * 1000 for name in TABLES}
+        self.shared = {name: SharedTable(initial[name]) for name in ("shared", "wide")}
+        self.private_initial = initial["private"]
+        self.private_final = initial["private"].copy()
+        self.private_values = [{int(value)} for value in initial["private"]]
+        self.private_sums: list[set[int]] = [set() for _ in initial["private"]]
+        """What a key may be while a push that has it several times is under way: its deltas come in any order."""
+        self.tables = {
+            name: job.create_table(
+                name, plan.keys[name], ROW_ITEMS[name], dtype="float64",
+                init=np.repeat(initial[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1),
+            )
+            for name in TABLES
+        }  # fmt: skip
+        self.workers = [
+            WorkerProgram(self, rank, rank * plan.workers_per_rank + i)
+            for rank in range(plan.size)
+            for i in range(plan.workers_per_rank)
+        ]
+
+    def after_step(self) -> None:
+        self.steps_done += 1
+        if self.steps_done % self.check_every == 0:
+            self.job.checker.check()
+
+    def end(self) -> None:
+        """All workers finish; then every value must be exact, every copy the same, and no replica left."""
+        for worker in self.workers:
+            self.job.spawn(worker.rank, worker.finish, f"end of {worker}")
+        self.job.run()
+        # Only now has everybody stopped writing: one more wait_sync each refreshes what others wrote meanwhile.
+        for worker in self.workers:
+            self.job.spawn(worker.rank, worker.finish, f"last wait_sync of {worker}")
+        self.job.on_every_rank(lambda manager: manager.barrier())
+        self.job.settle()
+        values = {name: model.begun for name, model in self.shared.items()} | {"private": self.private_final}
+        expected = {
+            name: np.repeat(values[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1) for name in TABLES
+        }
+        none = np.empty(0, np.int64)
+        everywhere = {name: [none] * self.plan.size for name in TABLES}
+        intended = None if self.config.management == "full_replication" else everywhere
+        self.job.checker.check()
+        self.job.checker.check_quiet(expected, intended)
+
+
+def _partial_sums(start: int, amounts: Sequence[int]) -> set[int]:
+    sums = {start}
+    for amount in amounts:
+        sums |= {value + amount for value in sums}
+    return sums
+
+
+def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
+    """A random call this worker may make."""
+    call = draw.choices(
+        ("pull", "pull_async", "push", "push_async", "set", "set_async", "intent", "advance_clock", "wait_sync",
+         "wait_futures"),
+        (20, 6, 20, 8, 6, 4, 15, 15, 4, 3),
+    )[0]  # fmt: skip
+    if call in ("advance_clock", "wait_sync", "wait_futures"):
+        return Step(call)
+    table = "private" if call.startswith("set") else draw.choice(TABLES)
+    keys = _draw_keys(draw, worker, table, call)
+    if call == "intent":
+        start = draw.randint(-2, 12)
+        return Step(call, table, keys, window=(start, start + draw.randint(1, 6)))
+    if call.startswith("set"):
+        value = draw.randint(1, 10**6)
+        return Step(call, table, keys, (value,) * len(keys))
+    return Step(call, table, keys, tuple(draw.randint(1, 9) for _ in keys))
+
+
+def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str) -> tuple[int, ...]:
+    writes = call.startswith(("push", "set"))
+    candidates: Sequence[int] = range(worker.program.plan.keys[table])
+    if table == "private" and writes:
+        candidates = worker.my_private_keys()
+    if not candidates:
+        return ()
+    return tuple(draw.choices(candidates, k=draw.choice((1, 1, 2, 5, 12))))
+
+
+def run_seed(seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None) -> str:
+    """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step."""
+    plan = Plan.draw(seed, management)
+    with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
+        program = Program(job, plan, check_every)
+        if prepare is not None:
+            prepare(job)
+        for worker in program.workers:
+            job.spawn(worker.rank, lambda worker=worker: _run_worker(program, worker), str(worker))
+        job.run()
+        program.end()
+        trace: str = job.network.trace_hash
+    return trace
+
+
+def _run_worker(program: Program, worker: WorkerProgram) -> None:
+    draw = random.Random(f"steps {program.job.seed} {worker.number}")
+    for _ in range(program.plan.steps):
+        worker.do(draw_step(draw, worker))
+        if draw.random() < 0.7:
+            program.job.network.pause(draw.choice((0.0, 1.0, 20.0, 500.0)))

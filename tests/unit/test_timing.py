@@ -1,0 +1,88 @@
+"""Action timing against hand calculation, and the Poisson quantile against scipy."""
+
+import numpy as np
+import pytest
+
+from intentpm.runtime._native.timing import Timer, poisson_quantile
+
+stats = pytest.importorskip("scipy.stats")
+
+
+def assert_quantiles(lambdas):
+    ours = np.array([poisson_quantile(value) for value in lambdas])
+    expected = stats.poisson.ppf(0.9999, lambdas).astype(np.int64)
+    wrong = np.flatnonzero(ours != expected)
+    assert not len(wrong), [(lambdas[i], ours[i], expected[i]) for i in wrong[:5]]
+
+
+def test_quantile_equals_scipy_on_whole_lambdas():
+    assert_quantiles(np.arange(0.0, 3000.0))
+
+
+def test_quantile_equals_scipy_on_a_grid_to_a_million():
+    assert_quantiles(np.linspace(0, 1e6, 2001))
+    assert_quantiles(np.geomspace(1e-9, 1e6, 2000))
+
+
+def test_quantile_equals_scipy_around_the_changes_of_method():
+    for edge in (500.0, 2e6):
+        assert_quantiles(edge + np.linspace(-20, 20, 401))
+
+
+def test_quantile_of_huge_lambdas_stays_in_range():
+    assert poisson_quantile(1e12) == 1_000_003_719_019
+    assert poisson_quantile(1e300) == 2**62
+
+
+def test_quantile_by_hand():
+    assert poisson_quantile(0.0) == 0
+    # exp(-0.0001) = 0.99990000499...: none at all is likely enough, just.
+    assert poisson_quantile(1.0e-4) == 0
+    assert poisson_quantile(1.1e-4) == 1
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_quantile_needs_a_rate(value):
+    with pytest.raises(ValueError, match="lambda"):
+        poisson_quantile(value)
+
+
+def test_a_new_timer_expects_ten_clocks_per_round():
+    timer = Timer()
+    assert timer.clocks_per_round == 10
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 20) == 39
+
+
+def test_slow_rounds_are_followed_by_a_tenth():
+    timer = Timer()
+    timer.round_passed(2)
+    assert timer.clocks_per_round == pytest.approx(9.2)
+    timer.round_passed(1)
+    assert timer.clocks_per_round == pytest.approx(8.38)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 16.76)
+
+
+def test_a_fast_round_counts_at_once():
+    timer = Timer()
+    timer.round_passed(60)
+    assert timer.clocks_per_round == pytest.approx(15)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 120)
+    timer.round_passed(15)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 30)
+
+
+def test_a_worker_that_stands_still_keeps_its_estimate():
+    timer = Timer()
+    timer.round_passed(60)
+    for _ in range(100):
+        timer.round_passed(0)
+    assert timer.clocks_per_round == pytest.approx(15)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 30)
+
+
+def test_a_steady_worker_converges():
+    timer = Timer()
+    for _ in range(200):
+        timer.round_passed(3)
+    assert timer.clocks_per_round == pytest.approx(3)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 6)
