@@ -69,6 +69,8 @@ cdef class Engine:
     cdef int driver_fd           # wakes the driving worker
     cdef int64_t worker_spin_ns
     cdef int64_t thread_spin_ns
+    cdef int64_t no_spin_until_ns    # the progress thread alone: it does not poll before that time ...
+    cdef int64_t no_spin_ns          # ... nor for so long after it was preempted again
 
     cdef void acquire(self) noexcept nogil
     cdef void release(self) noexcept nogil
@@ -104,3 +106,5 @@ cdef class Engine:
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
     cdef int _sleep_ms(self) noexcept nogil
+    cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
+    cdef void _note_preemption(self, int64_t before_ns) noexcept nogil

@@ -110,6 +110,9 @@ cdef extern from *:
 
 cdef enum:
     THREAD_SLICE_NS = 100_000    # the least the scheduler grants
+    PREEMPTED_NS = 300_000       # between two polls: another thread ran meanwhile
+    LEAST_NO_SPIN_NS = 50_000_000
+    MOST_NO_SPIN_NS = 2_000_000_000
     POLLS_PER_YIELD = 8          # a poll takes 0.03 to 0.5 us, a yield 0.3 us or more
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
@@ -207,6 +210,7 @@ cdef class Engine:
         self.rounds = Rounds(
             self.remote, management, <int64_t>(sync_interval_s * 1e9), sync_threshold, budget_bytes)
         self.step_at_ns = self.thread_wakes_ns = NEVER
+        self.no_spin_ns = LEAST_NO_SPIN_NS
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
         self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
         pthread_mutex_init(&self.lock, NULL)
@@ -413,15 +417,38 @@ cdef class Engine:
 
     cdef void _serve_for_a_while(self) noexcept nogil:
         """Progress until nothing has come for the spin time, or a worker drives."""
-        cdef int64_t spin_until = self.transport.now_ns() + self.thread_spin_ns
+        cdef int64_t now = self.transport.now_ns()
+        cdef int64_t spin_until = now + self._spin_allowed(now)
+        cdef int64_t before
         self.look_and_step()
         while not self.stopping and not self.worker_drives:
+            before = now
             if self.transport.progress() > 0:
                 self.step()
-                spin_until = self.transport.now_ns() + self.thread_spin_ns
-            elif self.transport.now_ns() >= spin_until and self.transport.arm():
-                return
+                now = self.transport.now_ns()
+                spin_until = now + self._spin_allowed(now)
+            else:
+                now = self.transport.now_ns()
+                if now >= spin_until and self.transport.arm():
+                    return
             self._let_others_in()
+            self._note_preemption(before)
+
+    # A progress thread that polls beside a computing thread on the same core uses up its share of it; then the scheduler lets
+    # the other run until the next tick (4 ms), and a request waits. One that sleeps is run at once when it is woken. So when
+    # a poll took so long that another thread must have run, polling is given up for a while, for longer each time.
+
+    cdef inline int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil:
+        return self.thread_spin_ns if now_ns >= self.no_spin_until_ns else 0
+
+    cdef void _note_preemption(self, int64_t before_ns) noexcept nogil:
+        cdef int64_t now = self.transport.now_ns()
+        if now - before_ns < PREEMPTED_NS:
+            return
+        if now > self.no_spin_until_ns + 2 * self.no_spin_ns:
+            self.no_spin_ns = LEAST_NO_SPIN_NS       # it was quiet for a while
+        self.no_spin_until_ns = now + self.no_spin_ns
+        self.no_spin_ns = min(2 * self.no_spin_ns, MOST_NO_SPIN_NS)
 
     # -- management ------------------------------------------------------------------------------------------------------
 
