@@ -16,7 +16,7 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
+    optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
     store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
@@ -25,8 +25,6 @@ from intentpm.runtime._native.state cimport (
 )
 
 cdef enum:
-    CACHE_LINE_BYTES = 64
-    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
     PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
     HUGE_PAGE_BYTES = 2 << 20
 
@@ -302,23 +300,6 @@ cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t co
     return -1
 
 
-cdef inline void _prefetch_key(TableState* table, int64_t key, bint for_writing) noexcept nogil:
-    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
-    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
-    cdef char* row
-    cdef size_t offset = 0
-    if slot < 0:
-        return
-    row = row_of(table, slot)
-    prefetch_write(&table.head[slot])
-    while offset < table.row_bytes and offset < 512:
-        if for_writing:
-            prefetch_write(row + offset)
-        else:
-            prefetch_read(row + offset)
-        offset += CACHE_LINE_BYTES
-
-
 cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, uint64_t missed) noexcept nogil:
     store_relaxed_u64(&counts.local, counts.local + owned)
     store_relaxed_u64(&counts.replica, counts.replica + replica)
@@ -330,7 +311,7 @@ cdef inline void _prefetch_ahead(
     if i + PREFETCH_SLOTS < count:
         prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
     if i + PREFETCH_ROWS < count:
-        _prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+        prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
 
 
 cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
@@ -340,7 +321,7 @@ cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t
     for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
         prefetch_read(&table.slot[keys[i]])
     for i in range(min(count, <int64_t>PREFETCH_ROWS)):
-        _prefetch_key(table, keys[i], for_writing)
+        prefetch_key(table, keys[i], for_writing)
 
 
 cdef void pull_rows(
