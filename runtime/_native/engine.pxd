@@ -108,3 +108,4 @@ cdef class Engine:
     cdef int _sleep_ms(self) noexcept nogil
     cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
     cdef void _note_preemption(self, int64_t before_ns) noexcept nogil
+    cdef void _close_descriptors(self) noexcept nogil

@@ -236,11 +236,18 @@ cdef class Engine:
         _engines.add(self)
 
     def __dealloc__(self):
-        for fd in (self.epoll_fd, self.wake_fd, self.driver_fd):
-            if fd >= 0:
-                close(fd)
+        self._close_descriptors()
         pthread_cond_destroy(&self.answered)
         pthread_mutex_destroy(&self.lock)
+
+    cdef void _close_descriptors(self) noexcept nogil:
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+        if self.wake_fd >= 0:
+            close(self.wake_fd)
+        if self.driver_fd >= 0:
+            close(self.driver_fd)
+        self.epoll_fd = self.wake_fd = self.driver_fd = -1
 
     # -- the lock --------------------------------------------------------------------------------------------------------
 
@@ -688,8 +695,15 @@ cdef class Engine:
         self.raise_state()
 
     def mark_closed(self) -> None:
-        if self.state != ENGINE_FORKED:
-            store_release(&self.state, ENGINE_CLOSED)
+        """The progress thread and the transport have ended. Frees what the process would miss, unless a worker still waits."""
+        if self.state == ENGINE_FORKED:
+            return
+        store_release(&self.state, ENGINE_CLOSED)
+        with nogil:
+            self.acquire()
+            if not self.worker_drives:
+                self._close_descriptors()
+            self.release()
 
     def check(self) -> None:
         """Raises what keeps the engine from working, if anything does."""
