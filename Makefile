@@ -25,7 +25,7 @@ PYTEST_FLAGS ?=
 help:
 	@sed -n '1,2s/^# //p' Makefile
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.demo $(VENV)/.ucx
 	$(MPIRUN) -n $(DEMO_RANKS) $(BIN)/intentpm train mf --generate $(DEMO_DATA) $(DEMO_OPTIONS) --out results/demo
 
 test: $(VENV)/.test
@@ -69,5 +69,5 @@ $(VENV)/.test: $(VENV)/.dev $(VENV)/.ucx
 
 # UCX comes as a wheel for x86-64 and 64-bit ARM. Without it the tcp transport does the work, and its tests are skipped.
 $(VENV)/.ucx: $(VENV)/.base
-	$(INSTALL) 'ucxx-cu12>=0.45' || echo "make: ucxx-cu12 could not be installed; going on without the ucx transport"
+	$(INSTALL) 'libucx-cu12>=1.17,<2' || echo "make: libucx-cu12 could not be installed; going on without the ucx transport"
 	touch $@

@@ -24,7 +24,7 @@ def run_scenario(
 
     Parameters:
         module: importable name of the scenario.
-        arguments: passed to every rank; values that JSON can hold.
+        arguments: passed to every rank; values that JSON can hold. ``arguments["init"]``: options of intentpm.init.
         timeout_s: after this many seconds the ranks are killed.
     Raises:
         click.ClickException: a rank failed or the time ran out; the ranks' own output says more.
@@ -51,7 +51,7 @@ def _run_rank(module: str, folder: Path) -> None:
 
     entry = getattr(importlib.import_module(module), ENTRY)
     arguments = json.loads((folder / "arguments.json").read_text())
-    with intentpm.init() as pm:
+    with intentpm.init(**arguments.get("init", {})) as pm:
         result = entry(pm, arguments, folder)
         _result_path(folder, pm.rank).write_text(json.dumps(result))
 

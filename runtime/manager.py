@@ -174,17 +174,20 @@ class ParameterManager:
         pool_uses: int = POOL_USES,
         seed: int | None = None,
     ) -> Sampling:
-        """Declares how samples of ``table`` are drawn on this rank: from now on by ``worker.prepare_sample(table, ...)``,
-        and always by ``worker.prepare_sample(sampling, ...)``. A table without any has the defaults. Not collective.
+        """Declares how samples of ``table`` are drawn on this rank. Not collective.
+
+        ``worker.prepare_sample(sampling, ...)`` draws by it, ``worker.prepare_sample(table, ...)`` by the one last
+        declared for the table; a table without any has the defaults.
 
         Parameters
-            distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys sorted
-                by falling frequency; or weights, numbers >= 0 [num_keys].
+            distribution: "uniform"; "log-uniform", P(key) = log((key + 2) / (key + 1)) / log(num_keys + 1), for keys
+                sorted by falling frequency; or weights, numbers >= 0 [num_keys].
             scheme: "naive": draws when pulled and reads from wherever the keys are. "preloc": draws when prepared and
-                signals intent. "pool": as preloc, from a pool of ``pool_size`` keys of which each is drawn ``pool_uses``
-                times before the pool is drawn anew; the rank's workers share it. "local": draws when pulled, among the keys
-                that are on this rank (with the target's probabilities conditional on these). It departs from the
-                distribution: ``sampling.stats()`` says how far. Where few keys are local, it draws as naive does.
+                signals intent. "pool": as preloc, from a pool of ``pool_size`` keys of which each is drawn
+                ``pool_uses`` times before the pool is drawn anew; the rank's workers share it. "local": draws when
+                pulled, among the keys that are on this rank (with the target's probabilities conditional on these). It
+                departs from the distribution: ``sampling.stats()`` says how far. Where few keys are local, it draws as
+                naive does.
             replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
             seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case.
         Raises SampleError.

@@ -201,6 +201,10 @@ cdef class UcxTransport(Transport):
                 self._watch_process(&self._peers[<uint32_t>peer_rank], address)
         if not self._wait(FOR_HELLOS, deadline_ns):
             raise self._not_connected(timeout_s)
+        for peer_rank in range(self.size):
+            paths = self._ucx.paths(self._peers[<uint32_t>peer_rank].endpoint)
+            self._peers[<uint32_t>peer_rank].shares_memory = bool(paths) and all(
+                path.endswith("/memory") for path in paths)
         self._delivering = True
 
     cdef ucs_status_t _create_endpoint(self, Peer* peer) noexcept nogil:
@@ -502,8 +506,6 @@ cdef class UcxTransport(Transport):
         pack_pieces(arrival.body, pieces, piece_count)
         push_arrival(&self._inbox, arrival)
         self._wake_sleeper()
-        self.sent_messages += 1
-        self.sent_bytes += header_bytes + body_bytes
         if done != NULL:
             done(argument, 0)
         return SEND_OK
@@ -633,8 +635,9 @@ cdef class UcxTransport(Transport):
         if self._heard_ns == 0:
             self._heard_ns = self.now_ns()
         self._peers[source].heard_ns = self._heard_ns
-        self.received_messages += 1
-        self.received_bytes += header_bytes + body_bytes
+        if source != self.rank:
+            self.received_messages += 1
+            self.received_bytes += header_bytes + body_bytes
         self._events += 1
         if self.on_message != NULL:
             self.on_message(self.context, source, message_id, header, header_bytes, body, body_bytes)
@@ -757,8 +760,8 @@ cdef class UcxTransport(Transport):
         peer.said_bye = True
         if self._reachable(peer):
             self._send_control(peer, BYE_SEEN, NULL, 0)
-        if not self._closing:
-            self._fail(peer, "it closed its transport")
+        # Also while closing: a peer that closes discards what it still gets, so nothing waits for it.
+        self._fail(peer, "it closed its transport")
 
     cdef void expect_close(self, uint32_t rank) noexcept nogil:
         self._peers[rank].expected = True
@@ -766,11 +769,11 @@ cdef class UcxTransport(Transport):
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil:
         if rank >= self.size or not self._reachable(&self._peers[rank]):
             return
-        # Told at once if nothing is queued in front, else through an endpoint of its own (_say_given_up).
+        # Told at once if nothing is queued in front, else by the end of its connection, or by _say_given_up().
         if self._peers[rank].backlog_bytes == 0:
             self._send_control(&self._peers[rank], GIVEN_UP, NULL, 0)
         else:
-            self._peers[rank].was_dropped = True
+            self._peers[rank].was_dropped = self._peers[rank].shares_memory
         self._fail(&self._peers[rank], why)
         self._wake_sleeper()
 
@@ -833,7 +836,9 @@ cdef class UcxTransport(Transport):
             self.on_lost(self.context, peer.rank, peer.why)
 
     cdef void _say_given_up(self, Peer* peer) noexcept nogil:
-        # Through an endpoint of its own: the old one was closed together with all that waited in front of this message.
+        # Through an endpoint of its own: the old one was closed with all that waited in front of this message.
+        # Only over shared memory: a second TCP connection to a peer that is just losing its first crashes UCX 1.21 (its
+        # event loop calls an endpoint that it freed in the same batch of events).
         if self._create_endpoint(peer) == UCS_OK:
             self._send_control(peer, GIVEN_UP, NULL, 0)
             self._abandon_sends(peer)       # nobody waits for it

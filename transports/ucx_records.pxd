@@ -47,7 +47,8 @@ cdef struct Peer:
     bint said_hello
     bint said_bye              # its BYE, or its answer to ours, has arrived
     bint expected              # expect_close(): its end is no loss
-    bint was_dropped           # by drop() here: it is to be told
+    bint shares_memory         # reached through shared memory alone: closing tells it nothing
+    bint was_dropped           # by drop() here, and is to be told
     bint ended                 # its process has ended
     bint failing               # state turns GONE in the next progress()
     int64_t heard_ns

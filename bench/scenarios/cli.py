@@ -53,10 +53,10 @@ def remote(transports: tuple[str, ...], out: Path, as_json: bool, **arguments: A
 
 
 def available_transports() -> list[str]:
-    """The transports between processes that are installed here."""
-    from importlib.util import find_spec
+    """The transports between processes that can be used here."""
+    from intentpm.transports.registry import available
 
-    return ["tcp"] + (["ucx"] if find_spec("ucxx") else [])
+    return [name for name, found in available().items() if found.usable and name not in ("loopback", "sim")]
 
 
 def _remote_rows(transport: str, cases: list[dict[str, Any]], arguments: dict[str, Any]) -> list[Row]:

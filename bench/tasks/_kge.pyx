@@ -1,9 +1,9 @@
 """Compute kernel of knowledge graph embeddings: ComplEx with negative sampling and AdaGrad over one batch of triples.
 
-A row holds an embedding and its AdaGrad sums: [D real and imaginary parts | D sums of squared gradients]; an embedding is
-D/2 complex numbers, first the real parts, then the imaginary ones. The score of a triple is Re(<head, relation,
-conj(tail)>). It is the real product of the tail with the *tail query* head * relation, and of the head with the *head
-query* conj(relation) * tail: so a negative costs two products and one AdaGrad step.
+A row holds an embedding and its AdaGrad sums: [D real and imaginary parts | D sums of squared gradients]; an
+embedding is D/2 complex numbers, first the real parts, then the imaginary ones. The score of a triple is Re(<head,
+relation, conj(tail)>). It is the real product of the tail with the *tail query* head * relation, and of the head with
+the *head query* conj(relation) * tail: so a negative costs two products and one AdaGrad step.
 Shape letters: T triples of the batch, J negatives per side and triple, E and R different entity and relation rows, D.
 """
 

@@ -1,8 +1,8 @@
 """Knowledge graph embeddings: ComplEx with AdaGrad and negative sampling, data-parallel over ranks.
 
-Entities and relations are two tables; a row holds an embedding and its AdaGrad sums, so that both are updated by the same
-push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows of the
-batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
+Entities and relations are two tables; a row holds an embedding and its AdaGrad sums, so that both are updated by the
+same push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows
+of the batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
 (``_kge.pyx``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
 """
 
@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks._kge import train_batch
+from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
 from intentpm.bench.tasks.knowledge_graph import KnowledgeGraph, Triples
 from intentpm.bench.tasks.look_ahead import look_ahead
-from intentpm.bench.tasks.mf import DivergedError
 from intentpm.bench.tasks.rank_table import RankTable, settle
 from intentpm.bench.tasks.traffic import Traffic
 
@@ -50,7 +49,7 @@ class KgeOptions:
     """Negative heads, and negative tails, per triple."""
     loss: str = "softmax"
     """"softmax" or "logistic", as ``_kge.train_batch`` explains."""
-    sampling: str = "local"
+    sampling: str = "preloc"
     """Scheme that negatives are sampled by: naive, preloc, pool or local."""
     epochs: int = 4
     batch: int = 100
@@ -120,10 +119,10 @@ class EpochTotals:
     def row(epoch: int, vectors: NDArray[np.float64]) -> EpochRow:
         """The epoch's row from the ranks' vectors (N, length)."""
         loss, triples, _, queries, *rest = vectors.sum(axis=0).tolist()
-        mrr, *hits = (total / queries for total in rest[:4])
+        mrr, hits_1, hits_3, hits_10 = (total / queries for total in rest[:4])
         traffic = Traffic(*(int(count) for count in rest[4:]))
         return EpochRow(
-            epoch, loss / triples if triples else math.nan, mrr, *hits,
+            epoch, loss / triples if triples else math.nan, mrr, hits_1, hits_3, hits_10,
             float(vectors[:, 2].max()), traffic.bytes_sent, traffic.local_share,
         )  # fmt: skip
 

@@ -44,9 +44,11 @@ class KnowledgeGraph:
 
 
 def load_knowledge_graph(folder: Path) -> KnowledgeGraph:
-    """Reads a folder with ``triples.npz`` (arrays train, valid, test; whole numbers (n, 3): head, relation, tail), or with
-    the text files train, valid and test (.txt, .tsv or .del), a triple per line: names or numbers, separated by tabs or,
-    without any tab, by blanks. Names are numbered in alphabetical order. Raises KnowledgeGraphError.
+    """Reads a folder with ``triples.npz`` (arrays train, valid, test: whole numbers (n, 3), head, relation, tail) or
+    the text files train, valid and test (.txt, .tsv or .del). These have a triple per line: names or numbers, separated
+    by tabs or, in a line without any tab, by blanks. Names are numbered in alphabetical order.
+
+    Raises KnowledgeGraphError.
     """
     if not folder.is_dir():
         raise KnowledgeGraphError(folder, "there is no such folder")
@@ -59,6 +61,8 @@ def load_knowledge_graph(folder: Path) -> KnowledgeGraph:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise KnowledgeGraphError(path, "is not a readable npz file (not an archive, or cut short)")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = sorted(set(SPLITS) - set(archive.files))

@@ -26,8 +26,10 @@ def look_ahead(
 
     Up to ``depth`` batches are prepared beyond the current one, and each one's intent is signalled when it is prepared:
     ``depth`` clocks ahead. Before the first batch it waits once for the intents that are due already, because nothing
-    could be signalled ahead of them. With ``depth`` 0 no intent is signalled. ``prepare(batch, clock)`` is called for each
-    batch when it is prepared, whatever the depth; the batch will be used at that clock.
+    could be signalled ahead of them. With ``depth`` 0 no intent is signalled.
+
+    ``prepare(batch, clock)`` is called for each batch when it is prepared, whatever the depth, with the clock at which
+    it will be used.
 
     The clock advances when the next batch is asked for, so finish a batch's accesses before that.
     """

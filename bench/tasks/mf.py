@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks._mf import squared_error, train_batch
+from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.bench.tasks.rank_table import RankTable, settle
@@ -29,10 +29,6 @@ TABLES = ("users", "items")
 INITIAL_LENGTH = 0.1
 """Expected length of a row's initial factors: short, so that keys without ratings predict the mean."""
 EVALUATION_BATCH = 8_192
-
-
-class DivergedError(click.ClickException):
-    """The rows grew without bound. Raised on every rank at the end of the same epoch."""
 
 
 @dataclass(frozen=True, slots=True)

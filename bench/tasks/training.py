@@ -42,7 +42,7 @@ class Job:
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a job to a command, which takes them as its first argument, a Job. The innermost decorator."""
+    """The innermost decorator of a command: adds the options of a job, which it takes as its first argument, a Job."""
 
     def with_job(ranks: int | None, transport: str, out: Path, as_json: bool, **options: Any) -> Any:
         return command(Job(ranks, transport, out, as_json), **options)

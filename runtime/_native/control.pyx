@@ -175,15 +175,11 @@ cdef class Control:
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t now = self.transport.now_ns()
         cdef uint32_t peer
-        cdef bint any_waited_for = False
+        # At first those known to be waited for. Soon all: a request may have been forwarded, a key may be on its way from
+        # anywhere, and management waits for whom it must.
+        cdef bint everyone = now - waiting_since_ns > self.peer_timeout_ns // 10
         for peer in range(self.size):
-            if self._is_waited_for(peer):
-                any_waited_for = True
-                self._check_peer(peer, now, waiting_since_ns)
-        if any_waited_for:
-            return
-        for peer in range(self.size):            # waiting for management or for all to leave: any of them may be the one
-            if peer != self.rank and self.transport.is_alive(peer):
+            if self._is_waited_for(peer) or (everyone and peer != self.rank and self.transport.is_alive(peer)):
                 self._check_peer(peer, now, waiting_since_ns)
 
     cdef void _check_peer(self, uint32_t peer, int64_t now, int64_t waiting_since_ns) noexcept nogil:

@@ -58,6 +58,7 @@ cdef class Engine:
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
+    cdef uint32_t polls          # counts polls, to yield now and then
     cdef int64_t step_at_ns      # when management wants its next step
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
@@ -68,6 +69,8 @@ cdef class Engine:
     cdef int driver_fd           # wakes the driving worker
     cdef int64_t worker_spin_ns
     cdef int64_t thread_spin_ns
+    cdef int64_t no_spin_until_ns    # the progress thread alone: it does not poll before that time ...
+    cdef int64_t no_spin_ns          # ... nor for so long after it was preempted again
 
     cdef void acquire(self) noexcept nogil
     cdef void release(self) noexcept nogil
@@ -103,3 +106,5 @@ cdef class Engine:
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
     cdef int _sleep_ms(self) noexcept nogil
+    cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
+    cdef void _note_preemption(self, int64_t before_ns) noexcept nogil

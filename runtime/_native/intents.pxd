@@ -20,6 +20,7 @@ from intentpm.runtime._native.timing cimport ActionTimer
 cdef struct Intent:
     int64_t start
     int64_t end
+    int64_t number               # of this worker's intents, in the order they were signalled
     uint32_t table_id
     uint32_t count
     uint32_t* keys               # in the same allocation
@@ -27,6 +28,11 @@ cdef struct Intent:
 cdef enum:
     NEVER = 0x7fffffffffffffff
     MAX_SIGNALLED_KEYS = 1 << 28     # per worker, not over yet: 1 GiB of keys
+
+
+# Of a heap: when (negated, for the earliest comes first), number (negated), Intent*. Ties are broken by number, not by
+# address: what happens must not depend on where memory was free.
+ctypedef pair[pair[int64_t, int64_t], size_t] HeapEntry
 
 
 cdef class IntentQueue:
@@ -38,8 +44,9 @@ cdef class IntentQueue:
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
     # guarded by: engine lock
-    cdef priority_queue[pair[int64_t, size_t]] waiting   # (-start, Intent*)
-    cdef priority_queue[pair[int64_t, size_t]] active    # (-end, Intent*)
+    cdef int64_t collected           # intents so far
+    cdef priority_queue[HeapEntry] waiting   # by start
+    cdef priority_queue[HeapEntry] active    # by end
     cdef ActionTimer timer
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured

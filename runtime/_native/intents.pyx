@@ -11,6 +11,10 @@ from intentpm.runtime._native.state cimport lock_slot, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
 
 
+cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
+    return HeapEntry(pair[int64_t, int64_t](-when, -intent.number), <size_t>intent)
+
+
 cdef class IntentQueue:
     def __init__(self, immediate: bool):
         """immediate: every intent is due when it is signalled (timing="immediate")."""
@@ -70,7 +74,9 @@ cdef class IntentQueue:
         cdef uint32_t seen = lock_slot(&self.incoming_lock)
         cdef Intent* intent
         for intent in self.incoming:
-            self.waiting.push(pair[int64_t, size_t](-intent.start, <size_t>intent))
+            intent.number = self.collected
+            self.collected += 1
+            self.waiting.push(_entry(intent.start, intent))
         self.incoming.clear()
         unlock_unchanged(&self.incoming_lock, seen)
 
@@ -82,7 +88,7 @@ cdef class IntentQueue:
         if intent.start >= self.act_before:
             return NULL
         self.waiting.pop()
-        self.active.push(pair[int64_t, size_t](-intent.end, <size_t>intent))
+        self.active.push(_entry(intent.end, intent))
         return intent
 
     cdef Intent* next_over(self) noexcept nogil:
@@ -107,9 +113,9 @@ cdef class IntentQueue:
         self.horizon = timer_horizon_clocks(&self.timer)
         store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
         if not self.active.empty():
-            wake = -self.active.top().first
+            wake = -self.active.top().first.first
         if not self.waiting.empty():
-            wake = min(wake, max(-self.waiting.top().first - self.horizon + 1, clock + 1))
+            wake = min(wake, max(-self.waiting.top().first.first - self.horizon + 1, clock + 1))
         exchange_seq_cst_i64(&self.wake_clock, wake)
         settled = self.incoming.empty() and load_acquire_i64(&self.clock) < wake
         unlock_unchanged(&self.incoming_lock, seen)

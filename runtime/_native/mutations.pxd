@@ -1,6 +1,6 @@
 """Planted defects, for the tests of the tests: each must be found by the random programs of ``tests/protocol``.
 
-None is planted unless a test asks for it. They are looked at in cold places only, never per key:
+None is planted unless a test asks for it. They are looked at in cold places only: never per key of an access.
 
     if is_planted(MUTATION_WRITES_NOT_SETTLED):
         return
@@ -13,6 +13,12 @@ from libc.stdint cimport uint32_t
 
 cdef enum Mutation:
     MUTATION_WRITES_NOT_SETTLED = 1 << 0     # a worker does not wait for its own asynchronous writes before it reads
+    MUTATION_PARKING_DROPPED = 1 << 1        # what waits for a key on its way is forgotten
+    MUTATION_DELTAS_TWICE = 1 << 2           # the owner applies what a round brings twice
+    MUTATION_FENCE_OPEN = 1 << 3             # keys are asked for while earlier writes to them are under way
+    MUTATION_HOME_NOT_TOLD = 1 << 4          # of a relocation
+    MUTATION_RECORDS_FIRST = 1 << 5          # parked records are served before parked accesses
+    MUTATION_SYNC_WITHOUT_NEWS = 1 << 6      # wait_sync does not ask for what others wrote
 
 
 cdef uint32_t planted            # set while no other thread runs

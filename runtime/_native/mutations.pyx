@@ -4,6 +4,12 @@ from contextlib import contextmanager
 
 NAMES = {
     "writes not settled": MUTATION_WRITES_NOT_SETTLED,
+    "parking dropped": MUTATION_PARKING_DROPPED,
+    "deltas twice": MUTATION_DELTAS_TWICE,
+    "fence open": MUTATION_FENCE_OPEN,
+    "home not told": MUTATION_HOME_NOT_TOLD,
+    "records first": MUTATION_RECORDS_FIRST,
+    "sync without news": MUTATION_SYNC_WITHOUT_NEWS,
 }
 
 

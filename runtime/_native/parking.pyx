@@ -6,6 +6,7 @@ from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
+from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, is_planted
 from intentpm.runtime._native.store cimport TableState
 
 
@@ -52,6 +53,9 @@ cdef class Parking:
         return self._put(table, key, message, row)
 
     cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil:
+        if is_planted(MUTATION_PARKING_DROPPED):
+            free(message)
+            return True
         message.row = <char*>(message + 1)
         message.has_row = row != NULL
         if row != NULL:

@@ -11,6 +11,10 @@ from intentpm.runtime._native.messages cimport (
     RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
     RoundHeader, indices_bytes, padded, round_body,
 )
+from intentpm.runtime._native.mutations cimport (
+    MUTATION_DELTAS_TWICE, MUTATION_FENCE_OPEN, MUTATION_HOME_NOT_TOLD, MUTATION_RECORDS_FIRST,
+    MUTATION_SYNC_WITHOUT_NEWS, is_planted,
+)
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
 from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
@@ -167,7 +171,8 @@ cdef class Rounds:
     cdef void _step_fence(self) noexcept nogil:
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
-        if not self.fenced.empty() and self.requests.writes_open[0] + self.requests.writes_open[1] == 0:
+        if not self.fenced.empty() and (
+                self.requests.writes_open[0] + self.requests.writes_open[1] == 0 or is_planted(MUTATION_FENCE_OPEN)):
             self._release_fenced(self.fenced)
         if not self.fenced.empty() and self.draining.empty():
             self.draining.swap(self.fenced)
@@ -370,10 +375,10 @@ cdef class Rounds:
             self.remote.parking.take(table, key, waiting)
             # Accesses first: a record may give the key away again, and an access of this rank's own needs it here.
             for i in range(waiting.size()):
-                if waiting[i].is_access:
+                if waiting[i].is_access != is_planted(MUTATION_RECORDS_FIRST):
                     self._serve_parked(table, key, waiting[i])
             for i in range(waiting.size()):
-                if not waiting[i].is_access:
+                if waiting[i].is_access == is_planted(MUTATION_RECORDS_FIRST):
                     self._serve_parked(table, key, waiting[i])
                 unpark(waiting[i])
         if self._needs_record(table, key):
@@ -470,6 +475,8 @@ cdef class Rounds:
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
             apply_write(table, slot, delta, record & RECORD_SET)
+            if is_planted(MUTATION_DELTAS_TWICE):
+                apply_write(table, slot, delta, record & RECORD_SET)
             self._spread(table, slot, key, holder)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
@@ -506,7 +513,7 @@ cdef class Rounds:
         cdef uint32_t home = home_rank(key, self.size)
         cdef RoundHeader header
         cdef char* memory
-        if home == self.rank or home == owner:
+        if home == self.rank or home == owner or is_planted(MUTATION_HOME_NOT_TOLD):
             return
         memory = stage(self.transport, 16)
         memset(&header, 0, sizeof(header))
@@ -823,7 +830,7 @@ cdef class Rounds:
     cdef void _ask_for_news(self) noexcept nogil:
         cdef ControlHeader header
         cdef uint32_t peer
-        if not self.holds_replicas():
+        if not self.holds_replicas() or is_planted(MUTATION_SYNC_WITHOUT_NEWS):
             return
         memset(&header, 0, sizeof(header))
         header.sequence = self.sync_running

@@ -157,7 +157,8 @@ class WorkerProgram:
                 assert value == self.private[key], (
                     f"{self}: {step} read {value} of its own key, wrote {self.private[key]}"
                 )
-            assert value in self.program.private_values[key], f"{self}: {step} read {value}, which key {key} never was"
+            known = value in self.program.private_values[key] or value in self.program.private_sums[key]
+            assert known, f"{self}: {step} read {value}, which key {key} never was"
 
     # -- writes ------------------------------------------------------------------------------------------------------
 
@@ -185,8 +186,10 @@ class WorkerProgram:
 
     def _begin_push(self, step: Step) -> None:
         if step.table == "private":
-            for key, amount in zip(step.keys, step.amounts, strict=True):
-                self._write_private(key, int(self.private[key]) + amount)
+            for key in set(step.keys):
+                amounts = [amount for other, amount in zip(step.keys, step.amounts, strict=True) if other == key]
+                self.program.private_sums[key] |= _partial_sums(int(self.private[key]), amounts)
+                self._write_private(key, int(self.private[key]) + sum(amounts))
             return
         keys = list(step.keys)
         np.add.at(self.program.shared[step.table].begun, keys, step.amounts)
@@ -259,6 +262,8 @@ class Program:
         self.private_initial = initial["private"]
         self.private_final = initial["private"].copy()
         self.private_values = [{int(value)} for value in initial["private"]]
+        self.private_sums: list[set[int]] = [set() for _ in initial["private"]]
+        """What a key may be while a push that has it several times is under way: its deltas come in any order."""
         self.tables = {
             name: job.create_table(
                 name, plan.keys[name], ROW_ITEMS[name], dtype="float64",
@@ -296,6 +301,13 @@ class Program:
         intended = None if self.config.management == "full_replication" else everywhere
         self.job.checker.check()
         self.job.checker.check_quiet(expected, intended)
+
+
+def _partial_sums(start: int, amounts: Sequence[int]) -> set[int]:
+    sums = {start}
+    for amount in amounts:
+        sums |= {value + amount for value in sums}
+    return sums
 
 
 def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:

@@ -100,7 +100,7 @@ class Simulation:
 def simulate(
     size: int, seed: int, config: Config | None = None, model: NetworkModel | None = None, **budget: Any
 ) -> Iterator[Simulation]:
-    """A running job, closed in order at the end. model: default, disorder drawn from the seed. budget: of SimNetwork."""
+    """A running job, closed in order at the end. model: by default drawn from the seed. budget: of SimNetwork."""
     job = Simulation(size, seed, config or Config(), model or NetworkModel.disorderly(seed), **budget)
     try:
         yield job

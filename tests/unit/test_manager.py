@@ -240,7 +240,7 @@ def test_everything_raises_after_close() -> None:
         lambda: pm.create_table("u", 10),
         lambda: pm.allgather(b""),
     ):
-        with pytest.raises(intentpm.ClosedError, match="intentpm.init"):
+        with pytest.raises(intentpm.ClosedError, match=r"intentpm\.init"):
             call()
 
 

@@ -160,6 +160,23 @@ def test_naive_samples_read_rows_of_other_ranks():
     assert all(50 < remote < 150 for remote in run_ranks(2, body, seed=1))
 
 
+@pytest.mark.parametrize("scheme", ["preloc", "pool"])
+def test_keys_with_intent_are_local_when_pulled(scheme):
+    def body(pm):
+        table, worker = make_table(pm), pm.worker()
+        pm.create_sampling(table, scheme=scheme)
+        sample = worker.prepare_sample(table, 200, 1, 2)
+        worker.wait_sync()
+        worker.advance_clock()
+        worker.pull_sample(sample)
+        counts = pm.stats()["tables"]["table"]
+        pm.barrier()
+        return counts["local"] + counts["replica"], counts["remote"]
+
+    # A key that is just moving from one rank to the other may have to be asked for.
+    assert all(here + remote == 200 and remote <= 10 for here, remote in run_ranks(2, body, seed=1))
+
+
 def test_local_falls_back_where_hardly_anything_is_local():
     def body(pm):
         table, worker = make_table(pm, 400), pm.worker()
@@ -194,7 +211,7 @@ def test_a_table_without_a_declared_sampling_has_the_defaults():
 
 WRONG = [
     ({"distribution": "zipf"}, "choose uniform"),
-    ({"scheme": "lokal"}, "choose one of naive"),
+    ({"scheme": "nearby"}, "choose one of naive"),
     ({"distribution": np.ones(3)}, r"shape \(3,\)"),
     ({"distribution": np.full(KEYS, "a")}, "dtype <U1"),
     ({"distribution": np.r_[np.ones(KEYS - 1), -1]}, "weight of key 299 is -1"),
@@ -225,7 +242,7 @@ def test_samples_that_cannot_be_prepared_or_pulled():
             worker.prepare_sample(table, 1, 4, 4)
         with pytest.raises(SampleError, match="of -1 keys"):
             worker.prepare_sample(table, -1, 0)
-        with pytest.raises(SampleError, match="of 6 keys.*only 5 keys"):
+        with pytest.raises(SampleError, match=r"of 6 keys.*only 5 keys"):
             worker.prepare_sample(table, 6, 0)
         sample = worker.prepare_sample(sampling, 5, 0)
         with pytest.raises(SampleError, match="cannot pull it"):

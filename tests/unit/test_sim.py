@@ -25,7 +25,7 @@ def test_a_pull_costs_what_the_model_says() -> None:
         before = job.network.now
         job.spawn(0, lambda: worker.pull(table, remote_key(job, table)))
         job.run()
-        # Both ways: 1 us on each link, 10 us between; on both links 1 ns per byte (headers of 24 B, bodies of 8 and 8,000).
+        # Both ways: 1 us on each link, 10 us between; on both 1 ns per byte (headers of 24 B, bodies of 8 and 8,000).
         expected = 2 * (1000 + 10_000 + 1000) + 2 * 24 + 2 * 24 + 2 * 8 + 2 * 8000
         assert job.network.now - before == pytest.approx(expected, abs=50)
 
@@ -79,7 +79,7 @@ def test_traffic_is_counted_by_kind_and_rank() -> None:
 
 
 def test_a_collective_that_one_rank_never_enters_ends_with_the_seed_and_who_waits() -> None:
-    with pytest.raises(SimulationError, match=r"seed 77: .*budget of virtual time(.|\n)*rank 0(.|\n)*barrier"):  # noqa: SIM117
+    with pytest.raises(SimulationError, match=r"seed 77: .*budget of virtual time(.|\n)*rank 0(.|\n)*barrier"):  # noqa: PT012, SIM117
         with simulate(3, 77, model=PLAIN, max_virtual_s=30.0) as job:
             for rank in (0, 1):
                 job.spawn(rank, job.ranks[rank].barrier)
@@ -87,7 +87,7 @@ def test_a_collective_that_one_rank_never_enters_ends_with_the_seed_and_who_wait
 
 
 def test_a_run_over_its_budget_of_events_ends() -> None:
-    with pytest.raises(SimulationError, match=r"seed 5: .*budget of events"):  # noqa: SIM117
+    with pytest.raises(SimulationError, match=r"seed 5: .*budget of events"):  # noqa: PT012, SIM117
         with simulate(2, 5, model=PLAIN, max_events=300) as job:
             table = job.create_table("t", 10)[0]
             worker = job.ranks[0].worker()
@@ -101,7 +101,7 @@ def test_a_run_over_its_budget_of_events_ends() -> None:
 
 
 def test_what_a_task_raises_comes_out_of_run_and_names_the_seed() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:  # noqa: SIM117
+    with pytest.raises(ZeroDivisionError) as caught:  # noqa: PT012, SIM117
         with simulate(2, 9) as job:
             job.spawn(0, lambda: 1 / 0)  # type: ignore[arg-type,return-value]
             job.spawn(1, job.ranks[1].barrier)

@@ -59,7 +59,7 @@ def test_draw_makes_a_picture(tmp_path, rows):
     [
         ("", "not a readable results file"),
         ("[]", "nothing to draw for None"),
-        ('{"bench": "other"}', "nothing to draw for 'other'; there are plots of train kge, train mf"),
+        ('{"bench": "other"}', "nothing to draw for 'other'; there are plots of train"),
         ('{"bench": "train mf", "rows": []}', "incomplete"),
         ('{"bench": "train mf", "rows": [], "config": {"ranks": 1, "data": "x"}}', "incomplete"),
         ('{"bench": "train mf", "rows": [{}], "config": {}}', "incomplete"),

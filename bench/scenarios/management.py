@@ -1,0 +1,80 @@
+"""One workload under one way of managing keys: what ``intentpm bench management`` compares."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intentpm.bench.tasks.look_ahead import look_ahead
+from intentpm.bench.tasks.rank_table import settle
+
+ZIPF_EXPONENT = 1.1
+COUNTED = ("bytes_sent", "relocations_in", "replicas_set_up", "rounds")
+
+
+class ZipfBatch:
+    """Keys of one step, unique."""
+
+    def __init__(self, table: Any, keys: NDArray[np.int64]) -> None:
+        self.table, self.keys = table, keys
+
+    def accesses(self) -> tuple[tuple[Any, NDArray[np.int64]], ...]:
+        """Pairs of (table, keys)."""
+        return ((self.table, self.keys),)
+
+
+def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Runs ``arguments["workload"]``; returns the seconds of its training and what this rank moved and accessed."""
+    seconds = WORKLOADS[arguments["workload"]](pm, arguments)
+    stats = pm.stats()
+    kinds = {kind: sum(table[kind] for table in stats["tables"].values()) for kind in ("local", "replica", "remote")}
+    return {"rank": pm.rank, "seconds": seconds, **kinds, **{name: stats[name] for name in COUNTED}}
+
+
+def _zipf(pm: Any, arguments: dict[str, Any]) -> float:
+    """Every rank pulls rows of keys drawn from one zipf distribution, computes a little, and pushes."""
+    table = pm.create_table("rows", arguments["num_keys"], (arguments["dim"],), init=1.0)
+    worker = pm.worker()
+    pm.barrier()
+    start = time.perf_counter()
+    for batch in look_ahead(worker, _zipf_batches(pm, table, arguments), arguments["look_ahead"]):
+        rows = worker.pull(table, batch.keys)
+        worker.push(table, batch.keys, rows * np.float32(-0.01))
+    settle(pm, worker)
+    return time.perf_counter() - start
+
+
+def _zipf_batches(pm: Any, table: Any, arguments: dict[str, Any]) -> Iterator[ZipfBatch]:
+    ranks = np.arange(1, arguments["num_keys"] + 1, dtype=np.float64)
+    cumulated = np.cumsum(ranks**-ZIPF_EXPONENT)
+    names = np.random.default_rng(arguments["seed"]).permutation(arguments["num_keys"])
+    random = np.random.default_rng([arguments["seed"], pm.rank])
+    for _ in range(arguments["steps"]):
+        drawn = np.searchsorted(cumulated, random.random(arguments["batch"]) * cumulated[-1])
+        yield ZipfBatch(table, np.unique(names[drawn]))
+
+
+def _mf(pm: Any, arguments: dict[str, Any]) -> float:
+    from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
+    from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
+
+    options = MfOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"])
+    ratings = generate_ratings(GeneratorSpec.parse(arguments["ratings"]), arguments["seed"])
+    return float(sum(row.seconds for row in MatrixFactorisation(pm, ratings, options).run()))
+
+
+def _kge(pm: Any, arguments: dict[str, Any]) -> float:
+    from intentpm.bench.tasks.kge import KgeOptions, KnowledgeGraphEmbedding
+    from intentpm.bench.tasks.knowledge_graph import GraphSpec, generate_knowledge_graph
+
+    options = KgeOptions(
+        epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], evaluate_triples=100, dim=arguments["dim"]
+    )
+    graph = generate_knowledge_graph(GraphSpec.parse(arguments["graph"]), arguments["seed"])
+    return float(sum(row.seconds for row in KnowledgeGraphEmbedding(pm, graph, options).run()))
+
+
+WORKLOADS: dict[str, Callable[[Any, dict[str, Any]], float]] = {"zipf": _zipf, "mf": _mf, "kge": _kge}
