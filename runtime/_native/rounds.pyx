@@ -21,7 +21,7 @@ from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_r
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
@@ -359,7 +359,7 @@ cdef class Rounds:
         elif moved:
             promote_replica(table, slot, row, version)
             self.replicas_held -= 1
-        elif _is_newer(version, table.seen_version[slot]):
+        elif is_later(version, table.seen_version[slot]):
             refresh_replica(table, slot, row)
             table.seen_version[slot] = version
         if moved:
@@ -958,11 +958,6 @@ cdef inline uint32_t _records_per_message(const TableState* table) noexcept nogi
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0
-
-
-cdef inline bint _is_newer(uint32_t version, uint32_t seen) noexcept nogil:
-    """Versions have 28 bits and wrap."""
-    return ((version - seen) & 0xfffffff) - 1 < 0x7ffffff
 
 
 cdef inline uint32_t _bit_number(uint64_t bit) noexcept nogil:
