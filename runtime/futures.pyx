@@ -43,5 +43,6 @@ cdef class Future:
         if self.engine is None:
             return
         if not load_acquire(&self.operation.done):
-            self.engine.abandon(&self.operation)
+            with nogil:                  # the engine may hold its lock for a while
+                self.engine.abandon(&self.operation)
         end_operation(&self.operation)

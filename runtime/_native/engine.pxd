@@ -6,7 +6,8 @@ Guarantees
     * An idle rank sleeps in the kernel: no polling, no timers.
 
 The lock guards the transport, the protocol objects (``RemoteAccess``, ``Control``, ``RequestPool``) and the directory. It is
-held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL.
+held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL; nobody
+waits for it holding the GIL.
 
 Who progresses the transport (the *wheel*):
     THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.

@@ -501,17 +501,17 @@ cdef class Engine:
         """Management "full_replication": asks for a replica of every key of a new table."""
         with nogil:
             self.acquire()
-        self.rounds.replicate_all(table)
-        with nogil:
+            self.rounds.replicate_all(table)
             self.step()
             self.release()
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Has management look after a worker's intents."""
+        self.rounds.keep(queue)
         with nogil:
             self.acquire()
-        self.rounds.add_worker(queue)
-        self.release()
+            self.rounds.add_worker(queue)
+            self.release()
 
     def stop(self) -> None:
         """Ends ``run`` soon."""
@@ -655,8 +655,8 @@ cdef class Engine:
             self.acquire()
             self.remote.tables[table.table_id] = table.state
             self.remote.table_count = table.table_id + 1
-        self.rounds.count_rows(table)
-        self.release()
+            self.rounds.count_rows(table)
+            self.release()
 
     def remove_last_table(self) -> None:
         """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""

@@ -928,23 +928,23 @@ cdef class Rounds:
 
     # == workers and tables ==============================================================================================
 
-    def count_rows(self, Table table not None) -> None:
-        """A new table's rows count towards the memory budget. Under the engine's lock."""
+    cdef void count_rows(self, Table table) noexcept nogil:
+        """A new table's rows count towards the memory budget."""
         self.held_bytes += table.state.slots_used * table.state.stride_bytes
 
-    def add_worker(self, IntentQueue queue not None) -> None:
-        """Under the engine's lock."""
+    cdef keep(self, IntentQueue queue):
         self.queues.append(queue)
+
+    cdef void add_worker(self, IntentQueue queue) noexcept nogil:
         self.workers.push_back(<void*>queue)
 
-    def replicate_all(self, Table table not None) -> None:
-        """Management "full_replication": this rank intends every key of the table for good. Under the engine's lock."""
+    cdef void replicate_all(self, Table table) noexcept nogil:
+        """Management "full_replication": this rank intends every key of the table for good."""
         cdef int64_t key
         if self.management != MANAGE_FULL_REPLICATION:
             return
-        with nogil:
-            for key in range(table.state.num_keys):
-                self._intend(table.state, <uint32_t>key)
+        for key in range(table.state.num_keys):
+            self._intend(table.state, <uint32_t>key)
 
     def uses_intents(self) -> bool:
         return uses_intents(self.management) and self.size > 1
