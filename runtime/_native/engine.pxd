@@ -102,6 +102,8 @@ cdef class Engine:
     cdef void _take_wheel(self) noexcept nogil
     cdef void _leave_wheel(self) noexcept nogil
     cdef void _wake_thread(self) noexcept nogil
+    cdef void _wake_driver(self) noexcept nogil
+    cdef void _arm_sleeper(self) noexcept nogil
     cdef void _run(self) noexcept nogil
     cdef void _serve_for_a_while(self) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)

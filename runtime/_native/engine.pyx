@@ -114,6 +114,7 @@ cdef enum:
     LEAST_NO_SPIN_NS = 50_000_000
     MOST_NO_SPIN_NS = 2_000_000_000
     POLLS_PER_YIELD = 8          # a poll takes 0.03 to 0.5 us, a yield 0.3 us or more
+    LEAVING_POLLS = 16           # a worker that leaves the wheel serves what has come meanwhile, but not for ever
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
 
@@ -349,9 +350,12 @@ cdef class Engine:
         self._wake_waiters()
 
     cdef void _wake_waiters(self) noexcept nogil:
-        cdef uint64_t one = 1
         if self.followers > 0:
             pthread_cond_broadcast(&self.answered)
+        self._wake_driver()
+
+    cdef void _wake_driver(self) noexcept nogil:
+        cdef uint64_t one = 1
         if self.driver_sleeps:
             self.driver_sleeps = False
             write(self.driver_fd, &one, sizeof(one))
@@ -372,13 +376,31 @@ cdef class Engine:
         self._watch_transport(False)
 
     cdef void _leave_wheel(self) noexcept nogil:
+        cdef int _turn
         self.worker_drives = False
-        while not self.transport.arm():
-            self.transport.progress()
+        for _turn in range(LEAVING_POLLS):
+            if self.transport.arm():
+                break
+            if self.transport.progress() > 0:
+                self.step()              # what has come may have given management something to do
+        else:
+            self._wake_thread()          # messages keep coming: they are not for this worker
         self._watch_transport(True)
         self.wake_finished()
         if self.followers > 0:           # one of them may drive now
             pthread_cond_broadcast(&self.answered)
+
+    cdef void _arm_sleeper(self) noexcept nogil:
+        """After sends that no poll of this thread follows: who sleeps on the transport must wake when a full socket has room.
+
+        1. driver: arms, sleeps.  2. another thread: sends; the socket takes half of it.  3. nothing watches for room: the
+        receiver waits for the other half until the driver's sleep ends by itself.
+        """
+        if self.driver_sleeps:
+            if not self.transport.arm():
+                self._wake_driver()
+        elif self.thread_sleeps and not self.worker_drives and not self.transport.arm():
+            self._wake_thread()
 
     cdef void _wake_thread(self) noexcept nogil:
         cdef uint64_t one = 1
@@ -421,6 +443,8 @@ cdef class Engine:
         cdef int64_t spin_until = now + self._spin_allowed(now)
         cdef int64_t before
         self.look_and_step()
+        if self.worker_drives:
+            self._arm_sleeper()
         while not self.stopping and not self.worker_drives:
             before = now
             if self.transport.progress() > 0:
@@ -482,6 +506,7 @@ cdef class Engine:
         else:
             self.rounds.sync(operation)
             self.look_and_step()
+            self._arm_sleeper()
         self.release()
 
     def has_replicas(self) -> bool:
@@ -493,6 +518,7 @@ cdef class Engine:
             self.acquire()
             self.rounds.flush()
             self.step()
+            self._arm_sleeper()
             self.release()
         self._wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
         self.raise_state()
@@ -503,6 +529,7 @@ cdef class Engine:
             self.acquire()
             self.rounds.replicate_all(table)
             self.step()
+            self._arm_sleeper()
             self.release()
 
     def add_worker(self, IntentQueue queue not None) -> None:
@@ -542,8 +569,8 @@ cdef class Engine:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
         self.step()
-        if not will_wait and not self.worker_drives and not self.transport.arm():
-            self._wake_thread()
+        if self.worker_drives or not will_wait:      # else this thread drives next
+            self._arm_sleeper()
         self.release()
 
     cdef void abandon(self, Operation* operation) noexcept nogil:
@@ -621,6 +648,7 @@ cdef class Engine:
             self.acquire()
             self.control.enter(&operation, data, size_bytes)
             self.wake_finished()
+            self._arm_sleeper()
             self.release()
         self.wait_operation(&operation, -1.0 if timeout_s is None else timeout_s, lambda: self._missing_for(what))
         if operation.status == OPERATION_ABANDONED:
@@ -675,6 +703,7 @@ cdef class Engine:
             self.acquire()
             self.control.fail(self.transport.rank, data, size_bytes, True)
             self.wake_finished()
+            self._arm_sleeper()
             self.release()
 
     def leave(self) -> None:
@@ -683,6 +712,7 @@ cdef class Engine:
         with nogil:
             self.acquire()
             self.control.leave()
+            self._arm_sleeper()
             self.release()
         self._wait(_all_left, NULL, -1.0, "the other ranks to close")
         self.raise_state()
