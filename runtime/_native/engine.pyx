@@ -489,8 +489,8 @@ cdef class Engine:
 
     cdef void look_and_step(self) noexcept nogil:
         """The same, when a worker may have something for management."""
-        if load_relaxed(&self.kicked):
-            store_release(&self.kicked, 0)
+        # Taken by an exchange: so what a worker did before the kick that is taken back here is seen by what follows.
+        if load_relaxed(&self.kicked) and exchange_acquire(&self.kicked, 0):
             self.rounds.look()
         self.step()
 

@@ -190,6 +190,8 @@ cdef class Rounds:
     cdef void _forward(
         self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
         vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
+    cdef bint _any_dirty(self) noexcept nogil
+    cdef void _expect_dirt(self) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
     cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil

@@ -17,7 +17,7 @@ from intentpm.runtime._native.mutations cimport (
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
-from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
+from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.state cimport (
@@ -650,15 +650,17 @@ cdef class Rounds:
         """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
         cdef int32_t slot
-        cdef bint dirty = at_once and self.sync_threshold > 0
-        for t in range(self.remote.table_count):
-            dirty = dirty or is_dirty(self._table(t))
+        cdef bint dirty = (at_once and self.sync_threshold > 0) or self._any_dirty()
+        if not dirty and load_relaxed(&self.dirt_noted):
+            # Collected before it was noted (by a sync). Were the note left, the next writer would take it for its own.
+            self._expect_dirt()
+            dirty = self._any_dirty()
         if not dirty:
             return NEVER
         if not at_once and now_ns < self.collected_ns + self.sync_interval_ns:
             return self.collected_ns + self.sync_interval_ns
         self.collected_ns = now_ns
-        store_release(&self.dirt_noted, 0)       # before the stacks are taken: later writers will note theirs
+        self._expect_dirt()
         for t in range(self.remote.table_count):
             slot = take_dirty(self._table(t))
             while slot >= 0:
@@ -666,6 +668,22 @@ cdef class Rounds:
             if at_once and self.sync_threshold > 0:
                 self._queue_withheld(self._table(t))
         return NEVER
+
+    cdef inline bint _any_dirty(self) noexcept nogil:
+        cdef uint32_t t
+        for t in range(self.remote.table_count):
+            if is_dirty(self._table(t)):
+                return True
+        return False
+
+    cdef void _expect_dirt(self) noexcept nogil:
+        """From now on the next writer tells the engine. To be called before the stacks are looked at or taken.
+
+        A writer marks its slot, then looks at ``dirt_noted``; the engine clears it, then looks for slots. With a fence between
+        the two steps of each, either the engine sees the slot or the writer sees that it has to tell.
+        """
+        store_release(&self.dirt_noted, 0)
+        fence_seq_cst()
 
     cdef void _queue_withheld(self, TableState* table) noexcept nogil:
         """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
