@@ -7,6 +7,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
+from libcpp.vector cimport vector
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
 
@@ -128,6 +129,10 @@ cdef bint _operation_done(void* engine, void* argument) noexcept nogil:
 cdef bint _window_open(void* engine, void* argument) noexcept nogil:
     cdef uint32_t rank = (<Submission*>argument).blocked_on
     return (<Engine>engine).control.failed or (<Engine>engine).requests.in_flight_to[rank] < WINDOW_REQUESTS
+
+
+cdef bint _job_failed(void* engine, void* argument) noexcept nogil:
+    return (<Engine>engine).control.failed != 0
 
 
 cdef bint _all_left(void* engine, void* argument) noexcept nogil:
@@ -510,7 +515,12 @@ cdef class Engine:
         self.release()
 
     def has_replicas(self) -> bool:
-        return self.rounds.holds_replicas()
+        cdef bint held
+        with nogil:
+            self.acquire()
+            held = self.rounds.holds_replicas()
+            self.release()
+        return held
 
     def flush_news(self) -> None:
         """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
@@ -592,6 +602,9 @@ cdef class Engine:
                 raise
         if operation.status == OPERATION_PEER_LOST:
             self.raise_state()
+            # A transport refuses to send as soon as it knows of a loss; it reports it, with the reason, a little later.
+            self._wait(_job_failed, NULL, self.control.peer_timeout_ns * 1e-9, "the report of a lost rank")
+            self.raise_state()
         elif operation.status == OPERATION_NO_MEMORY:
             raise MemoryBudgetError(f"out of memory while sending for {_text(what)}")
         return 0
@@ -618,7 +631,7 @@ cdef class Engine:
     cdef int raise_state(self) except -1:
         """Raises what keeps this engine from working; returns when nothing does."""
         cdef uint32_t state = load_acquire(&self.state)
-        if self.control.failed and state == ENGINE_RUNNING:
+        if state == ENGINE_RUNNING and load_acquire(&self.control.failed):
             state = ENGINE_FAILED
         if state == ENGINE_FAILED:
             raise PeerLostError(self.control.failed_rank, (
@@ -658,9 +671,14 @@ cdef class Engine:
         return self._payloads()
 
     def _missing_for(self, what: str) -> str:
+        cdef vector[uint8_t] contributed
         if self.transport.rank != 0:
             return f"{what} (rank 0 knows which ranks have not come)"
-        missing = [rank for rank in range(self.transport.size) if not self.control.contributed[rank]]
+        with nogil:
+            self.acquire()
+            contributed = self.control.contributed
+            self.release()
+        missing = [rank for rank in range(self.transport.size) if not contributed[rank]]
         return f"{what}: ranks {missing} have not come"
 
     cdef _payloads(self):

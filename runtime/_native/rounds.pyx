@@ -19,7 +19,7 @@ from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
 from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
-from intentpm.runtime._native.requests cimport Operation
+from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
 )
@@ -825,6 +825,8 @@ cdef class Rounds:
             if self.sync_waits[i].operation == operation:
                 self.sync_waits[i] = self.sync_waits.back()
                 self.sync_waits.pop_back()
+                operation.status = OPERATION_ABANDONED
+                self.requests.close_submission(operation)    # another thread may wait for it
                 return
 
     cdef void _step_sync(self) noexcept nogil:
