@@ -40,9 +40,9 @@ cdef class Control:
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
     cdef readonly int64_t peer_timeout_ns
     # The job's end by failure.
-    cdef readonly bint failed
-    cdef readonly uint32_t failed_rank
-    cdef string failed_why
+    cdef readonly uint32_t failed            # atomic: stored release, under the lock, after the two below / any thread acquire
+    cdef readonly uint32_t failed_rank       # written once
+    cdef string failed_why                   # written once
     cdef readonly int64_t left_early         # rank whose leaving ended a collective; -1: none
 
     cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil

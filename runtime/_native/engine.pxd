@@ -6,7 +6,8 @@ Guarantees
     * An idle rank sleeps in the kernel: no polling, no timers.
 
 The lock guards the transport, the protocol objects (``RemoteAccess``, ``Control``, ``RequestPool``) and the directory. It is
-held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL.
+held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL; nobody
+waits for it holding the GIL.
 
 Who progresses the transport (the *wheel*):
     THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
@@ -101,6 +102,8 @@ cdef class Engine:
     cdef void _take_wheel(self) noexcept nogil
     cdef void _leave_wheel(self) noexcept nogil
     cdef void _wake_thread(self) noexcept nogil
+    cdef void _wake_driver(self) noexcept nogil
+    cdef void _arm_sleeper(self) noexcept nogil
     cdef void _run(self) noexcept nogil
     cdef void _serve_for_a_while(self) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)

@@ -7,6 +7,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
+from libcpp.vector cimport vector
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
 
@@ -114,6 +115,7 @@ cdef enum:
     LEAST_NO_SPIN_NS = 50_000_000
     MOST_NO_SPIN_NS = 2_000_000_000
     POLLS_PER_YIELD = 8          # a poll takes 0.03 to 0.5 us, a yield 0.3 us or more
+    LEAVING_POLLS = 16           # a worker that leaves the wheel serves what has come meanwhile, but not for ever
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
 
@@ -127,6 +129,10 @@ cdef bint _operation_done(void* engine, void* argument) noexcept nogil:
 cdef bint _window_open(void* engine, void* argument) noexcept nogil:
     cdef uint32_t rank = (<Submission*>argument).blocked_on
     return (<Engine>engine).control.failed or (<Engine>engine).requests.in_flight_to[rank] < WINDOW_REQUESTS
+
+
+cdef bint _job_failed(void* engine, void* argument) noexcept nogil:
+    return (<Engine>engine).control.failed != 0
 
 
 cdef bint _all_left(void* engine, void* argument) noexcept nogil:
@@ -356,9 +362,12 @@ cdef class Engine:
         self._wake_waiters()
 
     cdef void _wake_waiters(self) noexcept nogil:
-        cdef uint64_t one = 1
         if self.followers > 0:
             pthread_cond_broadcast(&self.answered)
+        self._wake_driver()
+
+    cdef void _wake_driver(self) noexcept nogil:
+        cdef uint64_t one = 1
         if self.driver_sleeps:
             self.driver_sleeps = False
             write(self.driver_fd, &one, sizeof(one))
@@ -379,13 +388,31 @@ cdef class Engine:
         self._watch_transport(False)
 
     cdef void _leave_wheel(self) noexcept nogil:
+        cdef int _turn
         self.worker_drives = False
-        while not self.transport.arm():
-            self.transport.progress()
+        for _turn in range(LEAVING_POLLS):
+            if self.transport.arm():
+                break
+            if self.transport.progress() > 0:
+                self.step()              # what has come may have given management something to do
+        else:
+            self._wake_thread()          # messages keep coming: they are not for this worker
         self._watch_transport(True)
         self.wake_finished()
         if self.followers > 0:           # one of them may drive now
             pthread_cond_broadcast(&self.answered)
+
+    cdef void _arm_sleeper(self) noexcept nogil:
+        """After sends that no poll of this thread follows: who sleeps on the transport must wake when a full socket has room.
+
+        1. driver: arms, sleeps.  2. another thread: sends; the socket takes half of it.  3. nothing watches for room: the
+        receiver waits for the other half until the driver's sleep ends by itself.
+        """
+        if self.driver_sleeps:
+            if not self.transport.arm():
+                self._wake_driver()
+        elif self.thread_sleeps and not self.worker_drives and not self.transport.arm():
+            self._wake_thread()
 
     cdef void _wake_thread(self) noexcept nogil:
         cdef uint64_t one = 1
@@ -428,6 +455,8 @@ cdef class Engine:
         cdef int64_t spin_until = now + self._spin_allowed(now)
         cdef int64_t before
         self.look_and_step()
+        if self.worker_drives:
+            self._arm_sleeper()
         while not self.stopping and not self.worker_drives:
             before = now
             if self.transport.progress() > 0:
@@ -472,8 +501,8 @@ cdef class Engine:
 
     cdef void look_and_step(self) noexcept nogil:
         """The same, when a worker may have something for management."""
-        if load_relaxed(&self.kicked):
-            store_release(&self.kicked, 0)
+        # Taken by an exchange: so what a worker did before the kick that is taken back here is seen by what follows.
+        if load_relaxed(&self.kicked) and exchange_acquire(&self.kicked, 0):
             self.rounds.look()
         self.step()
 
@@ -489,10 +518,16 @@ cdef class Engine:
         else:
             self.rounds.sync(operation)
             self.look_and_step()
+            self._arm_sleeper()
         self.release()
 
     def has_replicas(self) -> bool:
-        return self.rounds.holds_replicas()
+        cdef bint held
+        with nogil:
+            self.acquire()
+            held = self.rounds.holds_replicas()
+            self.release()
+        return held
 
     def flush_news(self) -> None:
         """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
@@ -500,6 +535,7 @@ cdef class Engine:
             self.acquire()
             self.rounds.flush()
             self.step()
+            self._arm_sleeper()
             self.release()
         self._wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
         self.raise_state()
@@ -508,17 +544,18 @@ cdef class Engine:
         """Management "full_replication": asks for a replica of every key of a new table."""
         with nogil:
             self.acquire()
-        self.rounds.replicate_all(table)
-        with nogil:
+            self.rounds.replicate_all(table)
             self.step()
+            self._arm_sleeper()
             self.release()
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Has management look after a worker's intents."""
+        self.rounds.keep(queue)
         with nogil:
             self.acquire()
-        self.rounds.add_worker(queue)
-        self.release()
+            self.rounds.add_worker(queue)
+            self.release()
 
     def stop(self) -> None:
         """Ends ``run`` soon."""
@@ -549,8 +586,8 @@ cdef class Engine:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
         self.step()
-        if not will_wait and not self.worker_drives and not self.transport.arm():
-            self._wake_thread()
+        if self.worker_drives or not will_wait:      # else this thread drives next
+            self._arm_sleeper()
         self.release()
 
     cdef void abandon(self, Operation* operation) noexcept nogil:
@@ -571,6 +608,9 @@ cdef class Engine:
                     self.abandon(operation)
                 raise
         if operation.status == OPERATION_PEER_LOST:
+            self.raise_state()
+            # A transport refuses to send as soon as it knows of a loss; it reports it, with the reason, a little later.
+            self._wait(_job_failed, NULL, self.control.peer_timeout_ns * 1e-9, "the report of a lost rank")
             self.raise_state()
         elif operation.status == OPERATION_NO_MEMORY:
             raise MemoryBudgetError(f"out of memory while sending for {_text(what)}")
@@ -598,7 +638,7 @@ cdef class Engine:
     cdef int raise_state(self) except -1:
         """Raises what keeps this engine from working; returns when nothing does."""
         cdef uint32_t state = load_acquire(&self.state)
-        if self.control.failed and state == ENGINE_RUNNING:
+        if state == ENGINE_RUNNING and load_acquire(&self.control.failed):
             state = ENGINE_FAILED
         if state == ENGINE_FAILED:
             raise PeerLostError(self.control.failed_rank, (
@@ -628,6 +668,7 @@ cdef class Engine:
             self.acquire()
             self.control.enter(&operation, data, size_bytes)
             self.wake_finished()
+            self._arm_sleeper()
             self.release()
         self.wait_operation(&operation, -1.0 if timeout_s is None else timeout_s, lambda: self._missing_for(what))
         if operation.status == OPERATION_ABANDONED:
@@ -637,9 +678,14 @@ cdef class Engine:
         return self._payloads()
 
     def _missing_for(self, what: str) -> str:
+        cdef vector[uint8_t] contributed
         if self.transport.rank != 0:
             return f"{what} (rank 0 knows which ranks have not come)"
-        missing = [rank for rank in range(self.transport.size) if not self.control.contributed[rank]]
+        with nogil:
+            self.acquire()
+            contributed = self.control.contributed
+            self.release()
+        missing = [rank for rank in range(self.transport.size) if not contributed[rank]]
         return f"{what}: ranks {missing} have not come"
 
     cdef _payloads(self):
@@ -662,8 +708,8 @@ cdef class Engine:
             self.acquire()
             self.remote.tables[table.table_id] = table.state
             self.remote.table_count = table.table_id + 1
-        self.rounds.count_rows(table)
-        self.release()
+            self.rounds.count_rows(table)
+            self.release()
 
     def remove_last_table(self) -> None:
         """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""
@@ -682,6 +728,7 @@ cdef class Engine:
             self.acquire()
             self.control.fail(self.transport.rank, data, size_bytes, True)
             self.wake_finished()
+            self._arm_sleeper()
             self.release()
 
     def leave(self) -> None:
@@ -690,6 +737,7 @@ cdef class Engine:
         with nogil:
             self.acquire()
             self.control.leave()
+            self._arm_sleeper()
             self.release()
         self._wait(_all_left, NULL, -1.0, "the other ranks to close")
         self.raise_state()

@@ -56,8 +56,8 @@ cdef struct TableState:
     uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
     int32_t pending_free         # a free row holds the number of the next free one; -1: none
     int32_t pending_touched
-    # guarded by: engine lock
-    int32_t free_head            # -1: none
+    int32_t free_head            # guarded by: engine lock. -1: none
+    # atomic relaxed: stored under the engine's lock / read by statistics
     int64_t slots_touched        # slots below this were used once
     int64_t slots_used
 
@@ -154,7 +154,7 @@ cdef void set_rows(
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
 # A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
-# sent it. (Of one key, then, a version never comes twice: what readers of a rebound slot rely on.)
+# sent it; and those of the slot, so that readers can tell that it was bound anew (``continue_version``).
 cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil
 
 

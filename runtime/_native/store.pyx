@@ -16,12 +16,12 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
-    store_release_i32,
+    load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32,
+    store_relaxed_i64, store_relaxed_u64, store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot,
-    read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
+    continue_version, lock_slot, read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
@@ -150,11 +150,11 @@ cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noex
 
 
 cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil:
-    lock_slot(&table.head[slot].word)
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
     _put_on_top(table, slot, row)
     if table.pending_of[slot]:
         _free_pending(table, slot)
-    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+    unlock_changed(&table.head[slot].word, with_state(continue_version(seen, version), SLOT_OWNED))
 
 
 cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
@@ -211,7 +211,7 @@ cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nog
 
 cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
     # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
-    # the copy, excludes it: binding a slot changes its version.
+    # the copy, excludes it: binding a slot changes its version, to one it has not had.
     cdef int32_t slot
     cdef uint32_t seen
     while True:
@@ -385,10 +385,10 @@ cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
         table.free_head = load_relaxed_i32(&table.head[slot].key)
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
-        table.slots_touched += 1
+        store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
     else:
         return -1
-    table.slots_used += 1
+    store_relaxed_i64(&table.slots_used, table.slots_used + 1)
     lock_slot(&table.head[slot].word)
     store_relaxed_i32(&table.head[slot].key, <int32_t>key)
     return slot
@@ -402,8 +402,9 @@ cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcep
 
 
 cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil:
+    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
     cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+    unlock_changed(&table.head[slot].word, with_state(continue_version(word, version), SLOT_OWNED))
     store_release_i32(&table.slot[key], slot)
 
 
@@ -414,7 +415,7 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
     store_relaxed_i32(&table.head[slot].key, table.free_head)
     unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
     table.free_head = slot
-    table.slots_used -= 1
+    store_relaxed_i64(&table.slots_used, table.slots_used - 1)
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------
@@ -645,8 +646,8 @@ cdef class Table:
         """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays)."""
         cdef TableState* state = self.state
         return {
-            "rows": state.slots_used * state.stride_bytes,
-            "index": state.num_keys * 10 + state.slots_touched * 8,
+            "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
+            "index": state.num_keys * 10 + load_relaxed_i64(&state.slots_touched) * 8,
         }
 
     def __repr__(self):
