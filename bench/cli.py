@@ -25,7 +25,7 @@ def bench() -> None:
 @click.argument("results", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write [RESULTS with .png].")
 def plot(results: Path, out: Path | None) -> None:
-    """Draw a RESULTS file (JSON, as train and bench write it) as PNG."""
+    """Draw a RESULTS file (JSON, as train and bench write it) or a trace (as pm.write_trace writes it) as PNG."""
     from intentpm.bench.plots import draw
 
     picture = out or results.with_suffix(".png")

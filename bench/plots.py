@@ -1,4 +1,4 @@
-"""Plots drawn from results files, as PNG."""
+"""Plots drawn from results files and traces, as PNG."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from intentpm.bench.trace_plot import draw_trace, is_trace
+
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 7.2, 4.2, 150
 INK, GRID = "#1f2430", "#d9dce3"
 STYLE: dict[Any, Any] = {
@@ -23,14 +25,15 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(results: Path, picture: Path) -> None:
-    """Draws the results file ``results`` into ``picture`` (its folder is made). Raises click.ClickException."""
+    """Draws a results file or a trace into ``picture``; its folder is made. Raises click.ClickException."""
     try:
         document = json.loads(results.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
     kind = document.get("bench") if isinstance(document, dict) else None
-    if kind not in PLOTS:
-        raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {', '.join(PLOTS)}")
+    if kind not in PLOTS and not is_trace(document):
+        known = ", ".join((*PLOTS, "traces"))
+        raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {known}")
     try:
         save(document, picture)
     except (KeyError, TypeError, IndexError) as error:
@@ -38,10 +41,13 @@ def draw(results: Path, picture: Path) -> None:
 
 
 def save(document: Mapping[str, Any], picture: Path) -> None:
-    """Draws what ``write_results`` returned. KeyError where there is no plot for its kind, or a part is missing."""
+    """Draws what ``write_results`` returned, or a trace. KeyError: no plot for its kind, or a part is missing."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
-        PLOTS[document["bench"]](document, figure.add_subplot())
+        if is_trace(document):
+            draw_trace(document, figure)
+        else:
+            PLOTS[document["bench"]](document, figure.add_subplot())
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture)
 

@@ -11,6 +11,8 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
@@ -18,16 +20,22 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.errors import (
     CollectiveMismatchError,
     DtypeError,
     Error,
+    KeyRangeError,
     MemoryBudgetError,
     ShapeError,
 )
+from intentpm.runtime.explain import KeyReport, read_report
+from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
+from intentpm.runtime.stats import gather_stats
+from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.types import World
 from intentpm.runtime.worker import Worker
 
@@ -68,6 +76,9 @@ class ParameterManager:
             config.sync_threshold,
             config.memory_budget or 0,
         )
+        self._inspector = Inspector(self._engine)
+        self._started_ns: int = self._inspector.now_ns()
+        self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
         if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
@@ -259,28 +270,89 @@ class ParameterManager:
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this rank since start. Any thread; does not wait.
+        """Counters of this rank since start, of one moment. Any thread; waits for the engine's lock, some us.
 
-        ``tables[name]``: keys accessed ``local``, ``replica`` and ``remote``; bytes of ``rows`` and ``index``.
-        ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the transport, with headers.
-        ``served_keys``: keys served to other ranks; ``forwarded_keys``, ``hops``: of requests for keys that had moved.
-        ``relocations_in``, ``relocations_out``, ``replicas_set_up``, ``replicas_dropped``, ``rounds``, ``records``,
-        ``refreshed_rows``, ``intents_acted`` (keys): what management did.
+        To look at a period, subtract two snapshots. Keys, rows, rounds, records, messages are numbers of them.
+
+        ``seconds``: since start. ``bytes_sent``, ``bytes_received``, ``messages_sent``, ``messages_received``: on the
+            transport, headers included.
+        ``bytes_by_kind[kind]``: ``sent`` and ``received``, headers and bodies without the transport's framing. Kinds:
+            ``access_requests`` and ``replies`` (accesses to remote keys), ``rounds`` (what replica holders tell and
+            ask owners), ``answers``, ``refreshes`` (with their acknowledgements) and ``control`` (all else).
+        ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``.
+        ``served_keys``: keys of other ranks' accesses answered here. ``forwarded_keys``: of accesses passed on, as the
+            key had moved; ``hops``: how often this rank's own keys were passed on. ``parked``: requests that had to
+            wait here for a key on its way; ``parked_now``.
+        ``relocations_in``, ``relocations_out``: keys that this rank became, or ceased to be, the owner of.
+        ``replicas_set_up``, ``replicas_dropped``, ``replicas_promoted`` (became the main copy), ``replicas_held`` now.
+        ``rounds`` begun, ``rounds_per_second`` over ``seconds``, their ``records`` (a key each), ``forwarded_records``.
+        ``refreshed_rows``: rows sent to holders of replicas because others had changed them.
+        ``staleness_ms``: how old the news are that refreshes bring, ``mean`` and ``max`` over acknowledged ``rows``.
+            The age is from when this rank, the owner, learned of the oldest write of the message (its own worker's
+            write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
+        ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
+            key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
+            ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
+            Whether an intended key was accessed is not recorded.
+        ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
+            clocks ahead of their start intents are acted on.
         """
-        counters = self._engine.counters()
-        return {
-            "bytes_sent": counters["sent_bytes"],
-            "bytes_received": counters["received_bytes"],
-            "messages_sent": counters["sent_messages"],
-            "messages_received": counters["received_messages"],
-            **{name: count for name, count in counters.items() if "sent_" not in name and "received_" not in name},
-            "tables": {name: self._table_stats(table) for name, table in self._tables.items()},
-        }
+        return gather_stats(self._inspector, self._started_ns, self._tables.values(), self._workers)
 
-    def _table_stats(self, table: Table) -> dict[str, int]:
-        counts = np.sum([worker.access_counts(table.table_id) for worker in self._workers] or [(0, 0, 0)], axis=0)
-        local, replica, remote = (int(count) for count in counts)
-        return {"local": local, "replica": replica, "remote": remote, **table.memory()}
+    def explain(self, table: Table, key: int, ask_owner: bool = False, timeout: float = 10.0) -> KeyReport:
+        """What this rank knows of a key, why it last moved or was replicated, and who intends it; ``print`` it.
+
+        ask_owner: asks the owner too, whose report (replicas, reasons) becomes ``at_owner``.
+        timeout: seconds, per rank asked.
+        Not collective; any thread. For people: it looks through all intents of this rank.
+        Raises KeyRangeError, PeerLostError, WaitTimeoutError, ClosedError.
+        """
+        self._engine.check()
+        if not 0 <= key < table.num_keys:
+            raise KeyRangeError(f"key {key} is not in table {table.name!r}, whose keys are 0 to {table.num_keys - 1}")
+        report = self._report_of(self.rank, table, key, timeout)
+        if not ask_owner or report.state == "owned":
+            return report
+        with self._asking:
+            at_owner = find_owner(report, lambda rank: self._report_of(rank, table, key, timeout))
+        return replace(report, at_owner=at_owner)
+
+    def _report_of(self, rank: int, table: Table, key: int, timeout: float) -> KeyReport:
+        if rank == self.rank:
+            return read_report(self._inspector.facts(table, key), table.name, key)
+        return read_report(self._inspector.ask_facts(rank, table, key, timeout), table.name, key)
+
+    def trace(self, table: Table, keys: npt.ArrayLike, events: int = 65536) -> None:
+        """Records from now on what happens to ``keys`` here: intents, requests, relocations, replicas, refreshes.
+
+        keys: integers [K]; several calls add up.
+        events: how many this rank keeps, the newest; 24 bytes each. Of the first call since ``trace_stop`` or start.
+        Not collective: call it on every rank whose view is wanted. Any thread.
+        Raises KeyRangeError, Error, ClosedError; nothing has changed then.
+        """
+        self._engine.check()
+        begin_trace(self._inspector, table, keys, events)
+
+    def trace_stop(self) -> None:
+        """Ends the recording; ``write_trace`` can still write it. Not collective; any thread."""
+        self._inspector.end_trace()
+
+    def write_trace(self, path: str | Path) -> None:
+        """Collective. Rank 0 writes what all recorded to ``path``, as JSON for ui.perfetto.dev and ``intentpm plot``.
+
+        The times of ranks on several hosts are aligned with the offsets of their clocks, measured here.
+        Raises Error, on every rank, when nothing was traced or the file cannot be written; and as ``barrier``.
+        """
+        traces = gather_traces(self._inspector, self.allgather)
+        problem = None
+        if self.rank == 0:
+            try:
+                write_document(Path(path), traces, {table.table_id: name for name, table in self._tables.items()})
+            except (Error, OSError) as error:
+                problem = str(error)
+        answers = self._collective("write_trace", {}, {"failed": problem})
+        if answers[0]["failed"]:
+            raise Error(f"write_trace({str(path)!r}): {answers[0]['failed']}")
 
     @property
     def transport_name(self) -> str:

@@ -66,6 +66,9 @@ cdef class Transport:
     cdef readonly uint64_t sent_bytes
     cdef readonly uint64_t received_messages
     cdef readonly uint64_t received_bytes
+    # Headers and bodies per message id (modulo 32), kept by the layer above, which alone knows what the ids mean.
+    cdef uint64_t sent_bytes_of[32]
+    cdef uint64_t received_bytes_of[32]
 
     # -- data path: nogil, serialised by the caller ------------------------------------------------------------------
     cdef SendStatus send(

@@ -20,6 +20,7 @@ Who progresses the transport (the *wheel*):
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
@@ -49,6 +50,7 @@ cdef class Engine:
     cdef readonly RemoteAccess remote
     cdef readonly Control control
     cdef readonly Rounds rounds
+    cdef readonly Inquiry inquiry
     cdef uint32_t state          # atomic: EngineState; workers look at it before every call
     cdef pthread_mutex_t lock
     cdef pthread_cond_t answered

@@ -16,10 +16,11 @@ from intentpm.runtime.errors import (
 )
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER, IntentQueue
 from intentpm.runtime._native.messages cimport (
-    FLAG_SAME, MSG_ACCESS, MSG_COLLECT, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader,
-    RoundHeader,
+    FLAG_SAME, MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED,
+    AccessHeader, ControlHeader, RoundHeader,
 )
 from intentpm.runtime._native.primitives cimport (
     add_relaxed, exchange_acquire, load_acquire, load_relaxed, pause_cpu, store_release,
@@ -145,6 +146,10 @@ cdef bint _news_flushed(void* engine, void* argument) noexcept nogil:
 
 # -- what the transport reports --------------------------------------------------------------------------------------------
 
+cdef inline void _count_received(Transport transport, uint8_t message_id, size_t size_bytes) noexcept nogil:
+    transport.received_bytes_of[message_id & 31] += size_bytes
+
+
 cdef void _on_message(
         void* context, uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
         const char* body, size_t body_bytes) noexcept nogil:
@@ -153,6 +158,7 @@ cdef void _on_message(
     cdef ControlHeader control
     cdef RoundHeader round
     cdef bint understood = False
+    _count_received((<Engine>context).transport, message_id, header_bytes + body_bytes)
     if message_id < MSG_COLLECT:
         if header_bytes == sizeof(AccessHeader):
             memcpy(&access, header, sizeof(AccessHeader))
@@ -168,6 +174,8 @@ cdef void _on_message(
         memcpy(&control, header, sizeof(ControlHeader))
         if message_id == MSG_SYNC or message_id == MSG_SYNCED:
             understood = (<Engine>context).rounds.on_control(source, message_id, &control)
+        elif message_id == MSG_EXPLAIN or message_id == MSG_EXPLAINED:
+            understood = (<Engine>context).inquiry.on_message(source, message_id, &control, body, body_bytes)
         else:
             understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
@@ -215,6 +223,7 @@ cdef class Engine:
         self.control = Control(transport, self.requests, peer_timeout_s)
         self.rounds = Rounds(
             self.remote, management, <int64_t>(sync_interval_s * 1e9), sync_threshold, budget_bytes)
+        self.inquiry = Inquiry(self.rounds)
         self.step_at_ns = self.thread_wakes_ns = NEVER
         self.no_spin_ns = LEAST_NO_SPIN_NS
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)

@@ -40,13 +40,16 @@ cdef class IntentQueue:
     cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look
     cdef int64_t act_before          # guarded by: incoming_lock. Intents that start before this clock are due
     cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
+    cdef int64_t keys_signalled      # atomic relaxed: by this worker since start
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
     # guarded by: engine lock
     cdef int64_t collected           # intents so far
+    cdef int64_t seen_clock          # the clock when the engine began to look
     cdef priority_queue[HeapEntry] waiting   # by start
     cdef priority_queue[HeapEntry] active    # by end
+    cdef priority_queue[HeapEntry] starting  # by start: active ones of which a key was not here when they were acted on
     cdef ActionTimer timer
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
@@ -64,6 +67,10 @@ cdef class IntentQueue:
     cdef Intent* next_due(self) noexcept nogil
     cdef Intent* next_over(self) noexcept nogil
     cdef void forget(self, Intent* intent) noexcept nogil
+    # An active intent whose keys were not all here; handed out when its window has started. Ask before next_over.
+    cdef void watch_start(self, Intent* intent) noexcept nogil
+    cdef Intent* next_started(self, int64_t clock) noexcept nogil
+    cdef int64_t now(self) noexcept nogil
     # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
     cdef bint publish(self) noexcept nogil
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took

@@ -55,6 +55,7 @@ cdef class IntentQueue:
         for i in range(count):
             intent.keys[i] = <uint32_t>keys[i]
         add_relaxed_i64(&self.signalled_keys, count)
+        add_relaxed_i64(&self.keys_signalled, count)
         seen = lock_slot(&self.incoming_lock)
         self.incoming.push_back(intent)
         # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
@@ -74,6 +75,7 @@ cdef class IntentQueue:
     cdef void collect(self) noexcept nogil:
         cdef uint32_t seen = lock_slot(&self.incoming_lock)
         cdef Intent* intent
+        self.seen_clock = load_acquire_i64(&self.clock)
         for intent in self.incoming:
             intent.number = self.collected
             self.collected += 1
@@ -97,10 +99,24 @@ cdef class IntentQueue:
         if self.active.empty():
             return NULL
         intent = <Intent*>self.active.top().second
-        if intent.end > load_acquire_i64(&self.clock):
+        if intent.end > self.seen_clock:         # not the clock: an intent that is over must have been ``next_started``
             return NULL
         self.active.pop()
         return intent
+
+    cdef void watch_start(self, Intent* intent) noexcept nogil:
+        self.starting.push(_entry(intent.start, intent))
+
+    cdef Intent* next_started(self, int64_t clock) noexcept nogil:
+        cdef Intent* intent
+        if self.starting.empty() or -self.starting.top().first.first > clock:
+            return NULL
+        intent = <Intent*>self.starting.top().second
+        self.starting.pop()
+        return intent
+
+    cdef int64_t now(self) noexcept nogil:
+        return load_acquire_i64(&self.clock)
 
     cdef void forget(self, Intent* intent) noexcept nogil:
         add_relaxed_i64(&self.signalled_keys, -<int64_t>intent.count)

@@ -23,6 +23,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     MOVED     to a key's home: ownership went to the header's ``origin``. Body: keys u32 [K], epochs u32 [K]
     SYNC, SYNCED   (control header) send me all news of my replicas; done, they have arrived
 
+    EXPLAIN, EXPLAINED   what do you know of this key; the answer's body: facts (inquiry.pxd). Control header: table and
+              key in ``sequence``, the asker's request in ``culprit`` and ``flags``
+
     ABORT     a rank is lost (``culprit``; maybe the sender itself). Body: why, UTF-8
 """
 
@@ -40,6 +43,8 @@ cdef enum MessageId:
     MSG_ABORT = 8
     MSG_SYNC = 9
     MSG_SYNCED = 10
+    MSG_EXPLAIN = 11
+    MSG_EXPLAINED = 12
     MSG_FIRST_ROUND = 16         # from here on the header is a RoundHeader
     MSG_ROUND = 16
     MSG_ANSWER = 17
@@ -87,7 +92,8 @@ cdef struct RoundHeader:
     uint16_t round_rank          # the rank whose round at the origin this record counts for
     uint16_t hops
     uint8_t flags                # AccessFlags
-    uint8_t unused[3]
+    uint8_t window_slot          # of a REFRESH and its REFRESHED: which of the owner's open ones it is
+    uint8_t unused[2]
 
 cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed

@@ -35,6 +35,7 @@ cdef class Parking:
         self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
         const char* row) noexcept nogil
     cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil
+    cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil
     # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil
     # private

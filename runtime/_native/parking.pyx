@@ -68,6 +68,9 @@ cdef class Parking:
     cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil:
         return self.parked_now > 0 and self.messages.count(_name(table, key)) > 0
 
+    cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil:
+        return <uint32_t>self.messages[_name(table, key)].size() if self.any(table, key) else 0
+
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil:
         cdef uint64_t name = _name(table, key)
         cdef size_t i

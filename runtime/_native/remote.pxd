@@ -16,6 +16,7 @@ Assumptions
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport AccessBody, AccessHeader
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
@@ -49,6 +50,7 @@ cdef class RemoteAccess:
     cdef uint32_t table_count
     cdef vector[uint32_t] counted        # scratch: positions per owner
     cdef readonly Parking parking
+    cdef readonly Journal journal
     cdef vector[uint32_t] grouped        # scratch: keys of a request to be forwarded
     cdef vector[uint32_t] parked         # scratch: keys of a request that wait here for their row
     cdef readonly uint64_t served_keys

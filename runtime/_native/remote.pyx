@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
+from intentpm.runtime._native.journal cimport EVENT_FORWARDED, EVENT_PARKED, Journal, note_traced
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PUSH, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
     access_body, reply_body,
@@ -51,6 +52,7 @@ cdef bint send_staged(
         char* body, size_t body_bytes) noexcept nogil:
     """Sends and gives the body away, whatever the result. False: the peer is lost."""
     cdef Piece piece
+    transport.sent_bytes_of[message_id & 31] += header_bytes + body_bytes
     piece.data = body
     piece.size_bytes = body_bytes
     piece.memory = HOST_MEMORY
@@ -75,6 +77,7 @@ cdef class RemoteAccess:
         self.transport = transport
         self.requests = requests
         self.parking = Parking()
+        self.journal = Journal(transport)
         self.counted.resize(transport.size + 1)
 
     # -- origin ----------------------------------------------------------------------------------------------------------
@@ -157,6 +160,7 @@ cdef class RemoteAccess:
         header.request = self.requests.open(operation, table.rank, at, 1, False)
         header.generation = self.requests.entries[header.request].generation
         if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, row):
+            note_traced(self.journal, table, <uint32_t>key, EVENT_PARKED, table.rank)
             return True
         operation.status = OPERATION_NO_MEMORY
         self.requests.answered(&self.requests.entries[header.request], 1)
@@ -314,6 +318,7 @@ cdef class RemoteAccess:
             return False
         if sections.rows != NULL:
             row = sections.rows + i * table.row_bytes
+        note_traced(self.journal, table, sections.keys[i], EVENT_PARKED, asked.origin)
         return self.parking.park_access(
             table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row)
 
@@ -378,6 +383,7 @@ cdef class RemoteAccess:
             body.keys[to] = sections.keys[i]
             body.index[to] = sections.index[i] if sections.index != NULL else i
             body.epochs[to] = table.epoch[sections.keys[i]]
+            note_traced(self.journal, table, sections.keys[i], EVENT_FORWARDED, owner)
             if body.rows != NULL:
                 memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
             to += 1

@@ -30,6 +30,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
+from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport ControlHeader, RoundBody, RoundHeader
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -47,6 +48,7 @@ cdef enum KeyFlags:
     KEY_PINNED = 16              # too many intents to count: kept for good
     KEY_COLOUR = 32              # while busy: counted in busy[1], else in busy[0]
     KEY_FRESH = 64               # of the old colour, and its record was sent after the colour was flipped
+    # 128: journal.KEY_TRACED
 
 cdef struct KeyRef:
     uint32_t table
@@ -61,6 +63,7 @@ cdef class Rounds:
     cdef Transport transport
     cdef RemoteAccess remote
     cdef RequestPool requests
+    cdef Journal journal
     cdef uint32_t rank
     cdef uint32_t size
     cdef readonly int management
@@ -85,6 +88,12 @@ cdef class Rounds:
     cdef vector[uint8_t] flush_asked             # per holder: who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # per holder: all sent, acknowledgements to come
     cdef vector[vector[KeyRef]] offers           # per holder
+    # Age of news: since this rank knew of the oldest write among them.
+    cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none
+    cdef int64_t written_ns                      # of the writes that are being spread
+    cdef vector[int64_t] news_since_ns           # per holder; 0: no news
+    cdef vector[int64_t] refresh_since_ns        # per holder and window slot: of a REFRESH not acknowledged yet
+    cdef vector[uint8_t] refresh_slots           # per holder: window slots in use, a bit each
     # wait_sync of this rank.
     cdef uint64_t sync_wanted                    # last ticket given out
     cdef uint64_t sync_running                   # ticket being worked on; 0: none
@@ -112,7 +121,14 @@ cdef class Rounds:
     cdef readonly uint64_t records
     cdef readonly uint64_t refreshed_rows
     cdef readonly uint64_t forwarded_records
+    cdef readonly uint64_t replicas_promoted
     cdef readonly uint64_t intents_acted
+    cdef readonly uint64_t intents_late          # keys not here when the window of their intent started
+    cdef readonly uint64_t intents_in_time
+    cdef readonly uint64_t intents_withdrawn     # keys whose intent was over before they were asked for
+    cdef readonly uint64_t stale_rows            # refreshed and acknowledged
+    cdef readonly uint64_t stale_row_ns          # their ages, summed
+    cdef readonly uint64_t stalest_ns
     cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
 
     # Does what is due at ``now_ns``; returns when it wants to be called again at the latest (NEVER: when something happens).
@@ -137,12 +153,15 @@ cdef class Rounds:
     cdef void add_worker(self, IntentQueue queue) noexcept nogil
     cdef void count_rows(self, Table table) noexcept nogil
     cdef void replicate_all(self, Table table) noexcept nogil
+    # Totals at this moment, into the trace.
+    cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil
     # private
     cdef TableState* _table(self, uint32_t table) noexcept nogil
     cdef void _step_intents(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
-    cdef void _activate(self, const Intent* intent) noexcept nogil
-    cdef void _intend(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil
+    cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil
     cdef SlotState _state(self, TableState* table, uint32_t key) noexcept nogil
@@ -176,11 +195,12 @@ cdef class Rounds:
     cdef void _decide(
         self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory,
         RoundHeader* header) noexcept nogil
+    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
     cdef void _tell_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
-    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil
-    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil
+    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _send_offers(self, uint32_t peer) noexcept nogil
     cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
@@ -197,6 +217,8 @@ cdef class Rounds:
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
+    cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil
+    cdef bint _take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil
     cdef void _ask_flush(self, uint32_t peer, uint8_t who) noexcept nogil
     cdef void _step_flush(self, uint32_t peer) noexcept nogil
     cdef void _step_sync(self) noexcept nogil

@@ -6,6 +6,12 @@ from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
+from intentpm.runtime._native.journal cimport (
+    EVENT_DELTA_SENT, EVENT_DELTA_TAKEN, EVENT_DROPPED, EVENT_FORWARDED, EVENT_GRANTED, EVENT_HOLDER_ADDED,
+    EVENT_HOLDER_REMOVED, EVENT_INTENT_OFF, EVENT_INTENT_ON, EVENT_MOVED_IN, EVENT_MOVED_OUT, EVENT_OFFERED,
+    EVENT_PARKED, EVENT_REFRESH_SENT, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN, REASON_MODE,
+    REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, Sample, note_decision, note_traced,
+)
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
     RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
@@ -16,7 +22,9 @@ from intentpm.runtime._native.mutations cimport (
     MUTATION_SYNC_WITHOUT_NEWS, is_planted,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
-from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents
+from intentpm.runtime._native.policy cimport (
+    DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
+)
 from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
@@ -33,7 +41,7 @@ cdef enum:
     MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
     MESSAGE_RECORDS = 16384
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
-    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder
+    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
@@ -46,6 +54,7 @@ cdef class Rounds:
         self.remote = remote
         self.transport = remote.transport
         self.requests = remote.requests
+        self.journal = remote.journal
         self.rank = remote.transport.rank
         self.size = remote.transport.size
         self.management = management
@@ -61,12 +70,16 @@ cdef class Rounds:
         self.flush_asked.resize(self.size, 0)
         self.flush_drained.resize(self.size, 0)
         self.offers.resize(self.size)
+        self.news_since_ns.resize(self.size, 0)
+        self.refresh_since_ns.resize(self.size * REFRESH_WINDOW, 0)
+        self.refresh_slots.resize(self.size, 0)
 
     # == one step ========================================================================================================
 
     cdef int64_t step(self, int64_t now_ns) noexcept nogil:
         cdef int64_t again
         cdef uint32_t peer
+        self.journal.now_ns = now_ns
         self._step_intents()
         self._step_fence()
         self._step_sync()
@@ -80,6 +93,8 @@ cdef class Rounds:
                 self._step_flush(peer)
             if not self.offers[peer].empty():
                 self._send_offers(peer)
+        if self.journal.tracing:
+            self.sample(now_ns, False)
         return again
 
     cdef void look(self) noexcept nogil:
@@ -105,8 +120,9 @@ cdef class Rounds:
             queue.collect()
             intent = queue.next_due()
             while intent != NULL:
-                self._activate(intent)
+                self._activate(queue, intent)
                 intent = queue.next_due()
+            self._count_started(queue, queue.seen_clock)
             intent = queue.next_over()
             while intent != NULL:
                 self._deactivate(intent)
@@ -116,20 +132,45 @@ cdef class Rounds:
                 break
         queue.look_ended(self.busy[0] + self.busy[1] > 0)
 
-    cdef void _activate(self, const Intent* intent) noexcept nogil:
+    cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i
+        cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
-            self._intend(table, intent.keys[i])
+            all_here &= self._intend(table, intent.keys[i])
+        if all_here:
+            self.intents_in_time += intent.count
+        else:
+            queue.watch_start(intent)
 
-    cdef void _intend(self, TableState* table, uint32_t key) noexcept nogil:
+    # Keys arrive with answers only. So a key is late if it is not here when the engine first looks, or takes an answer,
+    # after the window has started: it is counted just before. Intents whose keys were here from the start cost nothing.
+
+    cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil:
+        cdef Intent* intent = queue.next_started(clock)
+        cdef TableState* table
+        cdef uint32_t i, missing
+        while intent != NULL:
+            table = self._table(intent.table_id)
+            missing = 0
+            for i in range(intent.count):
+                missing += table.slot[intent.keys[i]] < 0
+            self.intents_late += missing
+            self.intents_in_time += intent.count - missing
+            intent = queue.next_started(clock)
+
+    cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
+        """Counts one more active intent. True: the key is here."""
         if table.intent_refs[key] < ALL_INTENTS:
             table.intent_refs[key] += 1
         if table.intent_refs[key] == ALL_INTENTS:
             table.flags[key] |= KEY_PINNED
+        if self.journal.tracing and table.intent_refs[key] == 1:
+            note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
         if table.slot[key] == KEY_ABSENT:
             self._want(table, key)
+        return table.slot[key] >= 0
 
     cdef void _deactivate(self, const Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
@@ -139,6 +180,8 @@ cdef class Rounds:
             if table.flags[key] & KEY_PINNED:
                 continue
             table.intent_refs[key] -= 1
+            if self.journal.tracing and table.intent_refs[key] == 0:
+                note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
             if table.intent_refs[key] == 0 and table.slot[key] >= 0:
                 self._let_go(table, key)
 
@@ -162,6 +205,7 @@ cdef class Rounds:
             return
         self.held_bytes += table.stride_bytes
         store_release_i32(&table.slot[key], KEY_REQUESTED)
+        note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.epoch[key])
         self._become_busy(table, key)
         table.flags[key] |= KEY_QUEUED
         reference.table = table.table_id
@@ -255,7 +299,9 @@ cdef class Rounds:
             if record < 0:
                 self._become_idle(table, key)
                 continue
-            header.rows += (record & (RECORD_ADD | RECORD_SET)) != 0
+            if record & (RECORD_ADD | RECORD_SET):
+                header.rows += 1
+                note_traced(self.journal, table, key, EVENT_DELTA_SENT, peer)
             table.flags[key] = (table.flags[key] | KEY_IN_FLIGHT) & ~<uint8_t>(KEY_MISSED | KEY_OFFERED)
             if _colour(table, key) != self.colour:
                 table.flags[key] |= KEY_FRESH
@@ -282,6 +328,8 @@ cdef class Rounds:
         if slot == KEY_REQUESTED:
             if table.intent_refs[key] == 0 and not self.remote.parking.any(table, key):
                 store_release_i32(&table.slot[key], KEY_ABSENT)      # over before it was asked for
+                self.intents_withdrawn += 1
+                note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
                 self.held_bytes -= table.stride_bytes
                 return -1
             return 0
@@ -314,6 +362,8 @@ cdef class Rounds:
         cdef uint32_t i, row = 0
         cdef const char* rows = body.rows
         cdef vector[uint32_t] keys               # copies: what follows may build messages in the scratch of this one
+        for i in range(self.workers.size()):
+            self._count_started(<IntentQueue>self.workers[i], (<IntentQueue>self.workers[i]).now())
         self.open_records[header.round_rank] -= header.count
         self.records_in_flight -= header.count
         if self.open_records[header.round_rank] == 0:
@@ -340,6 +390,7 @@ cdef class Rounds:
             self.replicas_dropped += 1
             self.replicas_held -= 1
             self.held_bytes -= table.stride_bytes
+            note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
 
     cdef void _take_row(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
@@ -353,17 +404,21 @@ cdef class Rounds:
                 publish_owned(table, slot, version)
             else:
                 publish_slot(table, slot, SLOT_REPLICA)
+                note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += not moved
             self.replicas_held += not moved
             table.seen_version[slot] = version
         elif moved:
             promote_replica(table, slot, row, version)
+            self.replicas_promoted += 1
             self.replicas_held -= 1
         elif is_later(version, table.seen_version[slot]):
             refresh_replica(table, slot, row)
+            note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
             table.seen_version[slot] = version
         if moved:
             self.relocations_in += 1
+            note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
             _clear_holders(table, slot)
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
@@ -477,10 +532,12 @@ cdef class Rounds:
             apply_write(table, slot, delta, record & RECORD_SET)
             if is_planted(MUTATION_DELTAS_TWICE):
                 apply_write(table, slot, delta, record & RECORD_SET)
+            note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
+            self.written_ns = self.journal.now_ns
             self._spread(table, slot, key, holder)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
-            self._remove_holder(table, slot, holder)
+            self._remove_holder(table, slot, key, holder)
             if table.intent_refs[key] == 0:
                 self._offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
@@ -488,7 +545,7 @@ cdef class Rounds:
             result = RESULT_MOVED
             version = self._move_to(table, slot, key, holder, row)
         else:
-            self._add_holder(table, slot, holder)
+            self._add_holder(table, slot, key, holder)
             version = read_slot(table, slot, row)
         if result != RESULT_DROPPED:
             header.rows += 1
@@ -497,15 +554,24 @@ cdef class Rounds:
         self.versions.push_back(version)
         self.codes.push_back(result)
 
+    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
+        """Why ``decide`` did not relocate."""
+        if self.management != MANAGE_ADAPTIVE:
+            return REASON_MODE
+        return REASON_OWNER_INTENDS if table.intent_refs[key] > 0 else REASON_OTHERS_HOLD
+
     cdef uint32_t _move_to(
             self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil:
         """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
         cdef uint32_t version
-        self._remove_holder(table, slot, holder)
+        self._remove_holder(table, slot, key, holder)
         version = move_out(table, slot, row)
         self.held_bytes -= table.stride_bytes
         learn_owner(table, key, holder, table.epoch[key] + 1)
         self.relocations_out += 1
+        note_decision(
+            self.journal, table, key, EVENT_MOVED_OUT, holder, table.epoch[key],
+            REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
         self._tell_home(table, key, holder)
         return version
 
@@ -524,21 +590,25 @@ cdef class Rounds:
         (<uint32_t*>memory)[2] = table.epoch[key]
         send_staged(self.transport, home, MSG_MOVED, &header, sizeof(header), memory, 16)
 
-    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef uint64_t* holders = table.holders + slot * table.holder_words
         cdef uint64_t bit = <uint64_t>1 << (holder & 63)
         if not holders[holder >> 6] & bit:
             holders[holder >> 6] |= bit
             mark_shared(table, slot, True)       # before the row is read: later writes are marked dirty
+            note_decision(
+                self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.epoch[key],
+                self._reason_to_replicate(table, key))
         table.news[slot * table.holder_words + (holder >> 6)] &= ~bit
 
-    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
+    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef size_t word = slot * table.holder_words + (holder >> 6)
         cdef uint64_t bit = <uint64_t>1 << (holder & 63)
         if not table.holders[word] & bit:
             return
         table.holders[word] &= ~bit
         table.news[word] &= ~bit
+        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.epoch[key])
         if not _others_hold(table, slot, holder):
             mark_shared(table, slot, False)
 
@@ -552,6 +622,7 @@ cdef class Rounds:
         reference.table = table.table_id
         reference.key = key
         self.offers[last].push_back(reference)
+        note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.epoch[key])
 
     cdef void _send_offers(self, uint32_t peer) noexcept nogil:
         cdef RoundHeader header
@@ -614,6 +685,7 @@ cdef class Rounds:
         cdef const char* delta = NULL
         if body.codes[i] & (RECORD_ADD | RECORD_SET):
             delta = body.rows + row * table.row_bytes
+        note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
         self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta)
 
     cdef void _forward(
@@ -638,6 +710,7 @@ cdef class Rounds:
             if body.codes[i] & (RECORD_ADD | RECORD_SET):
                 copy_row(memory + header.rows * table.row_bytes, body.rows + rows[n] * table.row_bytes, table.row_bytes)
                 header.rows += 1
+            note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.keys.push_back(body.keys[i])
             self.epochs.push_back(table.epoch[body.keys[i]])
             self.codes.push_back(body.codes[i])
@@ -657,9 +730,13 @@ cdef class Rounds:
             dirty = self._any_dirty()
         if not dirty:
             return NEVER
+        if self.dirty_since_ns == 0:
+            self.dirty_since_ns = now_ns
         if not at_once and now_ns < self.collected_ns + self.sync_interval_ns:
             return self.collected_ns + self.sync_interval_ns
         self.collected_ns = now_ns
+        self.written_ns = self.dirty_since_ns
+        self.dirty_since_ns = 0
         self._expect_dirt()
         for t in range(self.remote.table_count):
             slot = take_dirty(self._table(t))
@@ -720,6 +797,8 @@ cdef class Rounds:
                 fresh ^= bit
                 holder = <uint32_t>(word * 64) + _bit_number(bit)
                 table.news[slot * table.holder_words + word] |= bit
+                if self.news_since_ns[holder] == 0 or self.written_ns < self.news_since_ns[holder]:
+                    self.news_since_ns[holder] = self.written_ns
                 self.news[holder].push_back(reference)
 
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil:
@@ -738,6 +817,8 @@ cdef class Rounds:
             kept += 1
             at += 1
         self.news[holder].resize(kept)
+        if kept == 0:
+            self.news_since_ns[holder] = 0
         return NEVER                             # the acknowledgements go on with it
 
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil:
@@ -761,6 +842,7 @@ cdef class Rounds:
             if known_owner(table, key) != self.rank or not _take_news(table, slot, holder):
                 continue                         # moved, dropped or answered meanwhile
             self.versions.push_back(read_slot(table, slot, memory + header.rows * table.row_bytes))
+            note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.versions.back())
             self.keys.push_back(key)
             self.epochs.push_back(table.epoch[key])
             self.codes.push_back(RESULT_ROW)
@@ -771,10 +853,32 @@ cdef class Rounds:
         header.count = header.rows
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
+        header.window_slot = self._open_window_slot(holder)
         self.refreshed_rows += header.rows
-        self.refreshes_open[holder] += 1
         self._send_body(holder, MSG_REFRESH, table, &header, memory, True, True)
         return at
+
+    cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil:
+        """Notes how old the news are that are being sent. There is a free slot: at most REFRESH_WINDOW are open."""
+        cdef uint8_t slot = 0
+        while self.refresh_slots[holder] >> slot & 1:
+            slot += 1
+        self.refresh_slots[holder] |= <uint8_t>(1 << slot)
+        self.refresh_since_ns[holder * REFRESH_WINDOW + slot] = self.news_since_ns[holder]
+        self.refreshes_open[holder] += 1
+        return slot
+
+    cdef bint _take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil:
+        cdef uint64_t age_ns
+        if header.window_slot >= REFRESH_WINDOW or not self.refresh_slots[holder] >> header.window_slot & 1:
+            return False
+        self.refresh_slots[holder] &= <uint8_t>~(1 << header.window_slot)
+        self.refreshes_open[holder] -= 1
+        age_ns = self.journal.now_ns - self.refresh_since_ns[holder * REFRESH_WINDOW + header.window_slot]
+        self.stale_rows += header.rows
+        self.stale_row_ns += age_ns * header.rows
+        self.stalest_ns = max(self.stalest_ns, age_ns)
+        return True
 
     # A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged.
     # Once the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
@@ -880,6 +984,16 @@ cdef class Rounds:
     cdef bint holds_replicas(self) noexcept nogil:
         return self.replicas_held > 0
 
+    cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil:
+        cdef Sample sample
+        sample.time_ns = now_ns
+        sample.relocations_in = self.relocations_in
+        sample.relocations_out = self.relocations_out
+        sample.replicas_held = self.replicas_held
+        sample.sent_bytes = self.transport.sent_bytes
+        sample.received_bytes = self.transport.received_bytes
+        self.journal.take_sample(&sample, at_once)
+
     cdef void fail(self, int status) noexcept nogil:
         cdef size_t i
         for i in range(self.sync_waits.size()):
@@ -895,9 +1009,9 @@ cdef class Rounds:
         cdef TableState* table
         cdef RoundBody sections
         cdef bint answers = message_id == MSG_ANSWER or message_id == MSG_REFRESH
+        self.journal.now_ns = self.transport.now_ns()
         if message_id == MSG_REFRESHED:
-            self.refreshes_open[source] -= 1
-            return True
+            return self._take_acknowledgement(source, header)
         if header.table >= self.remote.table_count or header.origin >= self.size or header.round_rank >= self.size:
             return False
         table = self._table(header.table)

@@ -3,6 +3,7 @@
 Usage: python rank_main.py FOLDER, as a rank of a LocalJob.
 """
 
+import gc
 import importlib.util
 import os
 import pickle
@@ -60,6 +61,7 @@ def _open_things() -> Counter[str]:
 
 
 def _leaks(before: Counter[str]) -> str:
+    gc.collect()  # a manager and its workers refer to each other
     deadline = time.monotonic() + LEAK_WAIT_S
     while more := _open_things() - before:
         if time.monotonic() >= deadline:
