@@ -296,6 +296,8 @@ class ParameterManager:
         """
         if self._closed:
             return
+        if self._engine.is_forked():
+            self._engine.check()
         self._closed = True
         try:
             self._engine.check()
@@ -307,7 +309,7 @@ class ParameterManager:
 
     def abort(self, why: str) -> None:
         """Ends this rank at once; every other rank raises PeerLostError with ``why``. Idempotent."""
-        if self._closed:
+        if self._closed or self._engine.is_forked():
             return
         self._closed = True
         self._engine.fail(why)
@@ -318,12 +320,13 @@ class ParameterManager:
         self._engine.stop()
         if self._thread is not None:
             self._thread.join(CLOSE_FLUSH_S)
-        self._transport.close(CLOSE_FLUSH_S)
+        self._engine.close(CLOSE_FLUSH_S)
         self._world.close()
-        self._engine.mark_closed()
 
     def _close_at_exit(self) -> None:
         """A script that ends without close(): leave in order, unless it ends because of an error."""
+        if self._engine.is_forked():
+            return
         problem = getattr(sys, "last_value", None)
         if problem is not None:
             self.abort(f"ended with {problem!r}")
