@@ -5,6 +5,7 @@ left), progress thread, transport, world. After a failure: tell the peers why, t
 """
 
 import atexit
+import itertools
 import json
 import os
 import sys
@@ -55,6 +56,7 @@ class ParameterManager:
         self._transport = transport
         self._tables: dict[str, Table] = {}
         self._workers: list[Worker] = []
+        self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
@@ -160,7 +162,7 @@ class ParameterManager:
     def worker(self) -> Worker:
         """A new worker for the calling thread; its clock starts at 0. Not collective."""
         self._engine.check()
-        worker = Worker(self, self._engine, len(self._workers))
+        worker = Worker(self, self._engine, next(self._worker_ids))
         self._workers.append(worker)
         return worker
 
@@ -274,7 +276,7 @@ class ParameterManager:
             "messages_sent": counters["sent_messages"],
             "messages_received": counters["received_messages"],
             **{name: count for name, count in counters.items() if "sent_" not in name and "received_" not in name},
-            "tables": {name: self._table_stats(table) for name, table in self._tables.items()},
+            "tables": {name: self._table_stats(table) for name, table in list(self._tables.items())},
         }
 
     def _table_stats(self, table: Table) -> dict[str, int]:

@@ -205,6 +205,13 @@ def _mark_forked():
 os.register_at_fork(after_in_child=_mark_forked)
 
 
+COUNTER_NAMES = (
+    "sent_messages", "sent_bytes", "received_messages", "received_bytes", "served_keys", "forwarded_keys", "hops",
+    "parked", "rounds", "records", "forwarded_records", "refreshed_rows", "relocations_in", "relocations_out",
+    "replicas_set_up", "replicas_dropped", "replicas_held", "intents_acted", "intents_refused",
+)
+
+
 cdef class Engine:
     def __cinit__(self):
         self.epoll_fd = self.wake_fd = self.driver_fd = -1
@@ -778,23 +785,35 @@ cdef class Engine:
         """Raises what keeps the engine from working, if anything does."""
         self.raise_state()
 
+    cdef void _read_counters(self, uint64_t* values) noexcept nogil:
+        """In the order of COUNTER_NAMES. Lock held."""
+        values[0] = self.transport.sent_messages
+        values[1] = self.transport.sent_bytes
+        values[2] = self.transport.received_messages
+        values[3] = self.transport.received_bytes
+        values[4] = self.remote.served_keys
+        values[5] = self.remote.forwarded_keys
+        values[6] = self.remote.hops
+        values[7] = self.remote.parking.parked_ever
+        values[8] = self.rounds.rounds
+        values[9] = self.rounds.records
+        values[10] = self.rounds.forwarded_records
+        values[11] = self.rounds.refreshed_rows
+        values[12] = self.rounds.relocations_in
+        values[13] = self.rounds.relocations_out
+        values[14] = self.rounds.replicas_set_up
+        values[15] = self.rounds.replicas_dropped
+        values[16] = self.rounds.replicas_held
+        values[17] = self.rounds.intents_acted
+        values[18] = self.rounds.intents_refused
+
     def counters(self) -> dict:
-        """Counters of the whole rank since start."""
-        return {
-            **self.transport.counters(),
-            "served_keys": self.remote.served_keys,
-            "forwarded_keys": self.remote.forwarded_keys,
-            "hops": self.remote.hops,
-            "parked": self.remote.parking.parked_ever,
-            "rounds": self.rounds.rounds,
-            "records": self.rounds.records,
-            "forwarded_records": self.rounds.forwarded_records,
-            "refreshed_rows": self.rounds.refreshed_rows,
-            "relocations_in": self.rounds.relocations_in,
-            "relocations_out": self.rounds.relocations_out,
-            "replicas_set_up": self.rounds.replicas_set_up,
-            "replicas_dropped": self.rounds.replicas_dropped,
-            "replicas_held": self.rounds.replicas_held,
-            "intents_acted": self.rounds.intents_acted,
-            "intents_refused": self.rounds.intents_refused,
-        }
+        """Counters of the whole rank since start, of one moment. Waits for the engine's lock, some microseconds."""
+        cdef uint64_t[19] values
+        if self.is_forked():
+            self.raise_state()           # another thread of the parent may have held the lock
+        with nogil:
+            self.acquire()
+            self._read_counters(values)
+            self.release()
+        return {name: values[i] for i, name in enumerate(COUNTER_NAMES)}
