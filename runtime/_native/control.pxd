@@ -48,6 +48,8 @@ cdef class Control:
     cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void abandon(self) noexcept nogil
     cdef void leave(self) noexcept nogil
+    # The transport is about to be closed: ends the collective this rank is in.
+    cdef void close(self) noexcept nogil
     # Ends the job: fails every open request and collective here, and tells the peers who was lost and why.
     cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil
     # Pings peers that are waited for and silent; drops those silent for too long.

@@ -66,6 +66,9 @@ cdef class Control:
         """The caller no longer waits; the answer will find nobody."""
         self.waiting = NULL
 
+    cdef void close(self) noexcept nogil:
+        self._end(OPERATION_PEER_LOST)
+
     cdef void _end(self, int status) noexcept nogil:
         cdef Operation* operation = self.waiting
         if operation == NULL:

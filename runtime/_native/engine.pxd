@@ -110,6 +110,7 @@ cdef class Engine:
     cdef void _serve_for_a_while(self) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
+    cdef void _read_counters(self, uint64_t* values) noexcept nogil
     cdef int _sleep_ms(self) noexcept nogil
     cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
     cdef void _note_preemption(self, int64_t before_ns) noexcept nogil

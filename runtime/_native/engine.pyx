@@ -127,21 +127,26 @@ cdef bint _operation_done(void* engine, void* argument) noexcept nogil:
     return load_acquire(&(<Operation*>argument).done) != 0
 
 
+cdef inline bint _is_over(Engine engine) noexcept nogil:
+    """Nothing will come any more. Lock held."""
+    return engine.control.failed or engine.state >= ENGINE_CLOSED
+
+
 cdef bint _window_open(void* engine, void* argument) noexcept nogil:
     cdef uint32_t rank = (<Submission*>argument).blocked_on
-    return (<Engine>engine).control.failed or (<Engine>engine).requests.in_flight_to[rank] < WINDOW_REQUESTS
+    return _is_over(<Engine>engine) or (<Engine>engine).requests.in_flight_to[rank] < WINDOW_REQUESTS
 
 
 cdef bint _job_failed(void* engine, void* argument) noexcept nogil:
-    return (<Engine>engine).control.failed != 0
+    return _is_over(<Engine>engine)
 
 
 cdef bint _all_left(void* engine, void* argument) noexcept nogil:
-    return (<Engine>engine).control.failed or (<Engine>engine).control.left_count + 1 >= (<Engine>engine).control.size
+    return _is_over(<Engine>engine) or (<Engine>engine).control.left_count + 1 >= (<Engine>engine).control.size
 
 
 cdef bint _news_flushed(void* engine, void* argument) noexcept nogil:
-    return (<Engine>engine).control.failed or (<Engine>engine).rounds.is_flushed()
+    return _is_over(<Engine>engine) or (<Engine>engine).rounds.is_flushed()
 
 
 # -- what the transport reports --------------------------------------------------------------------------------------------
@@ -206,6 +211,13 @@ def _mark_forked():
 
 
 os.register_at_fork(after_in_child=_mark_forked)
+
+
+COUNTER_NAMES = (
+    "sent_messages", "sent_bytes", "received_messages", "received_bytes", "served_keys", "forwarded_keys", "hops",
+    "parked", "rounds", "records", "forwarded_records", "refreshed_rows", "relocations_in", "relocations_out",
+    "replicas_set_up", "replicas_dropped", "replicas_held", "intents_acted", "intents_refused",
+)
 
 
 cdef class Engine:
@@ -399,6 +411,9 @@ cdef class Engine:
     cdef void _leave_wheel(self) noexcept nogil:
         cdef int _turn
         self.worker_drives = False
+        if self.state >= ENGINE_CLOSED:
+            pthread_cond_broadcast(&self.answered)
+            return
         for _turn in range(LEAVING_POLLS):
             if self.transport.arm():
                 break
@@ -499,6 +514,8 @@ cdef class Engine:
 
     cdef void step(self) noexcept nogil:
         """After something happened: lets management do what is due, and waiters see what has finished."""
+        if self.state >= ENGINE_CLOSED:
+            return
         self.step_at_ns = self.rounds.step(self.transport.now_ns())
         self.wake_finished()
         if self.step_at_ns < self.thread_wakes_ns:
@@ -521,7 +538,7 @@ cdef class Engine:
 
     cdef void sync(self, Operation* operation) noexcept nogil:
         self.acquire()
-        if self.control.failed:
+        if _is_over(self):
             operation.status = OPERATION_PEER_LOST
             self.requests.close_submission(operation)
         else:
@@ -581,17 +598,18 @@ cdef class Engine:
         cdef SubmitResult result = WINDOW_FULL
         cdef int64_t started = self.transport.now_ns()
         self.acquire()
-        if self.control.failed:
+        if _is_over(self):
             operation.status = OPERATION_PEER_LOST
         elif not self.remote.group_by_owner(operation, submission.keys, positions, submission.count):
             operation.status = OPERATION_NO_MEMORY
         else:
             result = self.remote.submit(operation, submission)
-            while result == WINDOW_FULL and not self.control.failed:
+            while result == WINDOW_FULL and not _is_over(self):
                 if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
                     self.control.check_silence(started)
-                result = self.remote.submit(operation, submission)
-            if self.control.failed:
+                if not _is_over(self):
+                    result = self.remote.submit(operation, submission)
+            if _is_over(self):
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
         self.step()
@@ -600,6 +618,8 @@ cdef class Engine:
         self.release()
 
     cdef void abandon(self, Operation* operation) noexcept nogil:
+        if load_acquire(&self.state) == ENGINE_FORKED:
+            return                       # nobody is left to answer, nor perhaps to release the lock
         self.acquire()
         self.requests.fail(operation, OPERATION_ABANDONED)
         self.rounds.unsync(operation)
@@ -675,9 +695,13 @@ cdef class Engine:
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
             self.acquire()
-            self.control.enter(&operation, data, size_bytes)
-            self.wake_finished()
-            self._arm_sleeper()
+            if _is_over(self):
+                operation.status = OPERATION_PEER_LOST
+                self.requests.close_submission(&operation)
+            else:
+                self.control.enter(&operation, data, size_bytes)
+                self.wake_finished()
+                self._arm_sleeper()
             self.release()
         self.wait_operation(&operation, -1.0 if timeout_s is None else timeout_s, lambda: self._missing_for(what))
         if operation.status == OPERATION_ABANDONED:
@@ -735,7 +759,8 @@ cdef class Engine:
         cdef size_t size_bytes = len(text)
         with nogil:
             self.acquire()
-            self.control.fail(self.transport.rank, data, size_bytes, True)
+            if not _is_over(self):
+                self.control.fail(self.transport.rank, data, size_bytes, True)
             self.wake_finished()
             self._arm_sleeper()
             self.release()
@@ -751,38 +776,62 @@ cdef class Engine:
         self._wait(_all_left, NULL, -1.0, "the other ranks to close")
         self.raise_state()
 
-    def mark_closed(self) -> None:
-        """The progress thread and the transport have ended. Frees what the process would miss, unless a worker still waits."""
-        if self.state == ENGINE_FORKED:
-            return
-        store_release(&self.state, ENGINE_CLOSED)
+    def close(self, timeout_s: float) -> None:
+        """Closes the transport (``timeout_s``: for what is still to be sent). Every call under way or to come raises ClosedError.
+
+        After ``stop``. Waits for the GIL with the lock held: whoever waits for the lock meanwhile finds the engine closed.
+        """
         with nogil:
             self.acquire()
-            if not self.worker_drives:
+        try:
+            store_release(&self.state, ENGINE_CLOSED)
+            self.requests.fail(NULL, OPERATION_PEER_LOST)
+            self.rounds.fail(OPERATION_PEER_LOST)
+            self.control.close()
+            self._wake_waiters()
+            self.transport.close(timeout_s)
+            if not self.worker_drives:       # a worker still in a wait uses them; then they go with this object
                 self._close_descriptors()
+        finally:
             self.release()
+
+    def is_forked(self) -> bool:
+        """This process is a forked child: the connections and threads are its parent's."""
+        return load_acquire(&self.state) == ENGINE_FORKED
 
     def check(self) -> None:
         """Raises what keeps the engine from working, if anything does."""
         self.raise_state()
 
+    cdef void _read_counters(self, uint64_t* values) noexcept nogil:
+        """In the order of COUNTER_NAMES. Lock held."""
+        values[0] = self.transport.sent_messages
+        values[1] = self.transport.sent_bytes
+        values[2] = self.transport.received_messages
+        values[3] = self.transport.received_bytes
+        values[4] = self.remote.served_keys
+        values[5] = self.remote.forwarded_keys
+        values[6] = self.remote.hops
+        values[7] = self.remote.parking.parked_ever
+        values[8] = self.rounds.rounds
+        values[9] = self.rounds.records
+        values[10] = self.rounds.forwarded_records
+        values[11] = self.rounds.refreshed_rows
+        values[12] = self.rounds.relocations_in
+        values[13] = self.rounds.relocations_out
+        values[14] = self.rounds.replicas_set_up
+        values[15] = self.rounds.replicas_dropped
+        values[16] = self.rounds.replicas_held
+        values[17] = self.rounds.intents_acted
+        values[18] = self.rounds.intents_refused
+
     def counters(self) -> dict:
-        """Counters of the whole rank since start."""
-        return {
-            **self.transport.counters(),
-            "served_keys": self.remote.served_keys,
-            "forwarded_keys": self.remote.forwarded_keys,
-            "hops": self.remote.hops,
-            "parked": self.remote.parking.parked_ever,
-            "rounds": self.rounds.rounds,
-            "records": self.rounds.records,
-            "forwarded_records": self.rounds.forwarded_records,
-            "refreshed_rows": self.rounds.refreshed_rows,
-            "relocations_in": self.rounds.relocations_in,
-            "relocations_out": self.rounds.relocations_out,
-            "replicas_set_up": self.rounds.replicas_set_up,
-            "replicas_dropped": self.rounds.replicas_dropped,
-            "replicas_held": self.rounds.replicas_held,
-            "intents_acted": self.rounds.intents_acted,
-            "intents_refused": self.rounds.intents_refused,
-        }
+        """Counters of the whole rank since start, of one moment. Waits for the engine's lock, some microseconds."""
+        cdef uint64_t[19] values
+        if self.is_forked():
+            self.raise_state()           # another thread of the parent may have held the lock
+        with nogil:
+            self.acquire()
+            self._read_counters(values)
+            self.release()
+        return {name: values[i] for i, name in enumerate(COUNTER_NAMES)}
