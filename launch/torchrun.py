@@ -79,7 +79,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
     is_server = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     host, port = environment["MASTER_ADDR"], parse_integer(environment, "MASTER_PORT")
     try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
+        store = distributed.TCPStore(
             host,
             port,
             is_master=is_server,
@@ -93,7 +93,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
         _hosted.append(store)
     restart = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"intentpm/{restart}/{next_generation()}"
-    return distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    return distributed.PrefixStore(prefix, store)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,12 +5,16 @@ Guarantees
     * Dropping the future of a write does not cancel the write: its worker keeps it until it is done.
 """
 
+cimport cython
+
 from intentpm.runtime._native.primitives cimport load_acquire
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operation
 
 from intentpm.runtime.errors import ClosedError
 
 
+# A cycle of garbage must not take ``engine`` away before __dealloc__, which ends the engine's interest in this memory.
+@cython.no_gc_clear
 cdef class Future:
     """The outcome of ``pull_async``, ``push_async`` or ``set_async``. Made by a worker; any thread may wait for it."""
 
@@ -27,9 +31,9 @@ cdef class Future:
         timeout: seconds; None waits as long as the ranks asked are alive.
         Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied).
         """
+        self.engine.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
         if self.operation.status == OPERATION_ABANDONED:
             raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
-        self.engine.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
 
     def result(self, timeout: float | None = None):
         """Waits, then returns the rows: ndarray [K, *row_shape] for a pull, None for a write."""
@@ -43,5 +47,6 @@ cdef class Future:
         if self.engine is None:
             return
         if not load_acquire(&self.operation.done):
-            self.engine.abandon(&self.operation)
+            with nogil:                  # the engine may hold its lock for a while
+                self.engine.abandon(&self.operation)
         end_operation(&self.operation)

@@ -5,6 +5,7 @@ left), progress thread, transport, world. After a failure: tell the peers why, t
 """
 
 import atexit
+import itertools
 import json
 import os
 import sys
@@ -63,6 +64,7 @@ class ParameterManager:
         self._transport = transport
         self._tables: dict[str, Table] = {}
         self._workers: list[Worker] = []
+        self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
@@ -171,7 +173,7 @@ class ParameterManager:
     def worker(self) -> Worker:
         """A new worker for the calling thread; its clock starts at 0. Not collective."""
         self._engine.check()
-        worker = Worker(self, self._engine, len(self._workers))
+        worker = Worker(self, self._engine, next(self._worker_ids))
         self._workers.append(worker)
         return worker
 
@@ -297,7 +299,7 @@ class ParameterManager:
         ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
-        return gather_stats(self._inspector, self._started_ns, self._tables.values(), self._workers)
+        return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
 
     def explain(self, table: Table, key: int, ask_owner: bool = False, timeout: float = 10.0) -> KeyReport:
         """What this rank knows of a key, why it last moved or was replicated, and who intends it; ``print`` it.
@@ -368,6 +370,8 @@ class ParameterManager:
         """
         if self._closed:
             return
+        if self._engine.is_forked():
+            self._engine.check()
         self._closed = True
         try:
             self._engine.check()
@@ -379,7 +383,7 @@ class ParameterManager:
 
     def abort(self, why: str) -> None:
         """Ends this rank at once; every other rank raises PeerLostError with ``why``. Idempotent."""
-        if self._closed:
+        if self._closed or self._engine.is_forked():
             return
         self._closed = True
         self._engine.fail(why)
@@ -390,12 +394,13 @@ class ParameterManager:
         self._engine.stop()
         if self._thread is not None:
             self._thread.join(CLOSE_FLUSH_S)
-        self._transport.close(CLOSE_FLUSH_S)
+        self._engine.close(CLOSE_FLUSH_S)
         self._world.close()
-        self._engine.mark_closed()
 
     def _close_at_exit(self) -> None:
         """A script that ends without close(): leave in order, unless it ends because of an error."""
+        if self._engine.is_forked():
+            return
         problem = getattr(sys, "last_value", None)
         if problem is not None:
             self.abort(f"ended with {problem!r}")

@@ -22,10 +22,12 @@ import numpy as np
 from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
 from intentpm.runtime._native.engine cimport Engine
-from intentpm.runtime._native.intents cimport IntentQueue
+from intentpm.runtime._native.intents cimport NEVER, IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
-from intentpm.runtime._native.primitives cimport exchange_acquire, load_acquire, load_relaxed, load_relaxed_u64
+from intentpm.runtime._native.primitives cimport (
+    exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
+)
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.store cimport (
@@ -187,7 +189,7 @@ cdef class Worker:
         Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
         """
         cdef int64_t first = start
-        cdef int64_t last = first + 1 if end is None else end
+        cdef int64_t last = min(first, NEVER - 1) + 1 if end is None else end
         cdef cnp.ndarray wanted
         if last <= first:
             raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
@@ -199,12 +201,12 @@ cdef class Worker:
         """Adds one to this worker's clock; returns the new clock."""
         if self.intents.advance() and self.managed:
             self.engine.kick()
-        return self.intents.clock
+        return load_relaxed_i64(&self.intents.clock)
 
     @property
     def clock(self) -> int:
-        """This worker's logical time: how often ``advance_clock`` was called."""
-        return self.intents.clock
+        """This worker's logical time: how often ``advance_clock`` was called. Any thread may look."""
+        return load_relaxed_i64(&self.intents.clock)
 
     def wait_sync(self, timeout: float | None = None) -> None:
         """Waits until this worker's earlier writes are at the owners, its due intents are acted on, and this rank's replicas
@@ -315,6 +317,7 @@ cdef class Worker:
 
     cdef void _note_dirt(self) noexcept:
         """Tells the engine that there is something to synchronise, once until it has collected it."""
+        fence_seq_cst()                  # see Rounds._expect_dirt
         if load_relaxed(&self.engine.rounds.dirt_noted) == 0 and exchange_acquire(&self.engine.rounds.dirt_noted, 1) == 0:
             self.engine.kick()
 
@@ -421,7 +424,7 @@ cdef class Worker:
         self.filter_marked = False
 
     def __repr__(self):
-        return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.intents.clock}>"
+        return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
 
 
 cdef cnp.ndarray _as_keys(object keys):

@@ -40,14 +40,16 @@ cdef class Control:
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
     cdef readonly int64_t peer_timeout_ns
     # The job's end by failure.
-    cdef readonly bint failed
-    cdef readonly uint32_t failed_rank
-    cdef string failed_why
+    cdef readonly uint32_t failed            # atomic: stored release, under the lock, after the two below / any thread acquire
+    cdef readonly uint32_t failed_rank       # written once
+    cdef string failed_why                   # written once
     cdef readonly int64_t left_early         # rank whose leaving ended a collective; -1: none
 
     cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void abandon(self) noexcept nogil
     cdef void leave(self) noexcept nogil
+    # The transport is about to be closed: ends the collective this rank is in.
+    cdef void close(self) noexcept nogil
     # Ends the job: fails every open request and collective here, and tells the peers who was lost and why.
     cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil
     # Pings peers that are waited for and silent; drops those silent for too long.

@@ -8,6 +8,7 @@ from libcpp.string cimport string
 from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
 )
+from intentpm.runtime._native.primitives cimport store_release
 from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
@@ -64,6 +65,9 @@ cdef class Control:
     cdef void abandon(self) noexcept nogil:
         """The caller no longer waits; the answer will find nobody."""
         self.waiting = NULL
+
+    cdef void close(self) noexcept nogil:
+        self._end(OPERATION_PEER_LOST)
 
     cdef void _end(self, int status) noexcept nogil:
         cdef Operation* operation = self.waiting
@@ -146,9 +150,9 @@ cdef class Control:
         cdef uint32_t peer
         if self.failed:
             return
-        self.failed = True
         self.failed_rank = culprit
         self.failed_why.assign(why, why_bytes)
+        store_release(&self.failed, 1)
         if tell:
             # Before anything else: so peers name the rank that was lost, not this one, which will go because of it.
             memset(&header, 0, sizeof(header))

@@ -6,7 +6,8 @@ Guarantees
     * An idle rank sleeps in the kernel: no polling, no timers.
 
 The lock guards the transport, the protocol objects (``RemoteAccess``, ``Control``, ``RequestPool``) and the directory. It is
-held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL.
+held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL; nobody
+waits for it holding the GIL.
 
 Who progresses the transport (the *wheel*):
     THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
@@ -71,6 +72,8 @@ cdef class Engine:
     cdef int driver_fd           # wakes the driving worker
     cdef int64_t worker_spin_ns
     cdef int64_t thread_spin_ns
+    cdef int64_t no_spin_until_ns    # the progress thread alone: it does not poll before that time ...
+    cdef int64_t no_spin_ns          # ... nor for so long after it was preempted again
 
     cdef void acquire(self) noexcept nogil
     cdef void release(self) noexcept nogil
@@ -101,8 +104,14 @@ cdef class Engine:
     cdef void _take_wheel(self) noexcept nogil
     cdef void _leave_wheel(self) noexcept nogil
     cdef void _wake_thread(self) noexcept nogil
+    cdef void _wake_driver(self) noexcept nogil
+    cdef void _arm_sleeper(self) noexcept nogil
     cdef void _run(self) noexcept nogil
     cdef void _serve_for_a_while(self) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
+    cdef void _read_counters(self, uint64_t* values) noexcept nogil
     cdef int _sleep_ms(self) noexcept nogil
+    cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
+    cdef void _note_preemption(self, int64_t before_ns) noexcept nogil
+    cdef void _close_descriptors(self) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdlib cimport free, malloc
 from libcpp.pair cimport pair
 
 from intentpm.runtime._native.primitives cimport (
-    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, store_release_i64,
+    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_release_i64,
 )
 from intentpm.runtime._native.state cimport lock_slot, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
@@ -46,6 +46,7 @@ cdef class IntentQueue:
         intent = <Intent*>malloc(sizeof(Intent) + count * sizeof(uint32_t))
         if intent == NULL:
             return False
+        start = max(start, <int64_t>0)       # clocks are; and the arithmetic below cannot overflow
         intent.start = start
         intent.end = end
         intent.table_id = table_id
@@ -67,7 +68,7 @@ cdef class IntentQueue:
         # Sequentially consistent against publish(): either this thread sees the new wake_clock or the engine the new clock.
         cdef int64_t clock = self.clock + 1
         exchange_seq_cst_i64(&self.clock, clock)
-        return clock >= load_acquire_i64(&self.wake_clock)
+        return clock >= load_seq_cst_i64(&self.wake_clock)
 
     # -- engine ----------------------------------------------------------------------------------------------------------
 
@@ -133,13 +134,13 @@ cdef class IntentQueue:
         if not self.waiting.empty():
             wake = min(wake, max(-self.waiting.top().first.first - self.horizon + 1, clock + 1))
         exchange_seq_cst_i64(&self.wake_clock, wake)
-        settled = self.incoming.empty() and load_acquire_i64(&self.clock) < wake
+        settled = self.incoming.empty() and load_seq_cst_i64(&self.clock) < wake
         unlock_unchanged(&self.incoming_lock, seen)
         return settled
 
     cdef void look_began(self) noexcept nogil:
         if self.round_clock < 0:
-            self.round_clock = min(load_acquire_i64(&self.clock), self.wake_clock)
+            self.round_clock = min(load_acquire_i64(&self.clock), load_relaxed_i64(&self.wake_clock))
 
     cdef void look_ended(self, bint asked) noexcept nogil:
         if not asked:

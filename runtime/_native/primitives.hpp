@@ -30,15 +30,35 @@ inline bool cas_release(int32_t *p, int32_t *expected, int32_t desired) {
 template <typename T> inline T exchange_acquire(T *p, std::type_identity_t<T> v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
 
 inline int64_t exchange_seq_cst(int64_t *p, int64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
+inline int64_t load_seq_cst(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+
+#if defined(__SANITIZE_THREAD__)
+#define INTENTPM_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define INTENTPM_TSAN 1
+#endif
+#endif
 
 // ThreadSanitizer cannot see that a sequence lock discards what it read during a write; under it readers take the lock.
-#if defined(__SANITIZE_THREAD__)
+// It does not know fences either; the two of the sequence lock are not needed then.
+#if defined(INTENTPM_TSAN)
 constexpr bool optimistic_reads = false;
 inline void fence_acquire() {}
+inline void fence_release() {}
 #else
 constexpr bool optimistic_reads = true;
 inline void fence_acquire() { std::atomic_thread_fence(std::memory_order_acquire); }
+inline void fence_release() { std::atomic_thread_fence(std::memory_order_release); }
 #endif
+
+// This one orders a store before a later load, which decides about wake-ups and about no data: ThreadSanitizer need not know.
+#pragma GCC diagnostic push
+#if defined(INTENTPM_TSAN) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+inline void fence_seq_cst() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+#pragma GCC diagnostic pop
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -64,7 +84,7 @@ enum RowDtype : int { ROW_FLOAT32, ROW_FLOAT64, ROW_FLOAT16, ROW_BFLOAT16, ROW_I
 
 typedef void (*row_add_fn)(void *row, const void *delta, size_t items);
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(INTENTPM_TSAN) && !defined(__SANITIZE_ADDRESS__)
 #define INTENTPM_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define INTENTPM_CLONES

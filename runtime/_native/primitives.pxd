@@ -23,12 +23,16 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     uint32_t exchange_acquire "intentpm::exchange_acquire"(uint32_t* p, uint32_t v) noexcept
     uint64_t load_acquire_u64 "intentpm::load_acquire"(const uint64_t* p) noexcept
     int64_t load_acquire_i64 "intentpm::load_acquire"(const int64_t* p) noexcept
+    int64_t load_seq_cst_i64 "intentpm::load_seq_cst"(const int64_t* p) noexcept
     int64_t exchange_seq_cst_i64 "intentpm::exchange_seq_cst"(int64_t* p, int64_t v) noexcept
     int64_t load_relaxed_i64 "intentpm::load_relaxed"(const int64_t* p) noexcept
     int64_t add_relaxed_i64 "intentpm::add_relaxed"(int64_t* p, int64_t v) noexcept
+    void store_relaxed_i64 "intentpm::store_relaxed"(int64_t* p, int64_t v) noexcept
     void store_release_i64 "intentpm::store_release"(int64_t* p, int64_t v) noexcept
     const bint optimistic_reads
     void fence_acquire() noexcept
+    void fence_release() noexcept
+    void fence_seq_cst() noexcept
     void pause_cpu() noexcept
     void back_off(unsigned int& turns) noexcept
     void prefetch_read(const void* p) noexcept

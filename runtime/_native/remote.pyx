@@ -15,7 +15,9 @@ from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
 from intentpm.runtime._native.state cimport KEY_ABSENT, SLOT_OWNED, SlotState
-from intentpm.runtime._native.store cimport TableState, pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.store cimport (
+    PREFETCH_ROWS, TableState, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
+)
 from intentpm.transports.base cimport HOST_MEMORY, SEND_OK, Piece, Transport
 
 
@@ -272,6 +274,8 @@ cdef class RemoteAccess:
         if memory == NULL:
             return False
         for i in range(asked.count):
+            if i + PREFETCH_ROWS < asked.count:
+                prefetch_key(table, sections.keys[i + PREFETCH_ROWS], asked.kind != ACCESS_PULL)
             row = memory + here * table.row_bytes
             if asked.kind != ACCESS_PULL:
                 row = sections.rows + i * table.row_bytes

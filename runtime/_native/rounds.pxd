@@ -36,7 +36,7 @@ from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.state cimport SlotState
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.store cimport Table, TableState
 from intentpm.transports.base cimport Transport
 
 
@@ -71,7 +71,7 @@ cdef class Rounds:
     cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
     cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
     cdef readonly int64_t held_bytes             # of row memory, counting keys that are asked for
-    cdef list queues                             # keeps the workers' IntentQueues alive
+    cdef list queues                             # guarded by: GIL. Keeps the workers' IntentQueues alive
     cdef vector[void*] workers                   # the same, for nogil code
     # Holder.
     cdef vector[vector[KeyRef]] todo             # per rank: keys that may need a record to it
@@ -148,6 +148,11 @@ cdef class Rounds:
     cdef bint is_flushed(self) noexcept nogil
     cdef void fail(self, int status) noexcept nogil
     cdef bint holds_replicas(self) noexcept nogil
+    # A new worker's intents are looked after; it must have been given to ``keep`` before (which needs the GIL, not the lock).
+    cdef keep(self, IntentQueue queue)
+    cdef void add_worker(self, IntentQueue queue) noexcept nogil
+    cdef void count_rows(self, Table table) noexcept nogil
+    cdef void replicate_all(self, Table table) noexcept nogil
     # Totals at this moment, into the trace.
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil
     # private
@@ -205,6 +210,8 @@ cdef class Rounds:
     cdef void _forward(
         self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
         vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil
+    cdef bint _any_dirty(self) noexcept nogil
+    cdef void _expect_dirt(self) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
     cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil

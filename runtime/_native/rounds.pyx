@@ -25,11 +25,11 @@ from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
-from intentpm.runtime._native.primitives cimport copy_row, load_relaxed, store_release, store_release_i32
+from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
-from intentpm.runtime._native.requests cimport Operation
+from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
@@ -412,7 +412,7 @@ cdef class Rounds:
             promote_replica(table, slot, row, version)
             self.replicas_promoted += 1
             self.replicas_held -= 1
-        elif _is_newer(version, table.seen_version[slot]):
+        elif is_later(version, table.seen_version[slot]):
             refresh_replica(table, slot, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
             table.seen_version[slot] = version
@@ -723,9 +723,11 @@ cdef class Rounds:
         """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
         cdef int32_t slot
-        cdef bint dirty = at_once and self.sync_threshold > 0
-        for t in range(self.remote.table_count):
-            dirty = dirty or is_dirty(self._table(t))
+        cdef bint dirty = (at_once and self.sync_threshold > 0) or self._any_dirty()
+        if not dirty and load_relaxed(&self.dirt_noted):
+            # Collected before it was noted (by a sync). Were the note left, the next writer would take it for its own.
+            self._expect_dirt()
+            dirty = self._any_dirty()
         if not dirty:
             return NEVER
         if self.dirty_since_ns == 0:
@@ -735,7 +737,7 @@ cdef class Rounds:
         self.collected_ns = now_ns
         self.written_ns = self.dirty_since_ns
         self.dirty_since_ns = 0
-        store_release(&self.dirt_noted, 0)       # before the stacks are taken: later writers will note theirs
+        self._expect_dirt()
         for t in range(self.remote.table_count):
             slot = take_dirty(self._table(t))
             while slot >= 0:
@@ -743,6 +745,22 @@ cdef class Rounds:
             if at_once and self.sync_threshold > 0:
                 self._queue_withheld(self._table(t))
         return NEVER
+
+    cdef inline bint _any_dirty(self) noexcept nogil:
+        cdef uint32_t t
+        for t in range(self.remote.table_count):
+            if is_dirty(self._table(t)):
+                return True
+        return False
+
+    cdef void _expect_dirt(self) noexcept nogil:
+        """From now on the next writer tells the engine. To be called before the stacks are looked at or taken.
+
+        A writer marks its slot, then looks at ``dirt_noted``; the engine clears it, then looks for slots. With a fence between
+        the two steps of each, either the engine sees the slot or the writer sees that it has to tell.
+        """
+        store_release(&self.dirt_noted, 0)
+        fence_seq_cst()
 
     cdef void _queue_withheld(self, TableState* table) noexcept nogil:
         """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
@@ -911,6 +929,8 @@ cdef class Rounds:
             if self.sync_waits[i].operation == operation:
                 self.sync_waits[i] = self.sync_waits.back()
                 self.sync_waits.pop_back()
+                operation.status = OPERATION_ABANDONED
+                self.requests.close_submission(operation)    # another thread may wait for it
                 return
 
     cdef void _step_sync(self) noexcept nogil:
@@ -1042,23 +1062,23 @@ cdef class Rounds:
 
     # == workers and tables ==============================================================================================
 
-    def count_rows(self, Table table not None) -> None:
-        """A new table's rows count towards the memory budget. Under the engine's lock."""
+    cdef void count_rows(self, Table table) noexcept nogil:
+        """A new table's rows count towards the memory budget."""
         self.held_bytes += table.state.slots_used * table.state.stride_bytes
 
-    def add_worker(self, IntentQueue queue not None) -> None:
-        """Under the engine's lock."""
+    cdef keep(self, IntentQueue queue):
         self.queues.append(queue)
+
+    cdef void add_worker(self, IntentQueue queue) noexcept nogil:
         self.workers.push_back(<void*>queue)
 
-    def replicate_all(self, Table table not None) -> None:
-        """Management "full_replication": this rank intends every key of the table for good. Under the engine's lock."""
+    cdef void replicate_all(self, Table table) noexcept nogil:
+        """Management "full_replication": this rank intends every key of the table for good."""
         cdef int64_t key
         if self.management != MANAGE_FULL_REPLICATION:
             return
-        with nogil:
-            for key in range(table.state.num_keys):
-                self._intend(table.state, <uint32_t>key)
+        for key in range(table.state.num_keys):
+            self._intend(table.state, <uint32_t>key)
 
     def uses_intents(self) -> bool:
         return uses_intents(self.management) and self.size > 1
@@ -1072,11 +1092,6 @@ cdef inline uint32_t _records_per_message(const TableState* table) noexcept nogi
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0
-
-
-cdef inline bint _is_newer(uint32_t version, uint32_t seen) noexcept nogil:
-    """Versions have 28 bits and wrap."""
-    return ((version - seen) & 0xfffffff) - 1 < 0x7ffffff
 
 
 cdef inline uint32_t _bit_number(uint64_t bit) noexcept nogil:

@@ -5,7 +5,7 @@ A slot is a place for one row in a table's slab. Its 32-bit word is the row's se
     bit 0       LOCKED    a writer is inside: readers wait, writers queue by compare-and-swap
     bits 1-2    STATE     FREE, OWNED or REPLICA
     bit 3       SHARED    OWNED only: other ranks hold replicas, so writes must be marked dirty for them
-    bits 4-31   VERSION   +1 each time the row, the state or the key bound to the slot changed
+    bits 4-31   VERSION   grows each time the row, the state or the key bound to the slot changed (28 bits, wraps)
 
 Readers copy the row between two loads of the word and start over when it changed (Guarantee: no torn row, invariant 2 of
 DESIGN section 3). Writers hold LOCKED for one row at a time and take no second lock, so they cannot deadlock.
@@ -22,7 +22,7 @@ State of a key on a rank (``TableState.slot[key]`` and the word of that slot):
 
 from libc.stdint cimport uint32_t
 
-from intentpm.runtime._native.primitives cimport back_off, cas_acquire, load_acquire, store_release
+from intentpm.runtime._native.primitives cimport back_off, cas_acquire, fence_release, load_acquire, store_release
 
 
 cdef enum:
@@ -51,6 +51,21 @@ cdef inline uint32_t with_state(uint32_t word, SlotState state) noexcept nogil:
     return (word & ~<uint32_t>(WORD_STATE_MASK | WORD_SHARED)) | (<uint32_t>state << WORD_STATE_SHIFT)
 
 
+cdef inline bint is_later(uint32_t version, uint32_t other) noexcept nogil:
+    """Of two versions: they wrap, and never lie half the range apart."""
+    return ((version - other) & 0xfffffff) - 1 < 0x7ffffff
+
+
+cdef inline uint32_t continue_version(uint32_t word, uint32_t version) noexcept nogil:
+    """A word with the later one of two versions: the slot's and that of the row it is given. The slot's must not fall back:
+
+    1. reader: sees (OWNED, version 5) and its key, and begins to copy the row
+    2. engine: the key leaves; the slot is bound to another key, whose row brings version 5 from its former owner
+    3. reader: ends its copy, of the other key's row, and finds the word as it was.
+    """
+    return (version if is_later(version, word // WORD_VERSION_ONE) else word // WORD_VERSION_ONE) * WORD_VERSION_ONE
+
+
 cdef inline uint32_t read_unlocked(const uint32_t* word) noexcept nogil:
     """Waits until no writer is inside; returns the word. Writers hold it for one row, so the wait is bounded by theirs."""
     cdef uint32_t seen = load_acquire(word)
@@ -67,6 +82,9 @@ cdef inline uint32_t lock_slot(uint32_t* word) noexcept nogil:
     while True:
         seen = read_unlocked(word)
         if cas_acquire(word, seen, seen | WORD_LOCKED):
+            # Acquiring does not keep later writes behind this one (on ARM, say): without the fence a reader could copy half
+            # of a new row between two looks at a word that does not show LOCKED yet.
+            fence_release()
             return seen
 
 

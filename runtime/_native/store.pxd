@@ -11,7 +11,9 @@ Assumptions
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.primitives cimport row_add_fn, row_square_fn
+from intentpm.runtime._native.primitives cimport (
+    load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
+)
 from intentpm.runtime._native.state cimport SlotState
 
 
@@ -54,8 +56,8 @@ cdef struct TableState:
     uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
     int32_t pending_free         # a free row holds the number of the next free one; -1: none
     int32_t pending_touched
-    # guarded by: engine lock
-    int32_t free_head            # -1: none
+    int32_t free_head            # guarded by: engine lock. -1: none
+    # atomic relaxed: stored under the engine's lock / read by statistics
     int64_t slots_touched        # slots below this were used once
     int64_t slots_used
 
@@ -79,6 +81,28 @@ cdef enum:
 
 cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
     return table.rows + <size_t>slot * table.stride_bytes
+
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
+
+
+cdef inline void prefetch_key(TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
+    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
+    cdef char* row
+    cdef size_t offset = 0
+    if slot < 0:
+        return
+    row = row_of(table, slot)
+    prefetch_write(&table.head[slot])
+    while offset < table.row_bytes and offset < 512:
+        if for_writing:
+            prefetch_write(row + offset)
+        else:
+            prefetch_read(row + offset)
+        offset += CACHE_LINE_BYTES
 
 
 # First key that is not in [0, num_keys), as its position; -1 when all are good.
@@ -130,7 +154,7 @@ cdef void set_rows(
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
 # A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
-# sent it. (Of one key, then, a version never comes twice: what readers of a rebound slot rely on.)
+# sent it; and those of the slot, so that readers can tell that it was bound anew (``continue_version``).
 cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil
 
 

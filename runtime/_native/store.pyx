@@ -16,17 +16,15 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for, store_relaxed_i32, store_relaxed_u64,
-    store_release_i32,
+    load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32,
+    store_relaxed_i64, store_relaxed_u64, store_release_i32,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState, lock_slot,
-    read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
+    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
+    continue_version, lock_slot, read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
-    CACHE_LINE_BYTES = 64
-    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
     PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
     HUGE_PAGE_BYTES = 2 << 20
 
@@ -152,11 +150,11 @@ cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noex
 
 
 cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil:
-    lock_slot(&table.head[slot].word)
+    cdef uint32_t seen = lock_slot(&table.head[slot].word)
     _put_on_top(table, slot, row)
     if table.pending_of[slot]:
         _free_pending(table, slot)
-    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+    unlock_changed(&table.head[slot].word, with_state(continue_version(seen, version), SLOT_OWNED))
 
 
 cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
@@ -213,7 +211,7 @@ cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nog
 
 cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
     # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
-    # the copy, excludes it: binding a slot changes its version.
+    # the copy, excludes it: binding a slot changes its version, to one it has not had.
     cdef int32_t slot
     cdef uint32_t seen
     while True:
@@ -302,23 +300,6 @@ cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t co
     return -1
 
 
-cdef inline void _prefetch_key(TableState* table, int64_t key, bint for_writing) noexcept nogil:
-    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
-    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
-    cdef char* row
-    cdef size_t offset = 0
-    if slot < 0:
-        return
-    row = row_of(table, slot)
-    prefetch_write(&table.head[slot])
-    while offset < table.row_bytes and offset < 512:
-        if for_writing:
-            prefetch_write(row + offset)
-        else:
-            prefetch_read(row + offset)
-        offset += CACHE_LINE_BYTES
-
-
 cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, uint64_t missed) noexcept nogil:
     store_relaxed_u64(&counts.local, counts.local + owned)
     store_relaxed_u64(&counts.replica, counts.replica + replica)
@@ -330,7 +311,7 @@ cdef inline void _prefetch_ahead(
     if i + PREFETCH_SLOTS < count:
         prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
     if i + PREFETCH_ROWS < count:
-        _prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+        prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
 
 
 cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
@@ -340,7 +321,7 @@ cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t
     for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
         prefetch_read(&table.slot[keys[i]])
     for i in range(min(count, <int64_t>PREFETCH_ROWS)):
-        _prefetch_key(table, keys[i], for_writing)
+        prefetch_key(table, keys[i], for_writing)
 
 
 cdef void pull_rows(
@@ -404,10 +385,10 @@ cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
         table.free_head = load_relaxed_i32(&table.head[slot].key)
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
-        table.slots_touched += 1
+        store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
     else:
         return -1
-    table.slots_used += 1
+    store_relaxed_i64(&table.slots_used, table.slots_used + 1)
     lock_slot(&table.head[slot].word)
     store_relaxed_i32(&table.head[slot].key, <int32_t>key)
     return slot
@@ -421,8 +402,9 @@ cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcep
 
 
 cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil:
+    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
     cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    unlock_changed(&table.head[slot].word, with_state(version * WORD_VERSION_ONE, SLOT_OWNED))
+    unlock_changed(&table.head[slot].word, with_state(continue_version(word, version), SLOT_OWNED))
     store_release_i32(&table.slot[key], slot)
 
 
@@ -433,7 +415,7 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
     store_relaxed_i32(&table.head[slot].key, table.free_head)
     unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
     table.free_head = slot
-    table.slots_used -= 1
+    store_relaxed_i64(&table.slots_used, table.slots_used - 1)
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------
@@ -664,8 +646,8 @@ cdef class Table:
         """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays)."""
         cdef TableState* state = self.state
         return {
-            "rows": state.slots_used * state.stride_bytes,
-            "index": state.num_keys * 10 + state.slots_touched * 8,
+            "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
+            "index": state.num_keys * 10 + load_relaxed_i64(&state.slots_touched) * 8,
         }
 
     def __repr__(self):
