@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean. Each works on a fresh clone: it creates .venv and installs what it needs.
+# make demo | test | lint | bench | sanitize | clean. Each works on a fresh clone: it creates .venv and installs what it needs.
 # Needed beforehand: Python 3.11 or newer with its venv module and headers, a C and C++ compiler, make.
 
 SHELL := /bin/bash
@@ -20,7 +20,7 @@ DEMO_OPTIONS ?= --lr 0.05 --reg 0.01 --epochs 20
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench sanitize clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -42,6 +42,11 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/intentpm bench local
 	$(BIN)/intentpm bench remote
+
+# The native modules under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer: docs/sanitizers.md
+sanitize: $(VENV)/.dev
+	bash tools/sanitizers/run.sh asan $(BIN)/python
+	bash tools/sanitizers/run.sh tsan $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

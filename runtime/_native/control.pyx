@@ -37,7 +37,8 @@ cdef class Control:
         cdef char* body = stage(self.transport, payload_bytes)
         if body == NULL:
             return False
-        memcpy(body, payload, payload_bytes)
+        if payload_bytes:                # payload may be NULL
+            memcpy(body, payload, payload_bytes)
         return send_staged(self.transport, to, message_id, header, sizeof(ControlHeader), body, payload_bytes)
 
     # -- collectives -----------------------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ pytestmark = pytest.mark.timeout(DEADLINE_S + 20)
 
 
 @pytest.fixture(autouse=True)
-def no_hang(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+def no_hang(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     """A thread that hangs without looking at signals (in a lock, say) takes the process with it and shows where."""
-    with capfd.disabled():
+    with capsys.disabled():
         standard_error = os.dup(2)
     faulthandler.dump_traceback_later(DEADLINE_S + 40, exit=True, file=standard_error)
     yield
