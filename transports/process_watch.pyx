@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+cimport cython
 from libc.errno cimport ESRCH, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -29,6 +30,7 @@ def process_table() -> bytes:
     return f"{boot}/{namespace}".encode()
 
 
+@cython.no_gc_clear      # __dealloc__ needs the dict; of numbers, so it is in no cycle
 cdef class ProcessWatch:
     def __cinit__(self):
         self._ended_fd = epoll_create1(EPOLL_CLOEXEC)
