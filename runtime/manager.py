@@ -299,6 +299,8 @@ class ParameterManager:
         ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
+        if self._engine.is_forked():  # another thread of the parent may have held the lock
+            self._engine.check()
         return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
 
     def explain(self, table: Table, key: int, ask_owner: bool = False, timeout: float = 10.0) -> KeyReport:

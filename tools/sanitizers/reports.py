@@ -1,7 +1,7 @@
 """reports.py [--planted asan|tsan] FOLDER: shows what sanitizers wrote to FOLDER; fails if there is anything.
 
-Leaks count where one of our modules called the allocator: numpy and CPython keep objects for ever. With --planted it fails
-unless every planted mistake was found.
+Leaks count where one of our modules called the allocator: numpy and CPython keep objects for ever. With --planted it
+fails unless every planted mistake was found.
 """
 
 import argparse
