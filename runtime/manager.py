@@ -272,7 +272,8 @@ class ParameterManager:
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this rank since start, of one moment. Any thread; waits for the engine's lock, some us.
+        """Counters of this rank since start, of one moment. Any thread; waits for the engine's lock, some us. After
+        ``close`` too. Raises ForkError in a forked child.
 
         To look at a period, subtract two snapshots. Keys, rows, rounds, records, messages are numbers of them.
 
@@ -299,7 +300,7 @@ class ParameterManager:
         ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
-        if self._engine.is_forked():  # another thread of the parent may have held the lock
+        if self._engine.is_forked():
             self._engine.check()
         return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
 

@@ -17,7 +17,9 @@ from intentpm.runtime.events import EventKind, KeyState
 
 PRODUCER = "intentpm trace"
 VERSION = 1
+# Viewers need thread ids that are unique in the whole trace, and none of 0.
 KEY_PIDS = 100_000  # processes below are ranks
+KEY_TIDS = 1_000_000
 
 # state before and after; None: any
 TRANSITIONS: dict[int, tuple[KeyState | None, KeyState]] = {
@@ -151,6 +153,11 @@ def _on_clock_zero(trace: RankTrace) -> RankTrace:
 # -- trace events ------------------------------------------------------------------------------------------------------
 
 
+def _tid(pid: int, ranks: int, rank: int) -> int:
+    """The track for what the key of process ``pid`` is on a rank; the next one is for its intent there."""
+    return KEY_TIDS + 2 * ((pid - KEY_PIDS) * ranks + rank)
+
+
 def _header(pid: int, tid: int, name: str, sort: int, what: str) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": pid, "tid": tid, "name": f"{what}_name", "args": {"name": name}}
     yield {"ph": "M", "pid": pid, "tid": tid, "name": f"{what}_sort_index", "args": {"sort_index": sort}}
@@ -158,25 +165,26 @@ def _header(pid: int, tid: int, name: str, sort: int, what: str) -> Iterator[dic
 
 def _rank_headers(ranks: int) -> Iterator[dict[str, Any]]:
     for rank in range(ranks):
-        yield from _header(rank + 1, 0, f"totals of rank {rank}", KEY_PIDS + rank, "process")
+        yield from _header(rank + 1, rank + 1, f"totals of rank {rank}", KEY_PIDS + rank, "process")
 
 
 def _key_events(
     traces: Sequence[RankTrace], pid: int, table: int, key: int, name: str, first: int, last: int
 ) -> Iterator[dict[str, Any]]:
-    yield from _header(pid, 0, f"{name}[{key}]", pid - KEY_PIDS, "process")
+    yield from _header(pid, pid, f"{name}[{key}]", pid - KEY_PIDS, "process")
     arrows: list[dict[str, Any]] = []
     for rank, trace in enumerate(traces):
         mine = trace.events[(trace.events["table"] == table) & (trace.events["key"] == key)]
         start = first if trace.lost else int(mine["time_ns"][0]) if mine.size else first
         place = {"table": name, "key": key, "rank": rank}
-        yield from _header(pid, 2 * rank + 1, f"rank {rank}", 2 * rank + 1, "thread")
-        yield from _slices(state_spans(mine, start, last), "state", pid, 2 * rank + 1, place, first)
-        yield from _marks(mine, pid, 2 * rank + 1, place, first)
-        arrows += _flows(mine, pid, 2 * rank + 1, first)
+        tid = _tid(pid, len(traces), rank)
+        yield from _header(pid, tid, f"rank {rank}", 2 * rank, "thread")
+        yield from _slices(state_spans(mine, start, last), "state", pid, tid, place, first)
+        yield from _marks(mine, pid, tid, place, first)
+        arrows += _flows(mine, pid, tid, first)
         if intents := intent_spans(mine, start, last):
-            yield from _header(pid, 2 * rank + 2, f"rank {rank} intent", 2 * rank + 2, "thread")
-            yield from _slices(intents, "intent", pid, 2 * rank + 2, place, first)
+            yield from _header(pid, tid + 1, f"rank {rank} intent", 2 * rank + 1, "thread")
+            yield from _slices(intents, "intent", pid, tid + 1, place, first)
     ends = Counter(arrow["id"] for arrow in arrows)
     yield from (arrow for arrow in arrows if ends[arrow["id"]] == 2)  # both ends were recorded
 
@@ -206,7 +214,8 @@ def _flows(events: Events, pid: int, tid: int, first: int) -> Iterator[dict[str,
         leaves = event["kind"] == EventKind.MOVED_OUT
         yield {
             "ph": "s" if leaves else "f", "bp": "e", "cat": "relocation", "name": "relocation", "pid": pid, "tid": tid,
-            "ts": (int(event["time_ns"]) - first + (-1 if leaves else 1)) / 1e3, "id": f"{pid}.{int(event['detail'])}",
+            "ts": (int(event["time_ns"]) - first + (-1 if leaves else 1)) / 1e3,
+            "id": (pid - KEY_PIDS) << 32 | int(event["detail"]),
         }  # fmt: skip
 
 
@@ -218,4 +227,4 @@ def _counter_events(rank: int, samples: npt.NDArray[Any], first: int) -> Iterato
             ("replicas", {"held": int(sample["replicas_held"])}),
             ("bytes", {"sent": int(sample["sent_bytes"]), "received": int(sample["received_bytes"])}),
         ):
-            yield {"ph": "C", "cat": "totals", "name": name, "pid": rank + 1, "tid": 0, "ts": ts, "args": values}
+            yield {"ph": "C", "cat": "totals", "name": name, "pid": rank + 1, "tid": rank + 1, "ts": ts, "args": values}

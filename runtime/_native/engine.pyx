@@ -777,7 +777,7 @@ cdef class Engine:
         self.raise_state()
 
     def close(self, timeout_s: float) -> None:
-        """Closes the transport (``timeout_s``: to send what is queued). Calls under way or to come raise ClosedError.
+        """Closes the transport (``timeout_s``: for what is still to be sent). Calls under way or to come raise ClosedError.
 
         After ``stop``. Waits for the GIL with the lock held: whoever waits for the lock meanwhile finds the engine closed.
         """

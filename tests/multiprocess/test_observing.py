@@ -1,6 +1,7 @@
 """Seeing what management does, on real ranks: statistics, explain, traces."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import intentpm
-from intentpm.runtime.errors import Error
+from intentpm.runtime.errors import Error, PeerLostError
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
 
@@ -231,6 +232,29 @@ def test_explain(spawn_world):
     assert replica.at_owner.holders == (3,)
     assert replica.at_owner.decisions[-1].kind == "holder_added"
     assert "its owner intends it too" in str(replica)
+
+
+def asks_the_dead():
+    pm, table, _ = start(peer_timeout=3)
+    key = int(keys_of(table, "others", 1)[0])
+    pm.barrier()
+    if pm.rank == 1:
+        os._exit(7)
+    deadline = time.monotonic() + WAIT_S
+    try:
+        while time.monotonic() < deadline:  # until its end is noticed, which the question itself may do
+            pm.explain(table, key, ask_owner=True, timeout=WAIT_S)
+    except PeerLostError as error:
+        return str(error)
+    finally:
+        pm.abort("done")
+    return "no error"
+
+
+def test_asking_a_rank_that_has_died_is_an_error(spawn_world):
+    survivor, dead = spawn_world.outcomes(2, asks_the_dead)
+    assert dead.exit_code == 7
+    assert "lost rank 1" in survivor.value, survivor.traceback
 
 
 # -- traces ------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: str, **options: object) -> subprocess.Popen[str]:
-        # A job that a shell put into the background ignores SIGINT, and its children inherit that; at a terminal they do not.
+        # A job that a shell put into the background ignores SIGINT, and its children inherit that.
         process = subprocess.Popen(
             [*RUN, *args], stdout=-1, stderr=-1, text=True, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,

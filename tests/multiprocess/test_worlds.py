@@ -181,7 +181,7 @@ def fail_on(rank: int) -> None:
 
 def mpirun_of(kind: str) -> list[str]:
     if kind == "wheel":
-        found = shutil.which("mpirun")
+        found = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         found = found if found and not found.startswith("/usr/bin") else None
     else:
         found = shutil.which("mpirun.openmpi")

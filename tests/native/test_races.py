@@ -1,8 +1,8 @@
 """Races: threads of one process on the same rows, tables and connections, in as many interleavings as time allows.
 
-Values are whole numbers, so sums are exact, and every row is one number repeated, so a torn row shows. Short in the
-normal suite; ``make sanitize`` runs the same under AddressSanitizer and ThreadSanitizer. INTENTPM_RACE_S sets the
-seconds each test races for.
+Values are whole numbers, so sums are exact; every row is one number repeated, so a torn row shows. Short in the normal
+suite; ``make sanitize`` runs the same under AddressSanitizer and ThreadSanitizer. INTENTPM_RACE_S sets the seconds each
+test races for.
 """
 
 import faulthandler
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(DEADLINE_S + 20)
 
 @pytest.fixture(autouse=True)
 def no_hang(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """A thread that hangs without looking at signals (in a lock, say) ends the process, and shows where it was."""
+    """A thread that hangs without looking at signals (in a lock, say) takes the process with it and shows where."""
     with capsys.disabled():
         standard_error = os.dup(2)
     faulthandler.dump_traceback_later(DEADLINE_S + 40, exit=True, file=standard_error)
@@ -60,7 +60,7 @@ def assert_not_torn(rows: np.ndarray) -> None:
     assert not len(torn), f"a row was read while it was written: {rows[torn[0]]}"
 
 
-# -- one rank, many threads --------------------------------------------------------------------------------------------
+# -- one rank, many threads ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("items", "dtype"), [(3, "float32"), (96, "float32"), (40, "int64"), (24, "float16")])
@@ -97,7 +97,7 @@ def test_threads_pull_push_and_set_the_same_rows(items: int, dtype: str) -> None
         assert pm.stats()["tables"]["sums"]["local"] > 0
 
 
-# -- several ranks -----------------------------------------------------------------------------------------------------
+# -- several ranks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Racer:
             self.worker.intent(self.own, self.draw.integers(0, self.own.num_keys, 6), first, last)
 
     def abandon(self) -> None:
-        """Pulls that nobody waits for, dropped or in a garbage cycle: their answers must not be written any more."""
+        """Pulls that nobody waits for, dropped or lost in a garbage cycle: their answers must not be written."""
         self.worker.pull_async(self.sums, self.some_keys())
         if self.draw.random() < 0.1:
             cycle: list[Any] = [self.worker.pull_async(self.sums, self.some_keys())]
@@ -270,7 +270,7 @@ def test_workers_of_three_ranks(kind: str, management: str) -> None:
 
 @pytest.mark.parametrize("kind", ["loopback", "tcp"])
 def test_intents_acted_on_at_once(kind: str) -> None:
-    """timing="immediate", next to no sync interval, and a sync threshold: more rounds, more records withheld."""
+    """timing="immediate", a tiny sync interval and a sync threshold: more rounds, more records withheld."""
     board = Board()
 
     def rank(pm: Any) -> int:
@@ -318,7 +318,7 @@ def test_any_thread_may_wait_for_a_future(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["loopback", "tcp"])
 def test_a_write_reaches_the_owner_without_help(kind: str) -> None:
-    """A write to a replica, after another thread's wait_sync may have collected earlier ones behind the writer."""
+    """Written to a replica, after a wait_sync of another thread may have collected earlier writes meanwhile."""
     tables: dict[int, Any] = {}
 
     def wait_for(value: float, key: int) -> None:
@@ -337,16 +337,15 @@ def test_a_write_reaches_the_owner_without_help(kind: str) -> None:
         writer, other = pm.worker(), pm.worker()
         writer.intent(tables[1], [key], 0, 10**9)
         writer.wait_sync()
-        written, stop_at = 0, time.monotonic() + RACE_S
-
-        def push() -> None:
-            writer.push(tables[1], [key], np.ones((1, 2)))
-
+        pushes, written, stop_at = 10, 0, time.monotonic() + RACE_S
         while time.monotonic() < stop_at:
-            together(lambda: [push() for _ in range(10)], lambda: [other.wait_sync() for _ in range(3)])
+            together(
+                lambda: [writer.push(tables[1], [key], np.ones((1, 2))) for _ in range(pushes)],
+                lambda: [other.wait_sync() for _ in range(3)],
+            )
             time.sleep(0.005)
-            push()
-            written += 11
+            writer.push(tables[1], [key], np.ones((1, 2)))
+            written += pushes + 1
             wait_for(written, key)
         assert list(tables[1].replica_keys()) == [key]
         pm.barrier()
@@ -354,7 +353,7 @@ def test_a_write_reaches_the_owner_without_help(kind: str) -> None:
     run_ranks(2, rank, kind, DEADLINE_S, management="replicate")
 
 
-# -- tables, statistics and the end, while workers work ----------------------------------------------------------------
+# -- tables, statistics and the end, while workers work --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["loopback", "tcp"])
@@ -412,7 +411,7 @@ def test_close_while_workers_work(kind: str) -> None:
     run_ranks(1 if kind == "alone" else SIZE, rank, "tcp" if kind == "tcp" else "loopback", DEADLINE_S)
 
 
-# -- a lost rank -------------------------------------------------------------------------------------------------------
+# -- a lost rank -----------------------------------------------------------------------------------------------------
 
 
 def loop(call: Callable[[], Any]) -> None:
@@ -444,20 +443,14 @@ def test_a_lost_rank_ends_every_wait(kind: str) -> None:
             assert (rows >= 0).all(), "a pull that could not read all rows did not say so"
 
         keys, rows, ones = np.arange(SUM_KEYS), np.ones((SUM_KEYS, 5)), np.ones((1, 17), np.float32)
-
-        def sync() -> None:
-            workers[2].intent(sums, keys, workers[2].advance_clock())
-            workers[2].wait_sync()
-
-        def intend() -> None:
-            workers[3].intent(own, keys, workers[3].advance_clock())
-            workers[3].push(own, [3], ones)
-
         waits = {
             "pull": pull_all,
             "flood": lambda: workers[1].push_async(sums, keys, rows),
-            "sync": sync,
-            "intend": intend,
+            "sync": lambda: (workers[2].intent(sums, keys, workers[2].advance_clock()), workers[2].wait_sync()),
+            "intend": lambda: (
+                workers[3].intent(own, keys, workers[3].advance_clock()),
+                workers[3].push(own, [3], ones),
+            ),
             "barrier": pm.barrier,
         }
         together(

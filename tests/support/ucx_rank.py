@@ -109,7 +109,8 @@ def lose(box: Mailbox, rank: int, size: int, lost: str) -> str:
     for message in take(box, len(others), 2):
         assert message.header == b"still here"
     box.run_for(0.3)
-    assert [loss.rank for loss in box.lost] == [target]
+    # Another rank may be done already, and gone.
+    assert [loss.rank for loss in box.lost if loss.rank not in others] == [target]
     return f"lost {target}: {why}"
 
 

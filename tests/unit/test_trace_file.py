@@ -126,7 +126,11 @@ def test_counters_and_names():
 
 def test_the_document_is_json_that_trace_viewers_accept():
     document = json.loads(json.dumps(one_relocation()))
+    assert len({(e["pid"], e["tid"]) for e in document["traceEvents"]}) == len(
+        {e["tid"] for e in document["traceEvents"]}
+    ), "a thread id must not occur in two processes"
     for event in document["traceEvents"]:
         assert {"ph", "pid", "tid", "name"} <= event.keys()
+        assert event["tid"] > 0
         if event["ph"] != "M":
             assert event["ts"] >= 0
