@@ -199,8 +199,9 @@ cdef class Worker:
 
     def advance_clock(self) -> int:
         """Adds one to this worker's clock; returns the new clock."""
-        if self.intents.advance() and self.managed:
-            self._kick(False)
+        cdef Attention attention = self.intents.advance()
+        if attention != NO_ATTENTION and self.managed:
+            self._kick(attention == URGENT)
         return load_relaxed_i64(&self.intents.clock)
 
     @property

@@ -71,6 +71,7 @@ cdef enum:
     HELLO_BYTES = 512
     RECEIVE_BUDGET_BYTES = 256 << 20
     CALLS_PER_CHECK = 1024              # of progress(), between two looks at the processes of peers
+    CALLS_PER_ARM_CHECK = 64            # the same, when arm() is called: it is a system call, and arm() is on the path of a pull
     IDLE_CALLS_BEFORE_TIMER = 50        # of progress(), before stuck sends are polled by timer
     STUCK_SEND_POLL_NS = 200_000
     IDLE_CALLS_AFTER_END = 8            # of progress(), before a peer whose process has ended counts as lost
@@ -557,7 +558,8 @@ cdef class UcxTransport(Transport):
     cdef bint arm(self) noexcept nogil:
         if self._inbox.first != NULL or self._failing_peers or not self._delivering:
             return False
-        self._note_ended()
+        if self._unchecked_calls > CALLS_PER_ARM_CHECK:      # until then an end keeps waking whoever sleeps on event_fd
+            self._note_ended()
         self._armed = self._ended_peers == 0 and (
             self._ucp.worker_arm(self._worker) == UCS_OK or self._sends_are_stuck())
         return self._armed

@@ -14,6 +14,8 @@ Who progresses the transport (the *wheel*):
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
         progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when
         done.
+    LEASED    a worker that waits again and again leaves the descriptor out between two waits. For LEASE_NS at most nobody
+        looks at the transport; then the progress thread takes the wheel back.
     Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes their call signals it.
 """
 
@@ -57,6 +59,11 @@ cdef class Engine:
     cdef uint32_t contenders     # atomic: threads waiting for the lock
     # guarded by: lock
     cdef bint worker_drives
+    cdef bint leased             # nobody drives, and the progress thread does not watch the transport either
+    cdef bint lease_is_timed     # lease_fd is set; leased implies it
+    cdef int64_t left_ns         # when a worker last left the wheel; atomic: stored under the lock / the thread may look
+    cdef int64_t taken_ns        # when one last took it
+    cdef uint32_t streak         # short waits, since there was a longer time between two
     cdef bint driver_sleeps
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
@@ -66,12 +73,14 @@ cdef class Engine:
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
     cdef uint32_t kicked         # atomic: a worker has told the engine to look at its intents or writes
+    cdef int64_t look_gap_ns     # guarded by: lock
     cdef int64_t look_due_ns     # atomic: when a kick that was not answered yet should have been
     cdef int64_t look_again_ns   # atomic: not looked at again before; the engine stores release / workers load acquire
     # descriptors, fixed after construction
     cdef int epoll_fd
     cdef int wake_fd             # wakes the progress thread
     cdef int look_fd             # a timer: wakes the progress thread to look, a while after it last did
+    cdef int lease_fd            # a timer: wakes the progress thread to end a lease
     cdef int driver_fd           # wakes the driving worker
     cdef int64_t worker_spin_ns
     cdef int64_t thread_spin_ns
@@ -85,10 +94,9 @@ cdef class Engine:
     # After progress or a submission outside drive: lets waiters see what has finished.
     cdef void wake_finished(self) noexcept nogil
     # Any thread, without the lock: something is due for management. It looks at once if that is urgent, else within
-    # LOOK_GAP_NS. True: it should have looked long ago; call ``help`` (which does not wait for the lock).
+    # look_gap_ns. True: it should have looked long ago; call ``help`` (which does not wait for the lock).
     cdef bint kick(self, bint urgent) noexcept nogil
     cdef void help(self) noexcept nogil
-    cdef void _set_look_timer(self, int64_t at_ns) noexcept nogil
     cdef void sync(self, Operation* operation) noexcept nogil
     # From a worker thread holding the GIL: waits for an operation, looks after signals; raises what went wrong.
     cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
@@ -109,6 +117,9 @@ cdef class Engine:
     cdef void _watch_transport(self, bint watch) noexcept nogil
     cdef void _take_wheel(self) noexcept nogil
     cdef void _leave_wheel(self) noexcept nogil
+    cdef void _lease(self) noexcept nogil
+    cdef bint _lease_goes_on(self) noexcept nogil
+    cdef void _end_lease(self) noexcept nogil
     cdef void _wake_thread(self) noexcept nogil
     cdef void _wake_driver(self) noexcept nogil
     cdef void _arm_sleeper(self) noexcept nogil

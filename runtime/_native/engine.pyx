@@ -121,17 +121,23 @@ cdef extern from *:
     void intentpm_prefer_latency(uint64_t slice_ns) nogil
 
 cdef enum:
-    MOST_EVENTS = 3
+    MOST_EVENTS = 4
     THREAD_SLICE_NS = 100_000    # the least the scheduler grants
     PREEMPTED_NS = 300_000       # between two polls: another thread ran meanwhile
     LEAST_NO_SPIN_NS = 50_000_000
     MOST_NO_SPIN_NS = 2_000_000_000
-    POLLS_PER_YIELD = 8          # a poll takes 0.03 to 0.5 us, a yield 0.3 us or more
+    POLLS_PER_YIELD = 32         # a poll takes 0.03 to 0.5 us, a yield 0.4 us or more
     LEAVING_POLLS = 16           # a worker that leaves the wheel serves what has come meanwhile, but not for ever
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
     HELP_AFTER_NS = 300_000      # a look so much overdue is done by the worker that notices
-    LOOK_GAP_NS = 400_000        # between two looks at what workers signalled, unless one is urgent
+    STREAK_GAP_NS = 20_000       # waits that follow each other so closely ...
+    STREAK_WAIT_NS = 6_000       # ... and are so short make a streak
+    MOST_STREAK = 64
+    STREAK_WAITS = 16            # after more than so many, the wheel is kept between two of them ...
+    LEASE_NS = 100_000           # ... but not longer than this
+    LOOK_GAP_NS = 400_000        # between two looks at what workers signalled, unless one is urgent;
+    MOST_LOOK_GAP_NS = 6_400_000  # twice as long after each look that led to nothing, up to this
 
 
 # -- what a wait can be for ----------------------------------------------------------------------------------------------
@@ -209,6 +215,14 @@ cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil
     (<Engine>context).control.fail(rank, why, strlen(why), True)
 
 
+cdef void _set_timer(int fd, int64_t at_ns) noexcept nogil:
+    cdef itimerspec timing
+    memset(&timing, 0, sizeof(timing))
+    timing.it_value.tv_sec = at_ns // 1000000000
+    timing.it_value.tv_nsec = at_ns % 1000000000
+    timerfd_settime(fd, TFD_TIMER_ABSTIME, &timing, NULL)
+
+
 cdef str _text(object what):
     """What is waited for: a text, or a callable that makes one when it is needed."""
     return what() if callable(what) else what
@@ -235,7 +249,7 @@ COUNTER_NAMES = (
 
 cdef class Engine:
     def __cinit__(self):
-        self.epoll_fd = self.wake_fd = self.look_fd = self.driver_fd = -1
+        self.epoll_fd = self.wake_fd = self.look_fd = self.lease_fd = self.driver_fd = -1
 
     def __init__(
             self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float,
@@ -251,6 +265,7 @@ cdef class Engine:
         self.inquiry = Inquiry(self.rounds)
         self.step_at_ns = self.thread_wakes_ns = NEVER
         self.no_spin_ns = LEAST_NO_SPIN_NS
+        self.look_gap_ns = LOOK_GAP_NS
         self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
         self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
         pthread_mutex_init(&self.lock, NULL)
@@ -261,10 +276,11 @@ cdef class Engine:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         self.look_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        self.lease_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         self.driver_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if self.epoll_fd < 0 or self.wake_fd < 0 or self.look_fd < 0 or self.driver_fd < 0:
+        if min(self.epoll_fd, self.wake_fd, self.look_fd, self.lease_fd, self.driver_fd) < 0:
             raise OSError(errno, "cannot make event descriptors: raise `ulimit -n`")
-        for descriptor in (self.wake_fd, self.look_fd, transport.event_fd()):
+        for descriptor in (self.wake_fd, self.look_fd, self.lease_fd, transport.event_fd()):
             if descriptor >= 0:
                 event.events = EPOLLIN
                 event.data.fd = descriptor
@@ -287,9 +303,11 @@ cdef class Engine:
             close(self.wake_fd)
         if self.look_fd >= 0:
             close(self.look_fd)
+        if self.lease_fd >= 0:
+            close(self.lease_fd)
         if self.driver_fd >= 0:
             close(self.driver_fd)
-        self.epoll_fd = self.wake_fd = self.look_fd = self.driver_fd = -1
+        self.epoll_fd = self.wake_fd = self.look_fd = self.lease_fd = self.driver_fd = -1
 
     # -- the lock --------------------------------------------------------------------------------------------------------
 
@@ -421,13 +439,27 @@ cdef class Engine:
 
     cdef void _take_wheel(self) noexcept nogil:
         self.worker_drives = True
-        self._watch_transport(False)
+        self.taken_ns = self.transport.now_ns()
+        if self.taken_ns - self.left_ns > STREAK_GAP_NS:
+            self.streak = 0
+        if self.leased:
+            self.leased = False
+        else:
+            self._watch_transport(False)
 
     cdef void _leave_wheel(self) noexcept nogil:
         cdef int _turn
         self.worker_drives = False
+        store_release_i64(&self.left_ns, self.transport.now_ns())
         if self.state >= ENGINE_CLOSED:
             pthread_cond_broadcast(&self.answered)
+            return
+        if self.left_ns - self.taken_ns < STREAK_WAIT_NS:
+            self.streak = min(self.streak + 1, <uint32_t>MOST_STREAK)
+        else:
+            self.streak //= 2            # one that was disturbed does not end it
+        if self.streak > STREAK_WAITS:
+            self._lease()
             return
         for _turn in range(LEAVING_POLLS):
             if self.transport.arm():
@@ -441,6 +473,41 @@ cdef class Engine:
         if self.followers > 0:           # one of them may drive now
             pthread_cond_broadcast(&self.answered)
 
+    # To hand the wheel over costs more than half of a small round trip: the descriptor out of the set and back, arming it, and
+    # at the server a system call to wake who is not asleep. A worker that waits again and again keeps it in between. Should
+    # it not come back, the lease ends by a timer, which is set once and moved by the progress thread, not by the worker.
+
+    cdef void _lease(self) noexcept nogil:
+        self.leased = True
+        if not self.lease_is_timed:
+            self.lease_is_timed = True
+            _set_timer(self.lease_fd, self.left_ns + LEASE_NS)
+        self.wake_finished()
+        if self.followers > 0:
+            pthread_cond_broadcast(&self.answered)
+
+    cdef bint _lease_goes_on(self) noexcept nogil:
+        """From the progress thread, without the lock, which it would take from the worker: moves the timer if need be."""
+        cdef uint64_t count
+        cdef int64_t end_ns = load_acquire_i64(&self.left_ns) + LEASE_NS
+        if self.transport.now_ns() >= end_ns:
+            return False
+        read(self.lease_fd, &count, sizeof(count))
+        _set_timer(self.lease_fd, end_ns)
+        return True
+
+    cdef void _end_lease(self) noexcept nogil:
+        """From the progress thread, when the timer has fired: takes the wheel back."""
+        self.lease_is_timed = False
+        if not self.leased:
+            return
+        if self.transport.now_ns() < self.left_ns + LEASE_NS:
+            self.lease_is_timed = True
+            _set_timer(self.lease_fd, self.left_ns + LEASE_NS)
+            return
+        self.leased = False
+        self._watch_transport(True)
+
     cdef void _arm_sleeper(self) noexcept nogil:
         """After sends that no poll of this thread follows: who sleeps on the transport must wake when a full socket has room.
 
@@ -450,7 +517,7 @@ cdef class Engine:
         if self.driver_sleeps:
             if not self.transport.arm():
                 self._wake_driver()
-        elif self.thread_sleeps and not self.worker_drives and not self.transport.arm():
+        elif self.thread_sleeps and not self.worker_drives and not self.leased and not self.transport.arm():
             self._wake_thread()
 
     cdef void _wake_thread(self) noexcept nogil:
@@ -478,13 +545,17 @@ cdef class Engine:
             self.thread_sleeps = True
             self.release()
             came = epoll_wait(self.epoll_fd, events, MOST_EVENTS, timeout_ms)
+            while came == 1 and events[0].data.fd == self.lease_fd and timeout_ms < 0 and self._lease_goes_on():
+                came = epoll_wait(self.epoll_fd, events, MOST_EVENTS, timeout_ms)
             self.acquire()
             self.thread_sleeps = message = False
             for i in range(came):
-                if events[i].data.fd == self.wake_fd or events[i].data.fd == self.look_fd:
-                    read(events[i].data.fd, &count, sizeof(count))
-                else:
+                if events[i].data.fd == self.transport.event_fd():
                     message = True
+                    continue
+                read(events[i].data.fd, &count, sizeof(count))
+                if events[i].data.fd == self.lease_fd:
+                    self._end_lease()
         self.release()
 
     cdef int _sleep_ms(self) noexcept nogil:
@@ -501,7 +572,7 @@ cdef class Engine:
         self.look_and_step()
         if self.worker_drives:
             self._arm_sleeper()
-        while not self.stopping and not self.worker_drives:
+        while not self.stopping and not self.worker_drives and not self.leased:
             before = now
             if self.transport.progress() > 0:
                 self.step()
@@ -511,8 +582,7 @@ cdef class Engine:
                 now = self.transport.now_ns()
                 if now >= spin_until and self.transport.arm():
                     return
-            if load_relaxed(&self.contenders):
-                self._let_others_in()
+            self._let_others_in()
             self._note_preemption(before)
 
     # A progress thread that polls beside a computing thread on the same core uses up its share of it; then the scheduler lets
@@ -551,8 +621,11 @@ cdef class Engine:
         # Taken by an exchange: so what a worker did before the kick that is taken back here is seen by what follows.
         if load_relaxed(&self.kicked) and exchange_acquire(&self.kicked, 0):
             self.rounds.look()
-            store_release_i64(&self.look_again_ns, self.transport.now_ns() + LOOK_GAP_NS)
-        self.step()
+            self.step()
+            self.look_gap_ns = LOOK_GAP_NS if self.rounds.is_busy() else min(2 * self.look_gap_ns, <int64_t>MOST_LOOK_GAP_NS)
+            store_release_i64(&self.look_again_ns, self.transport.now_ns() + self.look_gap_ns)
+        else:
+            self.step()
 
     cdef bint kick(self, bint urgent) noexcept nogil:
         # A worker signals and advances its clock many times in a round trip. To wake the thread each time would take the core
@@ -572,15 +645,8 @@ cdef class Engine:
         if look_at == now:
             self._wake_thread()
         else:
-            self._set_look_timer(look_at)
+            _set_timer(self.look_fd, look_at)
         return False
-
-    cdef void _set_look_timer(self, int64_t at_ns) noexcept nogil:
-        cdef itimerspec timing
-        memset(&timing, 0, sizeof(timing))
-        timing.it_value.tv_sec = at_ns // 1000000000
-        timing.it_value.tv_nsec = at_ns % 1000000000
-        timerfd_settime(self.look_fd, TFD_TIMER_ABSTIME, &timing, NULL)
 
     cdef void help(self) noexcept nogil:
         # On a core that it shares with a computing worker, the progress thread gets half of the time, and not when it needs

@@ -30,7 +30,7 @@ cdef enum:
     MAX_SIGNALLED_KEYS = 1 << 28     # per worker, not over yet: 1 GiB of keys
 
 
-# What an intent just signalled needs of the engine.
+# What of the engine is needed after a signal or a step of the clock.
 cdef enum Attention:
     NO_ATTENTION = 0
     DUE = 1                          # a look, soon
@@ -49,6 +49,7 @@ cdef class IntentQueue:
     cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
     cdef int64_t keys_signalled      # atomic relaxed: by this worker since start
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
+    cdef int64_t look_by_clock       # as wake_clock: an intent not collected yet starts within a round of this clock
     cdef int64_t clocks_per_round    # guarded by: incoming_lock. As estimated: one that starts sooner would be late
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
@@ -67,8 +68,8 @@ cdef class IntentQueue:
     cdef bint signal(
         self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
         Attention* attention) noexcept nogil
-    # True: the engine should look.
-    cdef bint advance(self) noexcept nogil
+    # What the new clock needs of the engine.
+    cdef Attention advance(self) noexcept nogil
 
     # Engine side. ``next_due`` and ``next_over`` hand out one intent each until there is none (NULL): a due one becomes
     # active when taken; one that is over must be given to ``forget``.

@@ -20,6 +20,7 @@ cdef class IntentQueue:
         """immediate: every intent is due when it is signalled (timing="immediate")."""
         self.immediate = immediate
         self.round_clock = -1
+        self.look_by_clock = NEVER
         timer_init(&self.timer)
         self.publish()
 
@@ -61,16 +62,19 @@ cdef class IntentQueue:
         # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
         # Not before now: a round measured from a clock before the signal would seem long, and widen the horizon, and so on.
         store_release_i64(&self.wake_clock, min(self.wake_clock, max(start - self.horizon + 1, self.clock)))
+        self.look_by_clock = min(self.look_by_clock, start - self.clocks_per_round)
         if start < self.act_before or self.clock >= self.wake_clock:
-            attention[0] = URGENT if start - self.clock <= self.clocks_per_round else DUE
+            attention[0] = URGENT if self.clock >= self.look_by_clock else DUE
         unlock_unchanged(&self.incoming_lock, seen)
         return True
 
-    cdef bint advance(self) noexcept nogil:
+    cdef Attention advance(self) noexcept nogil:
         # Sequentially consistent against publish(): either this thread sees the new wake_clock or the engine the new clock.
         cdef int64_t clock = self.clock + 1
         exchange_seq_cst_i64(&self.clock, clock)
-        return clock >= load_seq_cst_i64(&self.wake_clock)
+        if clock < load_seq_cst_i64(&self.wake_clock):
+            return NO_ATTENTION
+        return URGENT if clock >= load_relaxed_i64(&self.look_by_clock) else DUE
 
     # -- engine ----------------------------------------------------------------------------------------------------------
 
@@ -83,6 +87,7 @@ cdef class IntentQueue:
             self.collected += 1
             self.waiting.push(_entry(intent.start, intent))
         self.incoming.clear()
+        self.look_by_clock = NEVER
         unlock_unchanged(&self.incoming_lock, seen)
 
     cdef Intent* next_due(self) noexcept nogil:

@@ -135,6 +135,7 @@ cdef class Rounds:
     cdef int64_t step(self, int64_t now_ns) noexcept nogil
     # Something the engine should look at: an intent that is due or over.
     cdef void look(self) noexcept nogil
+    cdef bint is_busy(self) noexcept nogil      # anything is asked for, or to be
     # False: malformed.
     cdef bint on_message(
         self, uint32_t source, uint8_t message_id, const RoundHeader* header,

@@ -35,8 +35,8 @@ from intentpm.runtime._native.state cimport (
 )
 from intentpm.runtime._native.store cimport (
     PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
-    take_pending,
+    next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of,
+    take_dirty, take_pending,
 )
 
 cdef enum:
@@ -129,6 +129,9 @@ cdef class Rounds:
     cdef void look(self) noexcept nogil:
         self.look_at_intents = True
 
+    cdef bint is_busy(self) noexcept nogil:
+        return self.busy[0] + self.busy[1] > 0
+
     cdef inline TableState* _table(self, uint32_t table) noexcept nogil:
         return self.remote.tables[table]
 
@@ -159,7 +162,7 @@ cdef class Rounds:
                 intent = queue.next_over()
             if queue.publish():
                 break
-        queue.look_ended(self.busy[0] + self.busy[1] > 0)
+        queue.look_ended(self.is_busy())
 
     cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
