@@ -44,3 +44,6 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     ctypedef double (*row_square_fn)(const void* row, size_t items) noexcept nogil
     row_square_fn row_square_for(int dtype) noexcept
     void copy_row(void* to, const void* source, size_t row_bytes) noexcept
+
+    # Return type of a function that is compiled for each generation of processors, with all that it calls.
+    ctypedef void void_per_cpu "INTENTPM_PER_CPU void"

@@ -15,9 +15,9 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32,
-    store_relaxed_i64, store_relaxed_u64, store_release_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32,
+    load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
+    store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
@@ -25,7 +25,10 @@ from intentpm.runtime._native.state cimport (
 )
 
 cdef enum:
-    PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
+    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's slot is known; the
+    # slots are prefetched earlier still.
+    ROWS_AHEAD = 32
+    SLOTS_AHEAD = 64
     HUGE_PAGE_BYTES = 2 << 20
 
 
@@ -209,44 +212,45 @@ cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nog
 
 # -- one row -------------------------------------------------------------------------------------------------------------
 
-cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
+# ``slot`` is where the key was a moment ago: it is looked up early, for the prefetch, and again only when that was too early.
+
+cdef inline SlotState _pull_row(
+        TableState* table, int64_t key, int32_t slot, char* out, size_t row_bytes) noexcept nogil:
     # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
     # the copy, excludes it: binding a slot changes its version, to one it has not had.
-    cdef int32_t slot
+    cdef SlotHead* head
     cdef uint32_t seen
-    while True:
-        slot = load_acquire_i32(&table.slot[key])
-        if slot < 0:
-            return SLOT_FREE
-        seen = read_unlocked(&table.head[slot].word) if optimistic_reads else lock_slot(&table.head[slot].word)
-        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen) != SLOT_FREE:
-            copy_row(out, row_of(table, slot), table.row_bytes)
+    while slot >= 0:
+        head = &table.head[slot]
+        seen = read_unlocked(&head.word) if optimistic_reads else lock_slot(&head.word)
+        if load_relaxed_i32(&head.key) == key and state_of(seen) != SLOT_FREE:
+            copy_row(out, row_of(table, slot), row_bytes)
             if not optimistic_reads:
-                unlock_unchanged(&table.head[slot].word, seen)
+                unlock_unchanged(&head.word, seen)
                 return state_of(seen)
             fence_acquire()
-            if load_relaxed(&table.head[slot].word) == seen:
+            if load_relaxed(&head.word) == seen:
                 return state_of(seen)
         elif not optimistic_reads:
-            unlock_unchanged(&table.head[slot].word, seen)
-
-
-cdef inline int32_t _lock_key(TableState* table, int64_t key, uint32_t* seen) noexcept nogil:
-    """Locks the key's slot for writing; -1 when the key is not here."""
-    cdef int32_t slot
-    while True:
+            unlock_unchanged(&head.word, seen)
         slot = load_acquire_i32(&table.slot[key])
-        if slot < 0:
-            return -1
+    return SLOT_FREE
+
+
+cdef inline int32_t _lock_key(TableState* table, int64_t key, int32_t slot, uint32_t* seen) noexcept nogil:
+    """Locks the key's slot for writing; -1 when the key is not here."""
+    while slot >= 0:
         seen[0] = lock_slot(&table.head[slot].word)
         if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen[0]) != SLOT_FREE:
             return slot
         unlock_unchanged(&table.head[slot].word, seen[0])
+        slot = load_acquire_i32(&table.slot[key])
+    return -1
 
 
-cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delta) noexcept nogil:
+cdef inline SlotState _push_row(TableState* table, int64_t key, int32_t slot, const char* delta) noexcept nogil:
     cdef uint32_t seen
-    cdef int32_t slot = _lock_key(table, key, &seen)
+    slot = _lock_key(table, key, slot, &seen)
     if slot < 0:
         return SLOT_FREE
     table.add(row_of(table, slot), delta, table.row_items)
@@ -258,9 +262,9 @@ cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delt
     return state_of(seen)
 
 
-cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value) noexcept nogil:
+cdef inline SlotState _set_row(TableState* table, int64_t key, int32_t slot, const char* value) noexcept nogil:
     cdef uint32_t seen
-    cdef int32_t slot = _lock_key(table, key, &seen)
+    slot = _lock_key(table, key, slot, &seen)
     if slot < 0:
         return SLOT_FREE
     copy_row(row_of(table, slot), value, table.row_bytes)
@@ -273,15 +277,15 @@ cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value
 
 
 cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
-    return _pull_row(table, key, out)
+    return _pull_row(table, key, load_acquire_i32(&table.slot[key]), out, table.row_bytes)
 
 
 cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    return _push_row(table, key, delta)
+    return _push_row(table, key, load_acquire_i32(&table.slot[key]), delta)
 
 
 cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
-    return _set_row(table, key, value)
+    return _set_row(table, key, load_acquire_i32(&table.slot[key]), value)
 
 
 # -- batches -------------------------------------------------------------------------------------------------------------
@@ -306,34 +310,51 @@ cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, 
     store_relaxed_u64(&counts.remote, counts.remote + missed)
 
 
-cdef inline void _prefetch_ahead(
-        TableState* table, const int64_t* keys, int64_t i, int64_t count, bint for_writing) noexcept nogil:
-    if i + PREFETCH_SLOTS < count:
-        prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
-    if i + PREFETCH_ROWS < count:
-        prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+cdef inline void _approach(
+        TableState* table, int64_t key, int32_t* slot, size_t row_bytes, bint for_writing) noexcept nogil:
+    slot[0] = load_acquire_i32(&table.slot[key])
+    if slot[0] >= 0:
+        prefetch_slot(table, slot[0], row_bytes, for_writing)
 
 
-cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
+cdef inline void _look_first(
+        TableState* table, const int64_t* keys, int64_t count, int32_t* slots, size_t row_bytes,
+        bint for_writing) noexcept nogil:
+    """``_look_ahead`` for the keys before any."""
     cdef int64_t i
     if count == 1:
+        slots[0] = load_acquire_i32(&table.slot[keys[0]])
         return
-    for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
+    for i in range(min(count, <int64_t>SLOTS_AHEAD)):
         prefetch_read(&table.slot[keys[i]])
-    for i in range(min(count, <int64_t>PREFETCH_ROWS)):
-        prefetch_key(table, keys[i], for_writing)
+    for i in range(min(count, <int64_t>ROWS_AHEAD)):
+        _approach(table, keys[i], &slots[i], row_bytes, for_writing)
 
 
-cdef void pull_rows(
-        TableState* table, const int64_t* keys, int64_t count, char* out,
+cdef inline int32_t _look_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, int32_t* slots, size_t row_bytes,
+        bint for_writing) noexcept nogil:
+    """The slot of key ``i``, looked up ROWS_AHEAD keys ago, in exchange for that of the key that is so far ahead."""
+    cdef int32_t slot = slots[i % ROWS_AHEAD]
+    if i + SLOTS_AHEAD < count:
+        prefetch_read(&table.slot[keys[i + SLOTS_AHEAD]])
+    if i + ROWS_AHEAD < count:
+        _approach(table, keys[i + ROWS_AHEAD], &slots[i % ROWS_AHEAD], row_bytes, for_writing)
+    return slot
+
+
+cdef inline void _pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out, size_t row_bytes,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int32_t slots[ROWS_AHEAD]
     cdef int64_t i
+    cdef int32_t slot
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
-    _prefetch_first(table, keys, count, False)
+    _look_first(table, keys, count, slots, row_bytes, False)
     for i in range(count):
-        _prefetch_ahead(table, keys, i, count, False)
-        state = _pull_row(table, keys[i], out + <size_t>i * table.row_bytes)
+        slot = _look_ahead(table, keys, i, count, slots, row_bytes, False)
+        state = _pull_row(table, keys[i], slot, out + <size_t>i * row_bytes, row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
             missed += 1
@@ -342,16 +363,40 @@ cdef void pull_rows(
     _count(counts, owned, <uint64_t>count - owned - missed, missed)
 
 
+cdef void_per_cpu _pull_rows_of_length(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """``_pull_rows``, compiled for common lengths: a row is then copied by a few moves, not by a call."""
+    if table.row_bytes == 4:
+        _pull_rows(table, keys, count, out, 4, misses, counts)
+    elif table.row_bytes == 64:
+        _pull_rows(table, keys, count, out, 64, misses, counts)
+    elif table.row_bytes == 128:
+        _pull_rows(table, keys, count, out, 128, misses, counts)
+    elif table.row_bytes == 256:
+        _pull_rows(table, keys, count, out, 256, misses, counts)
+    else:
+        _pull_rows(table, keys, count, out, table.row_bytes, misses, counts)
+
+
+cdef void pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _pull_rows_of_length(table, keys, count, out, misses, counts)
+
+
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int32_t slots[ROWS_AHEAD]
     cdef int64_t i
+    cdef int32_t slot
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
-    _prefetch_first(table, keys, count, True)
+    _look_first(table, keys, count, slots, table.row_bytes, True)
     for i in range(count):
-        _prefetch_ahead(table, keys, i, count, True)
-        state = _push_row(table, keys[i], deltas + <size_t>i * table.row_bytes)
+        slot = _look_ahead(table, keys, i, count, slots, table.row_bytes, True)
+        state = _push_row(table, keys[i], slot, deltas + <size_t>i * table.row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
             missed += 1
@@ -363,12 +408,15 @@ cdef void push_rows(
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef int32_t slots[ROWS_AHEAD]
     cdef int64_t i
+    cdef int32_t slot
     cdef uint64_t owned = 0, missed = 0
     cdef SlotState state
+    _look_first(table, keys, count, slots, table.row_bytes, True)
     for i in range(count):
-        _prefetch_ahead(table, keys, i, count, True)
-        state = _set_row(table, keys[i], values + <size_t>i * table.row_bytes)
+        slot = _look_ahead(table, keys, i, count, slots, table.row_bytes, True)
+        state = _set_row(table, keys[i], slot, values + <size_t>i * table.row_bytes)
         if state == SLOT_FREE:
             misses.push_back(<int32_t>i)
             missed += 1
