@@ -92,6 +92,7 @@ typedef void (*row_add_fn)(void *row, const void *delta, size_t items);
 #endif
 
 #define INTENTPM_PER_CPU INTENTPM_CLONES __attribute__((flatten))
+#define INTENTPM_APART __attribute__((noinline))
 
 inline float float_from_bits(uint32_t b) { float f; std::memcpy(&f, &b, 4); return f; }
 inline uint32_t bits_of_float(float f) { uint32_t b; std::memcpy(&b, &f, 4); return b; }

@@ -45,5 +45,7 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     row_square_fn row_square_for(int dtype) noexcept
     void copy_row(void* to, const void* source, size_t row_bytes) noexcept
 
-    # Return type of a function that is compiled for each generation of processors, with all that it calls.
+    # Return types that carry an attribute, for which Cython has no words. Of a function that is compiled for each generation
+    # of processors, with all that it calls inside it; and of one that is never put inside another.
     ctypedef void void_per_cpu "INTENTPM_PER_CPU void"
+    ctypedef void void_apart "INTENTPM_APART void"

@@ -15,13 +15,13 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire, load_acquire_i32,
     load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
-    store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_per_cpu,
+    store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
-    continue_version, lock_slot, read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
+    continue_version, lock_slot, read_unlocked, state_of, try_lock_slot, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
@@ -30,6 +30,11 @@ cdef enum:
     ROWS_AHEAD = 32
     SLOTS_AHEAD = 64
     HUGE_PAGE_BYTES = 2 << 20
+
+cdef enum AccessKind:
+    ACCESS_ROW_PULL
+    ACCESS_ROW_PUSH
+    ACCESS_ROW_SET
 
 
 # -- what a replica's writes leave for the owner (the slot is LOCKED) ------------------------------------------------------
@@ -211,81 +216,106 @@ cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nog
 
 
 # -- one row -------------------------------------------------------------------------------------------------------------
+# Each access is one attempt at the slot where the key was a moment ago. It gives up (SLOT_FREE) when a writer is inside or the
+# key is not there: a slot may be unbound and bound to another key at any time. ``*_row_atomic`` repeat it until it succeeds
+# or the key is not here.
 
-# ``slot`` is where the key was a moment ago: it is looked up early, for the prefetch, and again only when that was too early.
+cdef inline bint _lock_at(TableState* table, int64_t key, int32_t slot, uint32_t* seen) noexcept nogil:
+    cdef SlotHead* head
+    if slot < 0:
+        return False
+    head = &table.head[slot]
+    seen[0] = load_relaxed(&head.word)
+    if seen[0] & WORD_LOCKED or not try_lock_slot(&head.word, seen[0]):
+        return False
+    if load_relaxed_i32(&head.key) == key and state_of(seen[0]) != SLOT_FREE:
+        return True
+    unlock_unchanged(&head.word, seen[0])
+    return False
 
-cdef inline SlotState _pull_row(
+
+cdef inline SlotState _pull_row_at(
         TableState* table, int64_t key, int32_t slot, char* out, size_t row_bytes) noexcept nogil:
-    # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
-    # the copy, excludes it: binding a slot changes its version, to one it has not had.
+    # Reading the word before its key, and again after the copy: binding a slot changes its version, to one it has not had.
     cdef SlotHead* head
     cdef uint32_t seen
-    while slot >= 0:
-        head = &table.head[slot]
-        seen = read_unlocked(&head.word) if optimistic_reads else lock_slot(&head.word)
-        if load_relaxed_i32(&head.key) == key and state_of(seen) != SLOT_FREE:
-            copy_row(out, row_of(table, slot), row_bytes)
-            if not optimistic_reads:
-                unlock_unchanged(&head.word, seen)
-                return state_of(seen)
-            fence_acquire()
-            if load_relaxed(&head.word) == seen:
-                return state_of(seen)
-        elif not optimistic_reads:
-            unlock_unchanged(&head.word, seen)
-        slot = load_acquire_i32(&table.slot[key])
-    return SLOT_FREE
-
-
-cdef inline int32_t _lock_key(TableState* table, int64_t key, int32_t slot, uint32_t* seen) noexcept nogil:
-    """Locks the key's slot for writing; -1 when the key is not here."""
-    while slot >= 0:
-        seen[0] = lock_slot(&table.head[slot].word)
-        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen[0]) != SLOT_FREE:
-            return slot
-        unlock_unchanged(&table.head[slot].word, seen[0])
-        slot = load_acquire_i32(&table.slot[key])
-    return -1
-
-
-cdef inline SlotState _push_row(TableState* table, int64_t key, int32_t slot, const char* delta) noexcept nogil:
-    cdef uint32_t seen
-    slot = _lock_key(table, key, slot, &seen)
+    if not optimistic_reads:
+        if not _lock_at(table, key, slot, &seen):
+            return SLOT_FREE
+        copy_row(out, row_of(table, slot), row_bytes)
+        unlock_unchanged(&table.head[slot].word, seen)
+        return state_of(seen)
     if slot < 0:
+        return SLOT_FREE
+    head = &table.head[slot]
+    seen = load_acquire(&head.word)
+    if load_relaxed_i32(&head.key) != key or seen & WORD_LOCKED:
+        return SLOT_FREE
+    copy_row(out, row_of(table, slot), row_bytes)
+    fence_acquire()
+    return state_of(seen) if load_relaxed(&head.word) == seen else SLOT_FREE
+
+
+cdef inline void _unlock_written(TableState* table, int32_t slot, uint32_t seen) noexcept nogil:
+    if seen & WORD_SHARED or state_of(seen) == SLOT_REPLICA:
+        _mark_dirty(table, slot)
+    unlock_changed(&table.head[slot].word, seen)
+
+
+cdef inline SlotState _push_row_at(TableState* table, int64_t key, int32_t slot, const char* delta) noexcept nogil:
+    cdef uint32_t seen
+    if not _lock_at(table, key, slot, &seen):
         return SLOT_FREE
     table.add(row_of(table, slot), delta, table.row_items)
     if state_of(seen) == SLOT_REPLICA:
         _add_pending(table, slot, delta)
-    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
-        _mark_dirty(table, slot)
-    unlock_changed(&table.head[slot].word, seen)
+    _unlock_written(table, slot, seen)
     return state_of(seen)
 
 
-cdef inline SlotState _set_row(TableState* table, int64_t key, int32_t slot, const char* value) noexcept nogil:
+cdef inline SlotState _set_row_at(TableState* table, int64_t key, int32_t slot, const char* value) noexcept nogil:
     cdef uint32_t seen
-    slot = _lock_key(table, key, slot, &seen)
-    if slot < 0:
+    if not _lock_at(table, key, slot, &seen):
         return SLOT_FREE
     copy_row(row_of(table, slot), value, table.row_bytes)
     if state_of(seen) == SLOT_REPLICA:
         _set_pending(table, slot, value)
-    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
-        _mark_dirty(table, slot)
-    unlock_changed(&table.head[slot].word, seen)
+    _unlock_written(table, slot, seen)
     return state_of(seen)
 
 
+cdef inline int32_t _slot_when_unlocked(TableState* table, int64_t key) noexcept nogil:
+    cdef int32_t slot = load_acquire_i32(&table.slot[key])
+    if slot >= 0:
+        read_unlocked(&table.head[slot].word)
+    return slot
+
+
 cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
-    return _pull_row(table, key, load_acquire_i32(&table.slot[key]), out, table.row_bytes)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _pull_row_at(table, key, slot, out, table.row_bytes)
+    return state
 
 
 cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    return _push_row(table, key, load_acquire_i32(&table.slot[key]), delta)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _push_row_at(table, key, slot, delta)
+    return state
 
 
 cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
-    return _set_row(table, key, load_acquire_i32(&table.slot[key]), value)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _set_row_at(table, key, slot, value)
+    return state
 
 
 # -- batches -------------------------------------------------------------------------------------------------------------
@@ -343,86 +373,82 @@ cdef inline int32_t _look_ahead(
     return slot
 
 
-cdef inline void _pull_rows(
-        TableState* table, const int64_t* keys, int64_t count, char* out, size_t row_bytes,
+# The second attempts of the three loops below, and what comes of keys that are not here; apart, so that the loops keep their
+# registers.
+
+cdef void_apart _settle(
+        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    cdef SlotState state
+    if kind == ACCESS_ROW_PULL:
+        state = pull_row_atomic(table, key, row)
+    elif kind == ACCESS_ROW_PUSH:
+        state = push_row_atomic(table, key, row)
+    else:
+        state = set_row_atomic(table, key, row)
+    if state == SLOT_FREE:
+        misses.push_back(<int32_t>position)
+    _count(counts, state == SLOT_OWNED, state == SLOT_REPLICA, state == SLOT_FREE)
+
+
+cdef inline void _access_rows(
+        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     cdef int32_t slots[ROWS_AHEAD]
-    cdef int64_t i
-    cdef int32_t slot
-    cdef uint64_t owned = 0, missed = 0
+    cdef uint64_t owned = 0, replica = 0
     cdef SlotState state
-    _look_first(table, keys, count, slots, row_bytes, False)
+    cdef int32_t slot
+    cdef char* row = rows
+    cdef int64_t i
+    _look_first(table, keys, count, slots, row_bytes, kind != ACCESS_ROW_PULL)
     for i in range(count):
-        slot = _look_ahead(table, keys, i, count, slots, row_bytes, False)
-        state = _pull_row(table, keys[i], slot, out + <size_t>i * row_bytes, row_bytes)
+        slot = _look_ahead(table, keys, i, count, slots, row_bytes, kind != ACCESS_ROW_PULL)
+        if kind == ACCESS_ROW_PULL:
+            state = _pull_row_at(table, keys[i], slot, row, row_bytes)
+        elif kind == ACCESS_ROW_PUSH:
+            state = _push_row_at(table, keys[i], slot, row)
+        else:
+            state = _set_row_at(table, keys[i], slot, row)
+        owned += state == SLOT_OWNED
+        replica += state == SLOT_REPLICA
         if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+            _settle(kind, table, keys[i], i, row, misses, counts)
+        row += row_bytes
+    _count(counts, owned, replica, 0)
 
 
-cdef void_per_cpu _pull_rows_of_length(
+cdef void_per_cpu _pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    """``_pull_rows``, compiled for common lengths: a row is then copied by a few moves, not by a call."""
+    """Compiled for common lengths: a row is then copied by a few moves, not by a call."""
     if table.row_bytes == 4:
-        _pull_rows(table, keys, count, out, 4, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 4, misses, counts)
     elif table.row_bytes == 64:
-        _pull_rows(table, keys, count, out, 64, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 64, misses, counts)
     elif table.row_bytes == 128:
-        _pull_rows(table, keys, count, out, 128, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 128, misses, counts)
     elif table.row_bytes == 256:
-        _pull_rows(table, keys, count, out, 256, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 256, misses, counts)
     else:
-        _pull_rows(table, keys, count, out, table.row_bytes, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, table.row_bytes, misses, counts)
 
 
 cdef void pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    _pull_rows_of_length(table, keys, count, out, misses, counts)
+    _pull_rows(table, keys, count, out, misses, counts)
 
 
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int32_t slots[ROWS_AHEAD]
-    cdef int64_t i
-    cdef int32_t slot
-    cdef uint64_t owned = 0, missed = 0
-    cdef SlotState state
-    _look_first(table, keys, count, slots, table.row_bytes, True)
-    for i in range(count):
-        slot = _look_ahead(table, keys, i, count, slots, table.row_bytes, True)
-        state = _push_row(table, keys[i], slot, deltas + <size_t>i * table.row_bytes)
-        if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, misses, counts)
 
 
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int32_t slots[ROWS_AHEAD]
-    cdef int64_t i
-    cdef int32_t slot
-    cdef uint64_t owned = 0, missed = 0
-    cdef SlotState state
-    _look_first(table, keys, count, slots, table.row_bytes, True)
-    for i in range(count):
-        slot = _look_ahead(table, keys, i, count, slots, table.row_bytes, True)
-        state = _set_row(table, keys[i], slot, values + <size_t>i * table.row_bytes)
-        if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, misses, counts)
 
 
 # -- binding -------------------------------------------------------------------------------------------------------------
