@@ -495,21 +495,41 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
 # -- memory --------------------------------------------------------------------------------------------------------------
 
 cdef void* _map(size_t size_bytes, bint huge) except? NULL:
-    """Zeroed memory that the system commits page by page at first touch."""
-    cdef void* memory = mmap(
-        NULL, max(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    if memory == MAP_FAILED:
+    """Zeroed memory that the system commits page by page at first touch.
+
+    huge: by pages of 2 MiB where it is large enough: a random access then rarely misses the TLB. Such memory begins and ends
+    at a multiple of them, for the kernel gives none to the rest.
+    """
+    cdef size_t mapped_bytes = _mapped_bytes(size_bytes)
+    cdef size_t slack = HUGE_PAGE_BYTES if huge and size_bytes >= HUGE_PAGE_BYTES else 0
+    cdef size_t before
+    cdef char* memory = <char*>mmap(
+        NULL, mapped_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if memory == <char*>MAP_FAILED:
         raise MemoryBudgetError(
             f"the system refused {size_bytes / 2**30:.1f} GiB of address space for a table: "
             "raise `ulimit -v`, set vm.overcommit_memory to 0 or 1, or use fewer or shorter rows")
-    if huge and size_bytes >= HUGE_PAGE_BYTES:
-        madvise(memory, size_bytes, MADV_HUGEPAGE)
-    return memory
+    if slack == 0:
+        return memory
+    before = -<size_t>memory % <size_t>HUGE_PAGE_BYTES
+    if before > 0:
+        munmap(memory, before)
+    if before < slack:
+        munmap(memory + before + mapped_bytes, slack - before)
+    madvise(memory + before, mapped_bytes, MADV_HUGEPAGE)
+    return memory + before
+
+
+cdef inline size_t _mapped_bytes(size_t size_bytes) noexcept nogil:
+    """Whole huge pages for what is at least one."""
+    if size_bytes < HUGE_PAGE_BYTES:
+        return max(size_bytes, <size_t>1)
+    return (size_bytes + HUGE_PAGE_BYTES - 1) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
 
 
 cdef void _unmap(void* memory, size_t size_bytes) noexcept nogil:
     if memory != NULL:
-        munmap(memory, max(size_bytes, 1))
+        munmap(memory, _mapped_bytes(size_bytes))
 
 
 def stride_for(row_bytes: int) -> int:
