@@ -74,6 +74,12 @@ inline void back_off(unsigned &turns) {
     else sched_yield();
 }
 
+// About a microsecond: lets another thread get well ahead. Threads that write the same rows in the same order would
+// otherwise stay abreast and take every row from each other.
+inline void let_pass() {
+    for (int i = 0; i < 48; ++i) pause_cpu();
+}
+
 // The asm keeps gcc from dropping calls of functions that do nothing but prefetch: it takes them for pure.
 inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); asm volatile(""); }
 inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); asm volatile(""); }

@@ -34,6 +34,7 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     void fence_release() noexcept
     void fence_seq_cst() noexcept
     void pause_cpu() noexcept
+    void let_pass() noexcept
     void back_off(unsigned int& turns) noexcept
     void prefetch_read(const void* p) noexcept
     void prefetch_write(const void* p) noexcept

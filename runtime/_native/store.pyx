@@ -15,7 +15,7 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire, load_acquire_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, let_pass, load_acquire, load_acquire_i32,
     load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
     store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
 )
@@ -25,9 +25,9 @@ from intentpm.runtime._native.state cimport (
 )
 
 cdef enum:
-    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's slot is known; the
-    # slots are prefetched earlier still.
-    ROWS_AHEAD = 32
+    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's slot is known; the slots
+    # are prefetched earlier still.
+    MAX_ROWS_AHEAD = 32
     SLOTS_AHEAD = 64
     HUGE_PAGE_BYTES = 2 << 20
 
@@ -340,6 +340,11 @@ cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, 
     store_relaxed_u64(&counts.remote, counts.remote + missed)
 
 
+cdef inline int64_t _rows_ahead(bint for_writing) noexcept nogil:
+    """Fewer for writes: what is fetched but not yet written is taken away from another thread that writes it."""
+    return 16 if for_writing else MAX_ROWS_AHEAD
+
+
 cdef inline void _approach(
         TableState* table, int64_t key, int32_t* slot, size_t row_bytes, bint for_writing) noexcept nogil:
     slot[0] = load_acquire_i32(&table.slot[key])
@@ -357,19 +362,20 @@ cdef inline void _look_first(
         return
     for i in range(min(count, <int64_t>SLOTS_AHEAD)):
         prefetch_read(&table.slot[keys[i]])
-    for i in range(min(count, <int64_t>ROWS_AHEAD)):
+    for i in range(min(count, _rows_ahead(for_writing))):
         _approach(table, keys[i], &slots[i], row_bytes, for_writing)
 
 
 cdef inline int32_t _look_ahead(
         TableState* table, const int64_t* keys, int64_t i, int64_t count, int32_t* slots, size_t row_bytes,
         bint for_writing) noexcept nogil:
-    """The slot of key ``i``, looked up ROWS_AHEAD keys ago, in exchange for that of the key that is so far ahead."""
-    cdef int32_t slot = slots[i % ROWS_AHEAD]
+    """The slot of key ``i``, looked up some keys ago, in exchange for that of the key that is so far ahead."""
+    cdef int64_t ahead = _rows_ahead(for_writing)
+    cdef int32_t slot = slots[i % ahead]
     if i + SLOTS_AHEAD < count:
         prefetch_read(&table.slot[keys[i + SLOTS_AHEAD]])
-    if i + ROWS_AHEAD < count:
-        _approach(table, keys[i + ROWS_AHEAD], &slots[i % ROWS_AHEAD], row_bytes, for_writing)
+    if i + ahead < count:
+        _approach(table, keys[i + ahead], &slots[i % ahead], row_bytes, for_writing)
     return slot
 
 
@@ -394,15 +400,17 @@ cdef void_apart _settle(
 cdef inline void _access_rows(
         AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int32_t slots[ROWS_AHEAD]
+    cdef int32_t slots[MAX_ROWS_AHEAD]
     cdef uint64_t owned = 0, replica = 0
     cdef SlotState state
     cdef int32_t slot
     cdef char* row = rows
     cdef int64_t i
-    _look_first(table, keys, count, slots, row_bytes, kind != ACCESS_ROW_PULL)
+    cdef bint for_writing = kind != ACCESS_ROW_PULL
+    cdef bint met = False
+    _look_first(table, keys, count, slots, row_bytes, for_writing)
     for i in range(count):
-        slot = _look_ahead(table, keys, i, count, slots, row_bytes, kind != ACCESS_ROW_PULL)
+        slot = _look_ahead(table, keys, i, count, slots, row_bytes, for_writing)
         if kind == ACCESS_ROW_PULL:
             state = _pull_row_at(table, keys[i], slot, row, row_bytes)
         elif kind == ACCESS_ROW_PUSH:
@@ -412,6 +420,9 @@ cdef inline void _access_rows(
         owned += state == SLOT_OWNED
         replica += state == SLOT_REPLICA
         if state == SLOT_FREE:
+            if for_writing and slot >= 0 and not met:
+                met = True
+                let_pass()
             _settle(kind, table, keys[i], i, row, misses, counts)
         row += row_bytes
     _count(counts, owned, replica, 0)
