@@ -379,12 +379,10 @@ cdef inline int32_t _look_ahead(
     return slot
 
 
-# The second attempts of the three loops below, and what comes of keys that are not here; apart, so that the loops keep their
-# registers.
-
 cdef void_apart _settle(
         AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
     cdef SlotState state
     if kind == ACCESS_ROW_PULL:
         state = pull_row_atomic(table, key, row)
@@ -400,6 +398,7 @@ cdef void_apart _settle(
 cdef inline void _access_rows(
         AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
     cdef int32_t slots[MAX_ROWS_AHEAD]
     cdef uint64_t owned = 0, replica = 0
     cdef SlotState state
@@ -407,7 +406,7 @@ cdef inline void _access_rows(
     cdef char* row = rows
     cdef int64_t i
     cdef bint for_writing = kind != ACCESS_ROW_PULL
-    cdef bint met = False
+    cdef bint met_a_writer = False
     _look_first(table, keys, count, slots, row_bytes, for_writing)
     for i in range(count):
         slot = _look_ahead(table, keys, i, count, slots, row_bytes, for_writing)
@@ -420,8 +419,8 @@ cdef inline void _access_rows(
         owned += state == SLOT_OWNED
         replica += state == SLOT_REPLICA
         if state == SLOT_FREE:
-            if for_writing and slot >= 0 and not met:
-                met = True
+            if for_writing and slot >= 0 and not met_a_writer:
+                met_a_writer = True
                 let_pass()
             _settle(kind, table, keys[i], i, row, misses, counts)
         row += row_bytes
