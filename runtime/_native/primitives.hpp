@@ -74,8 +74,15 @@ inline void back_off(unsigned &turns) {
     else sched_yield();
 }
 
-inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); }
-inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+// About a microsecond: lets another thread get well ahead. Threads that write the same rows in the same order would
+// otherwise stay abreast and take every row from each other.
+inline void let_pass() {
+    for (int i = 0; i < 48; ++i) pause_cpu();
+}
+
+// The asm keeps gcc from dropping calls of functions that do nothing but prefetch: it takes them for pure.
+inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); asm volatile(""); }
+inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); asm volatile(""); }
 
 // -- rows -----------------------------------------------------------------------------------------------------------------
 
@@ -89,6 +96,9 @@ typedef void (*row_add_fn)(void *row, const void *delta, size_t items);
 #else
 #define INTENTPM_CLONES
 #endif
+
+#define INTENTPM_PER_CPU INTENTPM_CLONES __attribute__((flatten))
+#define INTENTPM_APART __attribute__((noinline))
 
 inline float float_from_bits(uint32_t b) { float f; std::memcpy(&f, &b, 4); return f; }
 inline uint32_t bits_of_float(float f) { uint32_t b; std::memcpy(&b, &f, 4); return b; }

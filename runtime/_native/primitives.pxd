@@ -34,6 +34,7 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     void fence_release() noexcept
     void fence_seq_cst() noexcept
     void pause_cpu() noexcept
+    void let_pass() noexcept
     void back_off(unsigned int& turns) noexcept
     void prefetch_read(const void* p) noexcept
     void prefetch_write(const void* p) noexcept
@@ -44,3 +45,8 @@ cdef extern from "primitives.hpp" namespace "intentpm" nogil:
     ctypedef double (*row_square_fn)(const void* row, size_t items) noexcept nogil
     row_square_fn row_square_for(int dtype) noexcept
     void copy_row(void* to, const void* source, size_t row_bytes) noexcept
+
+    # Return types that carry an attribute, for which Cython has no words. Of a function that is compiled for each generation
+    # of processors, with all that it calls inside it; and of one that is never put inside another.
+    ctypedef void void_per_cpu "INTENTPM_PER_CPU void"
+    ctypedef void void_apart "INTENTPM_APART void"

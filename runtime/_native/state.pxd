@@ -76,15 +76,22 @@ cdef inline uint32_t read_unlocked(const uint32_t* word) noexcept nogil:
     return seen
 
 
+cdef inline bint try_lock_slot(uint32_t* word, uint32_t seen) noexcept nogil:
+    """Enters as the one writer when the word is still ``seen`` (unlocked)."""
+    if not cas_acquire(word, seen, seen | WORD_LOCKED):
+        return False
+    # Acquiring does not keep later writes behind this one (on ARM, say): without the fence a reader could copy half of a new
+    # row between two looks at a word that does not show LOCKED yet.
+    fence_release()
+    return True
+
+
 cdef inline uint32_t lock_slot(uint32_t* word) noexcept nogil:
     """Enters as the one writer; returns the word as it was (unlocked)."""
     cdef uint32_t seen
     while True:
         seen = read_unlocked(word)
-        if cas_acquire(word, seen, seen | WORD_LOCKED):
-            # Acquiring does not keep later writes behind this one (on ARM, say): without the fence a reader could copy half
-            # of a new row between two looks at a word that does not show LOCKED yet.
-            fence_release()
+        if try_lock_slot(word, seen):
             return seen
 
 

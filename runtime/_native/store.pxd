@@ -85,24 +85,28 @@ cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
 
 cdef enum:
     CACHE_LINE_BYTES = 64
-    PREFETCH_ROWS = 8            # keys ahead; measured: bench/kernels/local_access.py
+    PREFETCH_ROWS = 8            # keys ahead where single rows are accessed one after the other
 
 
-cdef inline void prefetch_key(TableState* table, int64_t key, bint for_writing) noexcept nogil:
-    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
-    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
-    cdef char* row
+cdef inline void prefetch_slot(
+        const TableState* table, int32_t slot, size_t row_bytes, bint for_writing) noexcept nogil:
+    """Brings the slot's word and row near."""
+    cdef char* row = row_of(table, slot)
     cdef size_t offset = 0
-    if slot < 0:
-        return
-    row = row_of(table, slot)
     prefetch_write(&table.head[slot])
-    while offset < table.row_bytes and offset < 512:
+    while offset < row_bytes and offset < 512:
         if for_writing:
             prefetch_write(row + offset)
         else:
             prefetch_read(row + offset)
         offset += CACHE_LINE_BYTES
+
+
+cdef inline void prefetch_key(const TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    """Brings the key's word and row near. Reads ``slot`` unsynchronised: a stale one costs a useless prefetch."""
+    cdef int32_t slot = load_relaxed_i32(&table.slot[key])
+    if slot >= 0:
+        prefetch_slot(table, slot, table.row_bytes, for_writing)
 
 
 # First key that is not in [0, num_keys), as its position; -1 when all are good.

@@ -15,18 +15,26 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, load_acquire_i32, load_relaxed, load_relaxed_i32,
-    load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for, store_relaxed_i32,
-    store_relaxed_i64, store_relaxed_u64, store_release_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, let_pass, load_acquire, load_acquire_i32,
+    load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
+    store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
-    continue_version, lock_slot, read_unlocked, state_of, unlock_changed, unlock_unchanged, with_state,
+    continue_version, lock_slot, read_unlocked, state_of, try_lock_slot, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
-    PREFETCH_SLOTS = 24          # looked up earlier still, so that prefetching a row does not wait for its slot
+    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's slot is known; the slots
+    # are prefetched earlier still.
+    MAX_ROWS_AHEAD = 32
+    SLOTS_AHEAD = 64
     HUGE_PAGE_BYTES = 2 << 20
+
+cdef enum AccessKind:
+    ACCESS_ROW_PULL
+    ACCESS_ROW_PUSH
+    ACCESS_ROW_SET
 
 
 # -- what a replica's writes leave for the owner (the slot is LOCKED) ------------------------------------------------------
@@ -208,80 +216,106 @@ cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nog
 
 
 # -- one row -------------------------------------------------------------------------------------------------------------
+# Each access is one attempt at the slot where the key was a moment ago. It gives up (SLOT_FREE) when a writer is inside or the
+# key is not there: a slot may be unbound and bound to another key at any time. ``*_row_atomic`` repeat it until it succeeds
+# or the key is not here.
 
-cdef inline SlotState _pull_row(TableState* table, int64_t key, char* out) noexcept nogil:
-    # A slot may be unbound and bound to another key between any two steps. Reading the word before its key, and again after
-    # the copy, excludes it: binding a slot changes its version, to one it has not had.
-    cdef int32_t slot
-    cdef uint32_t seen
-    while True:
-        slot = load_acquire_i32(&table.slot[key])
-        if slot < 0:
-            return SLOT_FREE
-        seen = read_unlocked(&table.head[slot].word) if optimistic_reads else lock_slot(&table.head[slot].word)
-        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen) != SLOT_FREE:
-            copy_row(out, row_of(table, slot), table.row_bytes)
-            if not optimistic_reads:
-                unlock_unchanged(&table.head[slot].word, seen)
-                return state_of(seen)
-            fence_acquire()
-            if load_relaxed(&table.head[slot].word) == seen:
-                return state_of(seen)
-        elif not optimistic_reads:
-            unlock_unchanged(&table.head[slot].word, seen)
-
-
-cdef inline int32_t _lock_key(TableState* table, int64_t key, uint32_t* seen) noexcept nogil:
-    """Locks the key's slot for writing; -1 when the key is not here."""
-    cdef int32_t slot
-    while True:
-        slot = load_acquire_i32(&table.slot[key])
-        if slot < 0:
-            return -1
-        seen[0] = lock_slot(&table.head[slot].word)
-        if load_relaxed_i32(&table.head[slot].key) == key and state_of(seen[0]) != SLOT_FREE:
-            return slot
-        unlock_unchanged(&table.head[slot].word, seen[0])
-
-
-cdef inline SlotState _push_row(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    cdef uint32_t seen
-    cdef int32_t slot = _lock_key(table, key, &seen)
+cdef inline bint _lock_at(TableState* table, int64_t key, int32_t slot, uint32_t* seen) noexcept nogil:
+    cdef SlotHead* head
     if slot < 0:
+        return False
+    head = &table.head[slot]
+    seen[0] = load_relaxed(&head.word)
+    if seen[0] & WORD_LOCKED or not try_lock_slot(&head.word, seen[0]):
+        return False
+    if load_relaxed_i32(&head.key) == key and state_of(seen[0]) != SLOT_FREE:
+        return True
+    unlock_unchanged(&head.word, seen[0])
+    return False
+
+
+cdef inline SlotState _pull_row_at(
+        TableState* table, int64_t key, int32_t slot, char* out, size_t row_bytes) noexcept nogil:
+    # Reading the word before its key, and again after the copy: binding a slot changes its version, to one it has not had.
+    cdef SlotHead* head
+    cdef uint32_t seen
+    if not optimistic_reads:
+        if not _lock_at(table, key, slot, &seen):
+            return SLOT_FREE
+        copy_row(out, row_of(table, slot), row_bytes)
+        unlock_unchanged(&table.head[slot].word, seen)
+        return state_of(seen)
+    if slot < 0:
+        return SLOT_FREE
+    head = &table.head[slot]
+    seen = load_acquire(&head.word)
+    if load_relaxed_i32(&head.key) != key or seen & WORD_LOCKED:
+        return SLOT_FREE
+    copy_row(out, row_of(table, slot), row_bytes)
+    fence_acquire()
+    return state_of(seen) if load_relaxed(&head.word) == seen else SLOT_FREE
+
+
+cdef inline void _unlock_written(TableState* table, int32_t slot, uint32_t seen) noexcept nogil:
+    if seen & WORD_SHARED or state_of(seen) == SLOT_REPLICA:
+        _mark_dirty(table, slot)
+    unlock_changed(&table.head[slot].word, seen)
+
+
+cdef inline SlotState _push_row_at(TableState* table, int64_t key, int32_t slot, const char* delta) noexcept nogil:
+    cdef uint32_t seen
+    if not _lock_at(table, key, slot, &seen):
         return SLOT_FREE
     table.add(row_of(table, slot), delta, table.row_items)
     if state_of(seen) == SLOT_REPLICA:
         _add_pending(table, slot, delta)
-    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
-        _mark_dirty(table, slot)
-    unlock_changed(&table.head[slot].word, seen)
+    _unlock_written(table, slot, seen)
     return state_of(seen)
 
 
-cdef inline SlotState _set_row(TableState* table, int64_t key, const char* value) noexcept nogil:
+cdef inline SlotState _set_row_at(TableState* table, int64_t key, int32_t slot, const char* value) noexcept nogil:
     cdef uint32_t seen
-    cdef int32_t slot = _lock_key(table, key, &seen)
-    if slot < 0:
+    if not _lock_at(table, key, slot, &seen):
         return SLOT_FREE
     copy_row(row_of(table, slot), value, table.row_bytes)
     if state_of(seen) == SLOT_REPLICA:
         _set_pending(table, slot, value)
-    if (seen & WORD_SHARED) or state_of(seen) == SLOT_REPLICA:
-        _mark_dirty(table, slot)
-    unlock_changed(&table.head[slot].word, seen)
+    _unlock_written(table, slot, seen)
     return state_of(seen)
 
 
+cdef inline int32_t _slot_when_unlocked(TableState* table, int64_t key) noexcept nogil:
+    cdef int32_t slot = load_acquire_i32(&table.slot[key])
+    if slot >= 0:
+        read_unlocked(&table.head[slot].word)
+    return slot
+
+
 cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
-    return _pull_row(table, key, out)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _pull_row_at(table, key, slot, out, table.row_bytes)
+    return state
 
 
 cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    return _push_row(table, key, delta)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _push_row_at(table, key, slot, delta)
+    return state
 
 
 cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
-    return _set_row(table, key, value)
+    cdef SlotState state = SLOT_FREE
+    cdef int32_t slot = 0
+    while state == SLOT_FREE and slot >= 0:
+        slot = _slot_when_unlocked(table, key)
+        state = _set_row_at(table, key, slot, value)
+    return state
 
 
 # -- batches -------------------------------------------------------------------------------------------------------------
@@ -306,75 +340,125 @@ cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, 
     store_relaxed_u64(&counts.remote, counts.remote + missed)
 
 
-cdef inline void _prefetch_ahead(
-        TableState* table, const int64_t* keys, int64_t i, int64_t count, bint for_writing) noexcept nogil:
-    if i + PREFETCH_SLOTS < count:
-        prefetch_read(&table.slot[keys[i + PREFETCH_SLOTS]])
-    if i + PREFETCH_ROWS < count:
-        prefetch_key(table, keys[i + PREFETCH_ROWS], for_writing)
+cdef inline int64_t _rows_ahead(bint for_writing) noexcept nogil:
+    """Fewer for writes: what is fetched but not yet written is taken away from another thread that writes it."""
+    return 16 if for_writing else MAX_ROWS_AHEAD
 
 
-cdef inline void _prefetch_first(TableState* table, const int64_t* keys, int64_t count, bint for_writing) noexcept nogil:
+cdef inline void _approach(
+        TableState* table, int64_t key, int32_t* slot, size_t row_bytes, bint for_writing) noexcept nogil:
+    slot[0] = load_acquire_i32(&table.slot[key])
+    if slot[0] >= 0:
+        prefetch_slot(table, slot[0], row_bytes, for_writing)
+
+
+cdef inline void _look_first(
+        TableState* table, const int64_t* keys, int64_t count, int32_t* slots, size_t row_bytes,
+        bint for_writing) noexcept nogil:
+    """``_look_ahead`` for the keys before any."""
     cdef int64_t i
     if count == 1:
+        slots[0] = load_acquire_i32(&table.slot[keys[0]])
         return
-    for i in range(min(count, <int64_t>PREFETCH_SLOTS)):
+    for i in range(min(count, <int64_t>SLOTS_AHEAD)):
         prefetch_read(&table.slot[keys[i]])
-    for i in range(min(count, <int64_t>PREFETCH_ROWS)):
-        prefetch_key(table, keys[i], for_writing)
+    for i in range(min(count, _rows_ahead(for_writing))):
+        _approach(table, keys[i], &slots[i], row_bytes, for_writing)
+
+
+cdef inline int32_t _look_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, int32_t* slots, size_t row_bytes,
+        bint for_writing) noexcept nogil:
+    """The slot of key ``i``, looked up some keys ago, in exchange for that of the key that is so far ahead."""
+    cdef int64_t ahead = _rows_ahead(for_writing)
+    cdef int32_t slot = slots[i % ahead]
+    if i + SLOTS_AHEAD < count:
+        prefetch_read(&table.slot[keys[i + SLOTS_AHEAD]])
+    if i + ahead < count:
+        _approach(table, keys[i + ahead], &slots[i % ahead], row_bytes, for_writing)
+    return slot
+
+
+cdef void_apart _settle(
+        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
+    cdef SlotState state
+    if kind == ACCESS_ROW_PULL:
+        state = pull_row_atomic(table, key, row)
+    elif kind == ACCESS_ROW_PUSH:
+        state = push_row_atomic(table, key, row)
+    else:
+        state = set_row_atomic(table, key, row)
+    if state == SLOT_FREE:
+        misses.push_back(<int32_t>position)
+    _count(counts, state == SLOT_OWNED, state == SLOT_REPLICA, state == SLOT_FREE)
+
+
+cdef inline void _access_rows(
+        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
+    cdef int32_t slots[MAX_ROWS_AHEAD]
+    cdef uint64_t owned = 0, replica = 0
+    cdef SlotState state
+    cdef int32_t slot
+    cdef char* row = rows
+    cdef int64_t i
+    cdef bint for_writing = kind != ACCESS_ROW_PULL
+    cdef bint met_a_writer = False
+    _look_first(table, keys, count, slots, row_bytes, for_writing)
+    for i in range(count):
+        slot = _look_ahead(table, keys, i, count, slots, row_bytes, for_writing)
+        if kind == ACCESS_ROW_PULL:
+            state = _pull_row_at(table, keys[i], slot, row, row_bytes)
+        elif kind == ACCESS_ROW_PUSH:
+            state = _push_row_at(table, keys[i], slot, row)
+        else:
+            state = _set_row_at(table, keys[i], slot, row)
+        owned += state == SLOT_OWNED
+        replica += state == SLOT_REPLICA
+        if state == SLOT_FREE:
+            if for_writing and slot >= 0 and not met_a_writer:
+                met_a_writer = True
+                let_pass()
+            _settle(kind, table, keys[i], i, row, misses, counts)
+        row += row_bytes
+    _count(counts, owned, replica, 0)
+
+
+cdef void_per_cpu _pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """Compiled for common lengths: a row is then copied by a few moves, not by a call."""
+    if table.row_bytes == 4:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 4, misses, counts)
+    elif table.row_bytes == 64:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 64, misses, counts)
+    elif table.row_bytes == 128:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 128, misses, counts)
+    elif table.row_bytes == 256:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 256, misses, counts)
+    else:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, table.row_bytes, misses, counts)
 
 
 cdef void pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int64_t i
-    cdef uint64_t owned = 0, missed = 0
-    cdef SlotState state
-    _prefetch_first(table, keys, count, False)
-    for i in range(count):
-        _prefetch_ahead(table, keys, i, count, False)
-        state = _pull_row(table, keys[i], out + <size_t>i * table.row_bytes)
-        if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+    _pull_rows(table, keys, count, out, misses, counts)
 
 
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int64_t i
-    cdef uint64_t owned = 0, missed = 0
-    cdef SlotState state
-    _prefetch_first(table, keys, count, True)
-    for i in range(count):
-        _prefetch_ahead(table, keys, i, count, True)
-        state = _push_row(table, keys[i], deltas + <size_t>i * table.row_bytes)
-        if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, misses, counts)
 
 
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    cdef int64_t i
-    cdef uint64_t owned = 0, missed = 0
-    cdef SlotState state
-    for i in range(count):
-        _prefetch_ahead(table, keys, i, count, True)
-        state = _set_row(table, keys[i], values + <size_t>i * table.row_bytes)
-        if state == SLOT_FREE:
-            misses.push_back(<int32_t>i)
-            missed += 1
-        elif state == SLOT_OWNED:
-            owned += 1
-    _count(counts, owned, <uint64_t>count - owned - missed, missed)
+    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, misses, counts)
 
 
 # -- binding -------------------------------------------------------------------------------------------------------------
@@ -421,21 +505,41 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
 # -- memory --------------------------------------------------------------------------------------------------------------
 
 cdef void* _map(size_t size_bytes, bint huge) except? NULL:
-    """Zeroed memory that the system commits page by page at first touch."""
-    cdef void* memory = mmap(
-        NULL, max(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    if memory == MAP_FAILED:
+    """Zeroed memory that the system commits page by page at first touch.
+
+    huge: by pages of 2 MiB where it is large enough: a random access then rarely misses the TLB. Such memory begins and ends
+    at a multiple of them, for the kernel gives none to the rest.
+    """
+    cdef size_t mapped_bytes = _mapped_bytes(size_bytes)
+    cdef size_t slack = HUGE_PAGE_BYTES if huge and size_bytes >= HUGE_PAGE_BYTES else 0
+    cdef size_t before
+    cdef char* memory = <char*>mmap(
+        NULL, mapped_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if memory == <char*>MAP_FAILED:
         raise MemoryBudgetError(
             f"the system refused {size_bytes / 2**30:.1f} GiB of address space for a table: "
             "raise `ulimit -v`, set vm.overcommit_memory to 0 or 1, or use fewer or shorter rows")
-    if huge and size_bytes >= HUGE_PAGE_BYTES:
-        madvise(memory, size_bytes, MADV_HUGEPAGE)
-    return memory
+    if slack == 0:
+        return memory
+    before = -<size_t>memory % <size_t>HUGE_PAGE_BYTES
+    if before > 0:
+        munmap(memory, before)
+    if before < slack:
+        munmap(memory + before + mapped_bytes, slack - before)
+    madvise(memory + before, mapped_bytes, MADV_HUGEPAGE)
+    return memory + before
+
+
+cdef inline size_t _mapped_bytes(size_t size_bytes) noexcept nogil:
+    """Whole huge pages for what is at least one."""
+    if size_bytes < HUGE_PAGE_BYTES:
+        return max(size_bytes, <size_t>1)
+    return (size_bytes + HUGE_PAGE_BYTES - 1) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
 
 
 cdef void _unmap(void* memory, size_t size_bytes) noexcept nogil:
     if memory != NULL:
-        munmap(memory, max(size_bytes, 1))
+        munmap(memory, _mapped_bytes(size_bytes))
 
 
 def stride_for(row_bytes: int) -> int:

@@ -13,7 +13,7 @@ import intentpm
 from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
 from intentpm.runtime.errors import DtypeError, KeyRangeError, ShapeError
 
-SIZES = (0, 1, 10, 2**16 + 1)
+SIZES = (0, 1, 10, 33, 65, 2**16 + 1)
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")
 ORDERS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
     "sorted": lambda draw, count, keys: np.sort(draw.permutation(keys)[:count]),
