@@ -1,8 +1,8 @@
 """Local pull and push from 1, 2 and 4 threads at once, on the same keys and on different ones.
 
 Each thread repeats its call for a window of time; a sample is the rows of all threads divided by the window. NumPy and
-PyTorch do the same with the same threads (PyTorch's own threads are off). The pushes of PyTorch are a baseline for speed
-only: concurrent ``index_add_`` loses updates of rows that two threads add to at the same moment.
+PyTorch do the same with the same threads (PyTorch's own threads are off). Their pushes are a baseline for speed only:
+concurrent ``np.add.at`` and ``index_add_`` lose updates of rows that two threads add to at the same moment.
 """
 
 import threading
