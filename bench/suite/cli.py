@@ -9,7 +9,7 @@ import click
 
 from intentpm.bench.suite.parts import PARTS
 
-WIDEST = 160
+WIDEST = 200
 """Columns of a table that goes into a file or a pipe."""
 
 
@@ -38,13 +38,15 @@ def suite(names: tuple[str, ...], effort: float, repeats: int, out: Path) -> Non
 
 
 def _show_targets(verdicts: list[Any]) -> None:
+    from rich import box
     from rich.table import Table
 
     from intentpm.bench.suite.report import COLUMNS, cells
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("what", "reached?") else "right")
+        justify: Any = "left" if column in ("what", "reached?") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "reached?")
     colours = {True: "green", False: "red", None: "yellow"}
     for verdict in verdicts:
         *plain, last = cells(verdict)
@@ -60,6 +62,7 @@ def _show_targets(verdicts: list[Any]) -> None:
 @click.option("--all/--changed", "show_all", default=True, show_default=True, help="Which cases to print.")
 def compare(old: Path, new: Path, threshold: float, show_all: bool) -> None:
     """Compare two results files case by case: OLD median, NEW median, ratio, and whether that is more than noise."""
+    from rich import box
     from rich.table import Table
 
     from intentpm.bench.suite.compare import compare as compare_rows
@@ -71,9 +74,10 @@ def compare(old: Path, new: Path, threshold: float, show_all: bool) -> None:
     compared = compare_rows(before, after, threshold)
     if not compared:
         raise click.ClickException(f"{old} and {new} have no measured case in common")
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD)
     for column in ("case", "old", "new", "ratio", "verdict"):
-        table.add_column(column, justify="left" if column in ("case", "verdict") else "right")
+        justify: Any = "left" if column in ("case", "verdict") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "case")
     for one in compared:
         if show_all or one.verdict in ("better", "worse"):
             sizes = (with_unit(one.old, one.unit), with_unit(one.new, one.unit))

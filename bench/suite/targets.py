@@ -133,7 +133,7 @@ def judge(target: Target, results: Results) -> Verdict:
             break
     reached = target.goal.reached(scaled(value, unit), ratio)
     verdict = {True: "yes", False: "no", None: "not measured: no baseline"}[reached]
-    shown, shown_ratio = with_unit(value, unit) + _spread(own, unit), "-" if ratio is None else plain(ratio)
+    shown, shown_ratio = with_unit(value, unit) + _spread(own, unit), "-" if ratio is None else f"{ratio:.2f}"
     goal = target.goal.text(shown_unit(unit))
     return Verdict(target.what, limit, baseline, shown, shown_ratio, goal, reached, verdict)
 
@@ -176,15 +176,17 @@ NUMPY_BY = {"pull": ("np.take",), "push": ("torch index_add_", "np.add.at")}
 LIMIT_BY = {"pull": "memcpy", "push": "np.add in place"}
 
 
+def _count(keys: int) -> str:
+    return "1 key" if keys == 1 else f"{keys:,} keys"
+
+
 def _local(operation: str, keys: int, goal: Goal, situation: str = "same keys") -> Target:
     where = {"keys": keys, "dim": DIM, "distribution": "uniform", "situation": situation}
 
     def by(name: str) -> Pick:
         return Pick("local", operation, name, where)
 
-    what = f"local {operation}, {keys:,} random keys" + (
-        ", fresh ones in every call" if situation == "fresh keys" else ""
-    )
+    what = f"local {operation}, {_count(keys)}" + (", fresh in each call" if situation == "fresh keys" else "")
     return Target(what, by(SUBJECT), goal, tuple(map(by, NUMPY_BY[operation])), (by(LIMIT_BY[operation]),))
 
 
@@ -206,7 +208,7 @@ ROUND_TRIPS = {"ucx-shm": ("ucx_perftest",), "tcp": ("raw socket", "ucx_perftest
 def _remote(transport: str, keys: int, goal: Goal, situation: str = "back to back") -> Target:
     where = {"transport": transport, "keys": keys, "situation": situation}
     return Target(
-        f"remote pull p50 {situation}, {keys:,} keys, {transport}",
+        f"remote pull {situation}, {_count(keys)}, {transport}, p50",
         Pick("remote", "pull", SUBJECT, where), goal,
         tuple(Pick("remote", "pull", by, {"keys": keys}) for by in REMOTE_BASELINES[transport]),
         tuple(Pick("remote", "round trip", by, {"transport": transport}) for by in ROUND_TRIPS[transport]),
@@ -216,7 +218,7 @@ def _remote(transport: str, keys: int, goal: Goal, situation: str = "back to bac
 def _busy_server(transport: str, goal: Goal) -> Target:
     where = {"transport": transport, "keys": 1, "situation": "python loop"}
     return Target(
-        f"remote pull p99 while the server runs pure Python, 1 key, {transport}",
+        f"remote pull, server runs pure Python, 1 key, {transport}, p99",
         Pick("busy_server", "pull", SUBJECT, where, quantile=0.99), goal,
         (Pick("busy_server", "pull", "torch RPC", {"keys": 1, "situation": "python loop"}, quantile=0.99),),
     )  # fmt: skip
@@ -243,7 +245,7 @@ def _memory(situation: str) -> Target:
         return Pick("memory", "memory per key and rank", name, {"situation": situation})
 
     return Target(
-        f"memory per key and rank beyond the rows, {situation}", by(SUBJECT), Goal(24), (by("dict of int"),), unit="B"
+        f"memory per key and rank but the row, {situation}", by(SUBJECT), Goal(24), (by("dict of int"),), unit="B"
     )
 
 
