@@ -12,10 +12,13 @@ CaseKey = tuple[tuple[str, Any], ...]
 
 
 def case_key(row: RowMapping) -> CaseKey:
-    """What was measured and how: everything of the row but its samples and the run."""
+    """What was measured and how: name, transport, ranks, unit, sizes, and those facts that are texts.
+
+    Other facts are notes: numbers may differ from run to run.
+    """
     plain = [("name", row["name"]), ("transport", row["transport"]), ("ranks", row["ranks"]), ("unit", row["unit"])]
     sizes = sorted(row["sizes"].items())
-    facts = sorted((name, _hashable(value)) for name, value in row["facts"].items() if name != RUN)
+    facts = sorted((name, value) for name, value in row["facts"].items() if isinstance(value, str))
     return (*plain, *sizes, *facts)
 
 
@@ -42,18 +45,6 @@ def describe_case(row: RowMapping) -> str:
     parts = [row["name"]]
     if row["transport"] != "none":
         parts.append(f"{row['transport']}, {row['ranks']} ranks")
-    parts += [f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in _details(row)]
+    parts += [f"{name} {value:,}" for name, value in row["sizes"].items()]
+    parts += [f"{name} {value}" for name, value in row["facts"].items() if isinstance(value, str)]
     return ", ".join(parts)
-
-
-def _details(row: RowMapping) -> Iterable[tuple[str, Any]]:
-    yield from row["sizes"].items()
-    yield from ((name, value) for name, value in row["facts"].items() if name != RUN and _is_short(value))
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str) and len(str(value)) < 60
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)

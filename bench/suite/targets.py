@@ -119,7 +119,7 @@ def judge(target: Target, results: Results) -> Verdict:
     measured = _per_run(target.own, results)
     if not measured:
         goal, why = target.goal.text(target.unit), target.own.why_missing(results)
-        return Verdict(target.what, *["-"] * 4, goal, None, f"not measured: {why}")
+        return Verdict(target.what, "-", "-", "-", "-", goal, None, f"not measured: {why}")
     own, unit = _values(target.own, measured), measured[0][1]["unit"]
     value = float(np.median(own))
     ratio, baseline, limit = None, "-", "-"
@@ -201,26 +201,33 @@ def _threads(operation: str, situation: str) -> Target:
     return Target(what, of(2), Goal(1.7, of_ratio=True, at_least=True), (of(1, label="1 thread"),), (of(2, limit),))
 
 
-REMOTE_BASELINES = {"ucx-shm": ("mpi4py Win.Get", "torch RPC"), "tcp": ("torch RPC", "mpi4py Win.Get")}
-ROUND_TRIPS = {"ucx-shm": ("ucx_perftest",), "tcp": ("raw socket", "ucx_perftest")}
+WIRE = {"ucx-shm": "ucx_perftest round trip", "tcp": "plain sockets round trip"}
+"""The same bytes there and back, with nothing done to them."""
+
+
+def _others(part: str, where: Mapping[str, Any], transport: str, quantile: float = 0.5) -> tuple[Pick, ...]:
+    """Peers that fetch the same rows. torch's RPC chooses its own way, whatever the transport; MPI has one of its own."""
+    mpi = Pick(part, "pull", "mpi4py Win.Get", {**where, "transport": transport}, quantile)
+    rpc = Pick(part, "pull", "torch RPC", where, quantile)
+    return (mpi, rpc)
 
 
 def _remote(transport: str, keys: int, goal: Goal, situation: str = "back to back") -> Target:
-    where = {"transport": transport, "keys": keys, "situation": situation}
+    where = {"keys": keys, "situation": situation}
     return Target(
         f"remote pull {situation}, {_count(keys)}, {transport}, p50",
-        Pick("remote", "pull", SUBJECT, where), goal,
-        tuple(Pick("remote", "pull", by, {"keys": keys}) for by in REMOTE_BASELINES[transport]),
-        tuple(Pick("remote", "round trip", by, {"transport": transport}) for by in ROUND_TRIPS[transport]),
+        Pick("remote", "pull", SUBJECT, {**where, "transport": transport}), goal,
+        _others("remote", where, transport),
+        (Pick("remote", "pull", WIRE[transport], {"keys": keys, "transport": transport}),),
     )  # fmt: skip
 
 
 def _busy_server(transport: str, goal: Goal) -> Target:
-    where = {"transport": transport, "keys": 1, "situation": "python loop"}
+    where = {"keys": 1, "situation": "python loop"}
     return Target(
         f"remote pull, server runs pure Python, 1 key, {transport}, p99",
-        Pick("busy_server", "pull", SUBJECT, where, quantile=0.99), goal,
-        (Pick("busy_server", "pull", "torch RPC", {"keys": 1, "situation": "python loop"}, quantile=0.99),),
+        Pick("busy_server", "pull", SUBJECT, {**where, "transport": transport}, 0.99), goal,
+        _others("busy_server", where, transport, 0.99),
     )  # fmt: skip
 
 
@@ -231,13 +238,12 @@ def _intent(keys: int, situation: str, goal: Goal) -> Target:
 
 
 def _due_to_local(keys: int, goal: Goal) -> Target:
-    where = {"transport": "ucx-shm", "keys": keys}
-    return Target(
-        f"intent due until local, {keys:,} keys, ucx-shm",
-        Pick("due_to_local", "due to local", SUBJECT, where), goal,
-        (Pick("due_to_local", "pull", SUBJECT, where, label="remote pull"),),
-        (Pick("due_to_local", "round trip", "ucx_perftest", {"transport": "ucx-shm"}),),
-    )  # fmt: skip
+    def by(name: str) -> Pick:
+        return Pick("due_to_local", "due to local", name, {"transport": "ucx-shm", "keys": keys})
+
+    own = Pick("due_to_local", "due to local", SUBJECT, {"transport": "ucx-shm", "keys": keys, "situation": "polling"})
+    what = f"intent due until local, {keys:,} keys, ucx-shm"
+    return Target(what, own, goal, (by("remote pull without intent"),), (by(WIRE["ucx-shm"]),))
 
 
 def _memory(situation: str) -> Target:

@@ -115,6 +115,19 @@ def test_rows_without_samples_are_missing():
     assert find("local pull, 1 key", results).verdict == "not measured: has no samples"
 
 
+def test_peers_are_compared_over_their_own_way():
+    sizes, busy = {"keys": 1}, {"situation": "python loop"}
+    rows = [
+        row("pull", SUBJECT, [1e-5] * 9, transport="ucx-shm", sizes=sizes, **busy),
+        row("pull", "torch RPC", [4e-5] * 9, transport="ucx-shm", sizes=sizes, **busy),
+        row("pull", "mpi4py Win.Get", [9e-5] * 9, transport="ucx-tcp", sizes=sizes, **busy),
+    ]
+    what = "remote pull, server runs pure Python, 1 key, ucx-shm, p99"
+    assert find(what, {"busy_server": rows}).baseline == "torch RPC 40.0 us"
+    rows.append(row("pull", "mpi4py Win.Get", [2e-5] * 9, transport="ucx-shm", sizes=sizes, **busy))
+    assert find(what, {"busy_server": rows}).ratio == "0.50"
+
+
 def test_a_tail_is_judged_by_its_quantile():
     samples = [1e-6] * 95 + [100e-6] * 5
     target = Target("tail", Pick("remote", "pull", quantile=0.99), Goal(60))
@@ -148,6 +161,8 @@ def test_runs_are_told_apart_and_joined():
     rows += [local("push", SUBJECT, 3, keys=1, run=1)]
     assert [len(run) for run in runs_of(rows)] == [1, 2]
     assert case_key(rows[0]) == case_key(rows[1]) != case_key(rows[2])
+    rows[1]["facts"] |= {"written_per_s": [1, 2], "rows_wanted": 5}
+    assert case_key(rows[0]) == case_key(rows[1])
     joined = join_runs(rows)
     assert [len(case["samples"]) for case in joined] == [6, 3]
     assert "run" not in joined[0]["facts"]
