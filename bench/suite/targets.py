@@ -206,7 +206,7 @@ WIRE = {"ucx-shm": "ucx_perftest round trip", "tcp": "plain sockets round trip"}
 
 
 def _others(part: str, where: Mapping[str, Any], transport: str, quantile: float = 0.5) -> tuple[Pick, ...]:
-    """Peers that fetch the same rows. torch's RPC chooses its own way, whatever the transport; MPI has one of its own."""
+    """Peers that fetch the same rows: MPI over the same way, else torch, whose RPC chooses its own."""
     mpi = Pick(part, "pull", "mpi4py Win.Get", {**where, "transport": transport}, quantile)
     rpc = Pick(part, "pull", "torch RPC", where, quantile)
     return (mpi, rpc)
