@@ -20,20 +20,23 @@ WIDEST = 200
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs; their median counts.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/bench"),
               show_default=True)  # fmt: skip
-def suite(names: tuple[str, ...], effort: float, repeats: int, out: Path) -> None:
+@click.option("--no-run", is_flag=True, help="Measure nothing: judge and draw what earlier runs left in OUT.")
+def suite(names: tuple[str, ...], effort: float, repeats: int, out: Path, no_run: bool) -> None:
     """Run the benchmark suite: a JSON file, a page and a plot per part, then the table of targets."""
     from intentpm.bench.suite.report import summary, write_pages
-    from intentpm.bench.suite.run import run_suite
+    from intentpm.bench.suite.run import read_suite, run_suite
     from intentpm.bench.suite.targets import judge_all
 
-    done = run_suite(names or tuple(PARTS), effort, repeats, out, click.echo)
-    verdicts = judge_all(done.rows)
-    write_pages(done, verdicts, out)
+    chosen = names or tuple(PARTS)
+    results = read_suite(chosen, out) if no_run else run_suite(chosen, effort, repeats, out, click.echo)
+    verdicts = judge_all(results.rows)
+    if results.documents:
+        write_pages(results, verdicts, out)
     _show_targets(verdicts)
     click.echo(f"{summary(verdicts)}; results: {out}/")
-    for name, text in done.failures.items():
+    for name, text in results.failures.items():
         click.echo(f"part {name} failed:\n{text}", err=True)
-    if done.failures:
+    if results.failures:
         sys.exit(1)
 
 
@@ -46,12 +49,18 @@ def _show_targets(verdicts: list[Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         justify: Any = "left" if column in ("what", "reached?") else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "reached?")
+        table.add_column(column, justify=justify, no_wrap=True)
+    missing: dict[str, list[str]] = {}
     colours = {True: "green", False: "red", None: "yellow"}
     for verdict in verdicts:
         *plain, last = cells(verdict)
-        table.add_row(*plain, f"[{colours[verdict.reached]}]{last}[/]")
+        shown, _, why = last.partition(": ")
+        table.add_row(*plain, f"[{colours[verdict.reached]}]{shown}[/]")
+        if why:
+            missing.setdefault(why, []).append(verdict.what)
     _console().print(table)
+    for why, targets in missing.items():
+        click.echo(f"{why}: {targets[0] if len(targets) == 1 else f'{len(targets)} targets'}")
 
 
 @click.command()

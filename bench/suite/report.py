@@ -1,14 +1,15 @@
 """What a run of the suite leaves for people: the table of targets, a page of all cases, and plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from intentpm.bench.results import describe_environment
+from intentpm.bench.plots import save
 from intentpm.bench.suite.cases import describe_case, join_runs
 from intentpm.bench.suite.parts import PARTS, load
-from intentpm.bench.suite.run import SuiteRun
+from intentpm.bench.suite.run import SuiteResults
 from intentpm.bench.suite.targets import Verdict
 from intentpm.bench.suite.units import plain, scaled, shown_unit
 
@@ -38,34 +39,38 @@ def markdown_table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_pages(done: SuiteRun, verdicts: Sequence[Verdict], out: Path) -> list[Path]:
-    """Writes ``targets.md``, and ``NAME.md`` and ``NAME.png`` of each part; returns what it wrote."""
+def write_pages(results: SuiteResults, verdicts: Sequence[Verdict], out: Path) -> None:
+    """Writes ``targets.md``, and ``NAME.md`` and ``NAME.png`` of each part."""
     out.mkdir(parents=True, exist_ok=True)
-    machine = describe_environment()
-    runs = f"medians of {done.repeats} runs" if done.repeats > 1 else "one run"
-    heading = (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
-        f"commit {machine['commit']}, {machine['time']}; {runs}, effort {done.effort:g}.\n"
+    heading = _heading(list(results.documents.values()))
+    page = f"# Targets\n\n{heading}\n\n{markdown_table(verdicts)}\n{summary(verdicts)}.\n"
+    (out / "targets.md").write_text(page)
+    for name, document in results.documents.items():
+        _write_part(name, document, out)
+
+
+def _heading(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Machine, versions, number of runs."""
+
+    def all_of(place: str, name: str) -> str:
+        return ", ".join(dict.fromkeys(str(document[place][name]) for document in documents))
+
+    return (
+        f"{all_of('environment', 'cpu')}, {all_of('environment', 'cores')} cores, {all_of('environment', 'system')}, "
+        f"Python {all_of('environment', 'python')}, commit {all_of('environment', 'commit')}. "
+        f"Runs: {all_of('config', 'repeats')}; effort {all_of('config', 'effort')}."
     )
-    table = out / "targets.md"
-    table.write_text(f"# Targets\n\n{heading}\n{markdown_table(verdicts)}\n{summary(verdicts)}.\n")
-    return [table, *(path for name in done.rows for path in _write_part(done, name, heading, out))]
 
 
-def _write_part(done: SuiteRun, name: str, heading: str, out: Path) -> list[Path]:
+def _write_part(name: str, document: Mapping[str, Any], out: Path) -> None:
     lines = ["| case | unit | median | 99 % | samples |", "| --- | --- | ---: | ---: | ---: |"]
-    for row in join_runs(done.rows[name]):
+    for row in join_runs(document["rows"]):
         unit, samples = row["unit"], row["samples"]
         middle, tail = (
             plain(scaled(float(np.quantile(samples, share)), unit)) if samples else "-" for share in (0.5, 0.99)
         )
         lines.append(f"| {describe_case(row)} | {shown_unit(unit)} | {middle} | {tail} | {len(samples)} |")
-    page = out / f"{name}.md"
-    page.write_text(f"# {PARTS[name]}\n\n{heading}\n" + "\n".join(lines) + "\n")
-    if load(name).draw is None:
-        return [page]
-    from intentpm.bench.plots import draw
-
-    picture = out / f"{name}.png"
-    draw(out / f"{name}.json", picture)
-    return [page, picture]
+    heading = _heading([document])
+    (out / f"{name}.md").write_text(f"# {name}: {PARTS[name]}\n\n{heading}\n\n" + "\n".join(lines) + "\n")
+    if load(name).draw is not None:
+        save(document, out / f"{name}.png")

@@ -1,85 +1,101 @@
 """Runs parts of the suite, several times if wanted, and keeps what they measured."""
 
+import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from intentpm.bench.results import Row, write_results
 from intentpm.bench.suite.cases import RUN, join_runs
-from intentpm.bench.suite.parts import Part, PartNotFoundError, load
+from intentpm.bench.suite.parts import PARTS, Part, PartNotFoundError, load
 
 KIND = "suite"
 """``bench`` of the results files."""
 
 
 @dataclass(slots=True)
-class SuiteRun:
-    """What came out so far."""
+class SuiteResults:
+    """What parts measured: the results files' content, in the order in which the parts ran."""
 
-    effort: float
-    repeats: int
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Part -> rows of all runs, as results files hold them."""
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Part -> how long each run took."""
-    missing: list[str] = field(default_factory=list)
-    """Parts whose module is not installed."""
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Part -> what its results file holds; rows of all runs."""
     failures: dict[str, str] = field(default_factory=dict)
     """Part -> traceback of the run in which it failed."""
+
+    @property
+    def rows(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Part -> rows of all runs."""
+        return {name: document["rows"] for name, document in self.documents.items()}
 
 
 def run_suite(
     names: Sequence[str], effort: float, repeats: int, out: Path, report: Callable[[str], object]
-) -> SuiteRun:
+) -> SuiteResults:
     """Measures the parts ``names``, one after the other, ``repeats`` times over.
 
     After each, ``out/NAME.json`` holds its rows of all runs so far. A part that fails is reported, keeps what it had
     measured before, and does not stop the others.
     """
-    done = SuiteRun(effort, repeats)
-    parts = _load_all(names, done, report)
+    results = SuiteResults()
+    parts = _load_all(names, report)
+    rows: dict[str, list[dict[str, Any]]] = {part.name: [] for part in parts}
+    seconds: dict[str, list[float]] = {part.name: [] for part in parts}
     for run in range(repeats):
         for part in parts:
-            if part.name in done.failures:
+            name, start = part.name, time.perf_counter()
+            if name in results.failures:
                 continue
-            start = time.perf_counter()
             try:
-                rows = part.measure(effort)
+                measured = part.measure(effort)
             except Exception as error:
-                done.failures[part.name] = traceback.format_exc()
-                report(f"{part.name}: FAILED: {error}")
+                results.failures[name] = traceback.format_exc()
+                report(f"{name}: FAILED: {error}")
                 continue
-            seconds = time.perf_counter() - start
-            _keep(done, part.name, run, rows, seconds)
-            _write(done, part.name, out)
+            rows[name] += _numbered(measured, run)
+            seconds[name].append(time.perf_counter() - start)
+            config = {"part": name, "effort": effort, "repeats": run + 1, "seconds": seconds[name]}
+            results.documents[name] = write_results(out / f"{name}.json", KIND, config, rows[name])
             times = f"run {run + 1} of {repeats}, " if repeats > 1 else ""
-            report(f"{part.name}: {times}{len(rows)} cases in {seconds:.1f} s")
-    return done
+            report(f"{name}: {times}{len(measured)} cases in {seconds[name][-1]:.1f} s")
+    return results
 
 
-def _load_all(names: Sequence[str], done: SuiteRun, report: Callable[[str], object]) -> list[Part]:
-    parts = []
+def read_suite(names: Sequence[str], out: Path) -> SuiteResults:
+    """What earlier runs left in ``out``, of those parts that have a file there. Raises click.ClickException."""
+    results = SuiteResults()
     for name in names:
+        path = out / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            document = json.loads(path.read_text())
+            if (document["bench"], document["config"]["part"]) != (KIND, name):
+                raise ValueError("it is of something else")
+            results.documents[name] = document
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise click.ClickException(f"{path}: is not a results file of part {name} ({error})") from error
+    if not results.documents:
+        raise click.ClickException(f"{out}: has no results of {', '.join(names)}")
+    return results
+
+
+def _load_all(names: Sequence[str], report: Callable[[str], object]) -> list[Part]:
+    parts = []
+    for name in sorted(dict.fromkeys(names), key=list(PARTS).index):
         try:
             parts.append(load(name))
         except PartNotFoundError:
-            done.missing.append(name)
             report(f"{name}: is not part of this installation")
     return parts
 
 
-def _keep(done: SuiteRun, name: str, run: int, rows: Sequence[Row], seconds: float) -> None:
-    numbered = [asdict(replace(row, facts={**row.facts, RUN: run})) for row in rows]
-    done.rows.setdefault(name, []).extend(numbered)
-    done.seconds.setdefault(name, []).append(seconds)
-
-
-def _write(done: SuiteRun, name: str, out: Path) -> None:
-    config = {"part": name, "effort": done.effort, "repeats": done.repeats, "seconds": done.seconds[name]}
-    write_results(out / f"{name}.json", KIND, config, done.rows[name])
+def _numbered(rows: Sequence[Row], run: int) -> list[dict[str, Any]]:
+    return [asdict(replace(row, facts={**row.facts, RUN: run})) for row in rows]
 
 
 def draw_part(part: Part, rows: Sequence[dict[str, Any]], figure: Any) -> None:

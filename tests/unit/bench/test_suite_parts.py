@@ -82,7 +82,8 @@ def test_command_writes_everything_and_prints_the_table(tmp_path, fake):
     result = CliRunner().invoke(bench, command)
     assert result.exit_code == 0, result.output
     assert "local: run 3 of 3, 1 cases in" in result.output
-    assert "not measured: part remote was not run" in result.output
+    assert "part remote was not run: 8 targets" in result.output
+    assert "part busy_server was not run: remote pull, server runs pure Python, 1 key, ucx-shm, p99" in result.output
     assert f"1 of 1 measured targets reached, {len(TARGETS) - 1} not measured" in result.output
     document = json.loads((tmp_path / "local.json").read_text())
     assert [row["facts"]["run"] for row in document["rows"]] == [0, 1, 2]
@@ -93,6 +94,22 @@ def test_command_writes_everything_and_prints_the_table(tmp_path, fake):
     result = CliRunner().invoke(plot, [str(tmp_path / "local.json"), "--out", str(tmp_path / "again.png")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "again.png").exists()
+
+
+def test_command_judges_earlier_results(tmp_path, fake):
+    fake["local"] = part = fake_part()
+    run_suite(["local"], 1.0, 2, tmp_path, list)
+    judged = CliRunner().invoke(bench, ["suite", "--no-run", "--out", str(tmp_path)])
+    assert judged.exit_code == 0, judged.output
+    assert "1 of 1 measured targets reached" in judged.output
+    assert "Runs: 2; effort 1.0" in (tmp_path / "targets.md").read_text()
+    (tmp_path / "threads.json").write_text('{"bench": "other"}')
+    refused = CliRunner().invoke(bench, ["suite", "--no-run", "--out", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "threads.json: is not a results file of part threads" in refused.output
+    empty = CliRunner().invoke(bench, ["suite", "--no-run", "--out", str(tmp_path / "none")])
+    assert empty.exit_code == 1
+    assert part.name in empty.output
 
 
 def test_a_part_that_fails_stops_no_other(tmp_path, fake):
