@@ -20,11 +20,11 @@ def access() -> Iterator[LocalAccess]:
 
 @pytest.mark.parametrize("batch_size", OPTIONS.batch_sizes)
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("position", [0, 1, 2, 3])
 def test_local_access(benchmark: Any, access: LocalAccess, operation: str, batch_size: int, position: int) -> None:
     case = access.cases(batch_size)[OPERATIONS.index(operation)]
     if position >= len(case.calls):
-        pytest.skip(f"{operation} is compared with {len(case.calls) - 1} baselines")
+        pytest.skip(f"{operation} is compared with {len(case.calls) - 1} others")
     name, call = list(case.calls.items())[position]
     benchmark.group = f"{operation} {batch_size}"
     benchmark.name = name
