@@ -12,7 +12,7 @@ from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.bench.tasks.rank_table import settle
 
 ZIPF_EXPONENT = 1.1
-COUNTED = ("bytes_sent", "relocations_in", "replicas_set_up", "rounds")
+COUNTED = ("bytes_sent", "messages_sent", "relocations_in", "replicas_set_up", "rounds")
 
 
 class ZipfBatch:
