@@ -3,7 +3,7 @@
 Rank 1 measures, rank 0 owns what it asks for. All operations are about OPERATION_KEYS keys, however many there are.
 """
 
-import resource
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     them active, half for a far future.
 
     Rank 1 returns seconds per "pull", "np.take" of as many rows, "round" (writes to replicas, and wait_sync) and
-    "intent" (replicas wanted, there, let go and gone), and "bytes": of this table's and the intents' bookkeeping.
+    "intent" (replicas wanted, there, let go and gone), and "bytes" of the index of all "keys", of "replicas" and "intents".
     """
     dim = arguments["dim"]
     table = pm.create_table("rows", arguments["num_keys"], (dim,), init=1.0)
@@ -40,13 +40,16 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     pm.barrier()
     result: dict[str, Any] = {"rank": pm.rank}
     if pm.rank == HOLDER:
+        empty = table.memory()
         worker.intent(table, held, 0, FOR_GOOD)
         worker.wait_sync()
-        before = _resident_bytes()
+        filled, before = table.memory(), _allocated_bytes()
         _signal(worker, table, owned, arguments["intents"])
-        intent_bytes = max(0, _resident_bytes() - before)
-        memory = table.memory()
-        result["bytes"] = memory["index"] + memory["rows"] + intent_bytes
+        result["bytes"] = {
+            "keys": empty["index"],
+            "replicas": sum(filled.values()) - sum(empty.values()),
+            "intents": _allocated_bytes() - before,
+        }
         here = np.concatenate([owned, held])
         result |= Operations(worker, table, here, held, changing, arguments).measure()
     pm.barrier()
@@ -61,8 +64,23 @@ def _signal(worker: Any, table: Any, owned: NDArray[np.int64], count: int) -> No
     worker.wait_sync()
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _allocated_bytes() -> int:
+    """What malloc has handed out: resident memory would not show what was free before."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = MallInfo
+    found = libc.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
+class MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2`` (2.33 or newer)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    )  # fmt: skip
 
 
 class Operations:

@@ -1,7 +1,8 @@
 """What single operations cost per rank as the number of ranks grows, in a simulated job where all ranks do the same.
 
-All ranks share this process and one thread runs at a time, so real seconds divided by the ranks are what one rank's
-processor does, for its own calls and for those of others; virtual seconds are what the network takes.
+Virtual seconds are what the network takes. All ranks share this process, and one thread runs at a time: real seconds
+divided by the ranks are what one rank's processor does, for its own calls and for those of others, and, for the most
+part, what the simulator's queue of events costs.
 """
 
 import time
@@ -17,9 +18,10 @@ Call = Callable[[Any, Any, Any, np.random.Generator], None]
 
 
 def grow_ranks(ranks: int, arguments: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """For "pull" (remote), "round" and "intent": samples of "processor" and "network" seconds per call and rank.
+    """For "pull" (remote), "round" and "intent": samples of "network" and "processor" seconds and of "messages", each per
+    call and rank. "bytes": the "index" bytes per rank.
 
-    ``arguments``: num_keys, dim, repeats. "bytes" has the index bytes per rank.
+    ``arguments``: num_keys, dim, repeats.
     """
     with simulated_job(ranks) as job:
         tables = job.on_every_rank(lambda pm: pm.create_table("rows", arguments["num_keys"], (arguments["dim"],)))
@@ -27,12 +29,13 @@ def grow_ranks(ranks: int, arguments: Mapping[str, Any]) -> dict[str, dict[str, 
         randoms = [np.random.default_rng([7, rank]) for rank in range(ranks)]
 
         def timed(call: Call) -> dict[str, list[float]]:
-            samples: dict[str, list[float]] = {"processor": [], "network": []}
+            samples: dict[str, list[float]] = {"network": [], "processor": [], "messages": []}
             for _ in range(arguments["repeats"] + 1):
-                virtual_s, real_s = job.now_s, time.perf_counter()
+                virtual_s, real_s, sent = job.now_s, time.perf_counter(), _messages(job)
                 _everywhere(job, lambda rank: call(workers[rank], tables[rank], arguments, randoms[rank]))
                 samples["processor"].append((time.perf_counter() - real_s) / ranks)
                 samples["network"].append(job.now_s - virtual_s)
+                samples["messages"].append((_messages(job) - sent) / ranks)
             return {kind: taken[1:] for kind, taken in samples.items()}
 
         result = {"pull": timed(_pull), "intent": timed(_intent)}
@@ -44,6 +47,10 @@ def grow_ranks(ranks: int, arguments: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def _everywhere(job: SimulatedJob, call: Callable[[int], None]) -> None:
     job.on_every_rank(lambda pm: call(pm.rank))
+
+
+def _messages(job: SimulatedJob) -> int:
+    return sum(sum(messages) for messages, _ in job.network.traffic().values())
 
 
 def _keys(arguments: Mapping[str, Any], random: np.random.Generator) -> Any:

@@ -1,8 +1,10 @@
 """Cost of single operations as keys, replicas, intents and ranks grow a hundredfold: nothing may grow faster than they do.
 
 Each curve's ``exponent`` (slope of the cost over the size, both in logarithms, by least squares) is in its rows' facts:
-0 is a cost that does not depend on the size, 1 is a cost in proportion. Keys, replicas and intents grow in a job of two
-real ranks; ranks grow in a simulated job, where every rank does the same and the cost is per rank.
+0 is a cost that does not depend on the size, 1 is a cost in proportion; the size of "ranks" is how many others there are.
+Keys, replicas and intents grow in a job of two
+real ranks; ranks grow in a simulated job, where every rank does the same and the cost is per rank: time on the network,
+messages, and processor time, of which the simulator takes the larger part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ TIMEOUT_S = 90.0
 
 
 def measure(effort: float) -> list[Row]:
-    """Seconds per operation on OPERATION_KEYS keys, and bytes beyond the rows that were there before."""
+    """Seconds per operation on OPERATION_KEYS keys; bytes of the index, of the replicas, of the intents."""
     points = 3 if effort >= 0.2 else 2
     rows = [row for axis in AXES for row in _grown(axis, points, effort)]
     return _with_exponents(rows + _grown_ranks(points, effort))
@@ -49,7 +51,7 @@ def _grown(axis: str, points: int, effort: float) -> list[Row]:
             rows.append(_row(operation, "s", result[operation], link.name, 2, row_sizes, axis, size))
         take = _row("pull", "s", result["np.take"], link.name, 2, row_sizes, axis, size)
         rows.append(replace(take, facts={**take.facts, "by": "np.take"}))
-        rows.append(_row("memory", "B", [result["bytes"]], link.name, 2, row_sizes, axis, size))
+        rows.append(_row("memory", "B", [result["bytes"][axis]], link.name, 2, row_sizes, axis, size))
     return rows
 
 
@@ -60,10 +62,10 @@ def _grown_ranks(points: int, effort: float) -> list[Row]:
         result = grow_ranks(ranks, arguments)
         sizes = {**SIMULATED, "keys": OPERATION_KEYS}
         for operation in ("pull", "round", "intent"):
-            for kind in ("processor", "network"):
-                name = operation if kind == "processor" else f"{operation}, network"
-                rows.append(_row(name, "s", result[operation][kind], "sim", ranks, sizes, "ranks", ranks))
-        rows.append(_row("memory", "B", result["bytes"]["index"], "sim", ranks, sizes, "ranks", ranks))
+            for kind, unit in (("network", "s"), ("processor", "s"), ("messages", "messages")):
+                taken = result[operation][kind]
+                rows.append(_row(f"{operation}, {kind}", unit, taken, "sim", ranks, sizes, "ranks", ranks - 1))
+        rows.append(_row("memory", "B", result["bytes"]["index"], "sim", ranks, sizes, "ranks", ranks - 1))
     return rows
 
 

@@ -17,6 +17,7 @@ from intentpm.bench.scenarios.wire import round_trips
 from intentpm.bench.suite.parts import SUBJECT
 
 KEYS = (1, 10, 100, 1000, 10_000)
+SMOKE_KEYS = (1, 100)
 DIM, NUM_KEYS = 64, 25_000
 REPEATS, CASE_S, INTERVAL_S = 1000, 1.0, 300e-6
 ACCESS_BYTES = 4
@@ -26,13 +27,14 @@ START_S = 60.0
 
 def measure(effort: float) -> list[Row]:
     """Seconds per call, every sample."""
-    cases = [("back to back", operation, keys) for keys in KEYS for operation in ("pull", "push")]
+    sizes = KEYS if effort >= 0.2 else SMOKE_KEYS
+    cases = [("back to back", operation, keys) for keys in sizes for operation in ("pull", "push")]
     cases += [("spaced", operation, 1) for operation in ("pull", "push")]
     arguments = access_arguments(cases, effort)
     rows: list[Row] = []
     for link in usable_links():
         rows += own_rows(link, arguments)
-        rows += _wire_rows(link, arguments)
+        rows += _wire_rows(link, sizes, arguments)
         rows += baseline_rows(link, arguments)
     return rows
 
@@ -82,17 +84,16 @@ def _row(link: Link, by: str, situation: str, operation: str, keys: int, samples
     )  # fmt: skip
 
 
-def _wire_rows(link: Link, arguments: Mapping[str, Any]) -> list[Row]:
-    sizes = [_pull_bytes(keys) for keys in KEYS]
+def _wire_rows(link: Link, sizes: Sequence[int], arguments: Mapping[str, Any]) -> list[Row]:
     try:
-        by, samples = round_trips(link, sizes, arguments["repeats"], arguments["case_s"])
+        by, samples = round_trips(link, [_pull_bytes(keys) for keys in sizes], arguments["repeats"], arguments["case_s"])
     except UnavailableError as why:
         print(f"the wire of {link.name} is not measured: {why}")
         return []
     # A push sends its rows one way instead of receiving them: the same bytes.
     return [
         _row(link, by, "back to back", operation, keys, taken)
-        for keys, taken in zip(KEYS, samples, strict=True)
+        for keys, taken in zip(sizes, samples, strict=True)
         for operation in ("pull", "push")
     ]
 
