@@ -1,9 +1,12 @@
 """Two ranks take turns in intending the same keys, so that these relocate back and forth.
 
 A turn is one sample: from the signal of an intent whose window starts now, until all its keys are on this rank. The
-owner's main thread sleeps meanwhile, and its progress thread has gone to sleep before; nothing is warm.
+owner's main thread sleeps meanwhile, and its progress thread has gone to sleep before; nothing is warm. How the worker
+waits matters where cores are few: "napping", it looks every NAP_S and leaves its core to whom it waits for; "pulling",
+it waits in a pull that needs all the keys; "computing", it looks all the time, and competes for its core.
 """
 
+import ctypes
 import time
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,16 @@ from numpy.typing import NDArray
 from intentpm.bench.scenarios.calls import DIGITS, timed_calls
 
 WARM_UP_TURNS = 4
+NAP_S = 10e-6
+PR_SET_TIMERSLACK, TIMER_SLACK_NS = 29, 1000
+"""Without, Linux adds up to 50 us to a nap."""
 DEADLINE_S = 20.0
 PAUSE_S = 300e-6
 SLOT_S, SLOT_PER_KEY_S = 2e-3, 0.5e-6
 
 
 def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """``arguments["cases"]``: pairs of how to wait ("polling", "pulling") and keys per intent.
+    """``arguments["cases"]``: pairs of how to wait and keys per intent.
 
     Returns the cases with this rank's samples in seconds, and as many remote pulls of as many keys without intent.
     """
@@ -29,6 +35,7 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     still = pm.create_table("still", num_keys=4 * largest, row_shape=(arguments["dim"],), dtype="float32", init=1.0)
     turns = Turns(pm, table, arguments["dim"])
     random = np.random.default_rng(arguments["seed"])
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS)
     cases = []
     for waiting, count in arguments["cases"]:
         keys = random.permutation(2 * largest)[:count]
@@ -61,17 +68,19 @@ class Turns:
             if waiting == "pulling":
                 self.worker.pull(self.table, keys, rows)
             else:
-                self._poll(keys, start + DEADLINE_S)
+                self._look(keys, NAP_S if waiting == "napping" else 0.0, start + DEADLINE_S)
             seconds = time.perf_counter() - start
             self.worker.advance_clock()
             if turn >= WARM_UP_TURNS:
                 samples.append(round(seconds, DIGITS))
         return samples
 
-    def _poll(self, keys: NDArray[np.int64], deadline: float) -> None:
+    def _look(self, keys: NDArray[np.int64], nap_s: float, deadline: float) -> None:
         """Until all keys are here. First looks at the last of them only: that disturbs nobody who fills the others."""
         for watched in (keys[-1:], keys):
             while self.pm.count_local(self.table, watched) < len(watched):
+                if nap_s:
+                    time.sleep(nap_s)
                 if time.perf_counter() > deadline:
                     raise TimeoutError(f"keys are not on rank {self.pm.rank} {DEADLINE_S} s after their intent")
 
