@@ -22,7 +22,7 @@ import numpy as np
 from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
 from intentpm.runtime._native.engine cimport Engine
-from intentpm.runtime._native.intents cimport NEVER, IntentQueue
+from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.primitives cimport (
@@ -200,7 +200,7 @@ cdef class Worker:
     def advance_clock(self) -> int:
         """Adds one to this worker's clock; returns the new clock."""
         if self.intents.advance() and self.managed:
-            self.engine.kick()
+            self._kick(False)
         return load_relaxed_i64(&self.intents.clock)
 
     @property
@@ -268,15 +268,20 @@ cdef class Worker:
         return wanted
 
     cdef _signal(self, Table table, cnp.ndarray keys, int64_t start, int64_t end):
-        cdef bint engine_should_look = False
+        cdef Attention attention = NO_ATTENTION
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef uint32_t count = <uint32_t>cnp.PyArray_DIM(keys, 0)
-        if not self.intents.signal(table.table_id, wanted, count, start, end, &engine_should_look):
+        if not self.intents.signal(table.table_id, wanted, count, start, end, &attention):
             raise Error(
                 "more than 2^28 keys are intended by this worker and not over yet (or memory ran out): signal intents "
                 "later, with shorter windows, or advance the clock")
-        if engine_should_look:
-            self.engine.kick()
+        if attention != NO_ATTENTION:
+            self._kick(attention == URGENT)
+
+    cdef void _kick(self, bint urgent) noexcept:
+        if self.engine.kick(urgent):
+            with nogil:
+                self.engine.help()
 
     cdef cnp.ndarray _rows_for(self, Table table, cnp.ndarray keys, object out):
         cdef cnp.npy_intp dims[32]
@@ -319,7 +324,7 @@ cdef class Worker:
         """Tells the engine that there is something to synchronise, once until it has collected it."""
         fence_seq_cst()                  # see Rounds._expect_dirt
         if load_relaxed(&self.engine.rounds.dirt_noted) == 0 and exchange_acquire(&self.engine.rounds.dirt_noted, 1) == 0:
-            self.engine.kick()
+            self._kick(False)
 
     cdef inline void _access_rows(
             self, Table table, int kind, const int64_t* keys, int64_t count, char* rows) noexcept nogil:

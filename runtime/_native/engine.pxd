@@ -66,9 +66,12 @@ cdef class Engine:
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
     cdef uint32_t kicked         # atomic: a worker has told the engine to look at its intents or writes
+    cdef int64_t look_due_ns     # atomic: when a kick that was not answered yet should have been
+    cdef int64_t look_again_ns   # atomic: not looked at again before; the engine stores release / workers load acquire
     # descriptors, fixed after construction
     cdef int epoll_fd
     cdef int wake_fd             # wakes the progress thread
+    cdef int look_fd             # a timer: wakes the progress thread to look, a while after it last did
     cdef int driver_fd           # wakes the driving worker
     cdef int64_t worker_spin_ns
     cdef int64_t thread_spin_ns
@@ -81,8 +84,11 @@ cdef class Engine:
     cdef bint drive(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
     # After progress or a submission outside drive: lets waiters see what has finished.
     cdef void wake_finished(self) noexcept nogil
-    # Any thread, without the lock: something is due for management.
-    cdef void kick(self) noexcept nogil
+    # Any thread, without the lock: something is due for management. It looks at once if that is urgent, else within
+    # LOOK_GAP_NS. True: it should have looked long ago; call ``help`` (which does not wait for the lock).
+    cdef bint kick(self, bint urgent) noexcept nogil
+    cdef void help(self) noexcept nogil
+    cdef void _set_look_timer(self, int64_t at_ns) noexcept nogil
     cdef void sync(self, Operation* operation) noexcept nogil
     # From a worker thread holding the GIL: waits for an operation, looks after signals; raises what went wrong.
     cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
@@ -107,7 +113,7 @@ cdef class Engine:
     cdef void _wake_driver(self) noexcept nogil
     cdef void _arm_sleeper(self) noexcept nogil
     cdef void _run(self) noexcept nogil
-    cdef void _serve_for_a_while(self) noexcept nogil
+    cdef void _serve_for_a_while(self, bint more_expected) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
     cdef void _read_counters(self, uint64_t* values) noexcept nogil

@@ -30,6 +30,13 @@ cdef enum:
     MAX_SIGNALLED_KEYS = 1 << 28     # per worker, not over yet: 1 GiB of keys
 
 
+# What an intent just signalled needs of the engine.
+cdef enum Attention:
+    NO_ATTENTION = 0
+    DUE = 1                          # a look, soon
+    URGENT = 2                       # a look now: its window starts within a round
+
+
 # Of a heap: when (negated, for the earliest comes first), number (negated), Intent*. Ties are broken by number, not by
 # address: what happens must not depend on where memory was free.
 ctypedef pair[pair[int64_t, int64_t], size_t] HeapEntry
@@ -42,6 +49,7 @@ cdef class IntentQueue:
     cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
     cdef int64_t keys_signalled      # atomic relaxed: by this worker since start
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
+    cdef int64_t clocks_per_round    # guarded by: incoming_lock. As estimated: one that starts sooner would be late
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
     # guarded by: engine lock
@@ -54,10 +62,11 @@ cdef class IntentQueue:
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
 
-    # Worker side, any one thread. False: too many keys are signalled already, or out of memory.
+    # Worker side, any one thread. False: too many keys are signalled already, or out of memory. ``attention`` is set if the
+    # intent needs any.
     cdef bint signal(
         self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
-        bint* engine_should_look) noexcept nogil
+        Attention* attention) noexcept nogil
     # True: the engine should look.
     cdef bint advance(self) noexcept nogil
 

@@ -38,7 +38,7 @@ cdef class IntentQueue:
 
     cdef bint signal(
             self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
-            bint* engine_should_look) noexcept nogil:
+            Attention* attention) noexcept nogil:
         cdef Intent* intent
         cdef uint32_t i, seen
         if load_relaxed_i64(&self.signalled_keys) + count > MAX_SIGNALLED_KEYS:
@@ -59,8 +59,10 @@ cdef class IntentQueue:
         seen = lock_slot(&self.incoming_lock)
         self.incoming.push_back(intent)
         # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
-        store_release_i64(&self.wake_clock, min(self.wake_clock, start - self.horizon + 1))
-        engine_should_look[0] = start < self.act_before or self.clock >= self.wake_clock
+        # Not before now: a round measured from a clock before the signal would seem long, and widen the horizon, and so on.
+        store_release_i64(&self.wake_clock, min(self.wake_clock, max(start - self.horizon + 1, self.clock)))
+        if start < self.act_before or self.clock >= self.wake_clock:
+            attention[0] = URGENT if start - self.clock <= self.clocks_per_round else DUE
         unlock_unchanged(&self.incoming_lock, seen)
         return True
 
@@ -128,6 +130,7 @@ cdef class IntentQueue:
         cdef int64_t wake = NEVER
         cdef bint settled
         self.horizon = timer_horizon_clocks(&self.timer)
+        self.clocks_per_round = <int64_t>self.timer.clocks_per_round
         store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
         if not self.active.empty():
             wake = -self.active.top().first.first

@@ -25,15 +25,17 @@ from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
-from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32
+from intentpm.runtime._native.primitives cimport (
+    copy_row, fence_seq_cst, load_relaxed, prefetch_read, prefetch_write, store_release, store_release_i32,
+)
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, pending_norm, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
+    next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
     take_pending,
 )
 
@@ -43,8 +45,35 @@ cdef enum:
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
+    PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
+
+
+# A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
+
+cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    cdef uint32_t key
+    if i + PREFETCH_ENTRIES < count:
+        key = keys[i + PREFETCH_ENTRIES]
+        prefetch_read(&table.slot[key])
+        prefetch_write(&table.intent_refs[key])
+        prefetch_write(&table.flags[key])
+        prefetch_read(&table.owner[key])
+        prefetch_read(&table.epoch[key])
+
+
+cdef inline void _prefetch_slots(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """Of keys whose entries are near."""
+    cdef int32_t slot
+    _prefetch_entries(table, keys, i, count)
+    if i + PREFETCH_ROWS < count:
+        slot = table.slot[keys[i + PREFETCH_ROWS]]
+        if slot >= 0:
+            prefetch_key(table, keys[i + PREFETCH_ROWS], True)
+            prefetch_write(&table.holders[slot * table.holder_words])
+            prefetch_write(&table.news[slot * table.holder_words])
+            prefetch_read(&table.pending_of[slot])
 
 
 cdef class Rounds:
@@ -138,6 +167,7 @@ cdef class Rounds:
         cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
+            _prefetch_entries(table, intent.keys, i, intent.count)
             all_here &= self._intend(table, intent.keys[i])
         if all_here:
             self.intents_in_time += intent.count
@@ -176,6 +206,7 @@ cdef class Rounds:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i, key
         for i in range(intent.count):
+            _prefetch_slots(table, intent.keys, i, intent.count)
             key = intent.keys[i]
             if table.flags[key] & KEY_PINNED:
                 continue
@@ -371,6 +402,7 @@ cdef class Rounds:
                 (<IntentQueue>self.workers[i]).round_ended()
             self.look_at_intents = True
         for i in range(header.count):
+            _prefetch_slots(table, body.keys, i, header.count)
             keys.push_back(body.keys[i])
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
             if body.codes[i] == RESULT_DROPPED:
@@ -505,6 +537,7 @@ cdef class Rounds:
         self.left_over.clear()
         self.row_numbers.clear()
         for i in range(asked.count):
+            _prefetch_slots(table, body.keys, i, asked.count)
             delta = body.rows + row * table.row_bytes
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)

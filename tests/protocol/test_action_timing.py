@@ -1,0 +1,35 @@
+"""The action timer at work: what it learns from rounds of a known length, on a network without jitter."""
+
+import numpy as np
+import pytest
+from support.simulation import simulate
+
+from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
+
+NUM_KEYS, BATCH, STEPS = 4_000, 20, 400
+GATHERING_US = 400.0  # LOOK_GAP_NS of the engine
+INITIAL_CLOCKS = 10.0  # what a timer expects that has learnt nothing: rounds within one clock tell nothing
+
+
+@pytest.mark.parametrize("clock_us", [20.0, 1000.0])
+@pytest.mark.parametrize("look_ahead", [1, 8, 64])
+@pytest.mark.parametrize("latency_us", [20.0, 200.0])
+def test_the_estimate_follows_the_length_of_a_round(latency_us: float, look_ahead: int, clock_us: float) -> None:
+    """An intent waits at most for the gap between two looks and for the round before its own; it takes two messages."""
+    with simulate(2, seed=1, config=Config(seed=1), model=NetworkModel(latency_us=latency_us)) as job:
+        tables = job.create_table("rows", NUM_KEYS, 2)
+
+        def train(manager) -> None:
+            worker, table = manager.worker(), tables[manager.rank]
+            random = np.random.default_rng(manager.rank)
+            for clock in range(STEPS):
+                worker.intent(table, random.integers(0, NUM_KEYS, BATCH), clock + look_ahead)
+                job.network.pause(clock_us)
+                worker.advance_clock()
+
+        job.on_every_rank(train)
+        longest_us = GATHERING_US + 2 * (2 * latency_us)
+        for manager in job.ranks:
+            (worker,) = manager.stats()["workers"]
+            assert 0.5 <= worker["clocks_per_round"] <= max(INITIAL_CLOCKS, 1.1 * longest_us / clock_us)
