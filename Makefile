@@ -18,6 +18,7 @@ DEMO_RANKS ?= 2
 DEMO_DATA ?= users=20000,items=5000,ratings=1000000
 DEMO_OPTIONS ?= --lr 0.05 --reg 0.01 --epochs 20
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench sanitize clean
@@ -39,9 +40,9 @@ lint: $(VENV)/.dev
 	$(BIN)/python tools/stage_package.py . build/lint/stage
 	MYPYPATH=build/lint/stage $(BIN)/mypy -p intentpm
 
+# docs/performance.md says what each figure is. For the medians of 5 runs: make bench BENCH_FLAGS='--repeats 5'
 bench: $(VENV)/.test
-	$(BIN)/intentpm bench local
-	$(BIN)/intentpm bench remote
+	$(BIN)/intentpm bench suite $(BENCH_FLAGS)
 
 # The native modules under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer: docs/sanitizers.md
 sanitize: $(VENV)/.dev

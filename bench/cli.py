@@ -7,6 +7,7 @@ import click
 from intentpm.bench.kernels.cli import local
 from intentpm.bench.scenarios.cli import exactness, idle, remote
 from intentpm.bench.scenarios.management_cli import management
+from intentpm.bench.suite.cli import compare, suite
 from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
 
@@ -35,5 +36,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (kge, mf):
     train.add_command(_command)
-for _command in (local, remote, exactness, idle, management):
+for _command in (suite, compare, local, remote, exactness, idle, management):
     bench.add_command(_command)

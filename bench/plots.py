@@ -12,6 +12,9 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from intentpm.bench.suite.parts import load
+from intentpm.bench.suite.run import KIND as SUITE
+from intentpm.bench.suite.run import draw_part
 from intentpm.bench.trace_plot import draw_trace, is_trace
 
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 7.2, 4.2, 150
@@ -31,12 +34,12 @@ def draw(results: Path, picture: Path) -> None:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
     kind = document.get("bench") if isinstance(document, dict) else None
-    if kind not in PLOTS and not is_trace(document):
-        known = ", ".join((*PLOTS, "traces"))
+    if kind not in (*PLOTS, SUITE) and not is_trace(document):
+        known = ", ".join((*PLOTS, "parts of the suite", "traces"))
         raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {known}")
     try:
         save(document, picture)
-    except (KeyError, TypeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise click.ClickException(f"{results}: is incomplete or of another version ({error!r})") from error
 
 
@@ -46,6 +49,8 @@ def save(document: Mapping[str, Any], picture: Path) -> None:
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
         if is_trace(document):
             draw_trace(document, figure)
+        elif document["bench"] == SUITE:
+            draw_part(load(document["config"]["part"]), document["rows"], figure)
         else:
             PLOTS[document["bench"]](document, figure.add_subplot())
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,11 @@ How rows are told apart, so that the table of targets (``targets.py``), ``compar
 * ``facts["by"]``: "intentpm", or the name of the baseline or limit measured in the same run ("np.take", "memcpy",
   "ucx_perftest round trip", "mpi4py Win.Get").
 * ``facts["situation"]``, where a part has several: "back to back", "spaced", "python loop", "numpy", "torch".
-* ``transport``: "ucx-shm", "ucx-tcp", "tcp", "sim" or "none". ``ranks``: of the job.
+* ``transport``: "ucx-shm", "ucx-tcp", "ucx" (the way it chooses itself), "tcp", "sim" or "none". ``ranks``: of the job.
 * ``sizes``: "keys" (per call), "dim", "num_keys", "threads", "replicas" and the like; whole numbers.
 * ``samples`` in ``unit``: "s" for the time of one call, "B" for bytes, "rows/s", "B/s", "share".
 
-All of these together make a case; no two rows of one run may have the same.
+All of these together make a case; no two rows of one run may have the same. Facts that are not texts are notes.
 """
 
 import importlib

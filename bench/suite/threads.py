@@ -1,8 +1,8 @@
 """Local pull and push from 1, 2 and 4 threads at once, on the same keys and on different ones.
 
 Each thread repeats its call for a window of time; a sample is the rows of all threads divided by the window. NumPy and
-PyTorch do the same with the same threads (PyTorch's own threads are off). The pushes of PyTorch are a baseline for speed
-only: concurrent ``index_add_`` loses updates of rows that two threads add to at the same moment.
+PyTorch do the same with the same threads (PyTorch's own threads are off). Their pushes are a baseline for speed only:
+concurrent ``np.add.at`` and ``index_add_`` lose updates of rows that two threads add to at the same moment.
 """
 
 import threading
@@ -34,7 +34,7 @@ Call = Callable[[int], object]
 def measure(effort: float) -> list[Row]:
     """Rows per second, all threads together."""
     num_keys = max(1000, round(NUM_KEYS * min(1.0, effort)))
-    repeats = max(3, round(REPEATS * effort))
+    repeats, window_s = max(3, round(REPEATS * effort)), max(0.01, WINDOW_S * min(1.0, effort))
     rows = []
     with intentpm.init() as pm:
         accesses = ThreadedAccess(pm, num_keys)
@@ -45,7 +45,7 @@ def measure(effort: float) -> list[Row]:
                 # In turn, so that a disturbance hits all alike.
                 samples: dict[tuple[str, int], list[float]] = {case: [] for case in product(means, THREADS)}
                 for _, (by, threads) in product(range(repeats), samples):
-                    calls = throughput(means[by][:threads], WINDOW_S)
+                    calls = throughput(means[by][:threads], window_s)
                     samples[by, threads].append(calls * batch_size)
                 rows += [
                     Row(
@@ -156,7 +156,9 @@ def draw(rows: Sequence[Mapping[str, Any]], figure: Any) -> None:
     from intentpm.bench.suite.drawing import legend_below, median
 
     panels = list(_panels(rows))
-    axes_of = figure.subplots(len(BATCH_SIZES), -(-len(panels) // len(BATCH_SIZES)), sharex=True, squeeze=False).flat
+    columns = -(-len(panels) // len(BATCH_SIZES))
+    figure.set_size_inches(2.8 * columns, 5.4)
+    axes_of = figure.subplots(len(BATCH_SIZES), columns, sharex=True, squeeze=False).flat
     for axes, (title, cases) in zip(axes_of, panels, strict=False):
         for by in dict.fromkeys(row["facts"]["by"] for row in cases):
             points = sorted((row["sizes"]["threads"], median(row) / 1e6) for row in cases if row["facts"]["by"] == by)
@@ -164,7 +166,8 @@ def draw(rows: Sequence[Mapping[str, Any]], figure: Any) -> None:
         axes.set_title(title, loc="left", fontsize=8)
         axes.set_xticks(THREADS)
         axes.set_ylim(bottom=0)
-    figure.supxlabel("threads", fontsize=9)
+    for axes in axes_of[-columns:]:
+        axes.set_xlabel("threads")
     figure.supylabel("million rows/s, all threads together", fontsize=9)
     legend_below(figure)
 
