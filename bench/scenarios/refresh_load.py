@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 OWNER, HOLDER = 0, 1
-READ_EVERY_S = 0.5e-3
+READ_EVERY_S, STAMP_EVERY_S = 0.5e-3, 0.2e-3
 FOR_GOOD = 1 << 40
 """End of the intents, in clocks."""
 
@@ -61,11 +61,11 @@ def _write(pm: Any, worker: Any, rows: Any, stamp: Any, rows_per_s: float, argum
     for _ in range(arguments["periods"]):
         before, begin, written = pm.stats(), time.perf_counter(), 0
         while (now := time.perf_counter()) < begin + arguments["period_s"]:
+            worker.set(*stamp, [[now]])
             if rows_per_s and written > rows_per_s * (now - begin):
-                time.sleep(batch / rows_per_s / 2)
+                time.sleep(STAMP_EVERY_S)
                 continue
             worker.push(table, batches[written // batch % len(batches)], deltas)
-            worker.set(*stamp, [[time.perf_counter()]])
             written += batch
         after, seconds = pm.stats(), time.perf_counter() - begin
         refreshed = after["refreshed_rows"] - before["refreshed_rows"]

@@ -2,7 +2,7 @@
 
 A turn is one sample: from the signal of an intent whose window starts now, until all its keys are on this rank. The
 owner's main thread sleeps meanwhile, and its progress thread has gone to sleep before; nothing is warm. How the worker
-waits matters where cores are few: "napping", it looks every NAP_S and leaves its core to whom it waits for; "pulling",
+waits matters where cores are few: "polling", it looks every NAP_S and leaves its core to whom it waits for; "pulling",
 it waits in a pull that needs all the keys; "computing", it looks all the time, and competes for its core.
 """
 
@@ -68,7 +68,7 @@ class Turns:
             if waiting == "pulling":
                 self.worker.pull(self.table, keys, rows)
             else:
-                self._look(keys, NAP_S if waiting == "napping" else 0.0, start + DEADLINE_S)
+                self._look(keys, NAP_S if waiting == "polling" else 0.0, start + DEADLINE_S)
             seconds = time.perf_counter() - start
             self.worker.advance_clock()
             if turn >= WARM_UP_TURNS:

@@ -10,8 +10,9 @@ from intentpm.bench.scenarios.wire import round_trips
 from intentpm.bench.suite.parts import SUBJECT
 
 KEYS = (100, 9_500)
+WAYS = ("polling", "pulling", "computing")
 DIM = 64
-TURNS, CASE_S = 200, 3.0
+TURNS, CASE_S = 200, 2.0
 START_S = 60.0
 NAME = "due to local"
 PULL = "remote pull without intent"
@@ -20,9 +21,9 @@ PULL = "remote pull without intent"
 def measure(effort: float) -> list[Row]:
     """Seconds per intent, every sample of both ranks.
 
-    Situations: the worker polls for its keys, as if it computed, or waits for them in a pull that needs them all.
+    Situations: how the worker waits, see ``taking_turns``.
     """
-    cases = [(waiting, keys) for keys in KEYS for waiting in ("polling", "pulling")]
+    cases = [(waiting, keys) for keys in KEYS for waiting in WAYS]
     arguments = {
         "cases": cases, "dim": DIM, "seed": 0, "turns": max(5, round(TURNS * effort)),
         "case_s": max(0.2, CASE_S * min(1.0, effort)),

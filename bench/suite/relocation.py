@@ -15,7 +15,7 @@ DIM = 64
 TURNS, CASE_S = 15, 3.0
 START_S = 60.0
 NAME = "relocation"
-WIRE_BYTES, WIRE_REPEATS = 256 << 20, 3
+WIRE_BYTES, WIRE_REPEATS = 1 << 30, 3
 
 
 def measure(effort: float) -> list[Row]:
