@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,7 +37,7 @@ def _connected(rank: int, between: Connection) -> socket.socket:
     else:
         peer = socket.create_connection(between.recv())
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    peer.settimeout(START_S)
+    peer.setblocking(False)
     return peer
 
 
@@ -51,7 +51,7 @@ def _round_trip_side(rank: int, between: Connection, arguments: Mapping[str, Any
                 continue
 
             def call(request: Any = request, reply: Any = reply) -> None:
-                peer.sendall(request)
+                _send(peer, request)
                 _receive(peer, reply)
 
             cases.append({"samples": timed_calls(call, arguments["repeats"], arguments["case_s"])})
@@ -63,23 +63,32 @@ def _round_trip_side(rank: int, between: Connection, arguments: Mapping[str, Any
 def _echo(peer: socket.socket, request: Any, reply: Any) -> None:
     while True:
         _receive(peer, request)
-        peer.sendall(reply)
+        _send(peer, reply)
         if request[0] == 0:
             return
 
 
 def _receive(peer: socket.socket, into: Any) -> None:
-    view, at, deadline = memoryview(into), 0, time.monotonic() + START_S
+    _move(peer.recv_into, into)
+
+
+def _send(peer: socket.socket, data: Any) -> None:
+    _move(peer.send, data)
+
+
+def _move(call: Callable[[memoryview], int], data: Any) -> None:
+    """Repeats ``call`` of a socket that does not block until all is moved."""
+    view, at, deadline = memoryview(data), 0, time.monotonic() + START_S
     while at < len(view):
         try:
-            got = peer.recv_into(view[at:], 0, socket.MSG_DONTWAIT)
+            moved = call(view[at:])
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
             continue
-        if got == 0:
+        if moved == 0:
             raise ConnectionError("the other side is gone")
-        at += got
+        at += moved
 
 
 def _stream_side(rank: int, between: Connection, arguments: Mapping[str, Any]) -> Cases:
@@ -90,11 +99,8 @@ def _stream_side(rank: int, between: Connection, arguments: Mapping[str, Any]) -
         for turn in range(arguments["repeats"] + 1):
             start = time.perf_counter()
             for _ in range(count):
-                peer.sendall(chunk) if rank == 1 else _receive(peer, chunk)
-            if rank == 1:
-                _receive(peer, byte)
-            else:
-                peer.sendall(byte)
+                (_send if rank == 1 else _receive)(peer, chunk)
+            (_receive if rank == 1 else _send)(peer, byte)
             if rank == 1 and turn > 0:
                 cases.append({"bytes_per_s": count * CHUNK_BYTES / (time.perf_counter() - start)})
     return cases
