@@ -18,7 +18,13 @@ ENTRY = "run_rank"
 
 
 def run_scenario(
-    module: str, ranks: int, arguments: Mapping[str, Any], *, transport: str, timeout_s: float
+    module: str,
+    ranks: int,
+    arguments: Mapping[str, Any],
+    *,
+    transport: str,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Starts ``ranks`` ranks, calls ``module``'s ``run_rank`` on each, and returns their results in rank order.
 
@@ -26,6 +32,7 @@ def run_scenario(
         module: importable name of the scenario.
         arguments: passed to every rank; values that JSON can hold. ``arguments["init"]``: options of intentpm.init.
         timeout_s: after this many seconds the ranks are killed.
+        env: added to the environment of the ranks.
     Raises:
         click.ClickException: a rank failed or the time ran out; the ranks' own output says more.
     """
@@ -35,7 +42,7 @@ def run_scenario(
         folder = Path(name)
         (folder / "arguments.json").write_text(json.dumps(dict(arguments)))
         argv = [sys.executable, "-m", "intentpm.bench.runner", module, str(folder)]
-        code = run_local(ranks, argv, transport=transport, timeout_s=timeout_s)
+        code = run_local(ranks, argv, transport=transport, env=env, timeout_s=timeout_s)
         if code != 0:
             why = f"did not finish in {timeout_s:.0f} s" if code == 124 else f"ended with exit code {code}"
             raise click.ClickException(f"{module} on {ranks} ranks over {transport} {why}")

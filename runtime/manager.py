@@ -304,6 +304,21 @@ class ParameterManager:
             self._engine.check()
         return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
 
+    def count_local(self, table: Table, keys: npt.ArrayLike) -> int:
+        """How many of ``keys`` (integers [K], duplicates counted) are on this rank now, owned or as a replica.
+
+        Takes no lock and holds nobody up: cheap enough to poll. Any thread.
+        Raises KeyRangeError, ClosedError.
+        """
+        self._engine.check()
+        wanted = np.ascontiguousarray(keys, np.int64)
+        here: int = self._inspector.count_here(table, wanted)
+        if here < 0:
+            raise KeyRangeError(
+                f"key {wanted[-1 - here]} is not in table {table.name!r}, whose keys are 0 to {table.num_keys - 1}"
+            )
+        return here
+
     def explain(self, table: Table, key: int, ask_owner: bool = False, timeout: float = 10.0) -> KeyReport:
         """What this rank knows of a key, why it last moved or was replicated, and who intends it; ``print`` it.
 

@@ -144,6 +144,7 @@ cdef class SimNetwork:
     cdef vector[int64_t] ingress_free
     cdef vector[uint8_t] silent
     cdef vector[uint8_t] follow_up_due   # a STEP is scheduled because a message was delivered
+    cdef vector[int64_t] step_due_ns     # when the earliest STEP that the rank asked for is; NEVER: none
     cdef vector[int64_t] last_arrival    # [source * size + destination]
     cdef vector[uint64_t] kind_messages  # [rank * 256 + message_id], sent
     cdef vector[uint64_t] kind_bytes

@@ -114,6 +114,7 @@ cdef class SimNetwork:
         self.ingress_free.resize(size, 0)
         self.silent.resize(size, 0)
         self.follow_up_due.resize(size, 0)
+        self.step_due_ns.resize(size, NEVER)
         self.last_arrival.resize(<size_t>size * size, 0)
         self.kind_messages.resize(<size_t>size * 256, 0)
         self.kind_bytes.resize(<size_t>size * 256, 0)
@@ -393,7 +394,11 @@ cdef class SimNetwork:
         return moment
 
     cdef void schedule_step(self, uint32_t rank, int64_t at_ns) noexcept nogil:
-        self._schedule(max(at_ns, self.now) + self._random_ns(self.step_delay_ns), EVENT_STEP, rank, rank, NULL)
+        # Not if an earlier one is due: the rank asks again then. Else each message would add one more step for good.
+        cdef int64_t at = max(at_ns, self.now) + self._random_ns(self.step_delay_ns)
+        if at < self.step_due_ns[rank]:
+            self.step_due_ns[rank] = at
+            self._schedule(at, EVENT_STEP, rank, rank, NULL)
 
     cdef void schedule_lost(self, uint32_t rank, uint32_t peer, int64_t at_ns) noexcept nogil:
         self._schedule(at_ns, EVENT_LOST, rank, peer, NULL)
@@ -439,6 +444,8 @@ cdef class SimNetwork:
         elif not (<SimTransport>self.endpoints[event.rank]).closed:
             self._record(EVENT_STEP, event.rank, event.rank, NULL)
             self.follow_up_due[event.rank] = 0
+            if self.now >= self.step_due_ns[event.rank]:
+                self.step_due_ns[event.rank] = NEVER
             (<SimTransport>self.endpoints[event.rank]).on_step((<SimTransport>self.endpoints[event.rank]).context)
 
     cdef void _follow_up(self, uint32_t rank) noexcept nogil:

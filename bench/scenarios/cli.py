@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from intentpm.bench.runner import run_scenario
 OUT = click.Path(path_type=Path, file_okay=False)
 DTYPES = ["float32", "float64", "int32", "int64"]
 US = 1e6
+SITUATIONS = ("back to back", "spaced", "python loop")
 START_S = 120.0
 """Time allowed for starting the ranks and creating the tables, on top of the measuring."""
 
@@ -34,14 +36,14 @@ START_S = 120.0
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def remote(transports: tuple[str, ...], out: Path, as_json: bool, **arguments: Any) -> None:
-    """Remote pull and push between two ranks: back to back, spaced, and with a busy server."""
+    """Remote pull and push between two ranks: back to back, spaced, and while the server runs a Python loop."""
     arguments["interval_s"] = 300e-6
+    arguments["cases"] = list(product(SITUATIONS, ("pull", "push"), arguments.pop("batch_sizes")))
     rows: list[Row] = []
     for transport in transports or available_transports():
-        cases = 6 * len(arguments["batch_sizes"])
         results = run_scenario(
             "intentpm.bench.scenarios.remote_access", 2, arguments,
-            transport=transport, timeout_s=START_S + 3 * cases * arguments["case_s"],
+            transport=transport, timeout_s=START_S + 3 * len(arguments["cases"]) * arguments["case_s"],
         )  # fmt: skip
         rows += _remote_rows(transport, results[1]["cases"], arguments)
     path = out / "bench-remote.json"

@@ -1,7 +1,7 @@
 """One workload under one way of managing keys: what ``intentpm bench management`` compares."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.bench.tasks.rank_table import settle
 
 ZIPF_EXPONENT = 1.1
-COUNTED = ("bytes_sent", "relocations_in", "replicas_set_up", "rounds")
+COUNTED = ("bytes_sent", "messages_sent", "relocations_in", "replicas_set_up", "rounds")
 
 
 class ZipfBatch:
@@ -40,14 +40,15 @@ def _zipf(pm: Any, arguments: dict[str, Any]) -> float:
     worker = pm.worker()
     pm.barrier()
     start = time.perf_counter()
-    for batch in look_ahead(worker, _zipf_batches(pm, table, arguments), arguments["look_ahead"]):
+    for batch in look_ahead(worker, zipf_batches(pm, table, arguments), arguments["look_ahead"]):
         rows = worker.pull(table, batch.keys)
         worker.push(table, batch.keys, rows * np.float32(-0.01))
     settle(pm, worker)
     return time.perf_counter() - start
 
 
-def _zipf_batches(pm: Any, table: Any, arguments: dict[str, Any]) -> Iterator[ZipfBatch]:
+def zipf_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
+    """This rank's steps. ``arguments``: num_keys, batch (keys drawn per step), steps, seed."""
     ranks = np.arange(1, arguments["num_keys"] + 1, dtype=np.float64)
     cumulated = np.cumsum(ranks**-ZIPF_EXPONENT)
     names = np.random.default_rng(arguments["seed"]).permutation(arguments["num_keys"])

@@ -243,17 +243,17 @@ def perftest(transports: str, *, peer_errors: bool) -> Contender:
     def run(plan: Plan) -> Measured:
         measured = Measured()
         for size_bytes in plan.latency_bytes:
-            row = _perftest("ucp_am_lat", size_bytes, plan.iterations, transports, peer_errors)
+            row = ucx_perftest("ucp_am_lat", size_bytes, plan.iterations, transports, peer_errors)
             measured.latency_us[size_bytes] = row[1]
         for size_bytes in plan.bandwidth_bytes:
-            row = _perftest("ucp_am_bw", size_bytes, plan.messages(size_bytes), transports, peer_errors)
+            row = ucx_perftest("ucp_am_bw", size_bytes, plan.messages(size_bytes), transports, peer_errors)
             measured.bandwidth_gb_s[size_bytes] = row[5] * (1 << 20) / GB
         return measured
 
     return run
 
 
-def _perftest(test: str, size_bytes: int, iterations: int, transports: str, peer_errors: bool) -> list[float]:
+def ucx_perftest(test: str, size_bytes: int, iterations: int, transports: str, peer_errors: bool) -> list[float]:
     """The numbers of its last line: iterations, us (50 %, average, overall), MB/s (average, overall), messages/s."""
     spec = find_spec("libucx")
     folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else Path()

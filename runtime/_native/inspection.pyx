@@ -13,7 +13,7 @@ from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_STATE, KEY_TRACED, Event, Journal, Ring, Sample, note_traced
 from intentpm.runtime._native.inquiry cimport key_state
-from intentpm.runtime._native.primitives cimport load_relaxed_i64
+from intentpm.runtime._native.primitives cimport load_acquire_i32, load_relaxed_i64
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.rounds cimport Rounds
@@ -91,6 +91,22 @@ cdef class Inspector:
                 workers.push_back(worker)
             self.engine.release()
         return rank, workers
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    def count_here(self, Table table not None, const int64_t[::1] keys) -> int:
+        """How many of ``keys`` have a row here, owned or replica. -1 - i: ``keys[i]`` is not a key of the table.
+
+        Takes no lock, unlike the rest: what others do meanwhile is not held up, and may or may not be counted.
+        """
+        cdef int64_t i, here = 0
+        with nogil:
+            for i in range(keys.shape[0]):
+                if not 0 <= keys[i] < table.num_keys:
+                    here = -1 - i
+                    break
+                here += load_acquire_i32(&table.state.slot[keys[i]]) >= 0
+        return here
 
     # -- one key -------------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,9 @@ cdef class Rounds:
     cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none
     cdef int64_t written_ns                      # of the writes that are being spread
     cdef vector[int64_t] news_since_ns           # per holder; 0: no news
+    # Under load the news never run out. So their later half, from this position on, has an age of its own.
+    cdef vector[size_t] later_news_at            # per holder
+    cdef vector[int64_t] later_news_since_ns     # per holder; 0: not begun
     cdef vector[int64_t] refresh_since_ns        # per holder and window slot: of a REFRESH not acknowledged yet
     cdef vector[uint8_t] refresh_slots           # per holder: window slots in use, a bit each
     # wait_sync of this rank.
@@ -216,6 +219,8 @@ cdef class Rounds:
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
     cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
+    cdef void _note_age(self, uint32_t holder) noexcept nogil
+    cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
     cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil

@@ -100,6 +100,8 @@ cdef class Rounds:
         self.flush_drained.resize(self.size, 0)
         self.offers.resize(self.size)
         self.news_since_ns.resize(self.size, 0)
+        self.later_news_at.resize(self.size, 0)
+        self.later_news_since_ns.resize(self.size, 0)
         self.refresh_since_ns.resize(self.size * REFRESH_WINDOW, 0)
         self.refresh_slots.resize(self.size, 0)
 
@@ -833,14 +835,38 @@ cdef class Rounds:
                 fresh ^= bit
                 holder = <uint32_t>(word * 64) + _bit_number(bit)
                 table.news[slot * table.holder_words + word] |= bit
-                if self.news_since_ns[holder] == 0 or self.written_ns < self.news_since_ns[holder]:
-                    self.news_since_ns[holder] = self.written_ns
+                self._note_age(holder)
                 self.news[holder].push_back(reference)
+
+    cdef void _note_age(self, uint32_t holder) noexcept nogil:
+        """Of the news about to be added for this holder, written at ``written_ns``."""
+        if self.news_since_ns[holder] == 0:
+            self.news_since_ns[holder] = self.written_ns
+        elif self.written_ns < self.news_since_ns[holder]:
+            self.news_since_ns[holder] = self.written_ns
+        elif self.later_news_since_ns[holder] == 0:
+            if self.written_ns > self.news_since_ns[holder]:
+                self.later_news_at[holder] = self.news[holder].size()
+                self.later_news_since_ns[holder] = self.written_ns
+        elif self.written_ns < self.later_news_since_ns[holder]:
+            self.later_news_since_ns[holder] = self.written_ns
+
+    cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil:
+        """The first ``sent`` news are gone; what is left is no older than the later half once the first is gone."""
+        if self.news[holder].empty():
+            self.news_since_ns[holder] = self.later_news_since_ns[holder] = 0
+        elif self.later_news_since_ns[holder] == 0:
+            return
+        elif sent < self.later_news_at[holder]:
+            self.later_news_at[holder] -= sent
+        else:
+            self.news_since_ns[holder] = self.later_news_since_ns[holder]
+            self.later_news_since_ns[holder] = 0
 
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil:
         """Sends the holder its news, when the last is long enough ago; returns when that will be."""
         cdef bint at_once = self.flush_asked[holder] != 0
-        cdef size_t at = 0, kept = 0
+        cdef size_t at = 0, kept = 0, sent
         if self.flush_drained[holder]:
             return NEVER                         # first the acknowledgements of what was sent
         if not at_once and now_ns < self.refreshed_ns[holder] + self.sync_interval_ns:
@@ -848,13 +874,13 @@ cdef class Rounds:
         while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW:
             at = self._send_refresh(holder, at)
         self.refreshed_ns[holder] = now_ns
+        sent = at
         while at < self.news[holder].size():
             self.news[holder][kept] = self.news[holder][at]
             kept += 1
             at += 1
         self.news[holder].resize(kept)
-        if kept == 0:
-            self.news_since_ns[holder] = 0
+        self._forget_age(holder, sent)
         return NEVER                             # the acknowledgements go on with it
 
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil:

@@ -288,6 +288,31 @@ def test_stats_count_what_was_accessed(pm: Any, table: Any, worker: Any) -> None
     assert stats["rows"] == 10 * 32
 
 
+def test_count_local_says_how_many_keys_are_here(pm: Any, table: Any) -> None:
+    assert pm.count_local(table, [1, 1, 9]) == 3
+    assert pm.count_local(table, []) == 0
+    for bad in (-1, table.num_keys):
+        with pytest.raises(intentpm.KeyRangeError, match=f"key {bad} is not in table 't'"):
+            pm.count_local(table, [0, bad])
+
+
+def test_count_local_counts_owned_keys_and_replicas() -> None:
+    with simulate(2, seed=5) as job:
+        tables = job.create_table("t", 10)
+        keys = np.arange(10)
+        assert sum(pm.count_local(tables[pm.rank], keys) for pm in job.ranks) == 10
+        for pm in job.ranks:
+            worker = pm.worker()
+
+            def intend(worker: Any = worker, table: Any = tables[pm.rank]) -> None:
+                worker.intent(table, keys, 0, 5)
+                worker.wait_sync()
+
+            job.spawn(pm.rank, intend)
+            job.run()
+            assert pm.count_local(tables[pm.rank], keys) == 10
+
+
 # -- options -----------------------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_remote(tmp_path):
     )  # fmt: skip
     rows = json.loads(out)["rows"]
     assert len(rows) == 12
-    assert {row["facts"]["situation"] for row in rows} == {"back to back", "spaced", "busy server"}
+    assert {row["facts"]["situation"] for row in rows} == {"back to back", "spaced", "python loop"}
     assert all(row["samples"] for row in rows)
 
 

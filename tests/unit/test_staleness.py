@@ -1,0 +1,39 @@
+"""``stats()["staleness_ms"]`` of an owner whose news never run out."""
+
+import numpy as np
+from support.simulation import simulate
+
+from intentpm.transports.sim_model import NetworkModel
+
+KEYS = np.arange(20_000)  # more than the messages hold that may be on their way
+FOR_GOOD = 1 << 40
+LOAD_US, STEP_US = 200_000, 1000
+
+
+def test_news_that_never_run_out_do_not_age_for_ever():
+    """More rows change than the link carries: a row waits for those before it, not since the load began."""
+    slow = NetworkModel(bandwidth_gbytes_per_s=0.5)
+    with simulate(2, seed=1, model=slow) as job:
+        tables = job.create_table("t", 20_000, (64,), init=0.0)
+        workers = job.on_every_rank(lambda pm: pm.worker())
+
+        def hold(rank):
+            workers[rank].intent(tables[rank], KEYS, 0, FOR_GOOD)
+            workers[rank].wait_sync()
+
+        def load():
+            for _ in range(LOAD_US // STEP_US):
+                workers[0].push(tables[0], KEYS, np.ones((len(KEYS), 64), np.float32))
+                job.network.pause(STEP_US)
+
+        for rank in range(2):
+            job.spawn(rank, lambda rank=rank: hold(rank))
+            job.run()
+        before = job.ranks[0].stats()["staleness_ms"]
+        job.spawn(0, load)
+        job.run()
+        after = job.ranks[0].stats()["staleness_ms"]
+        rows = after["rows"] - before["rows"]
+        pass_ms = 256 * len(KEYS) / 0.5e9 * 1e3  # what one refresh of all takes on the link
+        assert rows > 2 * len(KEYS)
+        assert 0.3 * pass_ms < after["mean"] < 3 * pass_ms
