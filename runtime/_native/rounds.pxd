@@ -88,6 +88,8 @@ cdef class Rounds:
     cdef vector[uint8_t] flush_asked             # per holder: who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # per holder: all sent, acknowledgements to come
     cdef vector[vector[KeyRef]] offers           # per holder
+    cdef vector[vector[uint32_t]] moved          # per home rank: keys relocated by the message being served
+    cdef vector[uint32_t] homes_to_tell          # those with such keys
     # Age of news: since this rank knew of the oldest write among them.
     cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none
     cdef int64_t written_ns                      # of the writes that are being spread
@@ -202,7 +204,8 @@ cdef class Rounds:
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
-    cdef void _tell_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
+    cdef void _note_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
+    cdef void _tell_homes(self, TableState* table, uint32_t owner) noexcept nogil
     cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil

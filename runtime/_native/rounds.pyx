@@ -99,6 +99,7 @@ cdef class Rounds:
         self.flush_asked.resize(self.size, 0)
         self.flush_drained.resize(self.size, 0)
         self.offers.resize(self.size)
+        self.moved.resize(self.size)
         self.news_since_ns.resize(self.size, 0)
         self.later_news_at.resize(self.size, 0)
         self.later_news_since_ns.resize(self.size, 0)
@@ -555,6 +556,7 @@ cdef class Rounds:
             self._send_body(asked.origin, MSG_ANSWER, table, &header, memory, True, True)
         else:
             unstage(memory, 1)
+        self._tell_homes(table, asked.origin)
         if not self.left_over.empty():
             self._pass_on(table, asked, body)
 
@@ -610,23 +612,38 @@ cdef class Rounds:
         note_decision(
             self.journal, table, key, EVENT_MOVED_OUT, holder, table.epoch[key],
             REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
-        self._tell_home(table, key, holder)
+        self._note_home(table, key, holder)
         return version
 
-    cdef void _tell_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
+    cdef void _note_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
+        """The key's home rank has to hear of its new owner, unless it is one of the two."""
         cdef uint32_t home = home_rank(key, self.size)
-        cdef RoundHeader header
-        cdef char* memory
         if home == self.rank or home == owner or is_planted(MUTATION_HOME_NOT_TOLD):
             return
-        memory = stage(self.transport, 16)
-        memset(&header, 0, sizeof(header))
-        header.count = 1
-        header.table = <uint16_t>table.table_id
-        header.origin = <uint16_t>owner
-        (<uint32_t*>memory)[0] = key
-        (<uint32_t*>memory)[2] = table.epoch[key]
-        send_staged(self.transport, home, MSG_MOVED, &header, sizeof(header), memory, 16)
+        if self.moved[home].empty():
+            self.homes_to_tell.push_back(home)
+        self.moved[home].push_back(key)
+
+    cdef void _tell_homes(self, TableState* table, uint32_t owner) noexcept nogil:
+        """Sends what was noted while one message was served: all these keys went to ``owner``."""
+        cdef RoundHeader header
+        cdef uint32_t home, i
+        cdef uint32_t* keys
+        cdef uint32_t* epochs
+        for home in self.homes_to_tell:
+            memset(&header, 0, sizeof(header))
+            header.count = <uint32_t>self.moved[home].size()
+            header.table = <uint16_t>table.table_id
+            header.origin = <uint16_t>owner
+            keys = <uint32_t*>stage(self.transport, 2 * indices_bytes(header.count))
+            epochs = keys + indices_bytes(header.count) // sizeof(uint32_t)
+            for i in range(header.count):
+                keys[i] = self.moved[home][i]
+                epochs[i] = table.epoch[keys[i]]
+            self.moved[home].clear()
+            send_staged(
+                self.transport, home, MSG_MOVED, &header, sizeof(header), <char*>keys, 2 * indices_bytes(header.count))
+        self.homes_to_tell.clear()
 
     cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef uint64_t* holders = table.holders + slot * table.holder_words
