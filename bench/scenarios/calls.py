@@ -11,7 +11,10 @@ DIGITS = 9
 
 
 def timed_calls(call: Callable[[], object], repeats: int, limit_s: float, pause_s: float = 0.0) -> list[float]:
-    """Seconds per call, for ``repeats`` calls or as many as fit into ``limit_s``, one at least; ``pause_s`` before each."""
+    """Seconds per call, for ``repeats`` calls or as many as fit into ``limit_s``, one at least.
+
+    pause_s: before each call.
+    """
     begin = time.perf_counter()
     for _ in range(WARM_UP):
         call()

@@ -22,11 +22,12 @@ KEYS_PER_INTENT = 10
 
 
 def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """``arguments``: num_keys; replicas that rank 1 holds; intents of KEYS_PER_INTENT keys that it has signalled, half of
-    them active, half for a far future.
+    """``arguments``: num_keys; replicas that rank 1 holds; intents of KEYS_PER_INTENT keys that it has signalled, half
+    of them active, half for a far future.
 
     Rank 1 returns seconds per "pull", "np.take" of as many rows, "round" (writes to replicas, and wait_sync) and
-    "intent" (replicas wanted, there, let go and gone), and "bytes" of the index of all "keys", of "replicas" and "intents".
+    "intent" (replicas wanted, there, let go and gone), and "bytes" of the index of all "keys", of "replicas" and of
+    "intents".
     """
     dim = arguments["dim"]
     table = pm.create_table("rows", arguments["num_keys"], (dim,), init=1.0)
@@ -86,9 +87,7 @@ class MallInfo(ctypes.Structure):
 class Operations:
     """Rank 1's measurements; new keys at each call."""
 
-    def __init__(
-        self, worker: Any, table: Any, here: Any, held: Any, changing: Any, arguments: dict[str, Any]
-    ) -> None:
+    def __init__(self, worker: Any, table: Any, here: Any, held: Any, changing: Any, arguments: dict[str, Any]) -> None:
         self.worker, self.table, self.arguments = worker, table, arguments
         self.random = np.random.default_rng(arguments["seed"])
         self.here, self.held, self.changing = here, held, changing

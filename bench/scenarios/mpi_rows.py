@@ -35,9 +35,10 @@ def mpi_rows(arguments: Mapping[str, Any], mpi_options: Sequence[str] = ()) -> l
     mpirun = shutil.which("mpirun")
     if mpirun is None or find_spec("mpi4py") is None:
         raise UnavailableError("mpi4py or mpirun is not installed")
+    plan = json.dumps({**arguments, "shared_memory": not mpi_options})
     command = [
         mpirun, *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe", "--bind-to", "none",
-        *mpi_options, "-n", "2", sys.executable, "-m", __name__, json.dumps({**arguments, "shared_memory": not mpi_options}),
+        *mpi_options, "-n", "2", sys.executable, "-m", __name__, plan,
     ]  # fmt: skip
     timeout_s = START_S + 3 * len(arguments["cases"]) * arguments["case_s"]
     with subprocess.Popen(
@@ -74,7 +75,7 @@ def _run_rank(arguments: Mapping[str, Any]) -> None:
     else:  # rows that MPI allocates it finds in shared memory, whatever way it was told to take
         window = MPI.Win.Create(np.empty((mine, dim), np.float32), 4 * dim, comm=world)
     if mine:
-        np.frombuffer(window.tomemory(), np.float32)[:] = 1.0
+        np.asarray(window.tomemory()).view(np.float32)[:] = 1.0
     row = MPI.FLOAT.Create_contiguous(dim).Commit()
     cases = []
     for situation, operation, keys in arguments["cases"]:

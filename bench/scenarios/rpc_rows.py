@@ -1,4 +1,4 @@
-"""Baseline: torch.distributed's RPC (tensorpipe) serves rows of a tensor, index_select for pull, index_add_ for push."""
+"""Baseline: torch.distributed's RPC (tensorpipe) serves a tensor: index_select for pull, index_add_ for push."""
 
 import os
 import socket

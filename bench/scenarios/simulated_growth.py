@@ -18,8 +18,8 @@ Call = Callable[[Any, Any, Any, np.random.Generator], None]
 
 
 def grow_ranks(ranks: int, arguments: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """For "pull" (remote), "round" and "intent": samples of "network" and "processor" seconds and of "messages", each per
-    call and rank. "bytes": the "index" bytes per rank.
+    """For "pull" (remote), "round" and "intent": samples of "network" and "processor" seconds and of "messages", each
+    per call and rank. "bytes": the "index" bytes per rank.
 
     ``arguments``: num_keys, dim, repeats.
     """

@@ -1,7 +1,7 @@
 """All ranks of a job in this process, on a simulated network: what ``docs/simulation.md`` calls planning.
 
-The runtime is the real one; time, network and threads are the simulation's. Processors cost no virtual time, except what
-a task adds with ``pause_us``.
+The runtime is the real one; time, network and threads are the simulation's. Processors cost no virtual time, except
+what a task adds with ``pause_us``.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ MAX_VIRTUAL_S = 600.0
 
 
 class SimulatedWorld:
-    """The world of a simulated rank; implements ``intentpm.runtime.types.World``. Ranks are connected by the network."""
+    """The world of a simulated rank; implements ``intentpm.runtime.types.World``."""
 
     launcher = "sim"
     secret = b"all ranks in one process"

@@ -1,4 +1,4 @@
-"""Baseline of the tcp transport: plain sockets, polled, from Python; the bytes of a request and of its rows, no more."""
+"""Baseline of the tcp transport: plain sockets, polled from Python; the bytes of a request and of its rows only."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""What the wire allows: round trips and bandwidth of UCX itself (ucx_perftest), of plain sockets for the tcp transport."""
+"""What the wire allows: round trips and bandwidth of UCX itself (ucx_perftest); of plain sockets for tcp."""
 
 import math
 
@@ -39,7 +39,5 @@ def bandwidth(link: Link, total_bytes: int, repeats: int) -> tuple[str, list[flo
     if link.ucx_tls is None:
         return f"{socket_rows.NAME} stream", socket_rows.socket_stream(total_bytes, repeats)
     messages = max(8, total_bytes // MESSAGE_BYTES)
-    runs = [
-        ucx_perftest("ucp_am_bw", MESSAGE_BYTES, messages, link.ucx_tls, peer_errors=True) for _ in range(repeats)
-    ]
+    runs = [ucx_perftest("ucp_am_bw", MESSAGE_BYTES, messages, link.ucx_tls, peer_errors=True) for _ in range(repeats)]
     return "ucx_perftest stream", [run[5] * MIB for run in runs]

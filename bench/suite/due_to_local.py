@@ -33,9 +33,10 @@ def measure(effort: float) -> list[Row]:
         results = link.run("taking_turns", 2, arguments, START_S + 10 * len(cases) * CASE_S)
         for number, (waiting, keys) in enumerate(cases):
             found = [result["cases"][number] for result in results]
-            rows.append(_row(link, SUBJECT, waiting, keys, sum((case["samples"] for case in found), [])))
+            samples = [value for case in found for value in case["samples"]]
+            rows.append(_row(link, SUBJECT, waiting, keys, samples))
             if waiting == "pulling":
-                pulls = sum((case["remote_pulls"] for case in found), [])
+                pulls = [value for case in found for value in case["remote_pulls"]]
                 rows.append(_row(link, PULL, waiting, keys, pulls))
         rows += _wire_rows(link, arguments)
     return rows

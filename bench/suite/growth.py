@@ -1,8 +1,8 @@
-"""Cost of single operations as keys, replicas, intents and ranks grow a hundredfold: nothing may grow faster than they do.
+"""Cost of single operations as keys, replicas, intents and ranks grow a hundredfold: none may grow faster than they.
 
 Each curve's ``exponent`` (slope of the cost over the size, both in logarithms, by least squares) is in its rows' facts:
-0 is a cost that does not depend on the size, 1 is a cost in proportion; the size of "ranks" is how many others there are.
-Keys, replicas and intents grow in a job of two
+0 is a cost that does not depend on the size, 1 is a cost in proportion. The size of "ranks" is how many others there
+are. Keys, replicas and intents grow in a job of two
 real ranks; ranks grow in a simulated job, where every rank does the same and the cost is per rank: time on the network,
 messages, and processor time, of which the simulator takes the larger part.
 """
@@ -44,11 +44,16 @@ def _grown(axis: str, points: int, effort: float) -> list[Row]:
     ((name, sizes),) = AXES[axis].items()
     rows = []
     for size in sizes[:points]:
-        arguments = {**BASE, name: size, "dim": DIM, "seed": 0, "case_s": CASE_S}
-        result = link.run("growing", 2, {**arguments, "repeats": max(10, round(REPEATS * effort))}, TIMEOUT_S)[1]
-        row_sizes = {**{key: arguments[key] for key in BASE}, "keys": OPERATION_KEYS, "dim": DIM}
-        for operation in ("pull", "round", "intent"):
-            rows.append(_row(operation, "s", result[operation], link.name, 2, row_sizes, axis, size))
+        arguments = {**BASE, name: size}
+        options = {"dim": DIM, "seed": 0, "case_s": CASE_S}
+        result = link.run(
+            "growing", 2, {**arguments, **options, "repeats": max(10, round(REPEATS * effort))}, TIMEOUT_S
+        )[1]
+        row_sizes: dict[str, int] = {**{key: arguments[key] for key in BASE}, "keys": OPERATION_KEYS, "dim": DIM}
+        rows += [
+            _row(operation, "s", result[operation], link.name, 2, row_sizes, axis, size)
+            for operation in ("pull", "round", "intent")
+        ]
         take = _row("pull", "s", result["np.take"], link.name, 2, row_sizes, axis, size)
         rows.append(replace(take, facts={**take.facts, "by": "np.take"}))
         rows.append(_row("memory", "B", [result["bytes"][axis]], link.name, 2, row_sizes, axis, size))

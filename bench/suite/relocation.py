@@ -1,4 +1,4 @@
-"""Rows and bytes relocated per second between two ranks that take turns in intending them, next to the wire's bandwidth."""
+"""Rows and bytes relocated per second between two ranks that intend them in turn, next to the wire's bandwidth."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def measure(effort: float) -> list[Row]:
     for link in usable_links():
         results = link.run("taking_turns", 2, arguments, START_S + 20 * len(sizes) * CASE_S)
         for number, keys in enumerate(sizes):
-            seconds = sum((result["cases"][number]["samples"] for result in results), [])
+            seconds = [value for result in results for value in result["cases"][number]["samples"]]
             rows += throughput_rows(NAME, link, SUBJECT, keys, [keys / value for value in seconds])
         rows += wire_rows(NAME, link, sizes, effort)
     return rows

@@ -86,7 +86,9 @@ def _row(link: Link, by: str, situation: str, operation: str, keys: int, samples
 
 def _wire_rows(link: Link, sizes: Sequence[int], arguments: Mapping[str, Any]) -> list[Row]:
     try:
-        by, samples = round_trips(link, [_pull_bytes(keys) for keys in sizes], arguments["repeats"], arguments["case_s"])
+        by, samples = round_trips(
+            link, [_pull_bytes(keys) for keys in sizes], arguments["repeats"], arguments["case_s"]
+        )
     except UnavailableError as why:
         print(f"the wire of {link.name} is not measured: {why}")
         return []

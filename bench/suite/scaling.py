@@ -1,9 +1,9 @@
 """The zipf workload on more and more ranks: time per step, bytes and messages per rank, step and round.
 
 Every rank has the same work, so ideally time stays. Real ranks share this machine's cores: with more ranks than cores
-they measure the processor's work, not the network's. Simulated ranks have a processor and a link each (``NetworkModel``:
-2 us, 10 GB/s); what their processors do costs nothing but the step itself. The baseline is the same job with every row
-where its key's hash puts it, a classic parameter server.
+they measure the processor's work, not the network's. Simulated ranks have a processor and a link each
+(``NetworkModel``: 2 us, 10 GB/s); what their processors do costs nothing but the step itself. The baseline is the same
+job with every row where its key's hash puts it, a classic parameter server.
 """
 
 from collections.abc import Mapping, Sequence
