@@ -37,7 +37,9 @@ CASES = {
 def measure(effort: float) -> list[Row]:
     """Bytes; a sample per rank."""
     num_keys = max(100_000, round(NUM_KEYS * min(1.0, effort)))
-    results = run_scenario(__name__, RANKS, {"num_keys": num_keys}, transport="tcp", timeout_s=TIMEOUT_S)
+    # Not "adaptive": the rank whose intent comes first would get the other's keys, and hold no replica.
+    arguments = {"num_keys": num_keys, "init": {"management": "replicate"}}
+    results = run_scenario(__name__, RANKS, arguments, transport="tcp", timeout_s=TIMEOUT_S)
     sizes = {"num_keys": num_keys, "dim": DIM}
     rows = [
         Row(

@@ -57,18 +57,8 @@ class Part:
     draw: Callable[[Sequence[Mapping[str, Any]], Any], None] | None
 
 
-class PartNotFoundError(Exception):
-    """The module of a listed part is not installed."""
-
-
 def load(name: str) -> Part:
-    """Imports the part ``name``. KeyError: there is none of that name. PartNotFoundError: its module is missing."""
+    """Imports the part ``name``. KeyError: there is none of that name."""
     PARTS[name]
-    path = f"{__package__}.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name != path:
-            raise
-        raise PartNotFoundError(name) from error
+    module = importlib.import_module(f"{__package__}.{name}")
     return Part(name, module.measure, getattr(module, "draw", None))

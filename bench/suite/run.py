@@ -12,7 +12,7 @@ import click
 
 from intentpm.bench.results import Row, write_results
 from intentpm.bench.suite.cases import RUN, join_runs
-from intentpm.bench.suite.parts import PARTS, Part, PartNotFoundError, load
+from intentpm.bench.suite.parts import PARTS, Part, load
 
 KIND = "suite"
 """``bench`` of the results files."""
@@ -42,7 +42,7 @@ def run_suite(
     measured before, and does not stop the others.
     """
     results = SuiteResults()
-    parts = _load_all(names, report)
+    parts = _load_all(names)
     rows: dict[str, list[dict[str, Any]]] = {part.name: [] for part in parts}
     seconds: dict[str, list[float]] = {part.name: [] for part in parts}
     for run in range(repeats):
@@ -84,14 +84,8 @@ def read_suite(names: Sequence[str], out: Path) -> SuiteResults:
     return results
 
 
-def _load_all(names: Sequence[str], report: Callable[[str], object]) -> list[Part]:
-    parts = []
-    for name in sorted(dict.fromkeys(names), key=list(PARTS).index):
-        try:
-            parts.append(load(name))
-        except PartNotFoundError:
-            report(f"{name}: is not part of this installation")
-    return parts
+def _load_all(names: Sequence[str]) -> list[Part]:
+    return [load(name) for name in sorted(dict.fromkeys(names), key=list(PARTS).index)]
 
 
 def _numbered(rows: Sequence[Row], run: int) -> list[dict[str, Any]]:

@@ -170,3 +170,20 @@ def test_tools_do_not_see_our_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (8 << 20, "8 MiB"), (3 << 40, "3 TiB")])
 def test_sizes(size: int, text: str) -> None:
     assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(("has_rdma_device", "transport", "verdict"), [
+    (True, "tcp", "warn"), (True, "rc_mlx5", "ok"), (False, "tcp", "ok"),
+])  # fmt: skip
+def test_a_ucx_that_cannot_use_this_host_s_rdma_is_pointed_out(
+    monkeypatch: pytest.MonkeyPatch, has_rdma_device: bool, transport: str, verdict: str
+) -> None:
+    said = subprocess.CompletedProcess(
+        [], 0, f"# Library version: 1.21.0\n# Transport: {transport}\n# Device: x0\n", ""
+    )
+    monkeypatch.setattr(doctor_software, "_ucx_info", lambda: (["ucx_info"], {}))
+    monkeypatch.setattr(doctor_software, "run_tool", lambda *_, **__: said)
+    monkeypatch.setattr(doctor_software, "_has_rdma_device", lambda: has_rdma_device)
+    finding = doctor_software.check_ucx()
+    assert finding.verdict == verdict
+    assert ("INTENTPM_UCX_LIBRARY" in finding.fix) == (verdict == "warn")
