@@ -71,7 +71,7 @@ cdef enum:
     HELLO_BYTES = 512
     RECEIVE_BUDGET_BYTES = 256 << 20
     CALLS_PER_CHECK = 1024              # of progress(), between two looks at the processes of peers
-    CALLS_PER_ARM_CHECK = 64            # the same, when arm() is called: it is a system call, and arm() is on the path of a pull
+    CALLS_PER_ARM_CHECK = 64            # the same when arm() is called: a system call on the path of a pull
     IDLE_CALLS_BEFORE_TIMER = 50        # of progress(), before stuck sends are polled by timer
     STUCK_SEND_POLL_NS = 200_000
     IDLE_CALLS_AFTER_END = 8            # of progress(), before a peer whose process has ended counts as lost
