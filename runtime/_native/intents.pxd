@@ -49,7 +49,7 @@ cdef class IntentQueue:
     cdef int64_t signalled_keys      # atomic: the worker adds / the engine subtracts
     cdef int64_t keys_signalled      # atomic relaxed: by this worker since start
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
-    cdef int64_t look_by_clock       # as wake_clock: an intent not collected yet starts within a round of this clock
+    cdef int64_t look_by_clock       # as wake_clock: from here on, one of ``incoming`` starts within a round
     cdef int64_t clocks_per_round    # guarded by: incoming_lock. As estimated: one that starts sooner would be late
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming

@@ -62,7 +62,7 @@ cdef class IntentQueue:
         # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
         # Not before now: a round measured from a clock before the signal would seem long, and widen the horizon, and so on.
         store_release_i64(&self.wake_clock, min(self.wake_clock, max(start - self.horizon + 1, self.clock)))
-        self.look_by_clock = min(self.look_by_clock, start - self.clocks_per_round)
+        store_release_i64(&self.look_by_clock, min(self.look_by_clock, start - self.clocks_per_round))
         if start < self.act_before or self.clock >= self.wake_clock:
             attention[0] = URGENT if self.clock >= self.look_by_clock else DUE
         unlock_unchanged(&self.incoming_lock, seen)
@@ -87,7 +87,7 @@ cdef class IntentQueue:
             self.collected += 1
             self.waiting.push(_entry(intent.start, intent))
         self.incoming.clear()
-        self.look_by_clock = NEVER
+        store_release_i64(&self.look_by_clock, <int64_t>NEVER)
         unlock_unchanged(&self.incoming_lock, seen)
 
     cdef Intent* next_due(self) noexcept nogil:
