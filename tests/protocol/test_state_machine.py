@@ -112,7 +112,7 @@ class JobMachine(RuleBasedStateMachine):
             if not self.failed:
                 for number in range(len(self.tasks)):
                     self._give(number, None)
-                self.job.run()  # a worker's own steps first: what ends it is another task, and a worker has one at a time
+                self.job.run()  # a worker is used by one task at a time
                 self.program.end()
                 self.job.close()
                 return
