@@ -1,5 +1,6 @@
 """Messages that wait for a key; ``parking.pxd`` is the contract."""
 
+from cython.operator cimport dereference as deref
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -14,8 +15,8 @@ cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil
     return (<uint64_t>table.table_id << 32) | key
 
 
-cdef ParkedMessage* _new(const TableState* table) noexcept nogil:
-    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + table.row_bytes)
+cdef ParkedMessage* _new(const TableState* table, const char* row) noexcept nogil:
+    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + (table.row_bytes if row != NULL else 0))
 
 
 cdef void unpark(ParkedMessage* message) noexcept nogil:
@@ -32,7 +33,7 @@ cdef class Parking:
     cdef bint park_access(
             self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch,
             const char* row) noexcept nogil:
-        cdef ParkedMessage* message = _new(table)
+        cdef ParkedMessage* message = _new(table, row)
         if message == NULL:
             return False
         message.is_access = True
@@ -44,7 +45,7 @@ cdef class Parking:
     cdef bint park_record(
             self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
             const char* row) noexcept nogil:
-        cdef ParkedMessage* message = _new(table)
+        cdef ParkedMessage* message = _new(table, row)
         if message == NULL:
             return False
         message.round = header[0]
@@ -72,11 +73,9 @@ cdef class Parking:
         return <uint32_t>self.messages[_name(table, key)].size() if self.any(table, key) else 0
 
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil:
-        cdef uint64_t name = _name(table, key)
-        cdef size_t i
-        if self.messages.count(name) == 0:
+        found = self.messages.find(_name(table, key))
+        if found == self.messages.end():
             return
-        for i in range(self.messages[name].size()):
-            out.push_back(self.messages[name][i])
-        self.parked_now -= self.messages[name].size()
-        self.messages.erase(name)
+        out.swap(deref(found).second)
+        self.parked_now -= out.size()
+        self.messages.erase(found)

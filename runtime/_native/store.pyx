@@ -463,10 +463,24 @@ cdef void set_rows(
 
 # -- binding -------------------------------------------------------------------------------------------------------------
 
+cdef inline void _prefetch_free(TableState* table, int32_t slot) noexcept nogil:
+    """What the next allocation will touch: free slots lie anywhere, and each names the next."""
+    cdef size_t offset = 0
+    if slot < 0:
+        return
+    prefetch_write(&table.head[slot])
+    prefetch_write(&table.seen_version[slot])
+    prefetch_write(&table.holders[slot * table.holder_words])
+    while offset < table.row_bytes and offset < 512:
+        prefetch_write(row_of(table, slot) + offset)
+        offset += CACHE_LINE_BYTES
+
+
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
     cdef int32_t slot = table.free_head
     if slot >= 0:
         table.free_head = load_relaxed_i32(&table.head[slot].key)
+        _prefetch_free(table, table.free_head)
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
         store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
