@@ -62,7 +62,7 @@ def _mf(pm: Any, arguments: dict[str, Any]) -> float:
     from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
     from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
 
-    options = MfOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"])
+    options = MfOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], lr=arguments["mf_lr"])
     ratings = generate_ratings(GeneratorSpec.parse(arguments["ratings"]), arguments["seed"])
     return float(sum(row.seconds for row in MatrixFactorisation(pm, ratings, options).run()))
 

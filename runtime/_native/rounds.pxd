@@ -76,6 +76,8 @@ cdef class Rounds:
     # Holder.
     cdef vector[vector[KeyRef]] todo             # per rank: keys that may need a record to it
     cdef vector[uint32_t] open_records           # per rank: of the round in flight; 0: none
+    cdef vector[int64_t] began_ns                # per peer: when the last round with it began
+    cdef int64_t round_ns                        # how long a round takes, smoothed
     cdef uint64_t records_in_flight
     cdef uint64_t busy[2]                        # keys queued or in flight, by colour
     cdef uint32_t colour                         # of keys that become busy now

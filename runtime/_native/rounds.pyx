@@ -93,6 +93,7 @@ cdef class Rounds:
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
+        self.began_ns.resize(self.size, 0)
         self.news.resize(self.size)
         self.refreshes_open.resize(self.size, 0)
         self.refreshed_ns.resize(self.size, 0)
@@ -310,6 +311,7 @@ cdef class Rounds:
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
         self.rounds += self.records_in_flight > before
+        self.began_ns[peer] = self.journal.now_ns
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
@@ -404,6 +406,7 @@ cdef class Rounds:
         self.open_records[header.round_rank] -= header.count
         self.records_in_flight -= header.count
         if self.open_records[header.round_rank] == 0:
+            self.round_ns += (self.transport.now_ns() - self.began_ns[header.round_rank] - self.round_ns) // 8
             for i in range(self.workers.size()):
                 (<IntentQueue>self.workers[i]).round_ended()
             self.look_at_intents = True

@@ -159,10 +159,10 @@ def test_a_rank_killed_on_another_host_is_lost_soon() -> None:
 
 
 def test_under_mpirun(network: dict[str, str]) -> None:
-    mpirun = shutil.which("mpirun")
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     pytest.importorskip("mpi4py")
     if mpirun is None:
-        pytest.skip("no mpirun on PATH")
+        pytest.skip("no mpirun beside this Python or on PATH")
     command = [sys.executable, str(RANK_SCRIPT), "mpi", "00" * 16, "exchange"]
     done = subprocess.run(
         [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", *command],
