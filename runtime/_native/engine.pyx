@@ -136,8 +136,10 @@ cdef enum:
     MOST_STREAK = 64
     STREAK_WAITS = 16            # after more than so many, the wheel is kept between two of them ...
     LEASE_NS = 100_000           # ... but not longer than this
-    LOOK_GAP_NS = 400_000        # between two looks at what workers signalled, unless one is urgent; or as long as a round takes;
-    MOST_LOOK_GAP_NS = 6_400_000  # and twice as long after each look that led to nothing, up to this
+    # Between two looks at what workers signalled, unless one is urgent: as long as a round takes; twice as long after each look
+    # that led to nothing. At least and at most:
+    LOOK_GAP_NS = 400_000
+    MOST_LOOK_GAP_NS = 6_400_000
 
 
 # -- what a wait can be for ----------------------------------------------------------------------------------------------
@@ -622,8 +624,8 @@ cdef class Engine:
         if load_relaxed(&self.kicked) and exchange_acquire(&self.kicked, 0):
             self.rounds.look()
             self.step()
-            self.look_gap_ns = max(<int64_t>LOOK_GAP_NS, self.rounds.round_ns) if self.rounds.is_busy() else 2 * self.look_gap_ns
-            self.look_gap_ns = min(self.look_gap_ns, <int64_t>MOST_LOOK_GAP_NS)
+            self.look_gap_ns = self.rounds.round_ns if self.rounds.is_busy() else 2 * self.look_gap_ns
+            self.look_gap_ns = max(<int64_t>LOOK_GAP_NS, min(self.look_gap_ns, <int64_t>MOST_LOOK_GAP_NS))
             store_release_i64(&self.look_again_ns, self.transport.now_ns() + self.look_gap_ns)
         else:
             self.step()
