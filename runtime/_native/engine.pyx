@@ -132,7 +132,7 @@ cdef enum:
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
     HELP_AFTER_NS = 300_000      # a look so much overdue is done by the worker that notices
     STREAK_GAP_NS = 20_000       # waits that follow each other so closely ...
-    STREAK_WAIT_NS = 6_000       # ... and are so short make a streak
+    STREAK_WAIT_NS = 8_000       # ... and are so short make a streak
     MOST_STREAK = 64
     STREAK_WAITS = 16            # after more than so many, the wheel is kept between two of them ...
     LEASE_NS = 100_000           # ... but not longer than this
