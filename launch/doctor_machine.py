@@ -11,6 +11,7 @@ from pathlib import Path
 
 from intentpm.launch.cores import cgroup_cores, usable_cores
 from intentpm.launch.findings import Finding, Verdict, format_bytes
+from intentpm.transports.ucx_limits import has_rdma_devices
 
 SMALL_SHM_BYTES = 1 << 30
 SMALL_MEMLOCK_BYTES = 1 << 30
@@ -91,7 +92,7 @@ def check_shared_memory(folder: str = "/dev/shm") -> Finding:
 
 def check_memlock() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    has_rdma = Path("/sys/class/infiniband").is_dir()
+    has_rdma = has_rdma_devices()
     found = "unlimited" if soft == resource.RLIM_INFINITY else format_bytes(soft)
     facts = {"soft_bytes": soft, "hard_bytes": hard, "has_rdma": has_rdma}
     if not has_rdma:

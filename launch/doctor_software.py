@@ -9,6 +9,7 @@ from pathlib import Path
 
 from intentpm.launch.findings import Finding, last_line, run_tool
 from intentpm.launch.world import detect_launcher
+from intentpm.transports.ucx_limits import has_rdma_devices
 
 RDMA_TRANSPORTS = ("rc", "dc", "ud", "srd", "gga")
 _HELLO_S = 60.0
@@ -104,18 +105,13 @@ def check_ucx() -> Finding:
     if not devices:
         return Finding("UCX", "warn", f"{name}: found no device", f"see the output of {argv[0]} -d", facts)
     listed = ", ".join(f"{transport} ({' '.join(names)})" for transport, names in devices.items())
-    if _has_rdma_device() and not any(transport.startswith(RDMA_TRANSPORTS) for transport in devices):
+    if has_rdma_devices() and not any(transport.startswith(RDMA_TRANSPORTS) for transport in devices):
         fix = (
             "this host has RDMA devices that this UCX cannot use (the wheel is built without): ranks of other hosts "
             "are reached over TCP. Take the cluster's own: INTENTPM_UCX_LIBRARY=system"
         )
         return Finding("UCX", "warn", f"{name}: {listed}", fix, facts)
     return Finding("UCX", "ok", f"{name}: {listed}", facts=facts)
-
-
-def _has_rdma_device() -> bool:
-    folder = Path("/sys/class/infiniband")
-    return folder.is_dir() and any(folder.iterdir())
 
 
 def _ucx_info() -> tuple[list[str], dict[str, str]] | None:

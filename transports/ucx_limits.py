@@ -27,10 +27,18 @@ def _shared_memory(folder: str = "/dev/shm") -> str | None:
     return None
 
 
+def has_rdma_devices(folder: str = "/sys/class/infiniband") -> bool:
+    """Whether this host has InfiniBand or RoCE devices."""
+    try:
+        return any(pathlib.Path(folder).iterdir())
+    except OSError:
+        return False
+
+
 def _locked_memory(devices: str = "/sys/class/infiniband") -> str | None:
     limit_bytes = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     # Only RDMA devices pin memory.
-    if not _has_entries(devices) or limit_bytes == resource.RLIM_INFINITY or limit_bytes >= 1 << 30:
+    if not has_rdma_devices(devices) or limit_bytes == resource.RLIM_INFINITY or limit_bytes >= 1 << 30:
         return None
     return (
         f"only {limit_bytes >> 10} KiB may be locked in memory, and this host has RDMA devices: raise it (ulimit -l "
@@ -49,10 +57,3 @@ def _single_copy(scope: str = "/proc/sys/kernel/yama/ptrace_scope") -> str | Non
         "the kernel's yama/ptrace_scope keeps one process from reading another's memory (CMA): large messages between "
         "ranks of one host are copied twice; allow it with: sysctl kernel.yama.ptrace_scope=0"
     )
-
-
-def _has_entries(folder: str) -> bool:
-    try:
-        return any(pathlib.Path(folder).iterdir())
-    except OSError:
-        return False

@@ -97,4 +97,4 @@ def test_a_killed_process_is_lost_at_once(hosts: list[Host]) -> None:
         begin = time.monotonic()
         for rank in ranks[:2]:
             assert finish(rank, 20)[0].startswith("lost 2: ")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15

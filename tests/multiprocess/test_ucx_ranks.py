@@ -96,7 +96,7 @@ def test_a_rank_killed_in_a_transfer_is_lost_soon_and_only_once(network: dict[st
         begin = time.monotonic()
         for index in (0, 2):
             assert finish(ranks[index], 30)[-1].startswith("lost 1: ")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
 
 
 def test_an_idle_rank_sleeps(network: dict[str, str]) -> None:
@@ -155,7 +155,7 @@ def test_a_rank_killed_on_another_host_is_lost_soon() -> None:
         begin = time.monotonic()
         for index in (0, 2):
             assert finish(ranks[index], 30)[-1].startswith("lost 1: ")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
 
 
 def test_under_mpirun(network: dict[str, str]) -> None:

@@ -181,7 +181,7 @@ def test_wrong_secret_is_refused_and_said(serve, join) -> None:
     started = time.monotonic()
     with pytest.raises(TransportError, match=r"does not have this rank's job secret.*INTENTPM_SECRET"):
         join(server, 0, secret=b"some other job's secret", timeout_s=20.0)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     join(server, 0)
 
 
@@ -314,7 +314,7 @@ def test_no_server_is_a_clear_error_within_the_deadline() -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeoutError, match=r"rank 3: rank 0 could not be reached within 0.5 s .*refused"):
         Rendezvous([address], 3, 4, SECRET, timeout_s=0.5, server_name="rank 0")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 def test_a_server_that_says_nothing_does_not_hold_up_the_search(serve, monkeypatch) -> None:
