@@ -28,14 +28,6 @@ class InvariantError(AssertionError):
     """An invariant does not hold; the message names it, the table, the key and the ranks."""
 
 
-def validate(ranks: Sequence[ParameterManager], quiet: bool = False) -> None:
-    """Checks what can be seen at one moment. Raises InvariantError."""
-    checker = Checker(ranks)
-    checker.check()
-    if quiet:
-        checker.check_quiet()
-
-
 class Checker:
     """Checks a job again and again: it remembers the epochs it saw, which may only grow.
 

@@ -38,7 +38,7 @@ from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.types import World
-from intentpm.runtime.worker import Worker
+from intentpm.runtime.worker import Worker, as_keys
 
 Rows = npt.NDArray[Any]
 Init = float | int | Rows | Callable[[npt.NDArray[np.int64]], Rows]
@@ -308,10 +308,10 @@ class ParameterManager:
         """How many of ``keys`` (integers [K], duplicates counted) are on this rank now, owned or as a replica.
 
         Takes no lock and holds nobody up: cheap enough to poll. Any thread.
-        Raises KeyRangeError, ClosedError.
+        Raises ShapeError, DtypeError, KeyRangeError, ClosedError.
         """
         self._engine.check()
-        wanted = np.ascontiguousarray(keys, np.int64)
+        wanted = as_keys(keys)
         here: int = self._inspector.count_here(table, wanted)
         if here < 0:
             raise KeyRangeError(

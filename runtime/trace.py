@@ -13,15 +13,14 @@ from intentpm.runtime.clocks import clock_offsets, time_exchanges
 from intentpm.runtime.errors import Error, KeyRangeError
 from intentpm.runtime.events import EVENT, SAMPLE
 from intentpm.runtime.trace_file import RankTrace, trace_document
+from intentpm.runtime.worker import as_keys
 
 MOST_EVENTS = 1 << 24
 
 
 def begin_trace(inspector: Any, table: Any, keys: npt.ArrayLike, events: int) -> None:
-    """Starts or extends this rank's trace. Raises KeyRangeError, Error; nothing has changed then."""
-    wanted = (
-        np.unique(np.asarray(keys).astype(np.int64, casting="same_kind")) if np.size(keys) else np.empty(0, np.int64)
-    )
+    """Starts or extends this rank's trace. Raises ShapeError, DtypeError, KeyRangeError, Error; nothing has changed then."""
+    wanted = np.unique(as_keys(keys))
     if wanted.size and (wanted[0] < 0 or wanted[-1] >= table.num_keys):
         bad = wanted[0] if wanted[0] < 0 else wanted[-1]
         raise KeyRangeError(f"key {bad} is not in table {table.name!r}, whose keys are 0 to {table.num_keys - 1}")

@@ -260,7 +260,7 @@ cdef class Worker:
                 and cnp.PyArray_NDIM(<cnp.ndarray>keys) == 1 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>keys)):
             wanted = <cnp.ndarray>keys
         else:
-            wanted = _as_keys(keys)
+            wanted = as_keys(keys)
         bad = check_keys(table.state, <const int64_t*>cnp.PyArray_DATA(wanted), cnp.PyArray_DIM(wanted, 0))
         if bad >= 0:
             raise KeyRangeError(
@@ -433,7 +433,8 @@ cdef class Worker:
         return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
 
 
-cdef cnp.ndarray _as_keys(object keys):
+cpdef cnp.ndarray as_keys(object keys):
+    """``keys`` as int64 [K], whatever integers they are. Raises ShapeError, DtypeError, KeyRangeError."""
     array = np.asarray(keys)
     if array.ndim != 1:
         raise ShapeError(f"keys have shape {array.shape}: pass a one-dimensional array")

@@ -186,9 +186,6 @@ cdef class SimNetwork:
             self.active += 1
             self._schedule_wake(&task.state, self.now + self._random_ns(self.wake_delay_ns))
 
-    def is_parked(self, Task task not None) -> bool:
-        return task.state.waiting == PARKED
-
     cdef TaskState* _own_state(self) except NULL:
         if self.current == NULL:
             raise RuntimeError("only a task of the simulation may wait in it")

@@ -10,7 +10,7 @@ held for one step at a time (one ``progress``, one submission) and never while s
 waits for it holding the GIL.
 
 Who progresses the transport (the *wheel*):
-    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd}. The state when no worker waits.
+    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd, look_fd, lease_fd}. The state when no worker waits.
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
         progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when
         done.
@@ -60,6 +60,7 @@ cdef class Engine:
     # guarded by: lock
     cdef bint worker_drives
     cdef bint leased             # nobody drives, and the progress thread does not watch the transport either
+    cdef readonly uint64_t leases  # taken since start
     cdef bint lease_is_timed     # lease_fd is set; leased implies it
     cdef int64_t left_ns         # when a worker last left the wheel; atomic: stored under the lock / the thread may look
     cdef int64_t taken_ns        # when one last took it
@@ -127,7 +128,6 @@ cdef class Engine:
     cdef void _serve_for_a_while(self, bint more_expected) noexcept nogil
     cdef _wait(self, ready_fn ready, void* argument, double timeout_s, object what)
     cdef _payloads(self)
-    cdef void _read_counters(self, uint64_t* values) noexcept nogil
     cdef int _sleep_ms(self) noexcept nogil
     cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
     cdef void _note_preemption(self, int64_t before_ns) noexcept nogil

@@ -134,6 +134,7 @@ cdef enum:
     STREAK_GAP_NS = 20_000       # waits that follow each other so closely ...
     STREAK_WAIT_NS = 8_000       # ... and are so short make a streak
     MOST_STREAK = 64
+    LONG_WAIT_COSTS = 2
     STREAK_WAITS = 16            # after more than so many, the wheel is kept between two of them ...
     LEASE_NS = 100_000           # ... but not longer than this
     # Between two looks at what workers signalled, unless one is urgent: as long as a round takes; twice as long after each look
@@ -240,13 +241,6 @@ def _mark_forked():
 
 
 os.register_at_fork(after_in_child=_mark_forked)
-
-
-COUNTER_NAMES = (
-    "sent_messages", "sent_bytes", "received_messages", "received_bytes", "served_keys", "forwarded_keys", "hops",
-    "parked", "rounds", "records", "forwarded_records", "refreshed_rows", "relocations_in", "relocations_out",
-    "replicas_set_up", "replicas_dropped", "replicas_held", "intents_acted", "intents_refused",
-)
 
 
 cdef class Engine:
@@ -459,7 +453,7 @@ cdef class Engine:
         if self.left_ns - self.taken_ns < STREAK_WAIT_NS:
             self.streak = min(self.streak + 1, <uint32_t>MOST_STREAK)
         else:
-            self.streak //= 2            # one that was disturbed does not end it
+            self.streak -= min(self.streak, <uint32_t>LONG_WAIT_COSTS)   # one that was disturbed does not end it
         if self.streak > STREAK_WAITS:
             self._lease()
             return
@@ -481,6 +475,7 @@ cdef class Engine:
 
     cdef void _lease(self) noexcept nogil:
         self.leased = True
+        self.leases += 1
         if not self.lease_is_timed:
             self.lease_is_timed = True
             _set_timer(self.lease_fd, self.left_ns + LEASE_NS)
@@ -929,36 +924,3 @@ cdef class Engine:
     def check(self) -> None:
         """Raises what keeps the engine from working, if anything does."""
         self.raise_state()
-
-    cdef void _read_counters(self, uint64_t* values) noexcept nogil:
-        """In the order of COUNTER_NAMES. Lock held."""
-        values[0] = self.transport.sent_messages
-        values[1] = self.transport.sent_bytes
-        values[2] = self.transport.received_messages
-        values[3] = self.transport.received_bytes
-        values[4] = self.remote.served_keys
-        values[5] = self.remote.forwarded_keys
-        values[6] = self.remote.hops
-        values[7] = self.remote.parking.parked_ever
-        values[8] = self.rounds.rounds
-        values[9] = self.rounds.records
-        values[10] = self.rounds.forwarded_records
-        values[11] = self.rounds.refreshed_rows
-        values[12] = self.rounds.relocations_in
-        values[13] = self.rounds.relocations_out
-        values[14] = self.rounds.replicas_set_up
-        values[15] = self.rounds.replicas_dropped
-        values[16] = self.rounds.replicas_held
-        values[17] = self.rounds.intents_acted
-        values[18] = self.rounds.intents_refused
-
-    def counters(self) -> dict:
-        """Counters of the whole rank since start, of one moment. Waits for the engine's lock, some microseconds."""
-        cdef uint64_t[19] values
-        if self.is_forked():
-            self.raise_state()           # another thread of the parent may have held the lock
-        with nogil:
-            self.acquire()
-            self._read_counters(values)
-            self.release()
-        return {name: values[i] for i, name in enumerate(COUNTER_NAMES)}

@@ -102,32 +102,28 @@ cdef class Journal:
     cdef void _keep_sample(self, const Sample* sample) noexcept nogil
 
 
-cdef inline void note_traced(
-        Journal journal, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail=0,
-        uint8_t reason=0) noexcept nogil:
-    """Something happened to a key, in case it is traced."""
-    cdef Event* event
-    if not journal.tracing or not table.flags[key] & KEY_TRACED:
-        return
-    event = next_event(&journal.trace)
-    event.time_ns = journal.transport.now_ns()
+cdef inline void _write_event(
+        Event* event, int64_t time_ns, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail,
+        uint8_t reason) noexcept nogil:
+    event.time_ns = time_ns
     event.table = table.table_id
     event.key = key
     event.detail = detail
     event.peer = <uint16_t>peer
     event.kind = <uint8_t>kind
     event.reason = reason
+
+
+cdef inline void note_traced(
+        Journal journal, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail=0,
+        uint8_t reason=0) noexcept nogil:
+    """Something happened to a key, in case it is traced."""
+    if journal.tracing and table.flags[key] & KEY_TRACED:
+        _write_event(next_event(&journal.trace), journal.transport.now_ns(), table, key, kind, peer, detail, reason)
 
 
 cdef inline void note_decision(
         Journal journal, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail=0,
         uint8_t reason=0) noexcept nogil:
-    cdef Event* event = next_event(&journal.decisions)
-    event.time_ns = journal.now_ns
-    event.table = table.table_id
-    event.key = key
-    event.detail = detail
-    event.peer = <uint16_t>peer
-    event.kind = <uint8_t>kind
-    event.reason = reason
+    _write_event(next_event(&journal.decisions), journal.now_ns, table, key, kind, peer, detail, reason)
     note_traced(journal, table, key, kind, peer, detail, reason)

@@ -465,15 +465,10 @@ cdef void set_rows(
 
 cdef inline void _prefetch_free(TableState* table, int32_t slot) noexcept nogil:
     """What the next allocation will touch: free slots lie anywhere, and each names the next."""
-    cdef size_t offset = 0
-    if slot < 0:
-        return
-    prefetch_write(&table.head[slot])
-    prefetch_write(&table.seen_version[slot])
-    prefetch_write(&table.holders[slot * table.holder_words])
-    while offset < table.row_bytes and offset < 512:
-        prefetch_write(row_of(table, slot) + offset)
-        offset += CACHE_LINE_BYTES
+    if slot >= 0:
+        prefetch_slot(table, slot, table.row_bytes, True)
+        prefetch_write(&table.seen_version[slot])
+        prefetch_write(&table.holders[slot * table.holder_words])
 
 
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
