@@ -27,13 +27,8 @@ from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.system cimport pthread_cond_t, pthread_mutex_t
 from intentpm.transports.base cimport Transport
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
 
 # What a wait is for. Called under the lock.
 ctypedef bint (*ready_fn)(void* engine, void* argument) noexcept nogil
