@@ -68,7 +68,8 @@ cdef class Engine:
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
-    cdef uint32_t polls          # counts polls, to yield now and then
+    cdef uint32_t polls          # all, and those since something came: to yield now and then
+    cdef uint32_t idle_polls
     cdef int64_t step_at_ns      # when management wants its next step
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
@@ -109,7 +110,7 @@ cdef class Engine:
     cdef void step(self) noexcept nogil
     cdef void look_and_step(self) noexcept nogil
     # private
-    cdef void _let_others_in(self) noexcept nogil
+    cdef void _let_others_in(self, bint polls_on) noexcept nogil
     cdef void _follow(self, int64_t until_ns) noexcept nogil
     cdef void _poll_until(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
     cdef void _sleep_driving(self, int64_t timeout_ns) noexcept nogil

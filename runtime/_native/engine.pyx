@@ -48,7 +48,11 @@ cdef enum:
     PREEMPTED_NS = 300_000       # between two polls: another thread ran meanwhile
     LEAST_NO_SPIN_NS = 50_000_000
     MOST_NO_SPIN_NS = 2_000_000_000
-    POLLS_PER_YIELD = 32         # a poll takes 0.03 to 0.5 us, a yield 0.4 us or more
+    # A poll takes 0.03 to 0.5 us, a yield 0.4 us or more. An answer from another core comes within the first polls; one that
+    # did not may need this core. While messages come, this core does what it is there for.
+    POLLS_PER_YIELD = 32
+    PROMPT_POLLS = 16
+    IDLE_POLLS_PER_YIELD = 4
     LEAVING_POLLS = 16           # a worker that leaves the wheel serves what has come meanwhile, but not for ever
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
@@ -237,9 +241,11 @@ cdef class Engine:
     cdef void release(self) noexcept nogil:
         pthread_mutex_unlock(&self.lock)
 
-    cdef void _let_others_in(self) noexcept nogil:
+    cdef void _let_others_in(self, bint polls_on) noexcept nogil:
         self.polls += 1
-        if self.polls % POLLS_PER_YIELD and load_relaxed(&self.contenders) == 0:
+        self.idle_polls += 1
+        if load_relaxed(&self.contenders) == 0 and (not polls_on or self.polls % POLLS_PER_YIELD and (
+                self.idle_polls < PROMPT_POLLS or self.idle_polls % IDLE_POLLS_PER_YIELD)):
             return
         # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
         # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
@@ -288,13 +294,14 @@ cdef class Engine:
             if self.transport.progress() > 0:
                 self.step()
                 spin_until = self.transport.now_ns() + self.worker_spin_ns
-                self._let_others_in()
+                self.idle_polls = 0
+                self._let_others_in(True)
                 continue
             now = self.transport.now_ns()
             if now >= until_ns:
                 return
             if now < spin_until:
-                self._let_others_in()
+                self._let_others_in(True)
             elif self.transport.arm():
                 self._sleep_driving(until_ns - now)
                 spin_until = 0           # woken for a reason: progress, then sleep again
@@ -349,6 +356,7 @@ cdef class Engine:
 
     cdef void _take_wheel(self) noexcept nogil:
         self.worker_drives = True
+        self.idle_polls = 0
         self.taken_ns = self.transport.now_ns()
         if self.taken_ns - self.left_ns > STREAK_GAP_NS:
             self.streak = 0
@@ -489,11 +497,12 @@ cdef class Engine:
                 self.step()
                 now = self.transport.now_ns()
                 spin_until = now + self._spin_allowed(now)
+                self.idle_polls = 0
             else:
                 now = self.transport.now_ns()
                 if now >= spin_until and self.transport.arm():
                     return
-            self._let_others_in()
+            self._let_others_in(now < spin_until)
             self._note_preemption(before)
 
     # A progress thread that polls beside a computing thread on the same core uses up its share of it; then the scheduler lets
@@ -633,7 +642,13 @@ cdef class Engine:
             self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil:
         cdef SubmitResult result = WINDOW_FULL
         cdef int64_t started = self.transport.now_ns()
+        cdef bint drives
         self.acquire()
+        # The wheel is taken before anything is sent: an answer that comes before this thread waits for it, since the other
+        # side ran on its core meanwhile, would wake the progress thread, which then stands in the way of both.
+        drives = will_wait and not self.worker_drives and not self.transport.virtual_time
+        if drives:
+            self._take_wheel()
         if _is_over(self):
             operation.status = OPERATION_PEER_LOST
         elif not self.remote.group_by_owner(operation, submission.keys, positions, submission.count):
@@ -641,6 +656,9 @@ cdef class Engine:
         else:
             result = self.remote.submit(operation, submission)
             while result == WINDOW_FULL and not _is_over(self):
+                if drives:
+                    drives = False
+                    self._leave_wheel()
                 if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
                     self.control.check_silence(started)
                 if not _is_over(self):
@@ -649,7 +667,10 @@ cdef class Engine:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
         self.step()
-        if self.worker_drives or not will_wait:      # else this thread drives next
+        if drives:
+            self._poll_until(_operation_done, operation, started + WAIT_SLICE_NS)
+            self._leave_wheel()
+        elif self.worker_drives or not will_wait:    # else this thread drives next
             self._arm_sleeper()
         self.release()
 
