@@ -20,7 +20,7 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
-    MOVED     to a key's home: ownership went to the header's ``origin``. Body: keys u32 [K], epochs u32 [K]
+    MOVED     to keys' home: who owns them now. Body: keys u32 [K], epochs u32 [K], owners u32 [K]
     SYNC, SYNCED   (control header) send me all news of my replicas; done, they have arrived
 
     EXPLAIN, EXPLAINED   what do you know of this key; the answer's body: facts (inquiry.pxd). Control header: table and
@@ -88,7 +88,7 @@ cdef struct RoundHeader:
     uint32_t count
     uint32_t rows
     uint16_t table
-    uint16_t origin              # the holder; MOVED: the new owner
+    uint16_t origin              # the holder
     uint16_t round_rank          # the rank whose round at the origin this record counts for
     uint16_t hops
     uint8_t flags                # AccessFlags

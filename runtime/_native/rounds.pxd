@@ -89,9 +89,9 @@ cdef class Rounds:
     cdef vector[int64_t] refreshed_ns            # per holder: when the last was sent
     cdef vector[uint8_t] flush_asked             # per holder: who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # per holder: all sent, acknowledgements to come
-    cdef vector[vector[KeyRef]] offers           # per holder
-    cdef vector[vector[uint32_t]] moved          # per home rank: keys relocated by the message being served
-    cdef vector[uint32_t] homes_to_tell          # those with such keys
+    cdef vector[vector[KeyRef]] offers           # per holder: hints not sent yet
+    cdef vector[vector[KeyRef]] moved            # per home rank: the same
+    cdef int64_t hints_due_ns                    # NEVER: there are none
     # Age of news: since this rank knew of the oldest write among them.
     cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none
     cdef int64_t written_ns                      # of the writes that are being spread
@@ -206,13 +206,20 @@ cdef class Rounds:
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
-    cdef void _note_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
-    cdef void _tell_homes(self, TableState* table, uint32_t owner) noexcept nogil
+    cdef int64_t _step_hints(self, int64_t now_ns) noexcept nogil
+    cdef void _note_hint(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil
+    cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
     cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _send_offers(self, uint32_t peer) noexcept nogil
-    cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
+    cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil
+    cdef size_t _send_hints_of_table(
+        self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil
+    cdef bint _take_hints(
+        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* numbers,
+        size_t body_bytes) noexcept nogil
+    cdef void _take_offer(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _park(
         self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil
@@ -227,6 +234,7 @@ cdef class Rounds:
     cdef void _note_age(self, uint32_t holder) noexcept nogil
     cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
+    cdef bint _fills_message(self, const vector[KeyRef]& references, size_t at) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
     cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil
     cdef bint _take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil
@@ -236,9 +244,6 @@ cdef class Rounds:
     cdef void _ask_for_news(self) noexcept nogil
     cdef void _answer_sync(self, uint32_t peer) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
-    cdef bint _on_keys(
-        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* keys,
-        size_t body_bytes) noexcept nogil
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil
     cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil
     cdef void _queue_withheld(self, TableState* table) noexcept nogil

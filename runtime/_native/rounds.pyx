@@ -46,6 +46,7 @@ cdef enum:
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
     PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
+    HINT_GAP_NS = 2_000_000
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
 
@@ -101,6 +102,7 @@ cdef class Rounds:
         self.flush_drained.resize(self.size, 0)
         self.offers.resize(self.size)
         self.moved.resize(self.size)
+        self.hints_due_ns = NEVER
         self.news_since_ns.resize(self.size, 0)
         self.later_news_at.resize(self.size, 0)
         self.later_news_since_ns.resize(self.size, 0)
@@ -124,8 +126,7 @@ cdef class Rounds:
                 again = min(again, self._refresh(peer, now_ns))
             if self.flush_asked[peer]:
                 self._step_flush(peer)
-            if not self.offers[peer].empty():
-                self._send_offers(peer)
+        again = min(again, self._step_hints(now_ns))
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
@@ -559,7 +560,6 @@ cdef class Rounds:
             self._send_body(asked.origin, MSG_ANSWER, table, &header, memory, True, True)
         else:
             unstage(memory, 1)
-        self._tell_homes(table, asked.origin)
         if not self.left_over.empty():
             self._pass_on(table, asked, body)
 
@@ -615,38 +615,8 @@ cdef class Rounds:
         note_decision(
             self.journal, table, key, EVENT_MOVED_OUT, holder, table.epoch[key],
             REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
-        self._note_home(table, key, holder)
+        self._note_move(table, key, holder)
         return version
-
-    cdef void _note_home(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
-        """The key's home rank has to hear of its new owner, unless it is one of the two."""
-        cdef uint32_t home = home_rank(key, self.size)
-        if home == self.rank or home == owner or is_planted(MUTATION_HOME_NOT_TOLD):
-            return
-        if self.moved[home].empty():
-            self.homes_to_tell.push_back(home)
-        self.moved[home].push_back(key)
-
-    cdef void _tell_homes(self, TableState* table, uint32_t owner) noexcept nogil:
-        """Sends what was noted while one message was served: all these keys went to ``owner``."""
-        cdef RoundHeader header
-        cdef uint32_t home, i
-        cdef uint32_t* keys
-        cdef uint32_t* epochs
-        for home in self.homes_to_tell:
-            memset(&header, 0, sizeof(header))
-            header.count = <uint32_t>self.moved[home].size()
-            header.table = <uint16_t>table.table_id
-            header.origin = <uint16_t>owner
-            keys = <uint32_t*>stage(self.transport, 2 * indices_bytes(header.count))
-            epochs = keys + indices_bytes(header.count) // sizeof(uint32_t)
-            for i in range(header.count):
-                keys[i] = self.moved[home][i]
-                epochs[i] = table.epoch[keys[i]]
-            self.moved[home].clear()
-            send_staged(
-                self.transport, home, MSG_MOVED, &header, sizeof(header), <char*>keys, 2 * indices_bytes(header.count))
-        self.homes_to_tell.clear()
 
     cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef uint64_t* holders = table.holders + slot * table.holder_words
@@ -670,45 +640,107 @@ cdef class Rounds:
         if not _others_hold(table, slot, holder):
             mark_shared(table, slot, False)
 
-    cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
-        """No intent here: when exactly one other rank still has, it shall be the owner."""
-        cdef int32_t slot = table.slot[key]
-        cdef int64_t last = _only_holder(table, slot)
+    # -- hints -----------------------------------------------------------------------------------------------------------
+
+    # Two things an owner tells others can wait: the home rank of a key that went to a third one (until it knows, it forwards
+    # to a rank that forwards again), and the last holder of a key that it may ask for it. They are gathered for HINT_GAP_NS:
+    # sent with every message that causes them they were half of all messages.
+
+    cdef int64_t _step_hints(self, int64_t now_ns) noexcept nogil:
+        """Sends the hints when they are due; returns when that will be."""
+        cdef uint32_t peer
+        if now_ns < self.hints_due_ns:
+            return self.hints_due_ns
+        self.hints_due_ns = NEVER
+        for peer in range(self.size):
+            if not self.moved[peer].empty():
+                self._send_hints(peer, MSG_MOVED, self.moved[peer])
+            if not self.offers[peer].empty():
+                self._send_hints(peer, MSG_OFFER, self.offers[peer])
+        return NEVER
+
+    cdef void _note_hint(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil:
         cdef KeyRef reference
-        if last < 0 or not may_relocate(self.management):
-            return
         reference.table = table.table_id
         reference.key = key
-        self.offers[last].push_back(reference)
-        note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.epoch[key])
+        hints.push_back(reference)
+        self.hints_due_ns = min(self.hints_due_ns, self.journal.now_ns + HINT_GAP_NS)
 
-    cdef void _send_offers(self, uint32_t peer) noexcept nogil:
+    cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
+        """The key's home rank has to hear of its new owner, unless it is one of the two."""
+        cdef uint32_t home = home_rank(key, self.size)
+        if home != self.rank and home != owner and not is_planted(MUTATION_HOME_NOT_TOLD):
+            self._note_hint(table, key, self.moved[home])
+
+    cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
+        """No intent here: when exactly one other rank still has, it shall be the owner."""
+        cdef int64_t last = _only_holder(table, table.slot[key])
+        if last >= 0 and may_relocate(self.management):
+            self._note_hint(table, key, self.offers[last])
+            note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.epoch[key])
+
+    cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil:
+        cdef size_t at = 0
+        while at < hints.size():
+            at = self._send_hints_of_table(peer, message_id, hints, at)
+        hints.clear()
+
+    cdef size_t _send_hints_of_table(
+            self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil:
+        """One message; returns the first hint not looked at. What is no longer true is left out."""
         cdef RoundHeader header
-        cdef uint32_t* keys
-        cdef size_t at = 0, end
-        while at < self.offers[peer].size():
-            end = at
-            while end < self.offers[peer].size() and end - at < MESSAGE_RECORDS and (
-                    self.offers[peer][end].table == self.offers[peer][at].table):
-                end += 1
-            memset(&header, 0, sizeof(header))
-            header.count = <uint32_t>(end - at)
-            header.table = <uint16_t>self.offers[peer][at].table
-            header.origin = <uint16_t>self.rank
-            keys = <uint32_t*>stage(self.transport, indices_bytes(header.count))
-            while at < end:
-                keys[header.count - (end - at)] = self.offers[peer][at].key
-                at += 1
-            send_staged(
-                self.transport, peer, MSG_OFFER, &header, sizeof(header), <char*>keys, indices_bytes(header.count))
-        self.offers[peer].clear()
+        cdef TableState* table = self._table(hints[at].table)
+        cdef uint32_t key, section, i
+        cdef uint32_t* numbers
+        self.keys.clear()
+        while at < hints.size() and hints[at].table == table.table_id and self.keys.size() < MESSAGE_RECORDS:
+            key = hints[at].key
+            at += 1
+            if known_owner(table, key) != peer if message_id == MSG_MOVED else self._is_to_offer(table, key, peer):
+                self.keys.push_back(key)
+        if self.keys.empty():
+            return at
+        memset(&header, 0, sizeof(header))
+        header.count = <uint32_t>self.keys.size()
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>self.rank
+        section = <uint32_t>(indices_bytes(header.count) // sizeof(uint32_t))
+        numbers = <uint32_t*>stage(self.transport, _hint_sections(message_id) * indices_bytes(header.count))
+        memcpy(numbers, self.keys.data(), header.count * sizeof(uint32_t))
+        if message_id == MSG_MOVED:
+            for i in range(header.count):
+                numbers[section + i] = table.epoch[self.keys[i]]
+                numbers[2 * section + i] = known_owner(table, self.keys[i])
+        send_staged(
+            self.transport, peer, message_id, &header, sizeof(header), <char*>numbers,
+            _hint_sections(message_id) * indices_bytes(header.count))
+        return at
 
-    cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
+    cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        return (
+            known_owner(table, key) == self.rank and table.intent_refs[key] == 0
+            and _only_holder(table, table.slot[key]) == <int64_t>holder)
+
+    cdef bint _take_hints(
+            self, TableState* table, uint8_t message_id, const RoundHeader* header,
+            const uint32_t* numbers, size_t body_bytes) noexcept nogil:
         cdef uint32_t i
+        cdef uint32_t section = <uint32_t>(indices_bytes(header.count) // sizeof(uint32_t))
+        if body_bytes != _hint_sections(message_id) * indices_bytes(header.count) or not _keys_fit(table, header, numbers):
+            return False
         for i in range(header.count):
-            if table.slot[keys[i]] >= 0 and self._state(table, keys[i]) == SLOT_REPLICA:
-                table.flags[keys[i]] |= KEY_OFFERED
-                self._queue(table, keys[i])
+            if message_id == MSG_OFFER:
+                self._take_offer(table, numbers[i])
+            elif numbers[2 * section + i] < self.size:
+                learn_owner(table, numbers[i], numbers[2 * section + i], numbers[section + i])
+            else:
+                return False
+        return True
+
+    cdef void _take_offer(self, TableState* table, uint32_t key) noexcept nogil:
+        if table.slot[key] >= 0 and self._state(table, key) == SLOT_REPLICA:
+            table.flags[key] |= KEY_OFFERED
+            self._queue(table, key)
 
     # -- records of keys that are not here -------------------------------------------------------------------------------
 
@@ -891,7 +923,9 @@ cdef class Rounds:
             return NEVER                         # first the acknowledgements of what was sent
         if not at_once and now_ns < self.refreshed_ns[holder] + self.sync_interval_ns:
             return self.refreshed_ns[holder] + self.sync_interval_ns
-        while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW:
+        # While one is not acknowledged, only messages that are full are sent: rows written often gather.
+        while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW and (
+                at_once or self.refreshes_open[holder] == 0 or self._fills_message(self.news[holder], at)):
             at = self._send_refresh(holder, at)
         self.refreshed_ns[holder] = now_ns
         sent = at
@@ -902,6 +936,9 @@ cdef class Rounds:
         self.news[holder].resize(kept)
         self._forget_age(holder, sent)
         return NEVER                             # the acknowledgements go on with it
+
+    cdef bint _fills_message(self, const vector[KeyRef]& references, size_t at) noexcept nogil:
+        return references.size() - at >= _records_per_message(self._table(references[at].table))
 
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil:
         cdef vector[KeyRef]* references = &self.news[holder]
@@ -1098,7 +1135,7 @@ cdef class Rounds:
             return False
         table = self._table(header.table)
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
-            return self._on_keys(table, message_id, header, <const uint32_t*>body, body_bytes)
+            return self._take_hints(table, message_id, header, <const uint32_t*>body, body_bytes)
         sections = round_body(
             <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED, answers)
         if sections.size_bytes != body_bytes or header.rows > header.count or not _keys_fit(table, header, sections.keys):
@@ -1112,20 +1149,6 @@ cdef class Rounds:
             self._acknowledge(source, header)
         else:
             return False
-        return True
-
-    cdef bint _on_keys(
-            self, TableState* table, uint8_t message_id, const RoundHeader* header,
-            const uint32_t* keys, size_t body_bytes) noexcept nogil:
-        cdef uint32_t i
-        cdef size_t sections = 1 if message_id == MSG_OFFER else 2
-        if body_bytes != sections * indices_bytes(header.count) or not _keys_fit(table, header, keys):
-            return False
-        if message_id == MSG_OFFER:
-            self._take_offers(table, header, keys)
-            return True
-        for i in range(header.count):
-            learn_owner(table, keys[i], header.origin, keys[indices_bytes(header.count) // 4 + i])
         return True
 
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil:
@@ -1170,6 +1193,11 @@ cdef class Rounds:
 
 cdef inline uint32_t _records_per_message(const TableState* table) noexcept nogil:
     return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.row_bytes))
+
+
+cdef inline size_t _hint_sections(uint8_t message_id) noexcept nogil:
+    """OFFER: keys. MOVED: keys, epochs, owners."""
+    return 3 if message_id == MSG_MOVED else 1
 
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
