@@ -76,6 +76,7 @@ cdef class Rounds:
     # Holder.
     cdef vector[vector[KeyRef]] todo             # per rank: keys that may need a record to it
     cdef vector[uint32_t] open_records           # per rank: of the round in flight; 0: none
+    cdef vector[uint8_t] growing                 # per rank: this step has begun a round with it and may add to it
     cdef vector[int64_t] began_ns                # per peer: when the last round with it began
     cdef int64_t round_ns                        # how long a round takes, smoothed
     cdef uint64_t records_in_flight
@@ -174,7 +175,9 @@ cdef class Rounds:
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil
     cdef SlotState _state(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil
+    cdef bint _no_writes_open(self) noexcept nogil
     cdef void _step_fence(self) noexcept nogil
+    cdef void _ask_early(self) noexcept nogil
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
     cdef void _queue(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil

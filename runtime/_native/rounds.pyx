@@ -45,6 +45,7 @@ cdef enum:
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
+    EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
     PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
@@ -93,6 +94,7 @@ cdef class Rounds:
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
+        self.growing.resize(self.size, 0)
         self.began_ns.resize(self.size, 0)
         self.news.resize(self.size)
         self.refreshes_open.resize(self.size, 0)
@@ -118,8 +120,9 @@ cdef class Rounds:
         self._step_sync()
         again = self._collect_dirt(now_ns, False)
         for peer in range(self.size):
-            if not self.todo[peer].empty() and self.open_records[peer] == 0:
+            if not self.todo[peer].empty() and (self.open_records[peer] == 0 or self.growing[peer]):
                 self._begin_round(peer)
+            self.growing[peer] = False
             if not self.news[peer].empty():
                 again = min(again, self._refresh(peer, now_ns))
             if self.flush_asked[peer]:
@@ -176,6 +179,8 @@ cdef class Rounds:
         for i in range(intent.count):
             _prefetch_entries(table, intent.keys, i, intent.count)
             all_here &= self._intend(table, intent.keys[i])
+            if self.fenced.size() >= EARLY_RECORDS and intent.end > queue.seen_clock and self._no_writes_open():
+                self._ask_early()
         if all_here:
             self.intents_in_time += intent.count
         else:
@@ -250,11 +255,13 @@ cdef class Rounds:
         reference.key = key
         self.fenced.push_back(reference)
 
+    cdef inline bint _no_writes_open(self) noexcept nogil:
+        return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
+
     cdef void _step_fence(self) noexcept nogil:
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
-        if not self.fenced.empty() and (
-                self.requests.writes_open[0] + self.requests.writes_open[1] == 0 or is_planted(MUTATION_FENCE_OPEN)):
+        if not self.fenced.empty() and (self._no_writes_open() or is_planted(MUTATION_FENCE_OPEN)):
             self._release_fenced(self.fenced)
         if not self.fenced.empty() and self.draining.empty():
             self.draining.swap(self.fenced)
@@ -265,6 +272,21 @@ cdef class Rounds:
         for i in range(references.size()):
             self._put_in_queue(self._table(references[i].table), references[i].key)
         references.clear()
+
+    cdef void _ask_early(self) noexcept nogil:
+        """No write is open: asks owners of whom enough is wanted, so that they work while further keys are counted.
+
+        What one step sends to a peer is one round, in however many messages (I2): no answer is taken in between.
+        """
+        cdef uint32_t owner
+        cdef size_t i
+        for i in range(self.fenced.size()):
+            owner = known_owner(self._table(self.fenced[i].table), self.fenced[i].key)
+            self._put_in_queue(self._table(self.fenced[i].table), self.fenced[i].key)
+            if self.todo[owner].size() >= EARLY_RECORDS and (self.open_records[owner] == 0 or self.growing[owner]):
+                self._begin_round(owner)
+                self.growing[owner] = True
+        self.fenced.clear()
 
     cdef void _queue(self, TableState* table, uint32_t key) noexcept nogil:
         """Has the key looked at when the next round to its owner begins; once its record is answered, if one is open."""
@@ -310,8 +332,9 @@ cdef class Rounds:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
-        self.rounds += self.records_in_flight > before
-        self.began_ns[peer] = self.journal.now_ns
+        if not self.growing[peer]:
+            self.rounds += self.records_in_flight > before
+            self.began_ns[peer] = self.journal.now_ns
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:

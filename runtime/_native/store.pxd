@@ -57,6 +57,8 @@ cdef struct TableState:
     int32_t pending_free         # a free row holds the number of the next free one; -1: none
     int32_t pending_touched
     int32_t free_head            # guarded by: engine lock. -1: none
+    int32_t free_ahead           # guarded by: engine lock. The free slot after the next ``free_lead`` ones
+    int32_t free_lead
     # atomic relaxed: stored under the engine's lock / read by statistics
     int64_t slots_touched        # slots below this were used once
     int64_t slots_used
