@@ -31,10 +31,10 @@ from intentpm.runtime._native.primitives cimport (
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
+    CACHE_LINE_BYTES, PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
     next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of,
     take_dirty, take_pending,
 )
@@ -65,16 +65,30 @@ cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint
 
 
 cdef inline void _prefetch_slots(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """Of keys whose entries are near."""
+    """Of keys whose entries are near: word and row; then what else such a slot has."""
     cdef int32_t slot
+    cdef uint32_t word
     _prefetch_entries(table, keys, i, count)
     if i + PREFETCH_ROWS < count:
-        slot = table.slot[keys[i + PREFETCH_ROWS]]
+        prefetch_key(table, keys[i + PREFETCH_ROWS], True)
+    if i + PREFETCH_ROWS // 2 < count:
+        slot = table.slot[keys[i + PREFETCH_ROWS // 2]]
         if slot >= 0:
-            prefetch_key(table, keys[i + PREFETCH_ROWS], True)
-            prefetch_write(&table.holders[slot * table.holder_words])
-            prefetch_write(&table.news[slot * table.holder_words])
-            prefetch_read(&table.pending_of[slot])
+            word = load_relaxed(&table.head[slot].word)
+            if word & WORD_SHARED:
+                prefetch_write(&table.holders[slot * table.holder_words])
+                prefetch_write(&table.news[slot * table.holder_words])
+            elif state_of(word) == SLOT_REPLICA:
+                prefetch_read(&table.pending_of[slot])
+                prefetch_read(&table.seen_version[slot])
+
+
+cdef inline void _prefetch_out(char* row, size_t row_bytes) noexcept nogil:
+    """Where a row will be copied: else the next exchange of a slot's word waits for the copy before it."""
+    cdef size_t offset = 0
+    while offset < row_bytes and offset < 512:
+        prefetch_write(row + offset)
+        offset += CACHE_LINE_BYTES
 
 
 cdef class Rounds:
@@ -471,7 +485,8 @@ cdef class Rounds:
                 note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += not moved
             self.replicas_held += not moved
-            table.seen_version[slot] = version
+            if not moved:
+                table.seen_version[slot] = version
         elif moved:
             promote_replica(table, slot, row, version)
             self.replicas_promoted += 1
@@ -483,7 +498,6 @@ cdef class Rounds:
         if moved:
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
-            _clear_holders(table, slot)
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
@@ -593,6 +607,7 @@ cdef class Rounds:
         cdef int32_t slot = table.slot[key]
         cdef char* row = memory + header.rows * table.row_bytes
         cdef uint8_t result = RESULT_ROW
+        _prefetch_out(row + 4 * table.row_bytes, table.row_bytes)
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
             apply_write(table, slot, delta, record & RECORD_SET)
@@ -685,7 +700,7 @@ cdef class Rounds:
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef size_t word = slot * table.holder_words + (holder >> 6)
         cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-        if not table.holders[word] & bit:
+        if not _is_shared(table, slot) or not table.holders[word] & bit:
             return
         table.holders[word] &= ~bit
         table.news[word] &= ~bit
@@ -1215,15 +1230,16 @@ cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, c
     return header.count > 0
 
 
-cdef inline void _clear_holders(TableState* table, int32_t slot) noexcept nogil:
-    cdef size_t word
-    for word in range(table.holder_words):
-        table.holders[slot * table.holder_words + word] = table.news[slot * table.holder_words + word] = 0
+cdef inline bint _is_shared(const TableState* table, int32_t slot) noexcept nogil:
+    """Whether any rank holds a replica. The slot's word says so too: no need to look at ``holders`` of most rows."""
+    return (load_relaxed(&table.head[slot].word) & WORD_SHARED) != 0
 
 
 cdef inline bint _others_hold(const TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
     cdef size_t word
     cdef uint64_t bits
+    if not _is_shared(table, slot):
+        return False
     for word in range(table.holder_words):
         bits = table.holders[slot * table.holder_words + word]
         if holder >> 6 == word:
@@ -1238,6 +1254,8 @@ cdef inline int64_t _only_holder(const TableState* table, int32_t slot) noexcept
     cdef int64_t only = -1
     cdef size_t word
     cdef uint64_t bits
+    if not _is_shared(table, slot):
+        return -1
     for word in range(table.holder_words):
         bits = table.holders[slot * table.holder_words + word]
         if bits == 0:

@@ -47,7 +47,8 @@ cdef struct TableState:
     int32_t* dirty_next          # atomic: stack of slots written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     uint32_t* seen_version       # guarded by: engine lock. Of a replica: version of the owner's row it was refreshed from
-    uint64_t* holders            # guarded by: engine lock. Of an owned row: set of ranks with replicas, holder_words each
+    # guarded by: engine lock. Of an owned row: set of ranks with replicas, holder_words each; empty unless the word is SHARED
+    uint64_t* holders
     uint64_t* news               # guarded by: engine lock. Subset of holders that lack the newest row
     size_t holder_words
     # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.

@@ -475,9 +475,6 @@ cdef inline void _look_ahead_free(TableState* table) noexcept nogil:
             return
         slot = table.free_ahead
         prefetch_slot(table, slot, table.row_bytes, True)
-        prefetch_write(&table.seen_version[slot])
-        prefetch_write(&table.holders[slot * table.holder_words])
-        prefetch_write(&table.news[slot * table.holder_words])
         table.free_ahead = load_relaxed_i32(&table.head[slot].key)
         table.free_lead += 1
 
