@@ -25,7 +25,7 @@ cdef struct ParkedMessage:
 
 cdef class Parking:
     cdef unordered_map[uint64_t, vector[ParkedMessage*]] messages
-    cdef readonly uint64_t parked_now
+    cdef readonly uint64_t parked_now            # keys, those that pulls of this rank wait for included (remote.pxd)
     cdef readonly uint64_t parked_ever
 
     cdef bint park_access(

@@ -143,6 +143,7 @@ cdef class Rounds:
                 self._step_flush(peer)
             if not self.offers[peer].empty():
                 self._send_offers(peer)
+        self.remote.step_waiting()
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
@@ -461,6 +462,7 @@ cdef class Rounds:
             row += 1
         for i in range(keys.size()):
             self._look_again(table, keys[i])
+        self.remote.step_waiting()
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
