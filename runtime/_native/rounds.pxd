@@ -69,6 +69,7 @@ cdef class Rounds:
     cdef readonly int management
     cdef readonly int64_t sync_interval_ns
     cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
+    cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
     cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
     cdef readonly int64_t held_bytes             # of row memory, counting keys that are asked for
     cdef list queues                             # guarded by: GIL. Keeps the workers' IntentQueues alive

@@ -105,6 +105,7 @@ cdef class Rounds:
         self.sync_interval_ns = sync_interval_ns
         self.sync_threshold = sync_threshold
         self.budget_bytes = budget_bytes
+        self.early_records = EARLY_RECORDS
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
@@ -194,7 +195,7 @@ cdef class Rounds:
         for i in range(intent.count):
             _prefetch_entries(table, intent.keys, i, intent.count)
             all_here &= self._intend(table, intent.keys[i])
-            if self.fenced.size() >= EARLY_RECORDS and intent.end > queue.seen_clock and self._no_writes_open():
+            if self.fenced.size() >= self.early_records and intent.end > queue.seen_clock and self._no_writes_open():
                 self._ask_early()
         if all_here:
             self.intents_in_time += intent.count
@@ -298,7 +299,7 @@ cdef class Rounds:
         for i in range(self.fenced.size()):
             owner = known_owner(self._table(self.fenced[i].table), self.fenced[i].key)
             self._put_in_queue(self._table(self.fenced[i].table), self.fenced[i].key)
-            if self.todo[owner].size() >= EARLY_RECORDS and (self.open_records[owner] == 0 or self.growing[owner]):
+            if self.todo[owner].size() >= self.early_records and (self.open_records[owner] == 0 or self.growing[owner]):
                 self._begin_round(owner)
                 self.growing[owner] = True
         self.fenced.clear()
