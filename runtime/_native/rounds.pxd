@@ -170,6 +170,7 @@ cdef class Rounds:
     cdef void _step_intents(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
     cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil
+    cdef bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil

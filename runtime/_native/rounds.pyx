@@ -53,6 +53,25 @@ cdef enum:
 
 # A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
 
+cdef inline void _prefetch_counted(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """What counting an intent of a key looks at, as long as nothing comes of it."""
+    cdef uint32_t key
+    cdef int32_t slot
+    if i + PREFETCH_ENTRIES < count:
+        key = keys[i + PREFETCH_ENTRIES]
+        prefetch_read(&table.slot[key])
+        prefetch_write(&table.intent_refs[key])
+    if i + PREFETCH_ROWS < count:
+        key = keys[i + PREFETCH_ROWS]
+        slot = table.slot[key]
+        if slot >= 0:
+            prefetch_read(&table.head[slot])
+        else:
+            prefetch_write(&table.flags[key])
+            prefetch_read(&table.owner[key])
+            prefetch_read(&table.epoch[key])
+
+
 cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
     cdef uint32_t key
     if i + PREFETCH_ENTRIES < count:
@@ -193,7 +212,10 @@ cdef class Rounds:
         cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
-            _prefetch_entries(table, intent.keys, i, intent.count)
+            _prefetch_counted(table, intent.keys, i, intent.count)
+            if self._counts_only(table, intent.keys[i]) and table.intent_refs[intent.keys[i]] < ALL_INTENTS - 1:
+                table.intent_refs[intent.keys[i]] += 1
+                continue
             all_here &= self._intend(table, intent.keys[i])
             if self.fenced.size() >= self.early_records and intent.end > queue.seen_clock and self._no_writes_open():
                 self._ask_early()
@@ -218,6 +240,15 @@ cdef class Rounds:
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 
+    cdef inline bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil:
+        """The key is owned here and nobody holds a replica: nothing comes of an intent's being due or over."""
+        cdef int32_t slot = table.slot[key]
+        cdef uint32_t word
+        if slot < 0 or self.journal.tracing:
+            return False
+        word = load_relaxed(&table.head[slot].word)
+        return state_of(word) == SLOT_OWNED and not word & WORD_SHARED
+
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
         """Counts one more active intent. True: the key is here."""
         if table.intent_refs[key] < ALL_INTENTS:
@@ -234,9 +265,12 @@ cdef class Rounds:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i, key
         for i in range(intent.count):
-            _prefetch_slots(table, intent.keys, i, intent.count)
+            _prefetch_counted(table, intent.keys, i, intent.count)
             key = intent.keys[i]
-            if table.flags[key] & KEY_PINNED:
+            if table.intent_refs[key] == ALL_INTENTS:            # KEY_PINNED
+                continue
+            if self._counts_only(table, key):
+                table.intent_refs[key] -= 1
                 continue
             table.intent_refs[key] -= 1
             if self.journal.tracing and table.intent_refs[key] == 0:
