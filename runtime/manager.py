@@ -10,8 +10,6 @@ import json
 import os
 import sys
 import threading
-import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +24,6 @@ from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.errors import (
     CollectiveMismatchError,
-    DtypeError,
     Error,
     KeyRangeError,
     MemoryBudgetError,
@@ -34,17 +31,14 @@ from intentpm.runtime.errors import (
 )
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
+from intentpm.runtime.initial_rows import Init, describe_init, fill_table
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.types import World
 from intentpm.runtime.worker import Worker, as_keys
 
-Rows = npt.NDArray[Any]
-Init = float | int | Rows | Callable[[npt.NDArray[np.int64]], Rows]
-
 MAX_KEYS = 2**31 - 1
-INIT_BATCH_BYTES = 8 << 20
 CLOSE_FLUSH_S = 5.0
 
 
@@ -135,7 +129,7 @@ class ParameterManager:
                 raise ShapeError(f"table {name!r}: num_keys={num_keys!r}: needs 1 to {MAX_KEYS}")
             self._check_budget(name, int(num_keys), shape, dtype)
             table = Table(name, len(self._tables), int(num_keys), shape, dtype, self.rank, self.size)
-            _fill(table, init)
+            fill_table(table, init)
         except Exception as problem:  # an init callable may raise anything
             return None, problem
         return table, None
@@ -161,7 +155,7 @@ class ParameterManager:
             "num_keys": repr(num_keys),
             "row_shape": repr(row_shape),
             "dtype": repr(dtype),
-            "init": _fingerprint(init),
+            "init": describe_init(init),
         }
         answers = self._collective("create_table", arguments, {"problem": repr(problem) if problem else None})
         if problem is not None:
@@ -464,45 +458,3 @@ def _row_shape(row_shape: Any) -> tuple[int, ...]:
     if not all(isinstance(length, int | np.integer) and length > 0 for length in shape):
         raise ShapeError(f"row_shape={row_shape!r}: needs positive lengths")
     return tuple(int(length) for length in shape)
-
-
-def _fingerprint(init: Init) -> str:
-    """What of ``init`` all ranks can compare."""
-    if callable(init):
-        return "a callable"
-    if isinstance(init, np.ndarray):
-        return f"array {init.shape} {init.dtype} crc32 {zlib.crc32(init.tobytes()):08x}"
-    return repr(init)
-
-
-def _fill(table: Table, init: Init) -> None:
-    """Gives this rank the keys whose home it is, with their initial rows."""
-    keys = table.home_keys()
-    if not callable(init) and not isinstance(init, np.ndarray) and init == 0:
-        table.adopt(keys, None)
-        return
-    row_items = int(np.prod(table.row_shape, dtype=np.int64))
-    batch = max(1, INIT_BATCH_BYTES // (row_items * table.dtype.itemsize))
-    for first in range(0, len(keys), batch):
-        table.adopt(keys[first : first + batch], _initial_rows(table, init, keys[first : first + batch]))
-
-
-def _initial_rows(table: Table, init: Init, keys: npt.NDArray[np.int64]) -> Rows:
-    expected = (len(keys), *table.row_shape)
-    if callable(init):
-        rows = np.asarray(init(keys))
-        if rows.shape != expected:
-            raise ShapeError(f"table {table.name!r}: init(keys) returned shape {rows.shape}, expected {expected}")
-    elif isinstance(init, np.ndarray) and init.shape == (table.num_keys, *table.row_shape):
-        rows = init[keys]
-    else:
-        try:
-            rows = np.broadcast_to(np.asarray(init), expected)
-        except ValueError:
-            raise ShapeError(
-                f"table {table.name!r}: init has shape {np.shape(init)}, expected "
-                f"{(table.num_keys, *table.row_shape)}, {table.row_shape} or a number"
-            ) from None
-    if not np.can_cast(rows.dtype, table.dtype, casting="same_kind") and rows.dtype.kind not in "iub":
-        raise DtypeError(f"table {table.name!r}: init has dtype {rows.dtype}, the table has {table.dtype}")
-    return np.ascontiguousarray(rows, dtype=table.dtype)

@@ -19,7 +19,10 @@ MOST_EVENTS = 1 << 24
 
 
 def begin_trace(inspector: Any, table: Any, keys: npt.ArrayLike, events: int) -> None:
-    """Starts or extends this rank's trace. Raises ShapeError, DtypeError, KeyRangeError, Error; nothing has changed then."""
+    """Starts or extends this rank's trace.
+
+    Raises ShapeError, DtypeError, KeyRangeError, Error; nothing has changed then.
+    """
     wanted = np.unique(as_keys(keys))
     if wanted.size and (wanted[0] < 0 or wanted[-1] >= table.num_keys):
         bad = wanted[0] if wanted[0] < 0 else wanted[-1]

@@ -102,15 +102,8 @@ def _other_threads_s() -> float:
 
 def draw(rows: Sequence[Mapping[str, Any]], figure: Any) -> None:
     """Bars: percent of a core."""
-    from intentpm.bench.suite.drawing import median
+    from intentpm.bench.suite.drawing import bars_by_contender
 
     shown = [row for row in rows if row["unit"] == "share"]
-    axes = figure.subplots()
     labels = [f"{row['facts']['situation']}, {row['transport']}\n({row['facts']['by']})" for row in shown]
-    bars = axes.barh(labels, [100 * median(row) for row in shown])
-    for bar, row in zip(bars, shown, strict=True):
-        bar.set_color("#1f5fbf" if row["facts"]["by"] == SUBJECT else "#b8bec8")
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("percent of a core")
+    bars_by_contender(figure, labels, shown, 100, "%.2f", "percent of a core")

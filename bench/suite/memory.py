@@ -117,14 +117,7 @@ def _dict_bytes_per_key(count: int = 100_000) -> float:
 
 def draw(rows: Sequence[Mapping[str, Any]], figure: Any) -> None:
     """Bars of bytes."""
-    from intentpm.bench.suite.drawing import median
+    from intentpm.bench.suite.drawing import bars_by_contender
 
-    axes = figure.subplots()
     labels = [f"{row['name']}\n{row['facts']['situation']} ({row['facts']['by']})" for row in rows]
-    bars = axes.barh(labels, [median(row) for row in rows])
-    for bar, row in zip(bars, rows, strict=True):
-        bar.set_color("#1f5fbf" if row["facts"]["by"] == SUBJECT else "#b8bec8")
-    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("bytes beyond the row's own")
+    bars_by_contender(figure, labels, rows, 1, "%.1f", "bytes beyond the row's own")

@@ -6,17 +6,21 @@ Guarantees
     * An idle rank sleeps in the kernel: no polling, no timers.
 
 The lock guards the transport, the protocol objects (``RemoteAccess``, ``Control``, ``RequestPool``) and the directory. It is
-held for one step at a time (one ``progress``, one submission) and never while sleeping or while waiting for the GIL; nobody
-waits for it holding the GIL.
+held for one step at a time (one ``progress``, one submission) and never while sleeping; nobody waits for it holding the GIL,
+and nobody but ``close`` waits for the GIL holding it.
 
 Who progresses the transport (the *wheel*):
-    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd, look_fd, lease_fd}. The state when no worker waits.
+    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd, look_fd, lease_fd}. The state when no worker waits
+        and there is no lease.
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
-        progress thread's epoll set, polls, then sleeps on {transport, driver_fd}. It puts the descriptor back when
-        done.
-    LEASED    a worker that waits again and again leaves the descriptor out between two waits. For LEASE_NS at most nobody
-        looks at the transport; then the progress thread takes the wheel back.
-    Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes their call signals it.
+        epoll set of the progress thread, which sleeps on the others alone; polls, then sleeps on {transport, driver_fd}. When
+        done it puts the descriptor back (THREAD) or leaves it out (LEASED).
+    LEASED    after a streak of short waits: the descriptor stays out for the next one, which takes it without a system call.
+        LEASE_NS after the last wait the timer lease_fd has the progress thread take the wheel back.
+    Other workers that wait meanwhile sleep on the condition ``answered``; whoever completes a call signals it, and so does a
+    worker that leaves the wheel, for one of them may drive now.
+    In every state a worker that notices an overdue look may progress once (``help``). It leaves the wheel where it is.
+    With virtual time there is no thread and no wheel: the transport runs all ranks.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -27,13 +31,8 @@ from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.system cimport pthread_cond_t, pthread_mutex_t
 from intentpm.transports.base cimport Transport
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
 
 # What a wait is for. Called under the lock.
 ctypedef bint (*ready_fn)(void* engine, void* argument) noexcept nogil
@@ -64,19 +63,20 @@ cdef class Engine:
     cdef bint lease_is_timed     # lease_fd is set; leased implies it
     cdef int64_t left_ns         # when a worker last left the wheel; atomic: stored under the lock / the thread may look
     cdef int64_t taken_ns        # when one last took it
-    cdef uint32_t streak         # short waits, since there was a longer time between two
+    cdef uint32_t streak         # short waits since there was a longer time between two; a long one takes some off
     cdef bint driver_sleeps
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef bint stopping
-    cdef uint32_t polls          # counts polls, to yield now and then
+    cdef uint32_t polls          # all, and those since something came: to yield now and then
+    cdef uint32_t idle_polls
     cdef int64_t step_at_ns      # when management wants its next step
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef bint thread_sleeps
     cdef uint32_t kicked         # atomic: a worker has told the engine to look at its intents or writes
     cdef int64_t look_gap_ns     # guarded by: lock
     cdef int64_t look_due_ns     # atomic: when a kick that was not answered yet should have been
-    cdef int64_t look_again_ns   # atomic: not looked at again before; the engine stores release / workers load acquire
+    cdef int64_t look_again_ns   # atomic: no kick has it look before, but an urgent one; the engine stores / workers load
     # descriptors, fixed after construction
     cdef int epoll_fd
     cdef int wake_fd             # wakes the progress thread
@@ -110,7 +110,7 @@ cdef class Engine:
     cdef void step(self) noexcept nogil
     cdef void look_and_step(self) noexcept nogil
     # private
-    cdef void _let_others_in(self) noexcept nogil
+    cdef void _let_others_in(self, bint polls_on) noexcept nogil
     cdef void _follow(self, int64_t until_ns) noexcept nogil
     cdef void _poll_until(self, ready_fn ready, void* argument, int64_t until_ns) noexcept nogil
     cdef void _sleep_driving(self, int64_t timeout_ns) noexcept nogil

@@ -6,7 +6,7 @@ import weakref
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, strlen
 from libcpp.vector cimport vector
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
@@ -33,92 +33,14 @@ from intentpm.runtime._native.requests cimport (
 )
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.system cimport (
+    CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, POLLIN, TFD_CLOEXEC,
+    TFD_NONBLOCK, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, intentpm_prefer_latency, poll, pollfd,
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_timedwait, pthread_condattr_destroy,
+    pthread_condattr_init, pthread_condattr_setclock, pthread_condattr_t, pthread_mutex_destroy, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, sched_yield, set_timer, timerfd_create,
+)
 from intentpm.transports.base cimport Transport
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t*, void*)
-    int pthread_mutex_lock(pthread_mutex_t*)
-    int pthread_mutex_trylock(pthread_mutex_t*)
-    int pthread_mutex_unlock(pthread_mutex_t*)
-    int pthread_mutex_destroy(pthread_mutex_t*)
-    int pthread_condattr_init(pthread_condattr_t*)
-    int pthread_condattr_setclock(pthread_condattr_t*, int)
-    int pthread_condattr_destroy(pthread_condattr_t*)
-    int pthread_cond_init(pthread_cond_t*, pthread_condattr_t*)
-    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
-    int pthread_cond_broadcast(pthread_cond_t*)
-    int pthread_cond_destroy(pthread_cond_t*)
-
-cdef extern from "<time.h>" nogil:
-    enum: CLOCK_MONOTONIC
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd* descriptors, unsigned long count, int timeout_ms)
-    enum: POLLIN
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd(unsigned int initval, int flags)
-    enum: EFD_NONBLOCK
-    enum: EFD_CLOEXEC
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    cdef struct itimerspec:
-        timespec it_value
-    int timerfd_create(int clock, int flags)
-    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
-    enum: TFD_NONBLOCK
-    enum: TFD_CLOEXEC
-    enum: TFD_TIMER_ABSTIME
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
-    enum: EPOLLIN
-    enum: EPOLL_CTL_ADD
-    enum: EPOLL_CTL_MOD
-    enum: EPOLL_CLOEXEC
-
-cdef extern from *:
-    """
-    #include <string.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    // The layout of struct sched_attr as of Linux 3.14, which later ones extend.
-    struct intentpm_sched_attr {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime_ns, deadline_ns, period_ns;
-    };
-    // Asks the scheduler to run this thread soon after it wakes and for short stretches (a short slice; Linux 6.12 and newer;
-    // older ones ignore it). It takes no more than its fair share of the processor by that, and needs no privilege.
-    static void intentpm_prefer_latency(uint64_t slice_ns) {
-        struct intentpm_sched_attr attr;
-        memset(&attr, 0, sizeof attr);
-        if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) != 0 || attr.policy != 0) return;
-        attr.size = sizeof attr;
-        attr.flags = 0;
-        attr.runtime_ns = slice_ns;
-        syscall(SYS_sched_setattr, 0, &attr, 0);
-    }
-    """
-    void intentpm_prefer_latency(uint64_t slice_ns) nogil
 
 cdef enum:
     MOST_EVENTS = 4
@@ -126,7 +48,11 @@ cdef enum:
     PREEMPTED_NS = 300_000       # between two polls: another thread ran meanwhile
     LEAST_NO_SPIN_NS = 50_000_000
     MOST_NO_SPIN_NS = 2_000_000_000
-    POLLS_PER_YIELD = 32         # a poll takes 0.03 to 0.5 us, a yield 0.4 us or more
+    # A poll takes 0.03 to 0.5 us, a yield 0.4 us or more. An answer from another core comes within the first polls; one that
+    # did not may need this core. While messages come, this core does what it is there for.
+    POLLS_PER_YIELD = 32
+    PROMPT_POLLS = 16
+    IDLE_POLLS_PER_YIELD = 4
     LEAVING_POLLS = 16           # a worker that leaves the wheel serves what has come meanwhile, but not for ever
     LOCK_SPINS = 200             # a holder needs a few microseconds: try that long before sleeping
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
@@ -216,14 +142,6 @@ cdef void _on_step(void* context) noexcept nogil:
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
     (<Engine>context).control.fail(rank, why, strlen(why), True)
-
-
-cdef void _set_timer(int fd, int64_t at_ns) noexcept nogil:
-    cdef itimerspec timing
-    memset(&timing, 0, sizeof(timing))
-    timing.it_value.tv_sec = at_ns // 1000000000
-    timing.it_value.tv_nsec = at_ns % 1000000000
-    timerfd_settime(fd, TFD_TIMER_ABSTIME, &timing, NULL)
 
 
 cdef str _text(object what):
@@ -323,9 +241,11 @@ cdef class Engine:
     cdef void release(self) noexcept nogil:
         pthread_mutex_unlock(&self.lock)
 
-    cdef void _let_others_in(self) noexcept nogil:
+    cdef void _let_others_in(self, bint polls_on) noexcept nogil:
         self.polls += 1
-        if self.polls % POLLS_PER_YIELD and load_relaxed(&self.contenders) == 0:
+        self.idle_polls += 1
+        if load_relaxed(&self.contenders) == 0 and (not polls_on or self.polls % POLLS_PER_YIELD and (
+                self.idle_polls < PROMPT_POLLS or self.idle_polls % IDLE_POLLS_PER_YIELD)):
             return
         # A mutex is not fair, so whoever polls steps back until the waiting threads had their turn. And it yields the core
         # even when nobody waits: the thread that would answer may have been woken on this very core, and a poll that does
@@ -374,13 +294,14 @@ cdef class Engine:
             if self.transport.progress() > 0:
                 self.step()
                 spin_until = self.transport.now_ns() + self.worker_spin_ns
-                self._let_others_in()
+                self.idle_polls = 0
+                self._let_others_in(True)
                 continue
             now = self.transport.now_ns()
             if now >= until_ns:
                 return
             if now < spin_until:
-                self._let_others_in()
+                self._let_others_in(True)
             elif self.transport.arm():
                 self._sleep_driving(until_ns - now)
                 spin_until = 0           # woken for a reason: progress, then sleep again
@@ -435,6 +356,7 @@ cdef class Engine:
 
     cdef void _take_wheel(self) noexcept nogil:
         self.worker_drives = True
+        self.idle_polls = 0
         self.taken_ns = self.transport.now_ns()
         if self.taken_ns - self.left_ns > STREAK_GAP_NS:
             self.streak = 0
@@ -478,7 +400,7 @@ cdef class Engine:
         self.leases += 1
         if not self.lease_is_timed:
             self.lease_is_timed = True
-            _set_timer(self.lease_fd, self.left_ns + LEASE_NS)
+            set_timer(self.lease_fd, self.left_ns + LEASE_NS)
         self.wake_finished()
         if self.followers > 0:
             pthread_cond_broadcast(&self.answered)
@@ -490,7 +412,7 @@ cdef class Engine:
         if self.transport.now_ns() >= end_ns:
             return False
         read(self.lease_fd, &count, sizeof(count))
-        _set_timer(self.lease_fd, end_ns)
+        set_timer(self.lease_fd, end_ns)
         return True
 
     cdef void _end_lease(self) noexcept nogil:
@@ -500,7 +422,7 @@ cdef class Engine:
             return
         if self.transport.now_ns() < self.left_ns + LEASE_NS:
             self.lease_is_timed = True
-            _set_timer(self.lease_fd, self.left_ns + LEASE_NS)
+            set_timer(self.lease_fd, self.left_ns + LEASE_NS)
             return
         self.leased = False
         self._watch_transport(True)
@@ -575,11 +497,12 @@ cdef class Engine:
                 self.step()
                 now = self.transport.now_ns()
                 spin_until = now + self._spin_allowed(now)
+                self.idle_polls = 0
             else:
                 now = self.transport.now_ns()
                 if now >= spin_until and self.transport.arm():
                     return
-            self._let_others_in()
+            self._let_others_in(now < spin_until)
             self._note_preemption(before)
 
     # A progress thread that polls beside a computing thread on the same core uses up its share of it; then the scheduler lets
@@ -643,7 +566,7 @@ cdef class Engine:
         if look_at == now:
             self._wake_thread()
         else:
-            _set_timer(self.look_fd, look_at)
+            set_timer(self.look_fd, look_at)
         return False
 
     cdef void help(self) noexcept nogil:
@@ -719,7 +642,13 @@ cdef class Engine:
             self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil:
         cdef SubmitResult result = WINDOW_FULL
         cdef int64_t started = self.transport.now_ns()
+        cdef bint drives
         self.acquire()
+        # The wheel is taken before anything is sent: an answer that comes before this thread waits for it, since the other
+        # side ran on its core meanwhile, would wake the progress thread, which then stands in the way of both.
+        drives = will_wait and not self.worker_drives and not self.transport.virtual_time
+        if drives:
+            self._take_wheel()
         if _is_over(self):
             operation.status = OPERATION_PEER_LOST
         elif not self.remote.group_by_owner(operation, submission.keys, positions, submission.count):
@@ -727,6 +656,9 @@ cdef class Engine:
         else:
             result = self.remote.submit(operation, submission)
             while result == WINDOW_FULL and not _is_over(self):
+                if drives:
+                    drives = False
+                    self._leave_wheel()
                 if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
                     self.control.check_silence(started)
                 if not _is_over(self):
@@ -735,7 +667,10 @@ cdef class Engine:
                 operation.status = OPERATION_PEER_LOST
         self.requests.close_submission(operation)
         self.step()
-        if self.worker_drives or not will_wait:      # else this thread drives next
+        if drives:
+            self._poll_until(_operation_done, operation, started + WAIT_SLICE_NS)
+            self._leave_wheel()
+        elif self.worker_drives or not will_wait:    # else this thread drives next
             self._arm_sleeper()
         self.release()
 
