@@ -60,6 +60,7 @@ cdef class RemoteAccess:
     cdef TableState* tables[MAX_TABLES]
     cdef uint32_t table_count
     cdef vector[uint32_t] counted        # scratch: positions per owner
+    cdef vector[uint32_t] servers        # scratch: who serves each position
     cdef readonly Parking parking
     cdef vector[WaitingPull] waiting
     cdef readonly Journal journal

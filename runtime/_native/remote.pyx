@@ -104,14 +104,17 @@ cdef class RemoteAccess:
             return True
         for i in range(self.counted.size()):
             self.counted[i] = 0
+        self.servers.resize(count)
         for i in range(count):
-            self.counted[_who_serves(table, keys[positions[i]])] += 1
+            owner = _who_serves(table, keys[positions[i]])
+            self.servers[i] = owner
+            self.counted[owner] += 1
         for i in range(self.counted.size()):
             here = self.counted[i]
             self.counted[i] = at
             at += here
         for i in range(count):
-            owner = _who_serves(table, keys[positions[i]])
+            owner = self.servers[i]
             operation.positions[self.counted[owner]] = positions[i]
             self.counted[owner] += 1
         return True

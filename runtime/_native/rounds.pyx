@@ -34,9 +34,9 @@ from intentpm.runtime._native.state cimport (
     KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    CACHE_LINE_BYTES, PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of,
-    take_dirty, take_pending,
+    CACHE_LINE_BYTES, PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty,
+    mark_shared, move_out, next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot,
+    refresh_replica, row_of, take_dirty, take_pending,
 )
 
 cdef enum:

@@ -46,7 +46,8 @@ def test_a_pull_asks_the_owner_when_the_intent_is_over_before_its_keys_were_aske
 
         def pull() -> None:
             worker = job.ranks[0].worker()
-            worker.push_async(tables[0], away[-1:], np.ones((1, 2), np.float32))  # until it is acknowledged nothing is asked for
+            worker.push_async(tables[0], away[-1:], np.ones((1, 2), np.float32))
+            # Until that is acknowledged nothing is asked for.
             worker.intent(tables[0], away[:5], 0)
             job.network.pause(LOOK_US)
             pulled = worker.pull_async(tables[0], away[:6])
@@ -56,7 +57,8 @@ def test_a_pull_asks_the_owner_when_the_intent_is_over_before_its_keys_were_aske
         job.spawn(0, pull)
         job.run()
         stats = job.ranks[0].stats()
-        assert (stats["intents"]["withdrawn"], stats["relocations_in"], stats["parked"], stats["parked_now"]) == (5, 0, 5, 0)
+        assert (stats["intents"]["withdrawn"], stats["relocations_in"]) == (5, 0)
+        assert (stats["parked"], stats["parked_now"]) == (5, 0)
 
 
 def test_an_abandoned_pull_waits_no_longer() -> None:
