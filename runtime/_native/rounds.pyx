@@ -54,21 +54,21 @@ cdef enum:
 # A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
 
 cdef inline void _prefetch_counted(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """What counting an intent of a key looks at, as long as nothing comes of it."""
+    """What counting an intent of a key looks at."""
     cdef uint32_t key
     cdef int32_t slot
     if i + PREFETCH_ENTRIES < count:
         key = keys[i + PREFETCH_ENTRIES]
         prefetch_read(&table.slot[key])
         prefetch_write(&table.intent_refs[key])
+        prefetch_write(&table.flags[key])
+        prefetch_read(&table.owner[key])
     if i + PREFETCH_ROWS < count:
         key = keys[i + PREFETCH_ROWS]
         slot = table.slot[key]
         if slot >= 0:
             prefetch_read(&table.head[slot])
         else:
-            prefetch_write(&table.flags[key])
-            prefetch_read(&table.owner[key])
             prefetch_read(&table.epoch[key])
 
 
