@@ -66,7 +66,7 @@ cdef enum:
     # Between two looks at what workers signalled, unless one is urgent: as long as a round takes; twice as long after each look
     # that led to nothing. At least and at most:
     LOOK_GAP_NS = 400_000
-    MOST_LOOK_GAP_NS = 6_400_000
+    MOST_LOOK_GAP_NS = 12_800_000
 
 
 # -- what a wait can be for ----------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ cdef class Inquiry:
         known.active_intents = table.intent_refs[key]
         known.pending_writes = known.state == STATE_REPLICA and has_pending(table, slot)
         known.in_flight = (table.flags[key] & KEY_IN_FLIGHT) != 0
-        known.parked = self.rounds.remote.parking.count(table, key)
+        known.parked = self.rounds.remote.count_waiting(table, key)
         facts.assign(<const char*>&known, sizeof(known))
         if known.state == STATE_OWNED:
             known.holder_words = <uint32_t>table.holder_words

@@ -1,7 +1,8 @@
 """Messages that wait for a key that is on its way to this rank.
 
 A parked message has one key and is stored as it came, so that it can be served as if it arrived now. Off the data path:
-keys are parked only while they are being relocated or granted. Guarded by the engine's lock.
+keys are parked only while they are being relocated or granted. Pulls of this rank's own wait as a whole (remote.pxd).
+Guarded by the engine's lock.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -25,7 +26,7 @@ cdef struct ParkedMessage:
 
 cdef class Parking:
     cdef unordered_map[uint64_t, vector[ParkedMessage*]] messages
-    cdef readonly uint64_t parked_now
+    cdef readonly uint64_t parked_now            # keys, those that pulls of this rank wait for included (remote.pxd)
     cdef readonly uint64_t parked_ever
 
     cdef bint park_access(

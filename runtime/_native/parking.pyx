@@ -67,7 +67,7 @@ cdef class Parking:
         return True
 
     cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil:
-        return self.parked_now > 0 and self.messages.count(_name(table, key)) > 0
+        return not self.messages.empty() and self.messages.count(_name(table, key)) > 0
 
     cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil:
         return <uint32_t>self.messages[_name(table, key)].size() if self.any(table, key) else 0

@@ -43,13 +43,26 @@ cdef struct Submission:
     uint32_t blocked_on          # rank
 
 
+# Keys of a pull of this rank's own that are on their way here, in the order of the caller's batch. It looks at the next one
+# whenever management has done something: nothing is kept, looked up or freed per key.
+cdef struct WaitingPull:
+    TableState* table
+    uint32_t request
+    uint32_t generation
+    uint32_t at                  # into ``keys``: those before are pulled, or asked for elsewhere
+    uint32_t count
+    uint32_t* keys               # owned
+
+
 cdef class RemoteAccess:
     cdef Transport transport
     cdef RequestPool requests
     cdef TableState* tables[MAX_TABLES]
     cdef uint32_t table_count
     cdef vector[uint32_t] counted        # scratch: positions per owner
+    cdef vector[uint32_t] servers        # scratch: who serves each position
     cdef readonly Parking parking
+    cdef vector[WaitingPull] waiting
     cdef readonly Journal journal
     cdef vector[uint32_t] grouped        # scratch: keys of a request to be forwarded
     cdef vector[uint32_t] parked         # scratch: keys of a request that wait here for their row
@@ -83,6 +96,15 @@ cdef class RemoteAccess:
 
     # A parked access whose key has arrived.
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    # Keys have arrived, or will not: lets waiting pulls go on.
+    cdef void step_waiting(self) noexcept nogil
+    # How many accesses wait for the key.
+    cdef uint32_t count_waiting(self, const TableState* table, uint32_t key) noexcept nogil
+    cdef bint _pull_here(self, Operation* operation, Submission* submission) noexcept nogil
+    cdef bint _wait_for_keys(
+        self, Operation* operation, const Submission* submission, uint32_t first, uint32_t count) noexcept nogil
+    cdef bint _go_on(self, WaitingPull* pull) noexcept nogil
+    cdef int _ask_elsewhere(self, WaitingPull* pull) noexcept nogil
     cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil
     cdef bint _park_own(self, Operation* operation, uint32_t at, int64_t key, const char* row) noexcept nogil
     cdef bint _park_if_coming(

@@ -1,6 +1,7 @@
 """Remote access; ``remote.pxd`` is the contract."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
@@ -12,9 +13,9 @@ from intentpm.runtime._native.messages cimport (
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.primitives cimport copy_row
 from intentpm.runtime._native.requests cimport (
-    OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
+    OPERATION_NO_MEMORY, OPERATION_OK, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
-from intentpm.runtime._native.state cimport KEY_ABSENT, SLOT_OWNED, SlotState
+from intentpm.runtime._native.state cimport KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SlotState
 from intentpm.runtime._native.store cimport (
     PREFETCH_ROWS, TableState, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
 )
@@ -72,6 +73,11 @@ cdef inline SlotState _access_row(TableState* table, int kind, int64_t key, char
     return set_row_atomic(table, key, row)
 
 
+cdef inline uint32_t _who_serves(const TableState* table, int64_t key) noexcept nogil:
+    """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way."""
+    return table.rank if table.slot[key] != KEY_ABSENT else known_owner(table, key)
+
+
 cdef class RemoteAccess:
     def __init__(self, Transport transport not None, RequestPool requests not None):
         self.transport = transport
@@ -79,6 +85,10 @@ cdef class RemoteAccess:
         self.parking = Parking()
         self.journal = Journal(transport)
         self.counted.resize(transport.size + 1)
+
+    def __dealloc__(self):
+        for pull in self.waiting:
+            free(pull.keys)
 
     # -- origin ----------------------------------------------------------------------------------------------------------
 
@@ -94,14 +104,17 @@ cdef class RemoteAccess:
             return True
         for i in range(self.counted.size()):
             self.counted[i] = 0
+        self.servers.resize(count)
         for i in range(count):
-            self.counted[known_owner(table, keys[positions[i]])] += 1
+            owner = _who_serves(table, keys[positions[i]])
+            self.servers[i] = owner
+            self.counted[owner] += 1
         for i in range(self.counted.size()):
             here = self.counted[i]
             self.counted[i] = at
             at += here
         for i in range(count):
-            owner = known_owner(table, keys[positions[i]])
+            owner = self.servers[i]
             operation.positions[self.counted[owner]] = positions[i]
             self.counted[owner] += 1
         return True
@@ -112,6 +125,10 @@ cdef class RemoteAccess:
         cdef uint32_t owner, end
         while submission.at < submission.count:
             owner = self._owner_at(operation, submission, submission.at)
+            if owner == table.rank and operation.kind == ACCESS_PULL:
+                if not self._pull_here(operation, submission):
+                    return SUBMIT_FAILED
+                continue
             if owner == table.rank:
                 if not self._access_here(operation, submission):
                     return SUBMIT_FAILED
@@ -131,11 +148,24 @@ cdef class RemoteAccess:
 
     cdef inline uint32_t _owner_at(
             self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil:
-        """Who serves the key: its owner, or this rank when it is here (arrived since the caller looked) or on its way."""
-        cdef int64_t key = submission.keys[operation.positions[at]]
-        if operation.table.slot[key] != KEY_ABSENT:
-            return operation.table.rank
-        return known_owner(operation.table, key)
+        return _who_serves(operation.table, submission.keys[operation.positions[at]])
+
+    cdef bint _pull_here(self, Operation* operation, Submission* submission) noexcept nogil:
+        """Pulls the next keys of the batch that are here, up to one for which this and all that follow have to wait."""
+        cdef TableState* table = operation.table
+        cdef uint32_t position, first
+        cdef int64_t key
+        while submission.at < submission.count:
+            position = operation.positions[submission.at]
+            key = submission.keys[position]
+            if table.slot[key] < 0:
+                break
+            pull_row_atomic(table, key, submission.rows + position * table.row_bytes)
+            submission.at += 1
+        first = submission.at
+        while submission.at < submission.count and self._owner_at(operation, submission, submission.at) == table.rank:
+            submission.at += 1
+        return submission.at == first or self._wait_for_keys(operation, submission, first, submission.at - first)
 
     cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil:
         cdef TableState* table = operation.table
@@ -389,6 +419,119 @@ cdef class RemoteAccess:
             to += 1
         send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
         return True
+
+    # -- pulls of this rank's own that wait for keys ---------------------------------------------------------------------
+    # They wait here, not at the owner: the copy that is on its way has the worker's earlier writes in any case. A key may leave
+    # again, or its intent may end, before the pull has come to it; then the pull asks for it like for any other.
+
+    cdef bint _wait_for_keys(
+            self, Operation* operation, const Submission* submission, uint32_t first, uint32_t count) noexcept nogil:
+        cdef WaitingPull pull
+        cdef uint32_t i
+        pull.table = operation.table
+        pull.at = 0
+        pull.count = count
+        pull.keys = <uint32_t*>malloc(count * sizeof(uint32_t))
+        if pull.keys == NULL:
+            operation.status = OPERATION_NO_MEMORY
+            return False
+        for i in range(count):
+            pull.keys[i] = <uint32_t>submission.keys[operation.positions[first + i]]
+        if self.journal.tracing:
+            for i in range(count):
+                note_traced(self.journal, pull.table, pull.keys[i], EVENT_PARKED, pull.table.rank)
+        pull.request = self.requests.open(operation, pull.table.rank, first, count, False)
+        pull.generation = self.requests.entries[pull.request].generation
+        self.waiting.push_back(pull)
+        self.parking.parked_ever += count
+        self.parking.parked_now += count
+        return True
+
+    cdef void step_waiting(self) noexcept nogil:
+        cdef size_t i = 0
+        cdef uint32_t before
+        while i < self.waiting.size():
+            before = self.waiting[i].at
+            if self._go_on(&self.waiting[i]):
+                self.parking.parked_now -= self.waiting[i].at - before
+                i += 1
+                continue
+            self.parking.parked_now -= self.waiting[i].count - before
+            free(self.waiting[i].keys)
+            self.waiting[i] = self.waiting.back()
+            self.waiting.pop_back()
+
+    cdef bint _go_on(self, WaitingPull* pull) noexcept nogil:
+        """Pulls what is here, up to a key that is still on its way. False: nothing is left to wait for."""
+        cdef Request* request = self.requests.find(pull.request, pull.generation)
+        cdef TableState* table = pull.table
+        cdef const uint32_t* positions
+        cdef uint32_t from_here = 0
+        cdef int status
+        if request == NULL:
+            return False                 # abandoned, or failed
+        positions = request.operation.positions + request.first
+        while pull.at < pull.count and table.slot[pull.keys[pull.at]] != KEY_REQUESTED:
+            if table.slot[pull.keys[pull.at]] == KEY_ABSENT:
+                status = self._ask_elsewhere(pull)
+                if status != OPERATION_OK:
+                    self.requests.fail(request.operation, status)
+                    return False
+                continue
+            if pull.at + PREFETCH_ROWS < pull.count:
+                prefetch_key(table, pull.keys[pull.at + PREFETCH_ROWS], False)
+            pull_row_atomic(
+                table, pull.keys[pull.at], request.operation.rows + positions[pull.at] * table.row_bytes)
+            pull.at += 1
+            from_here += 1
+        if from_here > 0:
+            self.requests.answered(request, from_here)
+        return pull.at < pull.count
+
+    cdef int _ask_elsewhere(self, WaitingPull* pull) noexcept nogil:
+        """Asks for the next key, which is absent, and for those that follow as far as they are too, and at the same owner.
+
+        Returns an OperationStatus.
+        """
+        cdef TableState* table = pull.table
+        cdef uint32_t owner = known_owner(table, pull.keys[pull.at])
+        cdef uint32_t end = pull.at
+        cdef uint32_t most = <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
+        cdef AccessHeader header
+        cdef AccessBody body
+        cdef char* memory
+        cdef uint32_t i
+        while (end < pull.count and end - pull.at < most and table.slot[pull.keys[end]] == KEY_ABSENT
+               and known_owner(table, pull.keys[end]) == owner):
+            end += 1
+        memset(&header, 0, sizeof(header))
+        header.request = pull.request
+        header.generation = pull.generation
+        header.count = end - pull.at
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>table.rank
+        header.kind = ACCESS_PULL
+        header.flags = FLAG_INDEXED
+        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        if memory == NULL:
+            return OPERATION_NO_MEMORY
+        body = access_body(memory, &header, table.row_bytes)
+        for i in range(header.count):
+            body.keys[i] = pull.keys[pull.at + i]
+            body.index[i] = pull.at + i
+        pull.at = end
+        if send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes):
+            return OPERATION_OK
+        return OPERATION_PEER_LOST
+
+    cdef uint32_t count_waiting(self, const TableState* table, uint32_t key) noexcept nogil:
+        cdef uint32_t found = self.parking.count(table, key)
+        cdef WaitingPull pull
+        cdef uint32_t i
+        for pull in self.waiting:
+            for i in range(pull.at, pull.count if pull.table == table else 0):
+                found += pull.keys[i] == key
+        return found
 
     # -- parked accesses -------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ cdef class Rounds:
     cdef readonly int management
     cdef readonly int64_t sync_interval_ns
     cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
+    cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
     cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
     cdef readonly int64_t held_bytes             # of row memory, counting keys that are asked for
     cdef list queues                             # guarded by: GIL. Keeps the workers' IntentQueues alive
@@ -76,6 +77,7 @@ cdef class Rounds:
     # Holder.
     cdef vector[vector[KeyRef]] todo             # per rank: keys that may need a record to it
     cdef vector[uint32_t] open_records           # per rank: of the round in flight; 0: none
+    cdef vector[uint8_t] growing                 # per rank: this step has begun a round with it and may add to it
     cdef vector[int64_t] began_ns                # per peer: when the last round with it began
     cdef int64_t round_ns                        # how long a round takes, smoothed
     cdef uint64_t records_in_flight
@@ -168,13 +170,16 @@ cdef class Rounds:
     cdef void _step_intents(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
     cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil
+    cdef bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil
     cdef SlotState _state(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil
+    cdef bint _no_writes_open(self) noexcept nogil
     cdef void _step_fence(self) noexcept nogil
+    cdef void _ask_early(self) noexcept nogil
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
     cdef void _queue(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil

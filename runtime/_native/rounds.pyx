@@ -31,12 +31,12 @@ from intentpm.runtime._native.primitives cimport (
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out,
-    next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of,
-    take_dirty, take_pending,
+    CACHE_LINE_BYTES, PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty,
+    mark_shared, move_out, next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot,
+    refresh_replica, row_of, take_dirty, take_pending,
 )
 
 cdef enum:
@@ -45,6 +45,7 @@ cdef enum:
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
+    EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
     PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
     HINT_GAP_NS = 2_000_000
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
@@ -52,6 +53,25 @@ cdef enum:
 
 
 # A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
+
+cdef inline void _prefetch_counted(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """What counting an intent of a key looks at."""
+    cdef uint32_t key
+    cdef int32_t slot
+    if i + PREFETCH_ENTRIES < count:
+        key = keys[i + PREFETCH_ENTRIES]
+        prefetch_read(&table.slot[key])
+        prefetch_write(&table.intent_refs[key])
+        prefetch_write(&table.flags[key])
+        prefetch_read(&table.owner[key])
+    if i + PREFETCH_ROWS < count:
+        key = keys[i + PREFETCH_ROWS]
+        slot = table.slot[key]
+        if slot >= 0:
+            prefetch_read(&table.head[slot])
+        else:
+            prefetch_read(&table.epoch[key])
+
 
 cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
     cdef uint32_t key
@@ -65,16 +85,30 @@ cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint
 
 
 cdef inline void _prefetch_slots(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """Of keys whose entries are near."""
+    """Of keys whose entries are near: word and row; then what else such a slot has."""
     cdef int32_t slot
+    cdef uint32_t word
     _prefetch_entries(table, keys, i, count)
     if i + PREFETCH_ROWS < count:
-        slot = table.slot[keys[i + PREFETCH_ROWS]]
+        prefetch_key(table, keys[i + PREFETCH_ROWS], True)
+    if i + PREFETCH_ROWS // 2 < count:
+        slot = table.slot[keys[i + PREFETCH_ROWS // 2]]
         if slot >= 0:
-            prefetch_key(table, keys[i + PREFETCH_ROWS], True)
-            prefetch_write(&table.holders[slot * table.holder_words])
-            prefetch_write(&table.news[slot * table.holder_words])
-            prefetch_read(&table.pending_of[slot])
+            word = load_relaxed(&table.head[slot].word)
+            if word & WORD_SHARED:
+                prefetch_write(&table.holders[slot * table.holder_words])
+                prefetch_write(&table.news[slot * table.holder_words])
+            elif state_of(word) == SLOT_REPLICA:
+                prefetch_read(&table.pending_of[slot])
+                prefetch_read(&table.seen_version[slot])
+
+
+cdef inline void _prefetch_out(char* row, size_t row_bytes) noexcept nogil:
+    """Where a row will be copied: else the next exchange of a slot's word waits for the copy before it."""
+    cdef size_t offset = 0
+    while offset < row_bytes and offset < 512:
+        prefetch_write(row + offset)
+        offset += CACHE_LINE_BYTES
 
 
 cdef class Rounds:
@@ -91,9 +125,11 @@ cdef class Rounds:
         self.sync_interval_ns = sync_interval_ns
         self.sync_threshold = sync_threshold
         self.budget_bytes = budget_bytes
+        self.early_records = EARLY_RECORDS
         self.queues = []
         self.todo.resize(self.size)
         self.open_records.resize(self.size, 0)
+        self.growing.resize(self.size, 0)
         self.began_ns.resize(self.size, 0)
         self.news.resize(self.size)
         self.refreshes_open.resize(self.size, 0)
@@ -120,13 +156,15 @@ cdef class Rounds:
         self._step_sync()
         again = self._collect_dirt(now_ns, False)
         for peer in range(self.size):
-            if not self.todo[peer].empty() and self.open_records[peer] == 0:
+            if not self.todo[peer].empty() and (self.open_records[peer] == 0 or self.growing[peer]):
                 self._begin_round(peer)
+            self.growing[peer] = False
             if not self.news[peer].empty():
                 again = min(again, self._refresh(peer, now_ns))
             if self.flush_asked[peer]:
                 self._step_flush(peer)
         again = min(again, self._step_hints(now_ns))
+        self.remote.step_waiting()
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
@@ -175,8 +213,13 @@ cdef class Rounds:
         cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
-            _prefetch_entries(table, intent.keys, i, intent.count)
+            _prefetch_counted(table, intent.keys, i, intent.count)
+            if self._counts_only(table, intent.keys[i]) and table.intent_refs[intent.keys[i]] < ALL_INTENTS - 1:
+                table.intent_refs[intent.keys[i]] += 1
+                continue
             all_here &= self._intend(table, intent.keys[i])
+            if self.fenced.size() >= self.early_records and intent.end > queue.seen_clock and self._no_writes_open():
+                self._ask_early()
         if all_here:
             self.intents_in_time += intent.count
         else:
@@ -198,6 +241,15 @@ cdef class Rounds:
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 
+    cdef inline bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil:
+        """The key is owned here and nobody holds a replica: nothing comes of an intent's being due or over."""
+        cdef int32_t slot = table.slot[key]
+        cdef uint32_t word
+        if slot < 0 or self.journal.tracing:
+            return False
+        word = load_relaxed(&table.head[slot].word)
+        return state_of(word) == SLOT_OWNED and not word & WORD_SHARED
+
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
         """Counts one more active intent. True: the key is here."""
         if table.intent_refs[key] < ALL_INTENTS:
@@ -214,9 +266,12 @@ cdef class Rounds:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i, key
         for i in range(intent.count):
-            _prefetch_slots(table, intent.keys, i, intent.count)
+            _prefetch_counted(table, intent.keys, i, intent.count)
             key = intent.keys[i]
-            if table.flags[key] & KEY_PINNED:
+            if table.intent_refs[key] == ALL_INTENTS:            # KEY_PINNED
+                continue
+            if self._counts_only(table, key):
+                table.intent_refs[key] -= 1
                 continue
             table.intent_refs[key] -= 1
             if self.journal.tracing and table.intent_refs[key] == 0:
@@ -251,11 +306,13 @@ cdef class Rounds:
         reference.key = key
         self.fenced.push_back(reference)
 
+    cdef inline bint _no_writes_open(self) noexcept nogil:
+        return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
+
     cdef void _step_fence(self) noexcept nogil:
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
             self._release_fenced(self.draining)
-        if not self.fenced.empty() and (
-                self.requests.writes_open[0] + self.requests.writes_open[1] == 0 or is_planted(MUTATION_FENCE_OPEN)):
+        if not self.fenced.empty() and (self._no_writes_open() or is_planted(MUTATION_FENCE_OPEN)):
             self._release_fenced(self.fenced)
         if not self.fenced.empty() and self.draining.empty():
             self.draining.swap(self.fenced)
@@ -266,6 +323,21 @@ cdef class Rounds:
         for i in range(references.size()):
             self._put_in_queue(self._table(references[i].table), references[i].key)
         references.clear()
+
+    cdef void _ask_early(self) noexcept nogil:
+        """No write is open: asks owners of whom enough is wanted, so that they work while further keys are counted.
+
+        What one step sends to a peer is one round, in however many messages (I2): no answer is taken in between.
+        """
+        cdef uint32_t owner
+        cdef size_t i
+        for i in range(self.fenced.size()):
+            owner = known_owner(self._table(self.fenced[i].table), self.fenced[i].key)
+            self._put_in_queue(self._table(self.fenced[i].table), self.fenced[i].key)
+            if self.todo[owner].size() >= self.early_records and (self.open_records[owner] == 0 or self.growing[owner]):
+                self._begin_round(owner)
+                self.growing[owner] = True
+        self.fenced.clear()
 
     cdef void _queue(self, TableState* table, uint32_t key) noexcept nogil:
         """Has the key looked at when the next round to its owner begins; once its record is answered, if one is open."""
@@ -311,8 +383,9 @@ cdef class Rounds:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
-        self.rounds += self.records_in_flight > before
-        self.began_ns[peer] = self.journal.now_ns
+        if not self.growing[peer]:
+            self.rounds += self.records_in_flight > before
+            self.began_ns[peer] = self.journal.now_ns
 
     cdef size_t _send_records(
             self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
@@ -425,6 +498,7 @@ cdef class Rounds:
             row += 1
         for i in range(keys.size()):
             self._look_again(table, keys[i])
+        self.remote.step_waiting()
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
@@ -449,7 +523,8 @@ cdef class Rounds:
                 note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += not moved
             self.replicas_held += not moved
-            table.seen_version[slot] = version
+            if not moved:
+                table.seen_version[slot] = version
         elif moved:
             promote_replica(table, slot, row, version)
             self.replicas_promoted += 1
@@ -461,7 +536,6 @@ cdef class Rounds:
         if moved:
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
-            _clear_holders(table, slot)
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
@@ -570,6 +644,7 @@ cdef class Rounds:
         cdef int32_t slot = table.slot[key]
         cdef char* row = memory + header.rows * table.row_bytes
         cdef uint8_t result = RESULT_ROW
+        _prefetch_out(row + 4 * table.row_bytes, table.row_bytes)
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
             apply_write(table, slot, delta, record & RECORD_SET)
@@ -632,7 +707,7 @@ cdef class Rounds:
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef size_t word = slot * table.holder_words + (holder >> 6)
         cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-        if not table.holders[word] & bit:
+        if not _is_shared(table, slot) or not table.holders[word] & bit:
             return
         table.holders[word] &= ~bit
         table.news[word] &= ~bit
@@ -1220,15 +1295,16 @@ cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, c
     return header.count > 0
 
 
-cdef inline void _clear_holders(TableState* table, int32_t slot) noexcept nogil:
-    cdef size_t word
-    for word in range(table.holder_words):
-        table.holders[slot * table.holder_words + word] = table.news[slot * table.holder_words + word] = 0
+cdef inline bint _is_shared(const TableState* table, int32_t slot) noexcept nogil:
+    """Whether any rank holds a replica. The slot's word says so too: no need to look at ``holders`` of most rows."""
+    return (load_relaxed(&table.head[slot].word) & WORD_SHARED) != 0
 
 
 cdef inline bint _others_hold(const TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
     cdef size_t word
     cdef uint64_t bits
+    if not _is_shared(table, slot):
+        return False
     for word in range(table.holder_words):
         bits = table.holders[slot * table.holder_words + word]
         if holder >> 6 == word:
@@ -1243,6 +1319,8 @@ cdef inline int64_t _only_holder(const TableState* table, int32_t slot) noexcept
     cdef int64_t only = -1
     cdef size_t word
     cdef uint64_t bits
+    if not _is_shared(table, slot):
+        return -1
     for word in range(table.holder_words):
         bits = table.holders[slot * table.holder_words + word]
         if bits == 0:

@@ -47,7 +47,8 @@ cdef struct TableState:
     int32_t* dirty_next          # atomic: stack of slots written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     uint32_t* seen_version       # guarded by: engine lock. Of a replica: version of the owner's row it was refreshed from
-    uint64_t* holders            # guarded by: engine lock. Of an owned row: set of ranks with replicas, holder_words each
+    # guarded by: engine lock. Of an owned row: set of ranks with replicas, holder_words each; empty unless the word is SHARED
+    uint64_t* holders
     uint64_t* news               # guarded by: engine lock. Subset of holders that lack the newest row
     size_t holder_words
     # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
@@ -57,6 +58,8 @@ cdef struct TableState:
     int32_t pending_free         # a free row holds the number of the next free one; -1: none
     int32_t pending_touched
     int32_t free_head            # guarded by: engine lock. -1: none
+    int32_t free_ahead           # guarded by: engine lock. The free slot after the next ``free_lead`` ones
+    int32_t free_lead
     # atomic relaxed: stored under the engine's lock / read by statistics
     int64_t slots_touched        # slots below this were used once
     int64_t slots_used

@@ -15,9 +15,9 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, let_pass, load_acquire, load_acquire_i32,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_acquire_i32,
     load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
-    store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
+    store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
@@ -29,6 +29,7 @@ cdef enum:
     # are prefetched earlier still.
     MAX_ROWS_AHEAD = 32
     SLOTS_AHEAD = 64
+    FREE_AHEAD = 8               # free slots, of those that are allocated next
     HUGE_PAGE_BYTES = 2 << 20
 
 cdef enum AccessKind:
@@ -226,9 +227,9 @@ cdef inline bint _lock_at(TableState* table, int64_t key, int32_t slot, uint32_t
         return False
     head = &table.head[slot]
     seen[0] = load_relaxed(&head.word)
-    if seen[0] & WORD_LOCKED or not try_lock_slot(&head.word, seen[0]):
-        return False
-    if load_relaxed_i32(&head.key) == key and state_of(seen[0]) != SLOT_FREE:
+    if seen[0] & WORD_LOCKED or state_of(seen[0]) == SLOT_FREE or not try_lock_slot(&head.word, seen[0]):
+        return False                     # a free one is not locked, not even for a moment: see allocate_slot
+    if load_relaxed_i32(&head.key) == key:
         return True
     unlock_unchanged(&head.word, seen[0])
     return False
@@ -463,26 +464,45 @@ cdef void set_rows(
 
 # -- binding -------------------------------------------------------------------------------------------------------------
 
-cdef inline void _prefetch_free(TableState* table, int32_t slot) noexcept nogil:
-    """What the next allocation will touch: free slots lie anywhere, and each names the next."""
-    if slot >= 0:
+# Free slots lie anywhere, and each names the next. A pointer runs FREE_AHEAD slots before the end that is allocated from, and
+# brings near what an allocation will touch; it starts anew when a slot is freed.
+
+cdef inline void _look_ahead_free(TableState* table) noexcept nogil:
+    cdef int _step
+    cdef int32_t slot
+    for _step in range(2):
+        if table.free_lead >= FREE_AHEAD or table.free_ahead < 0:
+            return
+        slot = table.free_ahead
         prefetch_slot(table, slot, table.row_bytes, True)
-        prefetch_write(&table.seen_version[slot])
-        prefetch_write(&table.holders[slot * table.holder_words])
+        table.free_ahead = load_relaxed_i32(&table.head[slot].key)
+        table.free_lead += 1
+
+
+cdef inline int32_t _pop_free(TableState* table) noexcept nogil:
+    cdef int32_t slot = table.free_head
+    table.free_head = load_relaxed_i32(&table.head[slot].key)
+    if table.free_lead > 0:
+        table.free_lead -= 1
+    else:
+        table.free_ahead = table.free_head
+    _look_ahead_free(table)
+    return slot
 
 
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
-    cdef int32_t slot = table.free_head
-    if slot >= 0:
-        table.free_head = load_relaxed_i32(&table.head[slot].key)
-        _prefetch_free(table, table.free_head)
+    cdef int32_t slot
+    if table.free_head >= 0:
+        slot = _pop_free(table)
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
         store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
     else:
         return -1
     store_relaxed_i64(&table.slots_used, table.slots_used + 1)
-    lock_slot(&table.head[slot].word)
+    # Stored, not exchanged: nobody else writes the word of a free slot, and an exchange would wait for the row before.
+    store_relaxed(&table.head[slot].word, load_relaxed(&table.head[slot].word) | WORD_LOCKED)
+    fence_release()
     store_relaxed_i32(&table.head[slot].key, <int32_t>key)
     return slot
 
@@ -507,7 +527,8 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
     store_release_i32(&table.slot[key], KEY_ABSENT)
     store_relaxed_i32(&table.head[slot].key, table.free_head)
     unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
-    table.free_head = slot
+    table.free_head = table.free_ahead = slot
+    table.free_lead = 0
     store_relaxed_i64(&table.slots_used, table.slots_used - 1)
 
 
@@ -619,7 +640,7 @@ cdef class Table:
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
         state.square = row_square_for(_dtype_code(self.dtype))
-        state.free_head = -1
+        state.free_head = state.free_ahead = -1
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
         state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)

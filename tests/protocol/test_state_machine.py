@@ -35,6 +35,7 @@ class JobMachine(RuleBasedStateMachine):
         config = Config(management=management, timing=timing, seed=seed)
         plan = Plan(size, workers_per_rank, 0, dict.fromkeys(TABLES, KEYS), config, NetworkModel.disorderly(seed))
         self.job = Simulation(size, seed, config, plan.model, max_virtual_s=60.0)
+        self.job.ask_early(plan.early_records)
         self.program = self._guarded(Program, self.job, plan)
         self.steps: list[deque[Step | None]] = [deque() for _ in self.program.workers]
         self.tasks = [

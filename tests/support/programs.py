@@ -45,6 +45,7 @@ class Plan:
     keys: dict[str, int]
     config: Config
     model: NetworkModel
+    early_records: int = 1
 
     @classmethod
     def draw(cls, seed: int, management: str | None = None) -> "Plan":
@@ -60,6 +61,7 @@ class Plan:
                 seed=seed,
             ),
             model=NetworkModel.disorderly(seed),
+            early_records=draw.choice((1, 2, 5, 256)),
         )
 
 
@@ -344,6 +346,7 @@ def run_seed(seed: int, management: str | None = None, check_every: int = 8, pre
     """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step."""
     plan = Plan.draw(seed, management)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
+        job.ask_early(plan.early_records)
         program = Program(job, plan, check_every)
         if prepare is not None:
             prepare(job)

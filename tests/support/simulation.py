@@ -57,6 +57,11 @@ class Simulation:
         ]
         self.checker = Checker(self.ranks)
 
+    def ask_early(self, records: int) -> None:
+        """From so many new keys of one owner on, a rank asks for them while it goes on counting its intents."""
+        for manager in self.ranks:
+            manager._engine.rounds.early_records = records
+
     def spawn(self, rank: int, function: Callable[[], Any], name: str = "") -> Any:
         """A task of ``rank``; it runs when ``run`` does."""
         return self.network.spawn(function, rank, name or f"rank {rank}")
