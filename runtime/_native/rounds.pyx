@@ -47,7 +47,7 @@ cdef enum:
     ALL_INTENTS = 0xffff             # intent_refs is saturated
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
     PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
-    HINT_GAP_NS = 2_000_000
+    HINT_GAP_NS = 10_000_000
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
 
