@@ -306,7 +306,7 @@ cdef class Rounds:
         cdef size_t i
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
-        while at < references.size() and sent_bytes < ROUND_BYTES:
+        while at < references.size() and sent_bytes < ROUND_BYTES and not self.transport.out_of_memory:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
@@ -325,6 +325,8 @@ cdef class Rounds:
         memset(&header, 0, sizeof(header))
         most = <uint32_t>min(<size_t>most, references.size() - at)
         memory = stage(self.transport, padded(most * table.row_bytes) + indices_bytes(most) + padded(most))
+        if memory == NULL:
+            return at
         self.keys.clear()
         self.codes.clear()
         while at < references.size() and references[at].table == table.table_id and self.keys.size() < most:
@@ -537,6 +539,8 @@ cdef class Rounds:
             self.transport, padded(asked.count * table.row_bytes) + 3 * indices_bytes(asked.count) + padded(asked.count))
         cdef uint32_t i, row = 0
         cdef const char* delta
+        if memory == NULL:
+            return
         header.flags = 0
         header.rows = 0
         self.keys.clear()
@@ -640,9 +644,10 @@ cdef class Rounds:
             header.origin = <uint16_t>owner
             keys = <uint32_t*>stage(self.transport, 2 * indices_bytes(header.count))
             epochs = keys + indices_bytes(header.count) // sizeof(uint32_t)
-            for i in range(header.count):
-                keys[i] = self.moved[home][i]
-                epochs[i] = table.epoch[keys[i]]
+            if keys != NULL:
+                for i in range(header.count):
+                    keys[i] = self.moved[home][i]
+                    epochs[i] = table.epoch[keys[i]]
             self.moved[home].clear()
             send_staged(
                 self.transport, home, MSG_MOVED, &header, sizeof(header), <char*>keys, 2 * indices_bytes(header.count))
@@ -696,6 +701,8 @@ cdef class Rounds:
             header.table = <uint16_t>self.offers[peer][at].table
             header.origin = <uint16_t>self.rank
             keys = <uint32_t*>stage(self.transport, indices_bytes(header.count))
+            if keys == NULL:
+                return
             while at < end:
                 keys[header.count - (end - at)] = self.offers[peer][at].key
                 at += 1
@@ -744,7 +751,8 @@ cdef class Rounds:
         if body.codes[i] & (RECORD_ADD | RECORD_SET):
             delta = body.rows + row * table.row_bytes
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
-        self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta)
+        if not self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta):
+            self.transport.out_of_memory = True
 
     cdef void _forward(
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
@@ -755,6 +763,8 @@ cdef class Rounds:
         cdef char* memory = stage(
             self.transport,
             padded(numbers.size() * table.row_bytes) + 2 * indices_bytes(<uint32_t>numbers.size()) + padded(numbers.size()))
+        if memory == NULL:
+            return
         header.hops += 1
         header.flags = FLAG_FORWARDED
         header.rows = 0
@@ -891,7 +901,8 @@ cdef class Rounds:
             return NEVER                         # first the acknowledgements of what was sent
         if not at_once and now_ns < self.refreshed_ns[holder] + self.sync_interval_ns:
             return self.refreshed_ns[holder] + self.sync_interval_ns
-        while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW:
+        while (at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW
+               and not self.transport.out_of_memory):
             at = self._send_refresh(holder, at)
         self.refreshed_ns[holder] = now_ns
         sent = at
@@ -912,6 +923,8 @@ cdef class Rounds:
         cdef RoundHeader header
         cdef uint32_t key
         cdef int32_t slot
+        if memory == NULL:
+            return at
         memset(&header, 0, sizeof(header))
         self.keys.clear()
         self.epochs.clear()
