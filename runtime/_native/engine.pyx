@@ -143,7 +143,7 @@ cdef void _on_step(void* context) noexcept nogil:
 
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
-    (<Engine>context).control.fail(rank, why, strlen(why), True)
+    (<Engine>context).control.fail(rank, why, strlen(why))
 
 
 cdef str _text(object what):
@@ -326,7 +326,7 @@ cdef class Engine:
 
     cdef void wake_finished(self) noexcept nogil:
         if self.transport.out_of_memory and self.state == ENGINE_RUNNING:
-            self.control.fail(self.transport.rank, NO_MEMORY, strlen(NO_MEMORY), True)
+            self.control.fail(self.transport.rank, NO_MEMORY, strlen(NO_MEMORY))
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
             self.rounds.fail(OPERATION_PEER_LOST)
@@ -825,7 +825,7 @@ cdef class Engine:
         with nogil:
             self.acquire()
             if not _is_over(self):
-                self.control.fail(self.transport.rank, data, size_bytes, True)
+                self.control.fail(self.transport.rank, data, size_bytes)
             self.wake_finished()
             self._arm_sleeper()
             self.release()
