@@ -145,7 +145,10 @@ def test_who_explains_a_key_and_who_asks_both_end(culprit: int) -> None:
         tables = job.create_table("t", 100)
         key = int(np.setdiff1d(np.arange(100), tables[0].owned_keys())[0])
         job.network.fail_allocations(culprit, nth, 1)
-        lives = [lambda manager, table=tables[0], key=key: manager.explain(table, key, ask_owner=True), lambda _: None]
-        outcomes = run_to_the_end(job, lives)
+
+        def ask(manager: ParameterManager, table: Any = tables[0], key: int = key) -> None:
+            manager.explain(table, key, ask_owner=True)
+
+        outcomes = run_to_the_end(job, [ask, lambda manager: None])
         check(outcomes, {culprit})
         assert all(outcomes) or nth > 0
