@@ -146,6 +146,9 @@ cdef class SimNetwork:
     cdef vector[uint8_t] follow_up_due   # a STEP is scheduled because a message was delivered
     cdef vector[int64_t] step_due_ns     # when the earliest STEP that the rank asked for is; NEVER: none
     cdef vector[int64_t] last_arrival    # [source * size + destination]
+    cdef vector[int64_t] allocations     # so far
+    cdef vector[int64_t] fails_from      # the first of them that fails ...
+    cdef vector[int64_t] fails_until     # ... and the first that does not any more
     cdef vector[uint64_t] kind_messages  # [rank * 256 + message_id], sent
     cdef vector[uint64_t] kind_bytes
     # trace
@@ -154,6 +157,7 @@ cdef class SimNetwork:
     cdef vector[Happening] happenings    # a ring of the last ones
     cdef vector[Mutation] mutations
     cdef readonly uint64_t mutations_applied
+    cdef readonly uint64_t allocations_failed
     cdef readonly int64_t allocated_bytes    # of allocate(), not yet released
 
     cdef bint run_event(self, int64_t until_ns) noexcept nogil
@@ -166,6 +170,7 @@ cdef class SimNetwork:
     cdef void schedule_lost(self, uint32_t rank, uint32_t peer, int64_t at_ns) noexcept nogil
     cdef void stop(self, const char* why) noexcept nogil
     cdef void release_sender(self, uint32_t source) noexcept nogil
+    cdef bint allocation_fails(self, uint32_t rank) noexcept nogil
     # private
     cdef TaskState* _own_state(self) except NULL
     cdef void _follow_up(self, uint32_t rank) noexcept nogil

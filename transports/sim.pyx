@@ -116,6 +116,9 @@ cdef class SimNetwork:
         self.follow_up_due.resize(size, 0)
         self.step_due_ns.resize(size, NEVER)
         self.last_arrival.resize(<size_t>size * size, 0)
+        self.allocations.resize(size, 0)
+        self.fails_from.resize(size, NEVER)
+        self.fails_until.resize(size, NEVER)
         self.kind_messages.resize(<size_t>size * 256, 0)
         self.kind_bytes.resize(<size_t>size * 256, 0)
         self.tasks = []
@@ -321,6 +324,15 @@ cdef class SimNetwork:
         """Nothing gets to or from the rank any more, and nobody is told."""
         self.silent[rank] = 1
 
+    def fail_allocations(self, rank: int, nth: int, count: int | None = None) -> None:
+        """The rank's memory for messages runs out: of its allocations from now on, the ``nth`` (from 0) fails.
+
+        Allocations are what the transport allocates for the layer above, and one for each message it is given to send.
+        count: how many fail in a row. None: all from then on.
+        """
+        self.fails_from[rank] = self.allocations[rank] + nth
+        self.fails_until[rank] = NEVER if count is None else self.fails_from[rank] + count
+
     # -- public: looking at it ---------------------------------------------------------------------------------------
 
     @property
@@ -356,6 +368,17 @@ cdef class SimNetwork:
 
     def __repr__(self):
         return f"<SimNetwork of {self.size} ranks, seed {self.seed}, {self.now / 1e9:.6f} s, {self.events} events>"
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    cdef bint allocation_fails(self, uint32_t rank) noexcept nogil:
+        """To be asked once per allocation of a rank."""
+        cdef int64_t number = self.allocations[rank]
+        self.allocations[rank] += 1
+        if number < self.fails_from[rank] or number >= self.fails_until[rank]:
+            return False
+        self.allocations_failed += 1
+        return True
 
     # -- chance ------------------------------------------------------------------------------------------------------
 
@@ -621,7 +644,7 @@ cdef class SimNetwork:
         while at != self.queue.end():
             if dereference(at).second.kind == EVENT_DELIVER and dereference(at).second.source == source:
                 message = <Message*>dereference(at).second.item
-                if message.done != NULL and _gather(message):
+                if message.body == NULL and _gather(message) and message.done != NULL:
                     message.done(message.argument, 0)
                     message.done = NULL
             preincrement(at)
@@ -792,6 +815,8 @@ cdef class SimTransport(Transport):
         cdef size_t i
         if self.closed or self.lost[destination] or self.network.stopped:
             return SEND_PEER_LOST
+        if self.network.allocation_fails(self.rank):
+            return SEND_NO_MEMORY
         status = self.network.send(
             self.rank, destination, message_id, header, header_bytes, pieces, piece_count, done, argument)
         if status == SEND_OK:
@@ -844,7 +869,9 @@ cdef class SimTransport(Transport):
         self.network.run_until(condition, context, argument, until_ns)
 
     cdef char* allocate(self, size_t size_bytes) noexcept nogil:
-        cdef char* memory = <char*>aligned_alloc(64, (size_bytes + 63) & ~<size_t>63)
+        cdef char* memory = NULL
+        if not self.network.allocation_fails(self.rank):
+            memory = <char*>aligned_alloc(64, (size_bytes + 63) & ~<size_t>63)
         if memory != NULL:
             memset(memory, FRESH_BYTE, size_bytes)
             self.network.allocated_bytes += size_bytes

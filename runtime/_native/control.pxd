@@ -50,8 +50,8 @@ cdef class Control:
     cdef void leave(self) noexcept nogil
     # The transport is about to be closed: ends the collective this rank is in.
     cdef void close(self) noexcept nogil
-    # Ends the job: fails every open request and collective here, and tells the peers who was lost and why.
-    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil
+    # Ends the job: fails every open request and collective here, and tells the peers who was lost and why. They tell it on.
+    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes) noexcept nogil
     # Pings peers that are waited for and silent; drops those silent for too long.
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil
     cdef bint on_message(

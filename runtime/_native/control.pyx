@@ -13,7 +13,10 @@ from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
 )
-from intentpm.transports.base cimport Transport
+from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, Piece, Transport
+
+cdef enum:
+    WHY_BYTES = 256              # for the reason of a failure, which may be that there is no memory
 
 
 cdef class Control:
@@ -30,6 +33,7 @@ cdef class Control:
         self.left_after.resize(self.size, 0)
         self.pinged_ns.resize(self.size, 0)
         self.left_early = -1
+        self.failed_why.reserve(WHY_BYTES)
 
     cdef bint _send(
             self, uint32_t to, uint8_t message_id, const ControlHeader* header,
@@ -146,21 +150,27 @@ cdef class Control:
 
     # -- failure ---------------------------------------------------------------------------------------------------------
 
-    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes, bint tell) noexcept nogil:
+    cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes) noexcept nogil:
         cdef ControlHeader header
+        cdef Piece piece
         cdef uint32_t peer
         if self.failed:
             return
         self.failed_rank = culprit
         self.failed_why.assign(why, why_bytes)
         store_release(&self.failed, 1)
-        if tell:
-            # Before anything else: so peers name the rank that was lost, not this one, which will go because of it.
-            memset(&header, 0, sizeof(header))
-            header.culprit = culprit
-            for peer in range(self.size):
-                if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
-                    self._send(peer, MSG_ABORT, &header, why, why_bytes)
+        # Before anything else: so peers name the rank that was lost, not this one, which will go because of it. Not staged:
+        # there may be no memory left. The text stays where it is until after the transport is closed.
+        memset(&header, 0, sizeof(header))
+        header.culprit = culprit
+        piece.data = self.failed_why.data()
+        piece.size_bytes = why_bytes
+        piece.memory = HOST_MEMORY
+        for peer in range(self.size):
+            if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
+                if SEND_NO_MEMORY == self.transport.send(
+                        peer, MSG_ABORT, <const char*>&header, sizeof(header), &piece, 1, NULL, NULL):
+                    self.transport.drop(peer, "could not be told that the job has failed: out of memory")
         self.requests.fail(NULL, OPERATION_PEER_LOST)
         self._end(OPERATION_PEER_LOST)
 
@@ -222,7 +232,7 @@ cdef class Control:
         elif message_id == MSG_LEAVE:
             self._on_leave(source, header.sequence)
         elif message_id == MSG_ABORT:
-            self.fail(header.culprit, body, body_bytes, False)
+            self.fail(header.culprit, body, body_bytes)
         else:
             return message_id == MSG_PONG
         return True

@@ -68,6 +68,8 @@ cdef enum:
     LOOK_GAP_NS = 400_000
     MOST_LOOK_GAP_NS = 12_800_000
 
+cdef const char* NO_MEMORY = "ran out of memory for messages"
+
 
 # -- what a wait can be for ----------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ cdef void _on_message(
         else:
             understood = (<Engine>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
-        (<Engine>context).transport.drop(source, "sent a message that makes no sense (a defect, or memory ran out here)")
+        (<Engine>context).transport.drop(source, "sent a message that makes no sense (a defect)")
 
 
 cdef void _on_step(void* context) noexcept nogil:
@@ -141,7 +143,7 @@ cdef void _on_step(void* context) noexcept nogil:
 
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
-    (<Engine>context).control.fail(rank, why, strlen(why), True)
+    (<Engine>context).control.fail(rank, why, strlen(why))
 
 
 cdef str _text(object what):
@@ -323,6 +325,8 @@ cdef class Engine:
             read(self.driver_fd, &count, sizeof(count))
 
     cdef void wake_finished(self) noexcept nogil:
+        if self.transport.out_of_memory and self.state == ENGINE_RUNNING:
+            self.control.fail(self.transport.rank, NO_MEMORY, strlen(NO_MEMORY))
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
             self.rounds.fail(OPERATION_PEER_LOST)
@@ -661,6 +665,7 @@ cdef class Engine:
                     self._leave_wheel()
                 if not self.drive(_window_open, submission, self.transport.now_ns() + WAIT_SLICE_NS):
                     self.control.check_silence(started)
+                    self.wake_finished()
                 if not _is_over(self):
                     result = self.remote.submit(operation, submission)
             if _is_over(self):
@@ -726,6 +731,9 @@ cdef class Engine:
         cdef uint32_t state = load_acquire(&self.state)
         if state == ENGINE_RUNNING and load_acquire(&self.control.failed):
             state = ENGINE_FAILED
+        if state == ENGINE_FAILED and self.control.failed_rank == self.transport.rank and self.transport.out_of_memory:
+            raise MemoryBudgetError(
+                f"rank {self.transport.rank} {NO_MEMORY.decode()}; the job cannot go on: restart it with more memory")
         if state == ENGINE_FAILED:
             raise PeerLostError(self.control.failed_rank, (
                 f"rank {self.transport.rank}: lost rank {self.control.failed_rank}, which "
@@ -817,7 +825,7 @@ cdef class Engine:
         with nogil:
             self.acquire()
             if not _is_over(self):
-                self.control.fail(self.transport.rank, data, size_bytes, True)
+                self.control.fail(self.transport.rank, data, size_bytes)
             self.wake_finished()
             self._arm_sleeper()
             self.release()
@@ -828,6 +836,7 @@ cdef class Engine:
         with nogil:
             self.acquire()
             self.control.leave()
+            self.wake_finished()
             self._arm_sleeper()
             self.release()
         self._wait(_all_left, NULL, -1.0, "the other ranks to close")

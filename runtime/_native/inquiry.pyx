@@ -144,7 +144,7 @@ cdef class Inquiry:
             self.collect(table_id, key, facts)
             memory = stage(self.transport, facts.size())
             if memory == NULL:
-                return False
+                return True
             memcpy(memory, facts.data(), facts.size())
             send_staged(
                 self.transport, source, MSG_EXPLAINED, header, sizeof(ControlHeader), memory, facts.size())

@@ -19,6 +19,7 @@ cdef enum Mutation:
     MUTATION_HOME_NOT_TOLD = 1 << 4          # of a relocation
     MUTATION_RECORDS_FIRST = 1 << 5          # parked records are served before parked accesses
     MUTATION_SYNC_WITHOUT_NEWS = 1 << 6      # wait_sync does not ask for what others wrote
+    MUTATION_PARKING_REFUSED = 1 << 7        # there is no memory for what waits for a key on its way
 
 
 cdef uint32_t planted            # set while no other thread runs

@@ -10,6 +10,7 @@ NAMES = {
     "home not told": MUTATION_HOME_NOT_TOLD,
     "records first": MUTATION_RECORDS_FIRST,
     "sync without news": MUTATION_SYNC_WITHOUT_NEWS,
+    "parking refused": MUTATION_PARKING_REFUSED,
 }
 
 

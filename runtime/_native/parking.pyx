@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
-from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, is_planted
+from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, MUTATION_PARKING_REFUSED, is_planted
 from intentpm.runtime._native.store cimport TableState
 
 
@@ -16,6 +16,8 @@ cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil
 
 
 cdef ParkedMessage* _new(const TableState* table, const char* row) noexcept nogil:
+    if is_planted(MUTATION_PARKING_REFUSED):
+        return NULL
     return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + (table.row_bytes if row != NULL else 0))
 
 

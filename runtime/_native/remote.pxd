@@ -91,7 +91,7 @@ cdef class RemoteAccess:
     cdef void _fill_index(
         self, TableState* table, const AccessHeader* asked, const AccessBody* sections, AccessBody* reply) noexcept nogil
     cdef bint _forward(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil
-    cdef bint _forward_to(
+    cdef void _forward_to(
         self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil
 
     # A parked access whose key has arrived.
@@ -113,7 +113,12 @@ cdef class RemoteAccess:
 
 
 # A staged message body: allocated from the transport, released by it when sent.
+#
+# When memory runs out, a worker's call that was about to send fails alone. Any other message is one that another rank waits
+# for, or relies on: without it the job cannot go on. ``Transport.out_of_memory`` tells the engine, which ends it.
 cdef void unstage(void* body, int status) noexcept nogil
+# NULL: out of memory. try_stage: the caller has a worker to tell. stage: it has none, and need not do more than stop here.
+cdef char* try_stage(Transport transport, size_t size_bytes) noexcept nogil
 cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil
 cdef bint send_staged(
     Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,

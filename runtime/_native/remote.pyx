@@ -19,7 +19,7 @@ from intentpm.runtime._native.state cimport KEY_ABSENT, KEY_REQUESTED, SLOT_OWNE
 from intentpm.runtime._native.store cimport (
     PREFETCH_ROWS, TableState, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
 )
-from intentpm.transports.base cimport HOST_MEMORY, SEND_OK, Piece, Transport
+from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
 
 
 # -- staged bodies -------------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ cdef struct Staged:
     size_t size_bytes            # header included
 
 
-cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
+cdef char* try_stage(Transport transport, size_t size_bytes) noexcept nogil:
     """Memory for a message body of ``size_bytes``; NULL: out of memory. Pass it to send_staged."""
     cdef char* memory = transport.allocate(size_bytes + STAGED_HEADER_BYTES)
     if memory == NULL:
@@ -40,6 +40,14 @@ cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
     (<Staged*>memory).transport = <void*>transport
     (<Staged*>memory).size_bytes = size_bytes + STAGED_HEADER_BYTES
     return memory + STAGED_HEADER_BYTES
+
+
+cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
+    """As try_stage; NULL ends the job."""
+    cdef char* memory = try_stage(transport, size_bytes)
+    if memory == NULL:
+        transport.out_of_memory = True
+    return memory
 
 
 cdef void unstage(void* body, int status) noexcept nogil:
@@ -51,15 +59,24 @@ cdef void unstage(void* body, int status) noexcept nogil:
 cdef bint send_staged(
         Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,
         char* body, size_t body_bytes) noexcept nogil:
-    """Sends and gives the body away, whatever the result. False: the peer is lost."""
+    """Sends and gives the body away, whatever the result. NULL: there was no memory for it.
+
+    False: the peer is lost, or memory has run out; either ends the job.
+    """
     cdef Piece piece
+    cdef SendStatus status
+    if body == NULL:
+        return False
     transport.sent_bytes_of[message_id & 31] += header_bytes + body_bytes
     piece.data = body
     piece.size_bytes = body_bytes
     piece.memory = HOST_MEMORY
-    if transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, unstage, body) == SEND_OK:
+    status = transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, unstage, body)
+    if status == SEND_OK:
         return True
     unstage(body, 1)
+    if status == SEND_NO_MEMORY:
+        transport.out_of_memory = True
     return False
 
 
@@ -211,7 +228,7 @@ cdef class RemoteAccess:
         header.kind = <uint8_t>operation.kind
         header.flags = 0
         header.hops = 0
-        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        memory = try_stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
         if memory == NULL:
             operation.status = OPERATION_NO_MEMORY
             return False
@@ -302,7 +319,7 @@ cdef class RemoteAccess:
         header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
         memory = stage(self.transport, reply_body(NULL, &header, table.row_bytes).size_bytes)
         if memory == NULL:
-            return False
+            return True
         for i in range(asked.count):
             if i + PREFETCH_ROWS < asked.count:
                 prefetch_key(table, sections.keys[i + PREFETCH_ROWS], asked.kind != ACCESS_PULL)
@@ -349,8 +366,10 @@ cdef class RemoteAccess:
         if sections.rows != NULL:
             row = sections.rows + i * table.row_bytes
         note_traced(self.journal, table, sections.keys[i], EVENT_PARKED, asked.origin)
-        return self.parking.park_access(
-            table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row)
+        if not self.parking.park_access(
+                table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row):
+            self.transport.out_of_memory = True
+        return True
 
     cdef void _fill_index(
             self, TableState* table, const AccessHeader* asked, const AccessBody* sections, AccessBody* reply) noexcept nogil:
@@ -380,8 +399,9 @@ cdef class RemoteAccess:
         self.forwarded_keys += self.grouped.size()
         while not self.grouped.empty():
             owner = known_owner(table, sections.keys[self.grouped[0]])
-            if owner == table.rank or not self._forward_to(table, owner, asked, sections):
+            if owner == table.rank:
                 return False
+            self._forward_to(table, owner, asked, sections)
             kept = 0
             for i in range(self.grouped.size()):
                 if known_owner(table, sections.keys[self.grouped[i]]) != owner:
@@ -390,7 +410,7 @@ cdef class RemoteAccess:
             self.grouped.resize(kept)
         return True
 
-    cdef bint _forward_to(
+    cdef void _forward_to(
             self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
         cdef AccessHeader header = asked[0]
         cdef AccessBody body
@@ -404,7 +424,7 @@ cdef class RemoteAccess:
             header.count += known_owner(table, sections.keys[self.grouped[g]]) == owner
         memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
         if memory == NULL:
-            return False
+            return
         body = access_body(memory, &header, table.row_bytes)
         for g in range(self.grouped.size()):
             i = self.grouped[g]
@@ -418,7 +438,6 @@ cdef class RemoteAccess:
                 memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
             to += 1
         send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
-        return True
 
     # -- pulls of this rank's own that wait for keys ---------------------------------------------------------------------
     # They wait here, not at the owner: the copy that is on its way has the worker's earlier writes in any case. A key may leave

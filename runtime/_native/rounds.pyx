@@ -379,7 +379,7 @@ cdef class Rounds:
         cdef size_t i
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
-        while at < references.size() and sent_bytes < ROUND_BYTES:
+        while at < references.size() and sent_bytes < ROUND_BYTES and not self.transport.out_of_memory:
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
@@ -399,6 +399,8 @@ cdef class Rounds:
         memset(&header, 0, sizeof(header))
         most = <uint32_t>min(<size_t>most, references.size() - at)
         memory = stage(self.transport, padded(most * table.row_bytes) + indices_bytes(most) + padded(most))
+        if memory == NULL:
+            return at
         self.keys.clear()
         self.codes.clear()
         while at < references.size() and references[at].table == table.table_id and self.keys.size() < most:
@@ -612,6 +614,8 @@ cdef class Rounds:
             self.transport, padded(asked.count * table.row_bytes) + 3 * indices_bytes(asked.count) + padded(asked.count))
         cdef uint32_t i, row = 0
         cdef const char* delta
+        if memory == NULL:
+            return
         header.flags = 0
         header.rows = 0
         self.keys.clear()
@@ -781,8 +785,9 @@ cdef class Rounds:
         header.origin = <uint16_t>self.rank
         section = <uint32_t>(indices_bytes(header.count) // sizeof(uint32_t))
         numbers = <uint32_t*>stage(self.transport, _hint_sections(message_id) * indices_bytes(header.count))
-        memcpy(numbers, self.keys.data(), header.count * sizeof(uint32_t))
-        if message_id == MSG_MOVED:
+        if numbers != NULL:
+            memcpy(numbers, self.keys.data(), header.count * sizeof(uint32_t))
+        if numbers != NULL and message_id == MSG_MOVED:
             for i in range(header.count):
                 numbers[section + i] = table.epoch[self.keys[i]]
                 numbers[2 * section + i] = known_owner(table, self.keys[i])
@@ -851,7 +856,8 @@ cdef class Rounds:
         if body.codes[i] & (RECORD_ADD | RECORD_SET):
             delta = body.rows + row * table.row_bytes
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
-        self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta)
+        if not self.remote.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta):
+            self.transport.out_of_memory = True
 
     cdef void _forward(
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
@@ -862,6 +868,8 @@ cdef class Rounds:
         cdef char* memory = stage(
             self.transport,
             padded(numbers.size() * table.row_bytes) + 2 * indices_bytes(<uint32_t>numbers.size()) + padded(numbers.size()))
+        if memory == NULL:
+            return
         header.hops += 1
         header.flags = FLAG_FORWARDED
         header.rows = 0
@@ -1024,6 +1032,8 @@ cdef class Rounds:
         cdef RoundHeader header
         cdef uint32_t key
         cdef int32_t slot
+        if memory == NULL:
+            return at
         memset(&header, 0, sizeof(header))
         self.keys.clear()
         self.epochs.clear()

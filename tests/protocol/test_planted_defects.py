@@ -86,6 +86,7 @@ MODES = {
     "records first": "relocate",
     "home not told": "relocate",
     "deltas twice": "replicate",
+    "parking refused": "relocate",
 }
 
 
