@@ -89,7 +89,7 @@ def _read_matrix_market(path: Path) -> dict[str, NDArray[Any]]:
     import scipy.io
 
     try:
-        matrix = scipy.io.mmread(path)
+        matrix = scipy.io.mmread(path, spmatrix=False)
     except (OSError, ValueError, TypeError, OverflowError, EOFError) as error:
         raise RatingsError(path, f"is neither npz (by its name) nor a readable MatrixMarket file ({error})") from error
     if not hasattr(matrix, "row"):
