@@ -29,7 +29,7 @@ ARGUMENTS = {
     "ratings": "users=20000,items=5000,ratings=400000", "graph": "entities=10000,relations=100,triples=60000",
 }  # fmt: skip
 LOOK_AHEAD = {"zipf": 128, "mf": 32, "kge": 32}
-"""Batches. A step of zipf takes 0.1 ms; on a machine with more ranks than cores, 32 of them are less than a round trip."""
+"""Batches. A step of zipf takes 0.1 ms: where ranks share cores, 32 of them are less than a round trip."""
 TIMEOUT_S = 240.0
 
 
