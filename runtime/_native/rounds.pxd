@@ -92,7 +92,7 @@ cdef class Rounds:
     cdef vector[uint8_t] flush_asked             # per holder: who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # per holder: all sent, acknowledgements to come
     cdef vector[vector[KeyRef]] offers           # per holder: hints not sent yet
-    cdef vector[vector[KeyRef]] moved            # per home rank: the same
+    cdef vector[vector[KeyRef]] moved            # per rank: the same
     cdef int64_t hints_due_ns                    # NEVER: there are none
     # Age of news: since this rank knew of the oldest write among them.
     cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none

@@ -48,6 +48,7 @@ cdef enum:
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
     PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
     HINT_GAP_NS = 10_000_000
+    WELL_KNOWN_RANKS = 8             # in a job of at most so many, all are told where keys move, not only their home ranks
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
 
@@ -746,10 +747,17 @@ cdef class Rounds:
         self.hints_due_ns = min(self.hints_due_ns, self.journal.now_ns + HINT_GAP_NS)
 
     cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
-        """The key's home rank has to hear of its new owner, unless it is one of the two."""
+        """The key's home rank has to hear of its new owner, unless it is one of the two; in a small job everybody does.
+
+        A rank that has heard need not be forwarded: with 4 ranks forwarding was every second message.
+        """
         cdef uint32_t home = home_rank(key, self.size)
-        if home != self.rank and home != owner and not is_planted(MUTATION_HOME_NOT_TOLD):
-            self._note_hint(table, key, self.moved[home])
+        cdef uint32_t peer
+        cdef uint32_t first = home if self.size > WELL_KNOWN_RANKS else 0
+        cdef uint32_t end = home + 1 if self.size > WELL_KNOWN_RANKS else self.size
+        for peer in range(first, end):
+            if peer != self.rank and peer != owner and not is_planted(MUTATION_HOME_NOT_TOLD):
+                self._note_hint(table, key, self.moved[peer])
 
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
         """No intent here: when exactly one other rank still has, it shall be the owner."""

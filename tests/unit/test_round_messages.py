@@ -1,6 +1,7 @@
 """How many messages management needs."""
 
 import numpy as np
+import pytest
 from support.simulation import MESSAGE_IDS, simulate
 
 from intentpm.transports.sim_model import NetworkModel
@@ -8,8 +9,10 @@ from intentpm.transports.sim_model import NetworkModel
 KEYS = np.arange(600)
 
 
-def test_home_ranks_hear_of_many_relocations_at_once():
-    with simulate(4, seed=2, model=NetworkModel()) as job:
+@pytest.mark.parametrize("size", [4, 12])
+def test_other_ranks_hear_of_many_relocations_at_once(size):
+    """In a small job all ranks do, in a larger one the keys' home ranks."""
+    with simulate(size, seed=2, model=NetworkModel()) as job:
         tables = job.create_table("t", len(KEYS))
         homes = np.array([tables[0].owners()[key] for key in KEYS])
         for rank in (1, 2):  # the second time, most keys come from a rank that is not their home
@@ -26,6 +29,10 @@ def test_home_ranks_hear_of_many_relocations_at_once():
         job.settle()
         assert len(tables[2].owned_keys()) == len(KEYS)
         messages, _ = job.network.traffic()[MESSAGE_IDS["MOVED"]]
-        assert messages == [0, 2, 0, 0], "one to each third rank"
-        for home in (0, 3):
-            assert (tables[home].owners()[KEYS[homes == home]] == 2).all()
+        if size == 4:
+            assert messages == [2, 2, 2, 2], "one to each rank that neither gives nor takes"
+        else:
+            assert messages == [0, size - 2, *[0] * (size - 2)], "one to each third rank"
+        for other in set(range(size)) - {2}:
+            told = KEYS if size == 4 else KEYS[homes == other]
+            assert (tables[other].owners()[told] == 2).all()
