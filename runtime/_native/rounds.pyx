@@ -1016,7 +1016,8 @@ cdef class Rounds:
             return self.refreshed_ns[holder] + self.sync_interval_ns
         # While one is not acknowledged, only messages that are full are sent: rows written often gather.
         while at < self.news[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW and (
-                at_once or self.refreshes_open[holder] == 0 or self._fills_message(self.news[holder], at)):
+                at_once or self.refreshes_open[holder] == 0 or self._fills_message(self.news[holder], at)) and (
+                not self.transport.out_of_memory):
             at = self._send_refresh(holder, at)
         self.refreshed_ns[holder] = now_ns
         sent = at
