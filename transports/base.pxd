@@ -69,7 +69,7 @@ cdef class Transport:
     # Headers and bodies per message id (modulo 32), kept by the layer above, which alone knows what the ids mean.
     cdef uint64_t sent_bytes_of[32]
     cdef uint64_t received_bytes_of[32]
-    # Memory for messages ran out; the layer above notes it here, and ends the job because of it.
+    # Memory for messages ran out; the layer above notes it here, and ends the job because of it. Under the callers' lock.
     cdef bint out_of_memory
 
     # -- data path: nogil, serialised by the caller ------------------------------------------------------------------

@@ -28,7 +28,7 @@ START_S = 120.0
               show_default=True, help="Keys per call; may be repeated.")  # fmt: skip
 @click.option("--num-keys", type=click.IntRange(2), default=20_000, show_default=True, help="Rows of the table.")
 @click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="float32 values per row.")
-@click.option("--repeats", type=click.IntRange(1), default=2_000, show_default=True, help="Calls per case at most.")
+@click.option("--repeats", type=click.IntRange(1), default=100_000, show_default=True, help="Calls per case at most.")
 @click.option(
     "--seconds", "case_s", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Per case at most."
 )

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
+from intentpm.runtime._native.holders cimport bit_number, is_shared, only_holder, others_hold, take_news
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_SENT, EVENT_DELTA_TAKEN, EVENT_DROPPED, EVENT_FORWARDED, EVENT_GRANTED, EVENT_HOLDER_ADDED,
@@ -25,8 +26,9 @@ from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
+from intentpm.runtime._native.prefetching cimport prefetch_counted, prefetch_slots
 from intentpm.runtime._native.primitives cimport (
-    copy_row, fence_seq_cst, load_relaxed, prefetch_read, prefetch_write, store_release, store_release_i32,
+    copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32,
 )
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
@@ -34,9 +36,9 @@ from intentpm.runtime._native.state cimport (
     KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    CACHE_LINE_BYTES, PREFETCH_ROWS, Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty,
-    mark_shared, move_out, next_dirty, pending_norm, prefetch_key, promote_replica, publish_owned, publish_slot, read_slot,
-    refresh_replica, row_of, take_dirty, take_pending,
+    Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out, next_dirty,
+    pending_norm, prefetch_row, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
+    take_pending,
 )
 
 cdef enum:
@@ -46,70 +48,10 @@ cdef enum:
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
-    PREFETCH_ENTRIES = 16            # keys ahead; PREFETCH_ROWS for what hangs on their slots
     HINT_GAP_NS = 10_000_000
     WELL_KNOWN_RANKS = 8             # in a job of at most so many, all are told where keys move, not only their home ranks
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
-
-
-# A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
-
-cdef inline void _prefetch_counted(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """What counting an intent of a key looks at."""
-    cdef uint32_t key
-    cdef int32_t slot
-    if i + PREFETCH_ENTRIES < count:
-        key = keys[i + PREFETCH_ENTRIES]
-        prefetch_read(&table.slot[key])
-        prefetch_write(&table.intent_refs[key])
-        prefetch_write(&table.flags[key])
-        prefetch_read(&table.owner[key])
-    if i + PREFETCH_ROWS < count:
-        key = keys[i + PREFETCH_ROWS]
-        slot = table.slot[key]
-        if slot >= 0:
-            prefetch_read(&table.head[slot])
-        else:
-            prefetch_read(&table.epoch[key])
-
-
-cdef inline void _prefetch_entries(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    cdef uint32_t key
-    if i + PREFETCH_ENTRIES < count:
-        key = keys[i + PREFETCH_ENTRIES]
-        prefetch_read(&table.slot[key])
-        prefetch_write(&table.intent_refs[key])
-        prefetch_write(&table.flags[key])
-        prefetch_read(&table.owner[key])
-        prefetch_read(&table.epoch[key])
-
-
-cdef inline void _prefetch_slots(TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """Of keys whose entries are near: word and row; then what else such a slot has."""
-    cdef int32_t slot
-    cdef uint32_t word
-    _prefetch_entries(table, keys, i, count)
-    if i + PREFETCH_ROWS < count:
-        prefetch_key(table, keys[i + PREFETCH_ROWS], True)
-    if i + PREFETCH_ROWS // 2 < count:
-        slot = table.slot[keys[i + PREFETCH_ROWS // 2]]
-        if slot >= 0:
-            word = load_relaxed(&table.head[slot].word)
-            if word & WORD_SHARED:
-                prefetch_write(&table.holders[slot * table.holder_words])
-                prefetch_write(&table.news[slot * table.holder_words])
-            elif state_of(word) == SLOT_REPLICA:
-                prefetch_read(&table.pending_of[slot])
-                prefetch_read(&table.seen_version[slot])
-
-
-cdef inline void _prefetch_out(char* row, size_t row_bytes) noexcept nogil:
-    """Where a row will be copied: else the next exchange of a slot's word waits for the copy before it."""
-    cdef size_t offset = 0
-    while offset < row_bytes and offset < 512:
-        prefetch_write(row + offset)
-        offset += CACHE_LINE_BYTES
 
 
 cdef class Rounds:
@@ -214,7 +156,7 @@ cdef class Rounds:
         cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
-            _prefetch_counted(table, intent.keys, i, intent.count)
+            prefetch_counted(table, intent.keys, i, intent.count)
             if self._counts_only(table, intent.keys[i]) and table.intent_refs[intent.keys[i]] < ALL_INTENTS - 1:
                 table.intent_refs[intent.keys[i]] += 1
                 continue
@@ -267,7 +209,7 @@ cdef class Rounds:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i, key
         for i in range(intent.count):
-            _prefetch_counted(table, intent.keys, i, intent.count)
+            prefetch_counted(table, intent.keys, i, intent.count)
             key = intent.keys[i]
             if table.intent_refs[key] == ALL_INTENTS:            # KEY_PINNED
                 continue
@@ -488,7 +430,7 @@ cdef class Rounds:
                 (<IntentQueue>self.workers[i]).round_ended()
             self.look_at_intents = True
         for i in range(header.count):
-            _prefetch_slots(table, body.keys, i, header.count)
+            prefetch_slots(table, body.keys, i, header.count)
             keys.push_back(body.keys[i])
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
             if body.codes[i] == RESULT_DROPPED:
@@ -626,7 +568,7 @@ cdef class Rounds:
         self.left_over.clear()
         self.row_numbers.clear()
         for i in range(asked.count):
-            _prefetch_slots(table, body.keys, i, asked.count)
+            prefetch_slots(table, body.keys, i, asked.count)
             delta = body.rows + row * table.row_bytes
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)
@@ -649,7 +591,8 @@ cdef class Rounds:
         cdef int32_t slot = table.slot[key]
         cdef char* row = memory + header.rows * table.row_bytes
         cdef uint8_t result = RESULT_ROW
-        _prefetch_out(row + 4 * table.row_bytes, table.row_bytes)
+        # Where the next rows will be copied: else the next exchange of a slot's word waits for the copy before it.
+        prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
             apply_write(table, slot, delta, record & RECORD_SET)
@@ -664,7 +607,7 @@ cdef class Rounds:
             if table.intent_refs[key] == 0:
                 self._offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
-                self.management, table.intent_refs[key] > 0, _others_hold(table, slot, holder)) == DECIDE_RELOCATE:
+                self.management, table.intent_refs[key] > 0, others_hold(table, slot, holder)) == DECIDE_RELOCATE:
             result = RESULT_MOVED
             version = self._move_to(table, slot, key, holder, row)
         else:
@@ -712,12 +655,12 @@ cdef class Rounds:
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef size_t word = slot * table.holder_words + (holder >> 6)
         cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-        if not _is_shared(table, slot) or not table.holders[word] & bit:
+        if not is_shared(table, slot) or not table.holders[word] & bit:
             return
         table.holders[word] &= ~bit
         table.news[word] &= ~bit
         note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.epoch[key])
-        if not _others_hold(table, slot, holder):
+        if not others_hold(table, slot, holder):
             mark_shared(table, slot, False)
 
     # -- hints -----------------------------------------------------------------------------------------------------------
@@ -761,7 +704,7 @@ cdef class Rounds:
 
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
         """No intent here: when exactly one other rank still has, it shall be the owner."""
-        cdef int64_t last = _only_holder(table, table.slot[key])
+        cdef int64_t last = only_holder(table, table.slot[key])
         if last >= 0 and may_relocate(self.management):
             self._note_hint(table, key, self.offers[last])
             note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.epoch[key])
@@ -807,7 +750,7 @@ cdef class Rounds:
     cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
         return (
             known_owner(table, key) == self.rank and table.intent_refs[key] == 0
-            and _only_holder(table, table.slot[key]) == <int64_t>holder)
+            and only_holder(table, table.slot[key]) == <int64_t>holder)
 
     cdef bint _take_hints(
             self, TableState* table, uint8_t message_id, const RoundHeader* header,
@@ -976,7 +919,7 @@ cdef class Rounds:
             while fresh:
                 bit = fresh & (~fresh + 1)
                 fresh ^= bit
-                holder = <uint32_t>(word * 64) + _bit_number(bit)
+                holder = <uint32_t>(word * 64) + bit_number(bit)
                 table.news[slot * table.holder_words + word] |= bit
                 self._note_age(holder)
                 self.news[holder].push_back(reference)
@@ -1052,7 +995,7 @@ cdef class Rounds:
             key = references[0][at].key
             at += 1
             slot = table.slot[key]
-            if known_owner(table, key) != self.rank or not _take_news(table, slot, holder):
+            if known_owner(table, key) != self.rank or not take_news(table, slot, holder):
                 continue                         # moved, dropped or answered meanwhile
             self.versions.push_back(read_slot(table, slot, memory + header.rows * table.row_bytes))
             note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.versions.back())
@@ -1298,62 +1241,9 @@ cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nog
     return (table.flags[key] & KEY_COLOUR) != 0
 
 
-cdef inline uint32_t _bit_number(uint64_t bit) noexcept nogil:
-    cdef uint32_t number = 0
-    while bit > 1:
-        bit >>= 1
-        number += 1
-    return number
-
-
 cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
     cdef uint32_t i
     for i in range(header.count):
         if keys[i] >= table.num_keys:
             return False
     return header.count > 0
-
-
-cdef inline bint _is_shared(const TableState* table, int32_t slot) noexcept nogil:
-    """Whether any rank holds a replica. The slot's word says so too: no need to look at ``holders`` of most rows."""
-    return (load_relaxed(&table.head[slot].word) & WORD_SHARED) != 0
-
-
-cdef inline bint _others_hold(const TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
-    cdef size_t word
-    cdef uint64_t bits
-    if not _is_shared(table, slot):
-        return False
-    for word in range(table.holder_words):
-        bits = table.holders[slot * table.holder_words + word]
-        if holder >> 6 == word:
-            bits &= ~(<uint64_t>1 << (holder & 63))
-        if bits:
-            return True
-    return False
-
-
-cdef inline int64_t _only_holder(const TableState* table, int32_t slot) noexcept nogil:
-    """The rank that alone holds a replica; -1: none or several."""
-    cdef int64_t only = -1
-    cdef size_t word
-    cdef uint64_t bits
-    if not _is_shared(table, slot):
-        return -1
-    for word in range(table.holder_words):
-        bits = table.holders[slot * table.holder_words + word]
-        if bits == 0:
-            continue
-        if only >= 0 or bits & (bits - 1):
-            return -1
-        only = word * 64 + _bit_number(bits)
-    return only
-
-
-cdef inline bint _take_news(TableState* table, int32_t slot, uint32_t holder) noexcept nogil:
-    cdef size_t word = slot * table.holder_words + (holder >> 6)
-    cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-    if not table.news[word] & bit:
-        return False
-    table.news[word] &= ~bit
-    return True

@@ -91,18 +91,22 @@ cdef enum:
     PREFETCH_ROWS = 8            # keys ahead where single rows are accessed one after the other
 
 
-cdef inline void prefetch_slot(
-        const TableState* table, int32_t slot, size_t row_bytes, bint for_writing) noexcept nogil:
-    """Brings the slot's word and row near."""
-    cdef char* row = row_of(table, slot)
+cdef inline void prefetch_row(const char* row, size_t row_bytes, bint for_writing) noexcept nogil:
+    """Brings a row near, of a long one the beginning."""
     cdef size_t offset = 0
-    prefetch_write(&table.head[slot])
     while offset < row_bytes and offset < 512:
         if for_writing:
             prefetch_write(row + offset)
         else:
             prefetch_read(row + offset)
         offset += CACHE_LINE_BYTES
+
+
+cdef inline void prefetch_slot(
+        const TableState* table, int32_t slot, size_t row_bytes, bint for_writing) noexcept nogil:
+    """Brings the slot's word and row near."""
+    prefetch_write(&table.head[slot])
+    prefetch_row(row_of(table, slot), row_bytes, for_writing)
 
 
 cdef inline void prefetch_key(const TableState* table, int64_t key, bint for_writing) noexcept nogil:

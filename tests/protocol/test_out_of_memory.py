@@ -4,10 +4,8 @@ The transport of one rank refuses its n-th allocation, that one alone or all fro
 ``peer_timeout`` to notice: a run has less virtual time than that.
 """
 
-import gc
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +20,8 @@ from intentpm.runtime.errors import MemoryBudgetError, PeerLostError
 from intentpm.runtime.manager import ParameterManager
 from intentpm.transports.sim_model import NetworkModel
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 SEEDS_PER_MODE = 80
 MOST_ALLOCATIONS = 600  # about what a rank makes in a program
 NEVER_CHECKED = 10**9  # the invariants do not hold at the end of a job that failed
@@ -29,16 +29,6 @@ VIRTUAL_S = 9.0
 PEER_TIMEOUT_S = 20.0
 
 Outcomes = list[Exception | None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_core() -> Iterator[None]:
-    """One thread of a simulation runs at any time; on one core handing over is three times as fast."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    yield
-    os.sched_setaffinity(0, cores)
-    gc.collect()
 
 
 def run_to_the_end(job: Simulation, lives: list[Callable[[ParameterManager], Any]]) -> Outcomes:

@@ -4,28 +4,18 @@
 """
 
 import ast
-import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.programs import MODES, run_seed
 
 TESTS = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("one_core")
+
 SEEDS_PER_MODE = 60
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_core() -> Iterator[None]:
-    """One thread of a simulation runs at any time; on one core handing over is three times as fast."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    yield
-    os.sched_setaffinity(0, cores)
-    gc.collect()
 
 
 @pytest.mark.parametrize("management", MODES)

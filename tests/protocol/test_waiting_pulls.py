@@ -23,14 +23,20 @@ def _table(job: Simulation) -> tuple[list[Any], np.ndarray]:
     return tables, tables[1].owned_keys()
 
 
+def _ask_for(job: Simulation, table: Any, keys: np.ndarray) -> Any:
+    """A worker of rank 0 that intends ``keys``, which are on their way now."""
+    worker = job.ranks[0].worker()
+    worker.intent(table, keys, 0)
+    job.network.pause(LOOK_US)
+    return worker
+
+
 def test_a_pull_waits_for_keys_on_their_way_and_asks_for_the_rest() -> None:
     with _job() as job:
         tables, away = _table(job)
 
         def pull() -> None:
-            worker = job.ranks[0].worker()
-            worker.intent(tables[0], away[:5], 0)
-            job.network.pause(LOOK_US)
+            worker = _ask_for(job, tables[0], away[:5])
             keys = np.concatenate([away[4:9], away[:6], away[:1]])
             assert (worker.pull(tables[0], keys) == keys[:, None]).all()
 
@@ -66,9 +72,7 @@ def test_an_abandoned_pull_waits_no_longer() -> None:
         tables, away = _table(job)
 
         def pull() -> None:
-            worker = job.ranks[0].worker()
-            worker.intent(tables[0], away[:5], 0)
-            job.network.pause(LOOK_US)
+            worker = _ask_for(job, tables[0], away[:5])
             worker.pull_async(tables[0], away[:5])  # whose future nobody keeps
 
         job.spawn(0, pull)
