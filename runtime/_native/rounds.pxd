@@ -35,7 +35,7 @@ from intentpm.runtime._native.messages cimport ControlHeader, RoundBody, RoundHe
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, RequestPool
-from intentpm.runtime._native.state cimport SlotState
+from intentpm.runtime._native.state cimport KeyRef, SlotState
 from intentpm.runtime._native.store cimport Table, TableState
 from intentpm.transports.base cimport Transport
 
@@ -49,10 +49,6 @@ cdef enum KeyFlags:
     KEY_COLOUR = 32              # while busy: counted in busy[1], else in busy[0]
     KEY_FRESH = 64               # of the old colour, and its record was sent after the colour was flipped
     # 128: journal.KEY_TRACED
-
-cdef struct KeyRef:
-    uint32_t table
-    uint32_t key
 
 cdef struct SyncWait:
     uint64_t ticket
@@ -113,6 +109,7 @@ cdef class Rounds:
     cdef int64_t collected_ns                    # when dirty slots were last looked at
     cdef bint look_at_intents
     cdef uint32_t dirt_noted                     # atomic: a writer told the engine of dirt that is not collected yet
+    cdef vector[int32_t] dirty                   # scratch: slots being sorted
     # Scratch of the message being built.
     cdef vector[uint32_t] keys
     cdef vector[uint32_t] epochs
@@ -170,7 +167,6 @@ cdef class Rounds:
     cdef void _step_intents(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
     cdef void _activate(self, IntentQueue queue, Intent* intent) noexcept nogil
-    cdef bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil
@@ -234,7 +230,7 @@ cdef class Rounds:
     cdef bint _any_dirty(self) noexcept nogil
     cdef void _expect_dirt(self) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil
+    cdef void _sort_dirty(self, TableState* table, bint at_once) noexcept nogil
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
     cdef void _note_age(self, uint32_t holder) noexcept nogil
     cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil

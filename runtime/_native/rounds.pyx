@@ -26,17 +26,20 @@ from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
-from intentpm.runtime._native.prefetching cimport prefetch_counted, prefetch_slots
+from intentpm.runtime._native.prefetching cimport (
+    prefetch_dirty, prefetch_hints, prefetch_intended, prefetch_news, prefetch_places, prefetch_records, prefetch_released,
+    prefetch_slots,
+)
 from intentpm.runtime._native.primitives cimport (
     copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32,
 )
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, WORD_SHARED, SlotState, is_later, state_of,
+    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
 )
 from intentpm.runtime._native.store cimport (
-    Table, TableState, allocate_slot, apply_write, drop_replica, has_pending, is_dirty, mark_shared, move_out, next_dirty,
+    Table, TableState, allocate_slot, apply_write, drop_replica, forget_dirty, has_pending, is_dirty, mark_shared, move_out,
     pending_norm, prefetch_row, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
     take_pending,
 )
@@ -156,10 +159,7 @@ cdef class Rounds:
         cdef bint all_here = True
         self.intents_acted += intent.count
         for i in range(intent.count):
-            prefetch_counted(table, intent.keys, i, intent.count)
-            if self._counts_only(table, intent.keys[i]) and table.intent_refs[intent.keys[i]] < ALL_INTENTS - 1:
-                table.intent_refs[intent.keys[i]] += 1
-                continue
+            prefetch_intended(table, intent.keys, i, intent.count)
             all_here &= self._intend(table, intent.keys[i])
             if self.fenced.size() >= self.early_records and intent.end > queue.seen_clock and self._no_writes_open():
                 self._ask_early()
@@ -184,16 +184,7 @@ cdef class Rounds:
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 
-    cdef inline bint _counts_only(self, const TableState* table, uint32_t key) noexcept nogil:
-        """The key is owned here and nobody holds a replica: nothing comes of an intent's being due or over."""
-        cdef int32_t slot = table.slot[key]
-        cdef uint32_t word
-        if slot < 0 or self.journal.tracing:
-            return False
-        word = load_relaxed(&table.head[slot].word)
-        return state_of(word) == SLOT_OWNED and not word & WORD_SHARED
-
-    cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
+    cdef inline bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
         """Counts one more active intent. True: the key is here."""
         if table.intent_refs[key] < ALL_INTENTS:
             table.intent_refs[key] += 1
@@ -209,17 +200,16 @@ cdef class Rounds:
         cdef TableState* table = self._table(intent.table_id)
         cdef uint32_t i, key
         for i in range(intent.count):
-            prefetch_counted(table, intent.keys, i, intent.count)
+            prefetch_released(table, intent.keys, i, intent.count)
             key = intent.keys[i]
             if table.intent_refs[key] == ALL_INTENTS:            # KEY_PINNED
                 continue
-            if self._counts_only(table, key):
-                table.intent_refs[key] -= 1
-                continue
             table.intent_refs[key] -= 1
-            if self.journal.tracing and table.intent_refs[key] == 0:
+            if table.intent_refs[key] > 0:
+                continue
+            if self.journal.tracing:
                 note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
-            if table.intent_refs[key] == 0 and table.slot[key] >= 0:
+            if table.slot[key] >= 0:
                 self._let_go(table, key)
 
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil:
@@ -347,6 +337,7 @@ cdef class Rounds:
         self.keys.clear()
         self.codes.clear()
         while at < references.size() and references[at].table == table.table_id and self.keys.size() < most:
+            prefetch_records(table, references.data(), at, references.size())
             key = references[at].key
             at += 1
             table.flags[key] &= ~<uint8_t>KEY_QUEUED
@@ -419,7 +410,6 @@ cdef class Rounds:
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
         cdef uint32_t i, row = 0
         cdef const char* rows = body.rows
-        cdef vector[uint32_t] keys               # copies: what follows may build messages in the scratch of this one
         for i in range(self.workers.size()):
             self._count_started(<IntentQueue>self.workers[i], (<IntentQueue>self.workers[i]).now())
         self.open_records[header.round_rank] -= header.count
@@ -431,7 +421,6 @@ cdef class Rounds:
             self.look_at_intents = True
         for i in range(header.count):
             prefetch_slots(table, body.keys, i, header.count)
-            keys.push_back(body.keys[i])
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
             if body.codes[i] == RESULT_DROPPED:
                 learn_owner(table, body.keys[i], owner, body.epochs[i])
@@ -441,8 +430,8 @@ cdef class Rounds:
                 owner, table, body.keys[i], rows + row * table.row_bytes, body.codes[i] == RESULT_MOVED,
                 body.epochs[i], body.versions[i])
             row += 1
-        for i in range(keys.size()):
-            self._look_again(table, keys[i])
+        for i in range(header.count):
+            self._look_again(table, body.keys[i])
         self.remote.step_waiting()
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
@@ -540,6 +529,7 @@ cdef class Rounds:
         cdef uint32_t i, key
         cdef int32_t slot
         for i in range(header.count):
+            prefetch_slots(table, body.keys, i, header.count)
             key = body.keys[i]
             slot = table.slot[key]
             if slot == KEY_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
@@ -724,6 +714,7 @@ cdef class Rounds:
         cdef uint32_t* numbers
         self.keys.clear()
         while at < hints.size() and hints[at].table == table.table_id and self.keys.size() < MESSAGE_RECORDS:
+            prefetch_hints(table, hints.data(), at, hints.size(), message_id == MSG_OFFER)
             key = hints[at].key
             at += 1
             if known_owner(table, key) != peer if message_id == MSG_MOVED else self._is_to_offer(table, key, peer):
@@ -761,8 +752,10 @@ cdef class Rounds:
             return False
         for i in range(header.count):
             if message_id == MSG_OFFER:
+                prefetch_slots(table, numbers, i, header.count)
                 self._take_offer(table, numbers[i])
             elif numbers[2 * section + i] < self.size:
+                prefetch_places(table, numbers, i, header.count)
                 learn_owner(table, numbers[i], numbers[2 * section + i], numbers[section + i])
             else:
                 return False
@@ -846,7 +839,6 @@ cdef class Rounds:
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil:
         """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
-        cdef int32_t slot
         cdef bint dirty = (at_once and self.sync_threshold > 0) or self._any_dirty()
         if not dirty and load_relaxed(&self.dirt_noted):
             # Collected before it was noted (by a sync). Were the note left, the next writer would take it for its own.
@@ -863,9 +855,7 @@ cdef class Rounds:
         self.dirty_since_ns = 0
         self._expect_dirt()
         for t in range(self.remote.table_count):
-            slot = take_dirty(self._table(t))
-            while slot >= 0:
-                slot = self._sort_dirty(self._table(t), slot, at_once)
+            self._sort_dirty(self._table(t), at_once)
             if at_once and self.sync_threshold > 0:
                 self._queue_withheld(self._table(t))
         return NEVER
@@ -893,16 +883,22 @@ cdef class Rounds:
             if state_of(load_relaxed(&table.head[slot].word)) == SLOT_REPLICA and has_pending(table, slot):
                 self._queue(table, <uint32_t>table.head[slot].key)
 
-    cdef int32_t _sort_dirty(self, TableState* table, int32_t slot, bint at_once) noexcept nogil:
-        cdef int32_t following = next_dirty(table, slot)
-        cdef uint32_t word = load_relaxed(&table.head[slot].word)
-        cdef uint32_t key = <uint32_t>table.head[slot].key
-        if state_of(word) == SLOT_REPLICA:
-            if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
-                self._queue(table, key)
-        elif state_of(word) == SLOT_OWNED:
-            self._spread(table, slot, key, self.rank)
-        return following
+    cdef void _sort_dirty(self, TableState* table, bint at_once) noexcept nogil:
+        cdef uint32_t word, key
+        cdef int32_t slot
+        cdef size_t i
+        take_dirty(table, self.dirty)
+        for i in range(self.dirty.size()):
+            prefetch_dirty(table, self.dirty.data(), i, self.dirty.size())
+            slot = self.dirty[i]
+            forget_dirty(table, slot)
+            word = load_relaxed(&table.head[slot].word)
+            key = <uint32_t>table.head[slot].key
+            if state_of(word) == SLOT_REPLICA:
+                if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
+                    self._queue(table, key)
+            elif state_of(word) == SLOT_OWNED:
+                self._spread(table, slot, key, self.rank)
 
     cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil:
         """The row has changed: news for every holder but the one that wrote."""
@@ -992,6 +988,7 @@ cdef class Rounds:
         self.versions.clear()
         self.codes.clear()
         while at < references[0].size() and references[0][at].table == table.table_id and header.rows < most:
+            prefetch_news(table, references.data(), at, references.size())
             key = references[0][at].key
             at += 1
             slot = table.slot[key]
@@ -1175,7 +1172,9 @@ cdef class Rounds:
             return self._take_hints(table, message_id, header, <const uint32_t*>body, body_bytes)
         sections = round_body(
             <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED, answers)
-        if sections.size_bytes != body_bytes or header.rows > header.count or not _keys_fit(table, header, sections.keys):
+        if sections.size_bytes != body_bytes or not _keys_fit(table, header, sections.keys):
+            return False
+        if not _rows_fit(header, &sections, answers):
             return False
         if message_id == MSG_ROUND:
             self._serve_round(table, header, &sections)
@@ -1247,3 +1246,11 @@ cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, c
         if keys[i] >= table.num_keys:
             return False
     return header.count > 0
+
+
+cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bint answers) noexcept nogil:
+    """There are as many rows as the records, or results, say."""
+    cdef uint32_t i, rows = 0
+    for i in range(header.count):
+        rows += body.codes[i] != RESULT_DROPPED if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+    return rows == header.rows

@@ -29,6 +29,11 @@ cdef enum:
     KEY_ABSENT = -1
     KEY_REQUESTED = -2
 
+# A key of a table, where keys of several tables are gathered.
+cdef struct KeyRef:
+    uint32_t table
+    uint32_t key
+
 cdef enum SlotState:
     SLOT_FREE = 0
     SLOT_OWNED = 1

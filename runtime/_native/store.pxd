@@ -20,7 +20,7 @@ from intentpm.runtime._native.state cimport SlotState
 # The two things every access looks at, on one cache line.
 cdef struct SlotHead:
     uint32_t word                # atomic: see state.pxd
-    int32_t key                  # atomic relaxed, written while the word is LOCKED; of a free slot: the next free one
+    int32_t key                  # atomic relaxed, written while the word is LOCKED; of a free slot: -1
 
 
 cdef struct TableState:
@@ -43,7 +43,8 @@ cdef struct TableState:
     int64_t capacity
     SlotHead* head
     char* rows                   # the slab; a row is touched only under its word's rules
-    uint32_t* pending_of         # guarded by: the slot's LOCKED bit. 0: none; else 1 + (pending row << 1 | is a set)
+    # atomic relaxed, written while the slot's word is LOCKED. 0: none; else 1 + (pending row << 1 | is a set)
+    uint32_t* pending_of
     int32_t* dirty_next          # atomic: stack of slots written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     uint32_t* seen_version       # guarded by: engine lock. Of a replica: version of the owner's row it was refreshed from
@@ -57,9 +58,8 @@ cdef struct TableState:
     uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
     int32_t pending_free         # a free row holds the number of the next free one; -1: none
     int32_t pending_touched
-    int32_t free_head            # guarded by: engine lock. -1: none
-    int32_t free_ahead           # guarded by: engine lock. The free slot after the next ``free_lead`` ones
-    int32_t free_lead
+    int32_t* free_slots          # guarded by: engine lock. A stack: slots that were used once and are free
+    int64_t free_count           # guarded by: engine lock
     # atomic relaxed: stored under the engine's lock / read by statistics
     int64_t slots_touched        # slots below this were used once
     int64_t slots_used
@@ -84,6 +84,11 @@ cdef enum:
 
 cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
     return table.rows + <size_t>slot * table.stride_bytes
+
+
+cdef inline char* pending_row(const TableState* table, uint32_t pending) noexcept nogil:
+    """The row that an entry of ``pending_of`` other than 0 names."""
+    return table.pending + <size_t>((pending - 1) >> 1) * table.pending_stride
 
 
 cdef enum:
@@ -143,10 +148,10 @@ cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil
 cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil
 # Sets or clears SHARED of an owned row.
 cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil
-# Takes the stack of dirty slots: returns the first; next_dirty forgets a slot and returns the next. -1: no more.
+# Takes the stack of dirty slots into ``slots``, their words asked for. Each is to be forgotten before its row is looked at.
 cdef bint is_dirty(const TableState* table) noexcept nogil
-cdef int32_t take_dirty(TableState* table) noexcept nogil
-cdef int32_t next_dirty(TableState* table, int32_t slot) noexcept nogil
+cdef void take_dirty(TableState* table, vector[int32_t]& slots) noexcept nogil
+cdef void forget_dirty(TableState* table, int32_t slot) noexcept nogil
 
 # Batches over contiguous rows of row_bytes; positions of keys that are not here are appended to ``misses``.
 cdef void pull_rows(

@@ -16,8 +16,9 @@ from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError
 from intentpm.runtime._native.directory cimport home_rank
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_acquire_i32,
-    load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, row_add_for, row_square_for,
-    store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart, void_per_cpu,
+    load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, prefetch_write, row_add_for,
+    row_square_for, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart,
+    void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
@@ -29,7 +30,7 @@ cdef enum:
     # are prefetched earlier still.
     MAX_ROWS_AHEAD = 32
     SLOTS_AHEAD = 64
-    FREE_AHEAD = 8               # free slots, of those that are allocated next
+    FREE_AHEAD = 8               # slots, of those that are allocated next
     HUGE_PAGE_BYTES = 2 << 20
 
 cdef enum AccessKind:
@@ -49,6 +50,8 @@ cdef int32_t _allocate_pending(TableState* table) noexcept nogil:
     cdef int32_t row = table.pending_free
     if row >= 0:
         table.pending_free = (<int32_t*>_pending_row(table, row))[0]
+        if table.pending_free >= 0:
+            prefetch_row(_pending_row(table, table.pending_free), table.row_bytes, True)
     else:
         row = table.pending_touched
         table.pending_touched += 1
@@ -62,17 +65,17 @@ cdef void _free_pending(TableState* table, int32_t slot) noexcept nogil:
     (<int32_t*>_pending_row(table, row))[0] = table.pending_free
     table.pending_free = row
     unlock_unchanged(&table.pending_lock, seen)
-    table.pending_of[slot] = 0
+    store_relaxed(&table.pending_of[slot], 0)
 
 
 cdef void _add_pending(TableState* table, int32_t slot, const char* delta) noexcept nogil:
     cdef int32_t row
     if table.pending_of[slot]:
-        table.add(_pending_row(table, <int32_t>((table.pending_of[slot] - 1) >> 1)), delta, table.row_items)
+        table.add(pending_row(table, table.pending_of[slot]), delta, table.row_items)
         return
     row = _allocate_pending(table)
     copy_row(_pending_row(table, row), delta, table.row_bytes)
-    table.pending_of[slot] = 1 + (<uint32_t>row << 1)
+    store_relaxed(&table.pending_of[slot], 1 + (<uint32_t>row << 1))
 
 
 cdef void _set_pending(TableState* table, int32_t slot, const char* value) noexcept nogil:
@@ -82,7 +85,7 @@ cdef void _set_pending(TableState* table, int32_t slot, const char* value) noexc
     else:
         row = _allocate_pending(table)
     copy_row(_pending_row(table, row), value, table.row_bytes)
-    table.pending_of[slot] = 1 + (<uint32_t>row << 1 | 1)
+    store_relaxed(&table.pending_of[slot], 1 + (<uint32_t>row << 1 | 1))
 
 
 cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept nogil:
@@ -90,7 +93,7 @@ cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept
     cdef const char* pending
     copy_row(row_of(table, slot), row, table.row_bytes)
     if table.pending_of[slot]:
-        pending = _pending_row(table, <int32_t>((table.pending_of[slot] - 1) >> 1))
+        pending = pending_row(table, table.pending_of[slot])
         if (table.pending_of[slot] - 1) & 1:
             copy_row(row_of(table, slot), pending, table.row_bytes)
         else:
@@ -113,19 +116,22 @@ cdef bint is_dirty(const TableState* table) noexcept nogil:
     return load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY
 
 
-cdef int32_t take_dirty(TableState* table) noexcept nogil:
-    if load_relaxed_i32(&table.dirty_head) == END_OF_DIRTY:
-        return -1
-    return exchange_acquire_i32(&table.dirty_head, END_OF_DIRTY) - 2
+cdef void take_dirty(TableState* table, vector[int32_t]& slots) noexcept nogil:
+    cdef int32_t slot = -1
+    slots.clear()
+    if load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY:
+        slot = exchange_acquire_i32(&table.dirty_head, END_OF_DIRTY) - 2
+    while slot >= 0:
+        prefetch_write(&table.head[slot])
+        slots.push_back(slot)
+        slot = load_relaxed_i32(&table.dirty_next[slot]) - 2
 
 
-cdef int32_t next_dirty(TableState* table, int32_t slot) noexcept nogil:
-    # Forgotten under the slot's lock: a write is either seen by whoever looks at the row next, or marks it dirty anew.
+cdef void forget_dirty(TableState* table, int32_t slot) noexcept nogil:
+    # Under the slot's lock: a write is either seen by whoever looks at the row next, or marks it dirty anew.
     cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    cdef int32_t following = load_relaxed_i32(&table.dirty_next[slot])
     store_relaxed_i32(&table.dirty_next[slot], NOT_DIRTY)
     unlock_unchanged(&table.head[slot].word, seen)
-    return following - 2
 
 
 # -- replicas and relocation (engine lock held) -----------------------------------------------------------------------------
@@ -145,7 +151,7 @@ cdef int take_pending(TableState* table, int32_t slot, char* out) noexcept nogil
     seen = lock_slot(&table.head[slot].word)
     pending = table.pending_of[slot]
     if pending:
-        copy_row(out, _pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_bytes)
+        copy_row(out, pending_row(table, pending), table.row_bytes)
         kind = 1 + <int>((pending - 1) & 1)
         _free_pending(table, slot)
     unlock_unchanged(&table.head[slot].word, seen)
@@ -180,7 +186,7 @@ cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil:
     if pending and (pending - 1) & 1:
         norm = INFINITY
     elif pending:
-        norm = sqrt(table.square(_pending_row(table, <int32_t>((pending - 1) >> 1)), table.row_items))
+        norm = sqrt(table.square(pending_row(table, pending), table.row_items))
     unlock_unchanged(&table.head[slot].word, seen)
     return norm
 
@@ -464,36 +470,19 @@ cdef void set_rows(
 
 # -- binding -------------------------------------------------------------------------------------------------------------
 
-# Free slots lie anywhere, and each names the next. A pointer runs FREE_AHEAD slots before the end that is allocated from, and
-# brings near what an allocation will touch; it starts anew when a slot is freed.
-
-cdef inline void _look_ahead_free(TableState* table) noexcept nogil:
-    cdef int _step
-    cdef int32_t slot
-    for _step in range(2):
-        if table.free_lead >= FREE_AHEAD or table.free_ahead < 0:
-            return
-        slot = table.free_ahead
-        prefetch_slot(table, slot, table.row_bytes, True)
-        table.free_ahead = load_relaxed_i32(&table.head[slot].key)
-        table.free_lead += 1
-
-
-cdef inline int32_t _pop_free(TableState* table) noexcept nogil:
-    cdef int32_t slot = table.free_head
-    table.free_head = load_relaxed_i32(&table.head[slot].key)
-    if table.free_lead > 0:
-        table.free_lead -= 1
-    else:
-        table.free_ahead = table.free_head
-    _look_ahead_free(table)
-    return slot
+cdef inline void _prefetch_free(const TableState* table, int32_t slot) noexcept nogil:
+    prefetch_slot(table, slot, table.row_bytes, True)
+    prefetch_read(&table.pending_of[slot])
+    prefetch_write(&table.seen_version[slot])
 
 
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
     cdef int32_t slot
-    if table.free_head >= 0:
-        slot = _pop_free(table)
+    if table.free_count > 0:
+        table.free_count -= 1
+        slot = table.free_slots[table.free_count]
+        if table.free_count >= FREE_AHEAD:
+            _prefetch_free(table, table.free_slots[table.free_count - FREE_AHEAD])
     elif table.slots_touched < table.capacity:
         slot = <int32_t>table.slots_touched
         store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
@@ -525,10 +514,10 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
     """Frees a slot whose word is LOCKED and was ``seen``."""
     cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
     store_release_i32(&table.slot[key], KEY_ABSENT)
-    store_relaxed_i32(&table.head[slot].key, table.free_head)
+    store_relaxed_i32(&table.head[slot].key, -1)
     unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
-    table.free_head = table.free_ahead = slot
-    table.free_lead = 0
+    table.free_slots[table.free_count] = slot
+    table.free_count += 1
     store_relaxed_i64(&table.slots_used, table.slots_used - 1)
 
 
@@ -640,7 +629,6 @@ cdef class Table:
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
         state.square = row_square_for(_dtype_code(self.dtype))
-        state.free_head = state.free_ahead = -1
         state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
         state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
         state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)
@@ -666,6 +654,7 @@ cdef class Table:
         _unmap(state.holders, state.num_keys * state.holder_words * sizeof(uint64_t))
         _unmap(state.news, state.num_keys * state.holder_words * sizeof(uint64_t))
         _unmap(state.pending, state.num_keys * state.pending_stride)
+        _unmap(state.free_slots, state.num_keys * sizeof(int32_t))
         free(state)
 
     cdef _prepare_management(self):
@@ -684,6 +673,7 @@ cdef class Table:
         state.holders = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
         state.news = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
         state.pending = <char*>_map(keys * state.pending_stride, False)
+        state.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
 
     cdef _point_to_homes(self):
         cdef TableState* state = self.state
