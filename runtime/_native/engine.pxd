@@ -63,7 +63,7 @@ cdef class Engine:
     cdef bint lease_is_timed     # lease_fd is set; leased implies it
     cdef int64_t left_ns         # when a worker last left the wheel; atomic: stored under the lock / the thread may look
     cdef int64_t taken_ns        # when one last took it
-    cdef uint32_t streak         # short waits since there was a longer time between two; a long one takes some off
+    cdef uint32_t streak         # short waits since there was a long time between two; disturbances take some off
     cdef bint driver_sleeps
     cdef uint32_t followers      # workers asleep on ``answered``
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
@@ -117,6 +117,7 @@ cdef class Engine:
     cdef void _wake_waiters(self) noexcept nogil
     cdef void _watch_transport(self, bint watch) noexcept nogil
     cdef void _take_wheel(self) noexcept nogil
+    cdef void _shorten_streak(self) noexcept nogil
     cdef void _leave_wheel(self) noexcept nogil
     cdef void _lease(self) noexcept nogil
     cdef bint _lease_goes_on(self) noexcept nogil

@@ -58,9 +58,9 @@ cdef enum:
     WAIT_SLICE_NS = 50_000_000   # a waiter looks after signals and silent peers this often
     HELP_AFTER_NS = 300_000      # a look so much overdue is done by the worker that notices
     STREAK_GAP_NS = 20_000       # waits that follow each other so closely ...
-    STREAK_WAIT_NS = 8_000       # ... and are so short make a streak
+    STREAK_WAIT_NS = 16_000      # ... and are so short make a streak
     MOST_STREAK = 64
-    LONG_WAIT_COSTS = 2
+    DISTURBANCE_COSTS = 2
     STREAK_WAITS = 16            # after more than so many, the wheel is kept between two of them ...
     LEASE_NS = 100_000           # ... but not longer than this
     # Between two looks at what workers signalled, unless one is urgent: as long as a round takes; twice as long after each look
@@ -362,12 +362,18 @@ cdef class Engine:
         self.worker_drives = True
         self.idle_polls = 0
         self.taken_ns = self.transport.now_ns()
-        if self.taken_ns - self.left_ns > STREAK_GAP_NS:
+        if self.taken_ns - self.left_ns > LEASE_NS:
             self.streak = 0
+        elif self.taken_ns - self.left_ns > STREAK_GAP_NS:
+            self._shorten_streak()
         if self.leased:
             self.leased = False
         else:
             self._watch_transport(False)
+
+    cdef void _shorten_streak(self) noexcept nogil:
+        """A wait, or the time before it, was long. One that was disturbed, by the timer of the lease say, does not end it."""
+        self.streak -= min(self.streak, <uint32_t>DISTURBANCE_COSTS)
 
     cdef void _leave_wheel(self) noexcept nogil:
         cdef int _turn
@@ -379,7 +385,7 @@ cdef class Engine:
         if self.left_ns - self.taken_ns < STREAK_WAIT_NS:
             self.streak = min(self.streak + 1, <uint32_t>MOST_STREAK)
         else:
-            self.streak -= min(self.streak, <uint32_t>LONG_WAIT_COSTS)   # one that was disturbed does not end it
+            self._shorten_streak()
         if self.streak > STREAK_WAITS:
             self._lease()
             return
