@@ -216,7 +216,7 @@ class ParameterManager:
 
     def barrier(self, timeout: float | None = None) -> None:
         """Collective. Returns when every rank has called it, and every replica holds what was written and synchronised
-        (``wait_sync``) before.
+        (``wait_sync``) before. Memory that was free since the last barrier goes back to the system.
 
         timeout: seconds; None waits as long as all ranks are alive.
         Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError, after which the job cannot go on.
@@ -226,6 +226,7 @@ class ParameterManager:
             # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
             self._engine.flush_news()
             self._collective("barrier", {}, {}, timeout)
+        self._engine.trim()
 
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.

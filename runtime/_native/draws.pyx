@@ -363,7 +363,7 @@ cdef class Drawer:
 
     cdef void _build_index(self) noexcept nogil:
         cdef TableState* state = self.table.state
-        # Only grows; a slot used for the first time meanwhile is missed, as any that comes after the scan.
+        # A slot bound for the first time meanwhile is missed, as any that is bound after the scan.
         cdef int64_t slots = <int64_t>load_relaxed_u64(<uint64_t*>&state.slots_touched)
         cdef int64_t slot, key
         self.local_keys.clear()

@@ -67,6 +67,7 @@ cdef enum:
     # that led to nothing. At least and at most:
     LOOK_GAP_NS = 400_000
     MOST_LOOK_GAP_NS = 12_800_000
+    TRIM_BYTES = 4 << 20         # of rows: for less it is not worth the calls
 
 cdef const char* NO_MEMORY = "ran out of memory for messages"
 
@@ -620,6 +621,14 @@ cdef class Engine:
             self.release()
         self._wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
         self.raise_state()
+
+    def trim(self, least_bytes: int = TRIM_BYTES) -> None:
+        """Gives free memory of tables back to the system where it was not needed since the last call."""
+        cdef size_t least = least_bytes
+        with nogil:
+            self.acquire()
+            self.rounds.trim(least)
+            self.release()
 
     def replicate_all(self, Table table not None) -> None:
         """Management "full_replication": asks for a replica of every key of a new table."""

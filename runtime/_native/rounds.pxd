@@ -159,6 +159,8 @@ cdef class Rounds:
     cdef keep(self, IntentQueue queue)
     cdef void add_worker(self, IntentQueue queue) noexcept nogil
     cdef void count_rows(self, Table table) noexcept nogil
+    # Gives memory that former replicas and owned rows have left back to the system, of tables where it is that much.
+    cdef void trim(self, size_t least_bytes) noexcept nogil
     cdef void replicate_all(self, Table table) noexcept nogil
     # Totals at this moment, into the trace.
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil

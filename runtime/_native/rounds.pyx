@@ -41,7 +41,7 @@ from intentpm.runtime._native.state cimport (
 from intentpm.runtime._native.store cimport (
     Table, TableState, allocate_slot, apply_write, drop_replica, forget_dirty, has_pending, is_dirty, mark_shared, move_out,
     pending_norm, prefetch_row, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
-    take_pending,
+    take_pending, trim_slots,
 )
 
 cdef enum:
@@ -640,7 +640,7 @@ cdef class Rounds:
             note_decision(
                 self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.epoch[key],
                 self._reason_to_replicate(table, key))
-        table.news[slot * table.holder_words + (holder >> 6)] &= ~bit
+        take_news(table, slot, holder)
 
     cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
         cdef size_t word = slot * table.holder_words + (holder >> 6)
@@ -648,7 +648,7 @@ cdef class Rounds:
         if not is_shared(table, slot) or not table.holders[word] & bit:
             return
         table.holders[word] &= ~bit
-        table.news[word] &= ~bit
+        take_news(table, slot, holder)
         note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.epoch[key])
         if not others_hold(table, slot, holder):
             mark_shared(table, slot, False)
@@ -1206,6 +1206,11 @@ cdef class Rounds:
     cdef void count_rows(self, Table table) noexcept nogil:
         """A new table's rows count towards the memory budget."""
         self.held_bytes += table.state.slots_used * table.state.stride_bytes
+
+    cdef void trim(self, size_t least_bytes) noexcept nogil:
+        cdef uint32_t t
+        for t in range(self.remote.table_count):
+            trim_slots(self._table(t), least_bytes)
 
     cdef keep(self, IntentQueue queue):
         self.queues.append(queue)

@@ -60,8 +60,9 @@ cdef struct TableState:
     int32_t pending_touched
     int32_t* free_slots          # guarded by: engine lock. A stack: slots that were used once and are free
     int64_t free_count           # guarded by: engine lock
+    int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked
     # atomic relaxed: stored under the engine's lock / read by statistics
-    int64_t slots_touched        # slots below this were used once
+    int64_t slots_touched        # slots from here on are free, and not among ``free_slots``
     int64_t slots_used
 
 
@@ -169,6 +170,9 @@ cdef void set_rows(
 # allocate_slot returns -1 when the slab is full (cannot happen while every key has at most one slot).
 cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil
+# Gives the memory of free slots behind all others back to the system, when it is ``least_bytes`` of rows or more and none of
+# them was bound since this was last called. Returns the number of slots.
+cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil
 # A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
 # sent it; and those of the slot, so that readers can tell that it was bound anew (``continue_version``).
 cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 from posix.mman cimport (
-    MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+    MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap,
+    munmap,
 )
 
 import numpy as np
@@ -32,6 +33,7 @@ cdef enum:
     SLOTS_AHEAD = 64
     FREE_AHEAD = 8               # slots, of those that are allocated next
     HUGE_PAGE_BYTES = 2 << 20
+    PAGE_BYTES = 64 << 10        # of the largest that systems use but for huge ones
 
 cdef enum AccessKind:
     ACCESS_ROW_PULL
@@ -488,6 +490,7 @@ cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
         store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
     else:
         return -1
+    table.slots_bound_below = max(table.slots_bound_below, <int64_t>slot + 1)
     store_relaxed_i64(&table.slots_used, table.slots_used + 1)
     # Stored, not exchanged: nobody else writes the word of a free slot, and an exchange would wait for the row before.
     store_relaxed(&table.head[slot].word, load_relaxed(&table.head[slot].word) | WORD_LOCKED)
@@ -519,6 +522,40 @@ cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcep
     table.free_slots[table.free_count] = slot
     table.free_count += 1
     store_relaxed_i64(&table.slots_used, table.slots_used - 1)
+
+
+cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
+    cdef int64_t touched = table.slots_touched
+    cdef int64_t bound_below = table.slots_bound_below
+    cdef int64_t end = touched
+    cdef int64_t i, kept = 0
+    table.slots_bound_below = 0
+    if <size_t>(touched - bound_below) * table.stride_bytes < least_bytes:
+        return 0
+    while end > bound_below and state_of(load_relaxed(&table.head[end - 1].word)) == SLOT_FREE:
+        end -= 1
+    if <size_t>(touched - end) * table.stride_bytes < least_bytes:
+        return 0
+    for i in range(table.free_count):
+        if table.free_slots[i] < end:
+            table.free_slots[kept] = table.free_slots[i]
+            kept += 1
+    # A reader that comes too late for a row copies zeros, and then finds that the word has changed. Words stay (versions do
+    # not fall back), and links between dirty slots. What else there is of a free slot is zero or not looked at.
+    _give_back(table.rows, end * table.stride_bytes, touched * table.stride_bytes, HUGE_PAGE_BYTES)
+    _give_back(table.seen_version, end * sizeof(uint32_t), touched * sizeof(uint32_t), PAGE_BYTES)
+    _give_back(table.free_slots, kept * sizeof(int32_t), table.free_count * sizeof(int32_t), PAGE_BYTES)
+    table.free_count = kept
+    store_relaxed_i64(&table.slots_touched, end)
+    return touched - end
+
+
+cdef void _give_back(void* memory, size_t begin, size_t end, size_t page_bytes) noexcept nogil:
+    """The pages that lie in [begin, end) of an array are zero afterwards, and not resident."""
+    begin = (begin + page_bytes - 1) // page_bytes * page_bytes
+    end = end // page_bytes * page_bytes
+    if begin < end:
+        madvise(<char*>memory + begin, end - begin, MADV_DONTNEED)
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------

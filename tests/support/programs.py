@@ -281,6 +281,7 @@ class Program:
 
     def after_step(self) -> None:
         self.steps_done += 1
+        self.job.trim()
         if self.steps_done % self.check_every == 0:
             self.job.checker.check()
 

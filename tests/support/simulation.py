@@ -62,6 +62,11 @@ class Simulation:
         for manager in self.ranks:
             manager._engine.rounds.early_records = records
 
+    def trim(self) -> None:
+        """What a barrier does with slots that are no longer needed, however few."""
+        for manager in self.ranks:
+            manager._engine.trim(1)
+
     def spawn(self, rank: int, function: Callable[[], Any], name: str = "") -> Any:
         """A task of ``rank``; it runs when ``run`` does."""
         return self.network.spawn(function, rank, name or f"rank {rank}")
