@@ -6,11 +6,9 @@ of its keys, made for that request as a program with ever new keys must. ``pytho
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from intentpm.bench.scenarios.busy_loops import BUSY_LOOPS, spin
 from intentpm.bench.scenarios.calls import timed_calls
 from intentpm.bench.scenarios.links import ONE_THREAD
 from intentpm.bench.scenarios.remote_access import BUSY_SHARE, CLIENT, SERVER
-from intentpm.bench.scenarios.transport_contenders import UnavailableError
+from intentpm.bench.scenarios.transport_contenders import UnavailableError, mpirun_command
 
 NAMES = {"pull": "mpi4py Win.Get", "push": "mpi4py Win.Accumulate"}
 START_S = 60.0
@@ -32,13 +30,9 @@ def mpi_rows(arguments: Mapping[str, Any], mpi_options: Sequence[str] = ()) -> l
 
     mpi_options: of mpirun, such as which way to take; without any, the client reads and writes shared memory itself.
     """
-    mpirun = shutil.which("mpirun")
-    if mpirun is None or find_spec("mpi4py") is None:
-        raise UnavailableError("mpi4py or mpirun is not installed")
     plan = json.dumps({**arguments, "shared_memory": not mpi_options})
     command = [
-        mpirun, *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe", "--bind-to", "none",
-        *mpi_options, "-n", "2", sys.executable, "-m", __name__, plan,
+        *mpirun_command(), "--bind-to", "none", *mpi_options, "-n", "2", sys.executable, "-m", __name__, plan,
     ]  # fmt: skip
     timeout_s = START_S + 3 * len(arguments["cases"]) * arguments["case_s"]
     with subprocess.Popen(

