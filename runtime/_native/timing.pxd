@@ -1,5 +1,8 @@
 """Action timing: how many clocks ahead of their start intents must be acted on (arXiv 2206.00470, algorithm 1).
 
+One addition: the horizon is at least twice the longest of the last rounds. Rounds that wait for a busy core are no Poisson
+process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late.
+
 Pure: no clock, no memory but the struct. One timer per worker; guarded by whatever guards the worker's intents.
 """
 
@@ -9,6 +12,7 @@ from libc.stdint cimport int64_t
 cdef struct ActionTimer:
     double clocks_per_round      # estimate, smoothed exponentially
     double last_round_clocks     # clocks the worker passed in the last round
+    double longest_round_clocks  # as last_round_clocks, of the longest; fades away
     double horizon_lambda        # the lambda ``horizon_clocks`` belongs to; negative: none yet
     int64_t horizon_clocks       # cached: a worker of steady speed asks for the same one every round
 

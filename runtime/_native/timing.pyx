@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 
 cdef:
     double SMOOTHING = 0.1                  # weight of the newest round in the estimate
+    double FORGETTING = 0.01                # of the longest round, per round
     double INITIAL_CLOCKS_PER_ROUND = 10.0
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
     double QUANTILE = 0.9999
@@ -16,13 +17,14 @@ cdef:
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil:
     timer.clocks_per_round = INITIAL_CLOCKS_PER_ROUND
-    timer.last_round_clocks = 0
+    timer.last_round_clocks = timer.longest_round_clocks = 0
     timer.horizon_lambda = -1
     timer.horizon_clocks = 0
 
 
 cdef void timer_round_passed(ActionTimer* timer, int64_t clocks_passed) noexcept nogil:
     timer.last_round_clocks = <double>clocks_passed
+    timer.longest_round_clocks = max(timer.last_round_clocks, (1 - FORGETTING) * timer.longest_round_clocks)
     # A worker that stood still (it evaluates, say, or rounds are much shorter than clocks) tells nothing of its speed:
     # an estimate that fell to 0 meanwhile would make it late when it goes on.
     if clocks_passed > 0:
@@ -34,7 +36,7 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
     if lam != timer.horizon_lambda:
         timer.horizon_lambda = lam
         timer.horizon_clocks = poisson_quantile_9999(lam)
-    return timer.horizon_clocks
+    return max(timer.horizon_clocks, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------

@@ -67,7 +67,16 @@ def test_a_fast_round_counts_at_once():
     timer.round_passed(60)
     assert timer.clocks_per_round == pytest.approx(15)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 120)
-    timer.round_passed(15)
+
+
+def test_a_long_round_is_remembered_and_fades():
+    timer = Timer()
+    timer.round_passed(60)
+    for shorter in range(1, 60):
+        timer.round_passed(15)
+        assert timer.horizon_clocks() == int(2 * 60 * 0.99**shorter)
+    for _ in range(100):
+        timer.round_passed(15)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 30)
 
 
