@@ -5,7 +5,7 @@ not keep the loop waiting. What hangs on an entry is brought near when that has 
 such a slot has. Engine lock held.
 """
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from intentpm.runtime._native.primitives cimport load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write
 from intentpm.runtime._native.state cimport SLOT_OWNED, SLOT_REPLICA, KeyRef, state_of
@@ -19,9 +19,13 @@ cdef enum:                           # keys ahead
     PREFETCH_PENDING = 2
 
 
-cdef inline void prefetch_entries(const TableState* table, uint32_t key) noexcept nogil:
+cdef inline void prefetch_count(const TableState* table, uint32_t key) noexcept nogil:
     prefetch_read(&table.slot[key])
     prefetch_write(&table.intent_refs[key])
+
+
+cdef inline void prefetch_entries(const TableState* table, uint32_t key) noexcept nogil:
+    prefetch_count(table, key)
     prefetch_write(&table.flags[key])
     prefetch_read(&table.owner[key])
 
@@ -51,8 +55,7 @@ cdef inline void prefetch_intended(
     """What counting one more intent of a key looks at."""
     cdef uint32_t key
     if i + PREFETCH_ENTRIES < count:
-        prefetch_read(&table.slot[keys[i + PREFETCH_ENTRIES]])
-        prefetch_write(&table.intent_refs[keys[i + PREFETCH_ENTRIES]])
+        prefetch_count(table, keys[i + PREFETCH_ENTRIES])
     if i + PREFETCH_ROWS < count:
         key = keys[i + PREFETCH_ROWS]
         if table.slot[key] < 0:
@@ -66,8 +69,7 @@ cdef inline void prefetch_released(
     cdef uint32_t key
     cdef int32_t slot
     if i + PREFETCH_ENTRIES < count:
-        prefetch_read(&table.slot[keys[i + PREFETCH_ENTRIES]])
-        prefetch_write(&table.intent_refs[keys[i + PREFETCH_ENTRIES]])
+        prefetch_count(table, keys[i + PREFETCH_ENTRIES])
     if i + PREFETCH_ROWS < count:
         key = keys[i + PREFETCH_ROWS]
         slot = table.slot[key]
@@ -88,60 +90,69 @@ cdef inline void prefetch_slots(
         prefetch_beside(table, keys[i + PREFETCH_BESIDE])
 
 
+cdef inline void prefetch_places(const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """What learning of a new owner looks at."""
+    if i + PREFETCH_ENTRIES < count:
+        prefetch_place(table, keys[i + PREFETCH_ENTRIES])
+
+
+cdef inline int64_t key_at(const TableState* table, const KeyRef* references, size_t at, size_t count) noexcept nogil:
+    """-1: there is none, or it is of another table."""
+    return references[at].key if at < count and references[at].table == table.table_id else -1
+
+
+cdef inline int32_t slot_at(const TableState* table, const KeyRef* references, size_t at, size_t count) noexcept nogil:
+    """Of that key; negative: none."""
+    cdef int64_t key = key_at(table, references, at, count)
+    return table.slot[key] if key >= 0 else -1
+
+
 cdef inline void prefetch_records(
         const TableState* table, const KeyRef* references, size_t i, size_t count) noexcept nogil:
     """What making a record looks at."""
-    cdef int32_t slot
+    cdef int64_t key = key_at(table, references, i + PREFETCH_ENTRIES, count)
+    cdef int32_t slot = slot_at(table, references, i + PREFETCH_ROWS, count)
     cdef uint32_t pending
-    if i + PREFETCH_ENTRIES < count and references[i + PREFETCH_ENTRIES].table == table.table_id:
-        prefetch_entries(table, references[i + PREFETCH_ENTRIES].key)
-    if i + PREFETCH_ROWS < count and references[i + PREFETCH_ROWS].table == table.table_id:
-        slot = table.slot[references[i + PREFETCH_ROWS].key]
-        if slot >= 0:
-            prefetch_write(&table.head[slot])
-            prefetch_write(&table.pending_of[slot])
-    if i + PREFETCH_PENDING < count and references[i + PREFETCH_PENDING].table == table.table_id:
-        slot = table.slot[references[i + PREFETCH_PENDING].key]
-        pending = load_relaxed(&table.pending_of[slot]) if slot >= 0 else 0
-        if pending:
-            prefetch_row(pending_row(table, pending), table.row_bytes, True)
+    if key >= 0:
+        prefetch_entries(table, <uint32_t>key)
+    if slot >= 0:
+        prefetch_write(&table.head[slot])
+        prefetch_write(&table.pending_of[slot])
+    slot = slot_at(table, references, i + PREFETCH_PENDING, count)
+    pending = load_relaxed(&table.pending_of[slot]) if slot >= 0 else 0
+    if pending:
+        prefetch_row(pending_row(table, pending), table.row_bytes, True)
 
 
 cdef inline void prefetch_news(
         const TableState* table, const KeyRef* references, size_t i, size_t count) noexcept nogil:
     """What making a refresh looks at."""
-    cdef int32_t slot
-    if i + PREFETCH_ENTRIES < count and references[i + PREFETCH_ENTRIES].table == table.table_id:
-        prefetch_read(&table.slot[references[i + PREFETCH_ENTRIES].key])
-        prefetch_place(table, references[i + PREFETCH_ENTRIES].key)
-    if i + PREFETCH_ROWS < count and references[i + PREFETCH_ROWS].table == table.table_id:
-        slot = table.slot[references[i + PREFETCH_ROWS].key]
-        if slot >= 0:
-            prefetch_write(&table.head[slot])
-            prefetch_write(&table.news[slot * table.holder_words])
-            prefetch_row(row_of(table, slot), table.row_bytes, False)
+    cdef int64_t key = key_at(table, references, i + PREFETCH_ENTRIES, count)
+    cdef int32_t slot = slot_at(table, references, i + PREFETCH_ROWS, count)
+    if key >= 0:
+        prefetch_read(&table.slot[key])
+        prefetch_place(table, <uint32_t>key)
+    if slot >= 0:
+        prefetch_write(&table.head[slot])
+        prefetch_write(&table.news[slot * table.holder_words])
+        prefetch_row(row_of(table, slot), table.row_bytes, False)
 
 
 cdef inline void prefetch_hints(
         const TableState* table, const KeyRef* references, size_t i, size_t count, bint offers) noexcept nogil:
     """What telling others of moves, or offering keys, looks at."""
+    cdef int64_t key = key_at(table, references, i + PREFETCH_ENTRIES, count)
     cdef int32_t slot
-    if i + PREFETCH_ENTRIES < count and references[i + PREFETCH_ENTRIES].table == table.table_id:
-        prefetch_place(table, references[i + PREFETCH_ENTRIES].key)
-        if offers:
-            prefetch_read(&table.slot[references[i + PREFETCH_ENTRIES].key])
-            prefetch_read(&table.intent_refs[references[i + PREFETCH_ENTRIES].key])
-    if offers and i + PREFETCH_ROWS < count and references[i + PREFETCH_ROWS].table == table.table_id:
-        slot = table.slot[references[i + PREFETCH_ROWS].key]
-        if slot >= 0:
-            prefetch_read(&table.head[slot])
-            prefetch_read(&table.holders[slot * table.holder_words])
-
-
-cdef inline void prefetch_places(const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
-    """What learning of a new owner looks at."""
-    if i + PREFETCH_ENTRIES < count:
-        prefetch_place(table, keys[i + PREFETCH_ENTRIES])
+    if key >= 0:
+        prefetch_place(table, <uint32_t>key)
+    if not offers:
+        return
+    slot = slot_at(table, references, i + PREFETCH_ROWS, count)
+    if key >= 0:
+        prefetch_count(table, <uint32_t>key)
+    if slot >= 0:
+        prefetch_read(&table.head[slot])
+        prefetch_read(&table.holders[slot * table.holder_words])
 
 
 cdef inline void prefetch_dirty(const TableState* table, const int32_t* slots, size_t i, size_t count) noexcept nogil:

@@ -550,14 +550,6 @@ cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
     return touched - end
 
 
-cdef void _give_back(void* memory, size_t begin, size_t end, size_t page_bytes) noexcept nogil:
-    """The pages that lie in [begin, end) of an array are zero afterwards, and not resident."""
-    begin = (begin + page_bytes - 1) // page_bytes * page_bytes
-    end = end // page_bytes * page_bytes
-    if begin < end:
-        madvise(<char*>memory + begin, end - begin, MADV_DONTNEED)
-
-
 # -- memory --------------------------------------------------------------------------------------------------------------
 
 cdef void* _map(size_t size_bytes, bint huge) except? NULL:
@@ -591,6 +583,14 @@ cdef inline size_t _mapped_bytes(size_t size_bytes) noexcept nogil:
     if size_bytes < HUGE_PAGE_BYTES:
         return max(size_bytes, <size_t>1)
     return (size_bytes + HUGE_PAGE_BYTES - 1) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+
+
+cdef void _give_back(void* memory, size_t begin, size_t end, size_t page_bytes) noexcept nogil:
+    """The pages that lie in [begin, end) of an array are zero afterwards, and not resident."""
+    begin = (begin + page_bytes - 1) // page_bytes * page_bytes
+    end = end // page_bytes * page_bytes
+    if begin < end:
+        madvise(<char*>memory + begin, end - begin, MADV_DONTNEED)
 
 
 cdef void _unmap(void* memory, size_t size_bytes) noexcept nogil:
