@@ -1,4 +1,4 @@
-"""Events and samples as ``_native/journal.pxd`` and ``inquiry.pxd`` lay them out, for Python."""
+"""Events and samples as ``_native/journal.pxd``, ``state.pxd`` and ``inquiry.pxd`` lay them out, for Python."""
 
 from enum import IntEnum
 
@@ -78,4 +78,5 @@ FACTS = np.dtype(
         )
     ]
 )  # fmt: skip
+RANK_WORD = np.dtype("u2")
 INTENT = np.dtype([("start", "i8"), ("end", "i8"), ("clock", "i8"), ("worker", "u4"), ("active", "u4")])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from intentpm.runtime.events import EVENT, FACTS, INTENT, EventKind, KeyState, Reason
+from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK_WORD, EventKind, KeyState, Reason
 
 MOST_ASKED = 8  # ranks, one after the other, while the key moves on
 
@@ -137,7 +137,7 @@ def read_report(facts: bytes, table: str, key: int) -> KeyReport:
     """The report in ``facts``, laid out as ``_native/inquiry.pxd`` says."""
     known = np.frombuffer(facts, FACTS, 1)[0]
     at = FACTS.itemsize
-    words = np.frombuffer(facts, "u8", int(known["holder_words"]), at)
+    words = np.frombuffer(facts, RANK_WORD, int(known["holder_words"]), at)
     at += words.nbytes
     intents = np.frombuffer(facts, INTENT, int(known["intents"]), at)
     at += intents.nbytes
@@ -173,7 +173,7 @@ def ask_owner(report: KeyReport, ask: Callable[[int], KeyReport]) -> KeyReport |
 
 
 def _ranks(words: Any) -> tuple[int, ...]:
-    return tuple(64 * i + bit for i, word in enumerate(words) for bit in range(64) if int(word) >> bit & 1)
+    return tuple(16 * i + bit for i, word in enumerate(words) for bit in range(16) if int(word) >> bit & 1)
 
 
 def _intent(row: Any) -> IntentReport:

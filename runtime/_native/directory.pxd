@@ -19,13 +19,14 @@ cdef inline uint32_t home_rank(int64_t key, uint32_t size) noexcept nogil:
 
 
 cdef inline uint32_t known_owner(const TableState* table, int64_t key) noexcept nogil:
-    return table.owner[key]
+    # Until it first moves a key is at its home; so the records of keys that never do need no memory.
+    return table.records[key].owner if table.records[key].epoch else home_rank(key, table.size)
 
 
 cdef inline bint learn_owner(TableState* table, int64_t key, uint32_t owner, uint32_t epoch) noexcept nogil:
     """Remembers that ``owner`` owns the key since ``epoch``; older news is ignored (I3). True: it was news."""
-    if epoch <= table.epoch[key]:
+    if epoch <= table.records[key].epoch:
         return False
-    table.owner[key] = <uint16_t>owner
-    table.epoch[key] = epoch
+    table.records[key].owner = <uint16_t>owner
+    table.records[key].epoch = epoch
     return True

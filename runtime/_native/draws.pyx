@@ -7,7 +7,7 @@ Guarantees
 Assumption: one thread at a time uses a Drawer. A Distribution never changes: any number of threads share it.
 
 How local keys are drawn. A Drawer keeps an index: the keys found in the slots in use, and for distributions other
-than the uniform one an alias table over them. A draw picks a position of the index and checks in ``TableState.slot``
+than the uniform one an alias table over them. A draw picks a position of the index and checks in ``TableState.places``
 that the key is still here. One that has left is taken out (uniform: the last one of the index moves to its place;
 each miss shortens the index, so there are never more misses than keys indexed) or passed over (alias table: counts as
 many draws, so that the index is soon built anew). The index is built anew after so many draws that building it costs
@@ -26,9 +26,8 @@ from numpy.random cimport bitgen_t
 
 import numpy as np
 
-from intentpm.runtime._native.primitives cimport load_acquire, load_acquire_i32, load_relaxed_i32, load_relaxed_u64
-from intentpm.runtime._native.state cimport SLOT_FREE, state_of
-from intentpm.runtime._native.store cimport Table, TableState
+from intentpm.runtime._native.primitives cimport load_relaxed_i32, load_relaxed_i64
+from intentpm.runtime._native.store cimport Table, TableState, is_here
 
 cdef extern from *:
     """
@@ -333,7 +332,7 @@ cdef class Drawer:
             position = self._draw_position()
             key = self.local_keys[position]
             self.worked += 1
-            if load_acquire_i32(&state.slot[key]) < 0:
+            if not is_here(state, key):
                 self._miss(position)
                 tries -= not self.alias.empty()      # without one, misses end by themselves
             elif not distinct or self._first_time(key):
@@ -364,12 +363,12 @@ cdef class Drawer:
     cdef void _build_index(self) noexcept nogil:
         cdef TableState* state = self.table.state
         # A slot bound for the first time meanwhile is missed, as any that is bound after the scan.
-        cdef int64_t slots = <int64_t>load_relaxed_u64(<uint64_t*>&state.slots_touched)
+        cdef int64_t slots = load_relaxed_i64(&state.slots_touched)
         cdef int64_t slot, key
         self.local_keys.clear()
         for slot in range(slots):
-            key = load_relaxed_i32(&state.head[slot].key)
-            if state_of(load_acquire(&state.head[slot].word)) != SLOT_FREE and 0 <= key < state.num_keys:
+            key = load_relaxed_i32(&state.key_of[slot])
+            if key >= 0:
                 self.local_keys.push_back(<int32_t>key)
         self.indexed = <int64_t>self.local_keys.size()
         self.worked = 0

@@ -2,7 +2,7 @@
 
     asker   EXPLAIN {table, key} ---> any rank (best the owner)   answers at once with its facts: EXPLAINED ---> asker
 
-Facts are bytes: a KeyFacts, ``holder_words`` u64 (a bit per rank), ``intents`` IntentFact, ``events`` Event (oldest
+Facts are bytes: a KeyFacts, ``holder_words`` RankWord (a bit per rank), ``intents`` IntentFact, ``events`` Event (oldest
 first). Mirrored in runtime/events.py.
 
 Assumption: every method is called under the engine's lock.
@@ -12,18 +12,16 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
-from intentpm.runtime._native.journal cimport KeyState
 from intentpm.runtime._native.messages cimport ControlHeader
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
-from intentpm.runtime._native.store cimport TableState
 from intentpm.transports.base cimport Transport
 
 
 cdef struct KeyFacts:
     int64_t now_ns
     uint32_t rank                # whose facts these are
-    uint32_t state               # journal.KeyState
+    uint32_t state               # state.KeyState
     uint32_t owner               # as known there
     uint32_t epoch
     uint32_t home
@@ -41,9 +39,6 @@ cdef struct IntentFact:
     int64_t clock                # of the worker
     uint32_t worker
     uint32_t active              # 0: not due yet
-
-
-cdef KeyState key_state(const TableState* table, uint32_t key) noexcept nogil
 
 
 cdef class Inquiry:

@@ -1,34 +1,24 @@
 """What this rank knows of one key; ``inquiry.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from libcpp.queue cimport priority_queue
 from libcpp.string cimport string
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
-from intentpm.runtime._native.journal cimport (
-    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, Event, KeyState, Ring,
-)
+from intentpm.runtime._native.holders cimport holders_of
+from intentpm.runtime._native.journal cimport Event, Ring
 from intentpm.runtime._native.messages cimport MSG_EXPLAIN, MSG_EXPLAINED, ControlHeader
-from intentpm.runtime._native.primitives cimport load_relaxed
 from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, Request
 from intentpm.runtime._native.rounds cimport KEY_IN_FLIGHT, Rounds
-from intentpm.runtime._native.state cimport KEY_ABSENT, SLOT_OWNED, state_of
-from intentpm.runtime._native.store cimport TableState, has_pending
+from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA
+from intentpm.runtime._native.store cimport RankWord, TableState, has_pending, key_state
 
 cdef enum:
     MOST_INTENTS = 64            # of a key, per worker, and
     MOST_EVENTS = 16             # decisions that are told
-
-
-cdef KeyState key_state(const TableState* table, uint32_t key) noexcept nogil:
-    if table.slot[key] == KEY_ABSENT:
-        return STATE_ABSENT
-    if table.slot[key] < 0:
-        return STATE_REQUESTED
-    return STATE_OWNED if state_of(load_relaxed(&table.head[table.slot[key]].word)) == SLOT_OWNED else STATE_REPLICA
 
 
 cdef bint _intends(const Intent* intent, uint32_t table_id, uint32_t key) noexcept nogil:
@@ -66,7 +56,6 @@ cdef class Inquiry:
 
     cdef void collect(self, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
         cdef TableState* table = self.rounds.remote.tables[table_id]
-        cdef int32_t slot = table.slot[key]
         cdef KeyFacts known
         cdef uint32_t worker
         memset(&known, 0, sizeof(known))
@@ -74,17 +63,17 @@ cdef class Inquiry:
         known.rank = self.transport.rank
         known.state = key_state(table, key)
         known.owner = known_owner(table, key)
-        known.epoch = table.epoch[key]
+        known.epoch = table.records[key].epoch
         known.home = home_rank(key, table.size)
-        known.active_intents = table.intent_refs[key]
-        known.pending_writes = known.state == STATE_REPLICA and has_pending(table, slot)
+        known.active_intents = table.records[key].intent_refs
+        known.pending_writes = known.state == STATE_REPLICA and has_pending(table, key)
         known.in_flight = (table.flags[key] & KEY_IN_FLIGHT) != 0
         known.parked = self.rounds.remote.count_waiting(table, key)
         facts.assign(<const char*>&known, sizeof(known))
         if known.state == STATE_OWNED:
-            known.holder_words = <uint32_t>table.holder_words
+            known.holder_words = table.holder_words
             facts.append(
-                <const char*>(table.holders + slot * table.holder_words), table.holder_words * sizeof(uint64_t))
+                <const char*>holders_of(table, key), table.holder_words * sizeof(RankWord))
         for worker in range(<uint32_t>self.rounds.workers.size()):
             known.intents += self._add_intents(
                 <IntentQueue>self.rounds.workers[worker], worker, table_id, key, facts)

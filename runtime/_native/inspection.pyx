@@ -9,15 +9,15 @@ from libc.string cimport memcpy
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_STATE, KEY_TRACED, Event, Journal, Ring, Sample, note_traced
-from intentpm.runtime._native.inquiry cimport key_state
-from intentpm.runtime._native.primitives cimport load_acquire_i32, load_relaxed_i64
+from intentpm.runtime._native.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.rounds cimport Rounds
-from intentpm.runtime._native.store cimport Table, TableState
+from intentpm.runtime._native.store cimport Table, TableState, is_here, key_state
 from intentpm.runtime._native.timing cimport timer_horizon_clocks
 from intentpm.transports.base cimport Transport
 
@@ -105,7 +105,7 @@ cdef class Inspector:
                 if not 0 <= keys[i] < table.num_keys:
                     here = -1 - i
                     break
-                here += load_acquire_i32(&table.state.slot[keys[i]]) >= 0
+                here += is_here(table.state, keys[i])
         return here
 
     # -- one key -------------------------------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ cdef class Inspector:
         table.flags[key] |= KEY_TRACED
         self.traced.push_back(<uint64_t>table.table_id << 32 | key)
         note_traced(
-            self.engine.rounds.journal, table, key, EVENT_STATE, table.owner[key], key_state(table, key),
-            table.intent_refs[key] > 0)
+            self.engine.rounds.journal, table, key, EVENT_STATE, known_owner(table, key), key_state(table, key),
+            table.records[key].intent_refs > 0)
 
     def end_trace(self) -> None:
         """What was recorded stays until the next ``begin_trace``."""

@@ -7,7 +7,7 @@ from libcpp.pair cimport pair
 from intentpm.runtime._native.primitives cimport (
     add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_release_i64,
 )
-from intentpm.runtime._native.state cimport lock_slot, unlock_unchanged
+from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
 
 
@@ -57,7 +57,7 @@ cdef class IntentQueue:
             intent.keys[i] = <uint32_t>keys[i]
         add_relaxed_i64(&self.signalled_keys, count)
         add_relaxed_i64(&self.keys_signalled, count)
-        seen = lock_slot(&self.incoming_lock)
+        seen = lock_word(&self.incoming_lock)
         self.incoming.push_back(intent)
         # Under the lock: the engine publishes under it too, and looks again when something came in meanwhile.
         # Not before now: a round measured from a clock before the signal would seem long, and widen the horizon, and so on.
@@ -79,7 +79,7 @@ cdef class IntentQueue:
     # -- engine ----------------------------------------------------------------------------------------------------------
 
     cdef void collect(self) noexcept nogil:
-        cdef uint32_t seen = lock_slot(&self.incoming_lock)
+        cdef uint32_t seen = lock_word(&self.incoming_lock)
         cdef Intent* intent
         self.seen_clock = load_acquire_i64(&self.clock)
         for intent in self.incoming:
@@ -130,7 +130,7 @@ cdef class IntentQueue:
         free(intent)
 
     cdef bint publish(self) noexcept nogil:
-        cdef uint32_t seen = lock_slot(&self.incoming_lock)
+        cdef uint32_t seen = lock_word(&self.incoming_lock)
         cdef int64_t clock = load_acquire_i64(&self.clock)
         cdef int64_t wake = NEVER
         cdef bint settled

@@ -47,12 +47,6 @@ cdef enum Reason:
     REASON_OTHERS_HOLD = 3       # other ranks hold replicas
     REASON_MODE = 4              # init(management=...) leaves no choice
 
-cdef enum KeyState:
-    STATE_ABSENT = 0
-    STATE_REQUESTED = 1
-    STATE_REPLICA = 2
-    STATE_OWNED = 3
-
 cdef struct Event:
     int64_t time_ns              # Transport.now_ns; of a decision: when its message or step began
     uint32_t table

@@ -15,9 +15,9 @@ from intentpm.runtime._native.primitives cimport copy_row
 from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_OK, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
-from intentpm.runtime._native.state cimport KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SlotState
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REQUESTED, KeyState
 from intentpm.runtime._native.store cimport (
-    PREFETCH_ROWS, TableState, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
+    PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
 )
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
 
@@ -82,7 +82,7 @@ cdef bint send_staged(
 
 # -- one key, here -------------------------------------------------------------------------------------------------------
 
-cdef inline SlotState _access_row(TableState* table, int kind, int64_t key, char* row) noexcept nogil:
+cdef inline KeyState _access_row(TableState* table, int kind, int64_t key, char* row) noexcept nogil:
     if kind == ACCESS_PULL:
         return pull_row_atomic(table, key, row)
     if kind == ACCESS_PUSH:
@@ -92,7 +92,7 @@ cdef inline SlotState _access_row(TableState* table, int kind, int64_t key, char
 
 cdef inline uint32_t _who_serves(const TableState* table, int64_t key) noexcept nogil:
     """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way."""
-    return table.rank if table.slot[key] != KEY_ABSENT else known_owner(table, key)
+    return table.rank if key_state(table, key) != STATE_ABSENT else known_owner(table, key)
 
 
 cdef class RemoteAccess:
@@ -175,7 +175,7 @@ cdef class RemoteAccess:
         while submission.at < submission.count:
             position = operation.positions[submission.at]
             key = submission.keys[position]
-            if table.slot[key] < 0:
+            if not is_here(table, key):
                 break
             pull_row_atomic(table, key, submission.rows + position * table.row_bytes)
             submission.at += 1
@@ -189,7 +189,7 @@ cdef class RemoteAccess:
         cdef uint32_t position = operation.positions[submission.at]
         cdef int64_t key = submission.keys[position]
         cdef char* row = submission.rows + position * table.row_bytes
-        if table.slot[key] >= 0:
+        if is_here(table, key):
             _access_row(table, operation.kind, key, row)
             return True
         # On its way here: the access waits for it. Sent to the owner instead, a write could be overtaken by the copy that is
@@ -355,13 +355,13 @@ cdef class RemoteAccess:
         # Only the owner may answer: a replica may lag behind, and a write to it would come back to it as news.
         if known_owner(table, key) != table.rank:
             return False
-        return _access_row(table, kind, key, row) == SLOT_OWNED
+        return _access_row(table, kind, key, row) == STATE_OWNED
 
     cdef bint _park_if_coming(
             self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil:
         """The rank that forwarded the key knows a newer epoch, in which this rank is the owner: the row is on its way."""
         cdef const char* row = NULL
-        if sections.epochs == NULL or sections.epochs[i] <= table.epoch[sections.keys[i]]:
+        if sections.epochs == NULL or sections.epochs[i] <= table.records[sections.keys[i]].epoch:
             return False
         if sections.rows != NULL:
             row = sections.rows + i * table.row_bytes
@@ -389,7 +389,7 @@ cdef class RemoteAccess:
                 reply.index[to] = sections.index[i] if sections.index != NULL else i
             if reply.keys != NULL:
                 reply.keys[to] = sections.keys[i]
-                reply.epochs[to] = table.epoch[sections.keys[i]]
+                reply.epochs[to] = table.records[sections.keys[i]].epoch
             to += 1
 
     cdef bint _forward(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
@@ -432,7 +432,7 @@ cdef class RemoteAccess:
                 continue
             body.keys[to] = sections.keys[i]
             body.index[to] = sections.index[i] if sections.index != NULL else i
-            body.epochs[to] = table.epoch[sections.keys[i]]
+            body.epochs[to] = table.records[sections.keys[i]].epoch
             note_traced(self.journal, table, sections.keys[i], EVENT_FORWARDED, owner)
             if body.rows != NULL:
                 memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
@@ -490,8 +490,8 @@ cdef class RemoteAccess:
         if request == NULL:
             return False                 # abandoned, or failed
         positions = request.operation.positions + request.first
-        while pull.at < pull.count and table.slot[pull.keys[pull.at]] != KEY_REQUESTED:
-            if table.slot[pull.keys[pull.at]] == KEY_ABSENT:
+        while pull.at < pull.count and key_state(table, pull.keys[pull.at]) != STATE_REQUESTED:
+            if key_state(table, pull.keys[pull.at]) == STATE_ABSENT:
                 status = self._ask_elsewhere(pull)
                 if status != OPERATION_OK:
                     self.requests.fail(request.operation, status)
@@ -520,7 +520,7 @@ cdef class RemoteAccess:
         cdef AccessBody body
         cdef char* memory
         cdef uint32_t i
-        while (end < pull.count and end - pull.at < most and table.slot[pull.keys[end]] == KEY_ABSENT
+        while (end < pull.count and end - pull.at < most and key_state(table, pull.keys[end]) == STATE_ABSENT
                and known_owner(table, pull.keys[end]) == owner):
             end += 1
         memset(&header, 0, sizeof(header))

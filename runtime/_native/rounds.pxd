@@ -35,7 +35,7 @@ from intentpm.runtime._native.messages cimport ControlHeader, RoundBody, RoundHe
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, RequestPool
-from intentpm.runtime._native.state cimport KeyRef, SlotState
+from intentpm.runtime._native.state cimport KeyRef
 from intentpm.runtime._native.store cimport Table, TableState
 from intentpm.transports.base cimport Transport
 
@@ -91,7 +91,7 @@ cdef class Rounds:
     cdef vector[vector[KeyRef]] moved            # per rank: the same
     cdef int64_t hints_due_ns                    # NEVER: there are none
     # Age of news: since this rank knew of the oldest write among them.
-    cdef int64_t dirty_since_ns                  # of slots written and not collected; 0: none
+    cdef int64_t dirty_since_ns                  # of keys written and not collected; 0: none
     cdef int64_t written_ns                      # of the writes that are being spread
     cdef vector[int64_t] news_since_ns           # per holder; 0: no news
     # Under load the news never run out. So their later half, from this position on, has an age of its own.
@@ -106,10 +106,10 @@ cdef class Rounds:
     cdef bint sync_flushed                       # its first half (deltas acknowledged) is over
     cdef uint32_t synced_missing                 # SYNCED answers still to come
     cdef vector[SyncWait] sync_waits
-    cdef int64_t collected_ns                    # when dirty slots were last looked at
+    cdef int64_t collected_ns                    # when dirty keys were last looked at
     cdef bint look_at_intents
     cdef uint32_t dirt_noted                     # atomic: a writer told the engine of dirt that is not collected yet
-    cdef vector[int32_t] dirty                   # scratch: slots being sorted
+    cdef vector[uint32_t] dirty                  # scratch: keys being sorted
     # Scratch of the message being built.
     cdef vector[uint32_t] keys
     cdef vector[uint32_t] epochs
@@ -173,7 +173,6 @@ cdef class Rounds:
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil
-    cdef SlotState _state(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _no_writes_open(self) noexcept nogil
     cdef void _step_fence(self) noexcept nogil
@@ -208,12 +207,12 @@ cdef class Rounds:
         RoundHeader* header) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
-        self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil
+        self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
     cdef int64_t _step_hints(self, int64_t now_ns) noexcept nogil
     cdef void _note_hint(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil
     cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
-    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
-    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil
@@ -233,7 +232,7 @@ cdef class Rounds:
     cdef void _expect_dirt(self) noexcept nogil
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil
     cdef void _sort_dirty(self, TableState* table, bint at_once) noexcept nogil
-    cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil
+    cdef void _spread(self, TableState* table, uint32_t key, uint32_t writer) noexcept nogil
     cdef void _note_age(self, uint32_t holder) noexcept nogil
     cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
@@ -248,5 +247,5 @@ cdef class Rounds:
     cdef void _answer_sync(self, uint32_t peer) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
     cdef void _acknowledge(self, uint32_t owner, const RoundHeader* header) noexcept nogil
-    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil
+    cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _queue_withheld(self, TableState* table) noexcept nogil

@@ -5,7 +5,9 @@ from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
-from intentpm.runtime._native.holders cimport bit_number, is_shared, only_holder, others_hold, take_news
+from intentpm.runtime._native.holders cimport (
+    bit_number, bit_of, holders_of, is_shared, news_of, only_holder, others_hold, take_news,
+)
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_SENT, EVENT_DELTA_TAKEN, EVENT_DROPPED, EVENT_FORWARDED, EVENT_GRANTED, EVENT_HOLDER_ADDED,
@@ -27,21 +29,17 @@ from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
 from intentpm.runtime._native.prefetching cimport (
-    prefetch_dirty, prefetch_hints, prefetch_intended, prefetch_news, prefetch_places, prefetch_records, prefetch_released,
-    prefetch_slots,
+    prefetch_dirty, prefetch_hints, prefetch_intended, prefetch_news, prefetch_owners, prefetch_records, prefetch_released,
+    prefetch_rows,
 )
-from intentpm.runtime._native.primitives cimport (
-    copy_row, fence_seq_cst, load_relaxed, store_release, store_release_i32,
-)
+from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
-from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, KEY_REQUESTED, SLOT_OWNED, SLOT_REPLICA, SlotState, is_later, state_of,
-)
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyState, is_later
 from intentpm.runtime._native.store cimport (
-    Table, TableState, allocate_slot, apply_write, drop_replica, forget_dirty, has_pending, is_dirty, mark_shared, move_out,
-    pending_norm, prefetch_row, promote_replica, publish_owned, publish_slot, read_slot, refresh_replica, row_of, take_dirty,
-    take_pending, trim_slots,
+    RANKS_PER_WORD, RankWord, Table, TableState, apply_write, bind_slot, change_state, drop_replica, forget_dirty,
+    has_pending, is_dirty, is_here, key_state, mark_shared, move_out, pending_norm, prefetch_row, promote_replica, publish,
+    publish_owned, read_row, refresh_replica, row_of, slot_of, take_dirty, take_pending, trim_slots,
 )
 
 cdef enum:
@@ -179,22 +177,22 @@ cdef class Rounds:
             table = self._table(intent.table_id)
             missing = 0
             for i in range(intent.count):
-                missing += table.slot[intent.keys[i]] < 0
+                missing += not is_here(table, intent.keys[i])
             self.intents_late += missing
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 
     cdef inline bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
         """Counts one more active intent. True: the key is here."""
-        if table.intent_refs[key] < ALL_INTENTS:
-            table.intent_refs[key] += 1
-        if table.intent_refs[key] == ALL_INTENTS:
+        if table.records[key].intent_refs < ALL_INTENTS:
+            table.records[key].intent_refs += 1
+        if table.records[key].intent_refs == ALL_INTENTS:
             table.flags[key] |= KEY_PINNED
-        if self.journal.tracing and table.intent_refs[key] == 1:
+        if self.journal.tracing and table.records[key].intent_refs == 1:
             note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
-        if table.slot[key] == KEY_ABSENT:
+        if key_state(table, key) == STATE_ABSENT:
             self._want(table, key)
-        return table.slot[key] >= 0
+        return is_here(table, key)
 
     cdef void _deactivate(self, const Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
@@ -202,26 +200,22 @@ cdef class Rounds:
         for i in range(intent.count):
             prefetch_released(table, intent.keys, i, intent.count)
             key = intent.keys[i]
-            if table.intent_refs[key] == ALL_INTENTS:            # KEY_PINNED
+            if table.records[key].intent_refs == ALL_INTENTS:            # KEY_PINNED
                 continue
-            table.intent_refs[key] -= 1
-            if table.intent_refs[key] > 0:
+            table.records[key].intent_refs -= 1
+            if table.records[key].intent_refs > 0:
                 continue
             if self.journal.tracing:
                 note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
-            if table.slot[key] >= 0:
+            if is_here(table, key):
                 self._let_go(table, key)
 
     cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil:
         """No worker here intends the key any more."""
-        if self._state(table, key) == SLOT_REPLICA:
+        if key_state(table, key) == STATE_REPLICA:
             self._queue(table, key)
         else:
             self._offer_to_last_holder(table, key)
-
-    cdef inline SlotState _state(self, TableState* table, uint32_t key) noexcept nogil:
-        """Of a key that has a slot."""
-        return state_of(load_relaxed(&table.head[table.slot[key]].word))
 
     # == holder: asking ==================================================================================================
 
@@ -231,8 +225,8 @@ cdef class Rounds:
             self.intents_refused += 1            # accesses to the key stay remote: slower, and right
             return
         self.held_bytes += table.stride_bytes
-        store_release_i32(&table.slot[key], KEY_REQUESTED)
-        note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.epoch[key])
+        change_state(table, key, STATE_REQUESTED)
+        note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.records[key].epoch)
         self._become_busy(table, key)
         table.flags[key] |= KEY_QUEUED
         reference.table = table.table_id
@@ -372,20 +366,19 @@ cdef class Rounds:
 
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
         """What to tell the owner of this key now (its delta goes to ``row``); negative: nothing."""
-        cdef int32_t slot = table.slot[key]
         cdef int pending
-        if slot == KEY_REQUESTED:
-            if table.intent_refs[key] == 0 and not self.remote.parking.any(table, key):
-                store_release_i32(&table.slot[key], KEY_ABSENT)      # over before it was asked for
+        if key_state(table, key) == STATE_REQUESTED:
+            if table.records[key].intent_refs == 0 and not self.remote.parking.any(table, key):
+                change_state(table, key, STATE_ABSENT)      # over before it was asked for
                 self.intents_withdrawn += 1
                 note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
                 self.held_bytes -= table.stride_bytes
                 return -1
             return 0
-        if slot < 0 or self._state(table, key) != SLOT_REPLICA:
+        if key_state(table, key) != STATE_REPLICA:
             return -1
-        pending = take_pending(table, slot, row)
-        if table.intent_refs[key] == 0:
+        pending = take_pending(table, key, row)
+        if table.records[key].intent_refs == 0:
             return RECORD_LEAVE | (pending * RECORD_ADD)
         if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
@@ -420,7 +413,7 @@ cdef class Rounds:
                 (<IntentQueue>self.workers[i]).round_ended()
             self.look_at_intents = True
         for i in range(header.count):
-            prefetch_slots(table, body.keys, i, header.count)
+            prefetch_rows(table, body.keys, i, header.count)
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
             if body.codes[i] == RESULT_DROPPED:
                 learn_owner(table, body.keys[i], owner, body.epochs[i])
@@ -436,7 +429,7 @@ cdef class Rounds:
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
-        if drop_replica(table, table.slot[key]):
+        if drop_replica(table, key):
             self.replicas_dropped += 1
             self.replicas_held -= 1
             self.held_bytes -= table.stride_bytes
@@ -446,27 +439,25 @@ cdef class Rounds:
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
             uint32_t epoch, uint32_t version) noexcept nogil:
         """The row of a key that was asked for, or newer news of a replica."""
-        cdef int32_t slot = table.slot[key]
-        if slot == KEY_REQUESTED:
-            slot = allocate_slot(table, key)
-            copy_row(row_of(table, slot), row, table.row_bytes)
+        if key_state(table, key) == STATE_REQUESTED:
+            copy_row(row_of(table, bind_slot(table, key)), row, table.row_bytes)
             if moved:
-                publish_owned(table, slot, version)
+                publish_owned(table, key, version)
             else:
-                publish_slot(table, slot, SLOT_REPLICA)
+                publish(table, key, STATE_REPLICA)
                 note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += not moved
             self.replicas_held += not moved
             if not moved:
-                table.seen_version[slot] = version
+                table.replicas[slot_of(table, key)].seen_version = version
         elif moved:
-            promote_replica(table, slot, row, version)
+            promote_replica(table, key, row, version)
             self.replicas_promoted += 1
             self.replicas_held -= 1
-        elif is_later(version, table.seen_version[slot]):
-            refresh_replica(table, slot, row)
+        elif is_later(version, table.replicas[slot_of(table, key)].seen_version):
+            refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
-            table.seen_version[slot] = version
+            table.replicas[slot_of(table, key)].seen_version = version
         if moved:
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
@@ -476,7 +467,7 @@ cdef class Rounds:
         """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
         cdef vector[ParkedMessage*] waiting
         cdef size_t i
-        if table.slot[key] >= 0 and self.remote.parking.any(table, key):
+        if is_here(table, key) and self.remote.parking.any(table, key):
             self.remote.parking.take(table, key, waiting)
             # Accesses first: a record may give the key away again, and an access of this rank's own needs it here.
             for i in range(waiting.size()):
@@ -490,22 +481,22 @@ cdef class Rounds:
             self._stay_busy(table, key)
             return
         self._become_idle(table, key)
-        if table.slot[key] == KEY_ABSENT and table.intent_refs[key] > 0:
+        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
             self._want(table, key)
-        elif table.slot[key] >= 0 and table.intent_refs[key] == 0 and self._state(table, key) == SLOT_OWNED:
+        elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self._offer_to_last_holder(table, key)
 
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
-        if table.slot[key] < 0 or self._state(table, key) != SLOT_REPLICA:
+        if key_state(table, key) != STATE_REPLICA:
             return False
-        return (table.intent_refs[key] == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
-                or self._is_worth_sending(table, table.slot[key]))
+        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
+                or self._is_worth_sending(table, key))
 
-    cdef bint _is_worth_sending(self, TableState* table, int32_t slot) noexcept nogil:
+    cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil:
         """Of what is pending: anything, or with a sync_threshold enough of it."""
         if self.sync_threshold == 0 or self.sync_running:
-            return has_pending(table, slot)
-        return pending_norm(table, slot) >= self.sync_threshold
+            return has_pending(table, key)
+        return pending_norm(table, key) >= self.sync_threshold
 
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         cdef RoundBody body
@@ -527,14 +518,12 @@ cdef class Rounds:
     cdef void _take_refresh(
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
         cdef uint32_t i, key
-        cdef int32_t slot
         for i in range(header.count):
-            prefetch_slots(table, body.keys, i, header.count)
+            prefetch_rows(table, body.keys, i, header.count)
             key = body.keys[i]
-            slot = table.slot[key]
-            if slot == KEY_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
+            if key_state(table, key) == STATE_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
                 table.flags[key] |= KEY_MISSED
-            elif slot >= 0 and self._state(table, key) == SLOT_REPLICA:
+            elif key_state(table, key) == STATE_REPLICA:
                 self._take_row(
                     owner, table, key, body.rows + i * table.row_bytes, False, body.epochs[i], body.versions[i])
 
@@ -558,7 +547,7 @@ cdef class Rounds:
         self.left_over.clear()
         self.row_numbers.clear()
         for i in range(asked.count):
-            prefetch_slots(table, body.keys, i, asked.count)
+            prefetch_rows(table, body.keys, i, asked.count)
             delta = body.rows + row * table.row_bytes
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)
@@ -578,35 +567,34 @@ cdef class Rounds:
             self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta,
             char* memory, RoundHeader* header) noexcept nogil:
         """One record for a key owned here: applies its delta and adds the result to the answer being built."""
-        cdef int32_t slot = table.slot[key]
         cdef char* row = memory + header.rows * table.row_bytes
         cdef uint8_t result = RESULT_ROW
-        # Where the next rows will be copied: else the next exchange of a slot's word waits for the copy before it.
+        # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
         prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
         cdef uint32_t version = 0
         if record & (RECORD_ADD | RECORD_SET):
-            apply_write(table, slot, delta, record & RECORD_SET)
+            apply_write(table, key, delta, record & RECORD_SET)
             if is_planted(MUTATION_DELTAS_TWICE):
-                apply_write(table, slot, delta, record & RECORD_SET)
+                apply_write(table, key, delta, record & RECORD_SET)
             note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
             self.written_ns = self.journal.now_ns
-            self._spread(table, slot, key, holder)
+            self._spread(table, key, holder)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
-            self._remove_holder(table, slot, key, holder)
-            if table.intent_refs[key] == 0:
+            self._remove_holder(table, key, holder)
+            if table.records[key].intent_refs == 0:
                 self._offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
-                self.management, table.intent_refs[key] > 0, others_hold(table, slot, holder)) == DECIDE_RELOCATE:
+                self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
             result = RESULT_MOVED
-            version = self._move_to(table, slot, key, holder, row)
+            version = self._move_to(table, key, holder, row)
         else:
-            self._add_holder(table, slot, key, holder)
-            version = read_slot(table, slot, row)
+            self._add_holder(table, key, holder)
+            version = read_row(table, key, row)
         if result != RESULT_DROPPED:
             header.rows += 1
         self.keys.push_back(key)
-        self.epochs.push_back(table.epoch[key])
+        self.epochs.push_back(table.records[key].epoch)
         self.versions.push_back(version)
         self.codes.push_back(result)
 
@@ -614,44 +602,42 @@ cdef class Rounds:
         """Why ``decide`` did not relocate."""
         if self.management != MANAGE_ADAPTIVE:
             return REASON_MODE
-        return REASON_OWNER_INTENDS if table.intent_refs[key] > 0 else REASON_OTHERS_HOLD
+        return REASON_OWNER_INTENDS if table.records[key].intent_refs > 0 else REASON_OTHERS_HOLD
 
     cdef uint32_t _move_to(
-            self, TableState* table, int32_t slot, uint32_t key, uint32_t holder, char* row) noexcept nogil:
+            self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil:
         """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
         cdef uint32_t version
-        self._remove_holder(table, slot, key, holder)
-        version = move_out(table, slot, row)
+        self._remove_holder(table, key, holder)
+        version = move_out(table, key, row)
         self.held_bytes -= table.stride_bytes
-        learn_owner(table, key, holder, table.epoch[key] + 1)
+        learn_owner(table, key, holder, table.records[key].epoch + 1)
         self.relocations_out += 1
         note_decision(
-            self.journal, table, key, EVENT_MOVED_OUT, holder, table.epoch[key],
+            self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch,
             REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
         self._note_move(table, key, holder)
         return version
 
-    cdef void _add_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
-        cdef uint64_t* holders = table.holders + slot * table.holder_words
-        cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-        if not holders[holder >> 6] & bit:
-            holders[holder >> 6] |= bit
-            mark_shared(table, slot, True)       # before the row is read: later writes are marked dirty
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
+        if not holders[0] & bit_of(holder):
+            holders[0] |= bit_of(holder)
+            mark_shared(table, key, True)       # before the row is read: later writes are marked dirty
             note_decision(
-                self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.epoch[key],
+                self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.records[key].epoch,
                 self._reason_to_replicate(table, key))
-        take_news(table, slot, holder)
+        take_news(table, key, holder)
 
-    cdef void _remove_holder(self, TableState* table, int32_t slot, uint32_t key, uint32_t holder) noexcept nogil:
-        cdef size_t word = slot * table.holder_words + (holder >> 6)
-        cdef uint64_t bit = <uint64_t>1 << (holder & 63)
-        if not is_shared(table, slot) or not table.holders[word] & bit:
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
+        if not is_shared(table, key) or not holders[0] & bit_of(holder):
             return
-        table.holders[word] &= ~bit
-        take_news(table, slot, holder)
-        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.epoch[key])
-        if not others_hold(table, slot, holder):
-            mark_shared(table, slot, False)
+        holders[0] &= <RankWord>~bit_of(holder)
+        take_news(table, key, holder)
+        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.records[key].epoch)
+        if not others_hold(table, key, holder):
+            mark_shared(table, key, False)
 
     # -- hints -----------------------------------------------------------------------------------------------------------
 
@@ -694,10 +680,10 @@ cdef class Rounds:
 
     cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
         """No intent here: when exactly one other rank still has, it shall be the owner."""
-        cdef int64_t last = only_holder(table, table.slot[key])
+        cdef int64_t last = only_holder(table, key)
         if last >= 0 and may_relocate(self.management):
             self._note_hint(table, key, self.offers[last])
-            note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.epoch[key])
+            note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.records[key].epoch)
 
     cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil:
         cdef size_t at = 0
@@ -731,7 +717,7 @@ cdef class Rounds:
             memcpy(numbers, self.keys.data(), header.count * sizeof(uint32_t))
         if numbers != NULL and message_id == MSG_MOVED:
             for i in range(header.count):
-                numbers[section + i] = table.epoch[self.keys[i]]
+                numbers[section + i] = table.records[self.keys[i]].epoch
                 numbers[2 * section + i] = known_owner(table, self.keys[i])
         send_staged(
             self.transport, peer, message_id, &header, sizeof(header), <char*>numbers,
@@ -740,8 +726,8 @@ cdef class Rounds:
 
     cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
         return (
-            known_owner(table, key) == self.rank and table.intent_refs[key] == 0
-            and only_holder(table, table.slot[key]) == <int64_t>holder)
+            known_owner(table, key) == self.rank and table.records[key].intent_refs == 0
+            and only_holder(table, key) == <int64_t>holder)
 
     cdef bint _take_hints(
             self, TableState* table, uint8_t message_id, const RoundHeader* header,
@@ -752,17 +738,17 @@ cdef class Rounds:
             return False
         for i in range(header.count):
             if message_id == MSG_OFFER:
-                prefetch_slots(table, numbers, i, header.count)
+                prefetch_rows(table, numbers, i, header.count)
                 self._take_offer(table, numbers[i])
             elif numbers[2 * section + i] < self.size:
-                prefetch_places(table, numbers, i, header.count)
+                prefetch_owners(table, numbers, i, header.count)
                 learn_owner(table, numbers[i], numbers[2 * section + i], numbers[section + i])
             else:
                 return False
         return True
 
     cdef void _take_offer(self, TableState* table, uint32_t key) noexcept nogil:
-        if table.slot[key] >= 0 and self._state(table, key) == SLOT_REPLICA:
+        if key_state(table, key) == STATE_REPLICA:
             table.flags[key] |= KEY_OFFERED
             self._queue(table, key)
 
@@ -776,7 +762,7 @@ cdef class Rounds:
         cdef size_t n, kept
         for n in range(self.left_over.size()):
             i = self.left_over[n]
-            if body.epochs != NULL and body.epochs[i] > table.epoch[body.keys[i]]:
+            if body.epochs != NULL and body.epochs[i] > table.records[body.keys[i]].epoch:
                 self._park(table, asked, body, i, self.row_numbers[n])
             else:
                 numbers.push_back(i)
@@ -829,7 +815,7 @@ cdef class Rounds:
                 header.rows += 1
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.keys.push_back(body.keys[i])
-            self.epochs.push_back(table.epoch[body.keys[i]])
+            self.epochs.push_back(table.records[body.keys[i]].epoch)
             self.codes.push_back(body.codes[i])
         header.count = <uint32_t>self.keys.size()
         self._send_body(owner, MSG_ROUND, table, &header, memory, True, False)
@@ -837,7 +823,7 @@ cdef class Rounds:
     # -- news ------------------------------------------------------------------------------------------------------------
 
     cdef int64_t _collect_dirt(self, int64_t now_ns, bint at_once) noexcept nogil:
-        """Turns slots written since last time into records (replicas) and news (owned). Returns when to do so next."""
+        """Turns keys written since last time into records (replicas) and news (owned). Returns when to do so next."""
         cdef uint32_t t
         cdef bint dirty = (at_once and self.sync_threshold > 0) or self._any_dirty()
         if not dirty and load_relaxed(&self.dirt_noted):
@@ -870,53 +856,54 @@ cdef class Rounds:
     cdef void _expect_dirt(self) noexcept nogil:
         """From now on the next writer tells the engine. To be called before the stacks are looked at or taken.
 
-        A writer marks its slot, then looks at ``dirt_noted``; the engine clears it, then looks for slots. With a fence between
-        the two steps of each, either the engine sees the slot or the writer sees that it has to tell.
+        A writer marks its key, then looks at ``dirt_noted``; the engine clears it, then looks for keys. With a fence between
+        the two steps of each, either the engine sees the key or the writer sees that it has to tell.
         """
         store_release(&self.dirt_noted, 0)
         fence_seq_cst()
 
     cdef void _queue_withheld(self, TableState* table) noexcept nogil:
         """Deltas below ``sync_threshold`` are not collected but by a wait_sync: it looks at every slot."""
-        cdef int32_t slot
-        for slot in range(<int32_t>table.slots_touched):
-            if state_of(load_relaxed(&table.head[slot].word)) == SLOT_REPLICA and has_pending(table, slot):
-                self._queue(table, <uint32_t>table.head[slot].key)
+        cdef int64_t slot
+        cdef int32_t key
+        for slot in range(table.slots_touched):
+            key = load_relaxed_i32(&table.key_of[slot])
+            if key >= 0 and key_state(table, key) == STATE_REPLICA and has_pending(table, key):
+                self._queue(table, <uint32_t>key)
 
     cdef void _sort_dirty(self, TableState* table, bint at_once) noexcept nogil:
-        cdef uint32_t word, key
-        cdef int32_t slot
+        cdef uint32_t key
+        cdef KeyState state
         cdef size_t i
         take_dirty(table, self.dirty)
         for i in range(self.dirty.size()):
             prefetch_dirty(table, self.dirty.data(), i, self.dirty.size())
-            slot = self.dirty[i]
-            forget_dirty(table, slot)
-            word = load_relaxed(&table.head[slot].word)
-            key = <uint32_t>table.head[slot].key
-            if state_of(word) == SLOT_REPLICA:
-                if at_once or self.sync_threshold == 0 or pending_norm(table, slot) >= self.sync_threshold:
+            key = self.dirty[i]
+            forget_dirty(table, key)
+            state = key_state(table, key)
+            if state == STATE_REPLICA:
+                if at_once or self.sync_threshold == 0 or pending_norm(table, key) >= self.sync_threshold:
                     self._queue(table, key)
-            elif state_of(word) == SLOT_OWNED:
-                self._spread(table, slot, key, self.rank)
+            elif state == STATE_OWNED:
+                self._spread(table, key, self.rank)
 
-    cdef void _spread(self, TableState* table, int32_t slot, uint32_t key, uint32_t writer) noexcept nogil:
+    cdef void _spread(self, TableState* table, uint32_t key, uint32_t writer) noexcept nogil:
         """The row has changed: news for every holder but the one that wrote."""
-        cdef size_t word
-        cdef uint64_t fresh, bit
-        cdef uint32_t holder
+        cdef const RankWord* holders = holders_of(table, key)
+        cdef RankWord* news = news_of(table, key)
+        cdef uint32_t word, fresh, bit, holder
         cdef KeyRef reference
         reference.table = table.table_id
         reference.key = key
         for word in range(table.holder_words):
-            fresh = table.holders[slot * table.holder_words + word] & ~table.news[slot * table.holder_words + word]
-            if writer >> 6 == word:
-                fresh &= ~(<uint64_t>1 << (writer & 63))
+            fresh = holders[word] & ~news[word]
+            if writer // RANKS_PER_WORD == word:
+                fresh &= ~bit_of(writer)
             while fresh:
                 bit = fresh & (~fresh + 1)
                 fresh ^= bit
-                holder = <uint32_t>(word * 64) + bit_number(bit)
-                table.news[slot * table.holder_words + word] |= bit
+                holder = word * RANKS_PER_WORD + bit_number(bit)
+                news[word] |= <RankWord>bit
                 self._note_age(holder)
                 self.news[holder].push_back(reference)
 
@@ -979,7 +966,6 @@ cdef class Rounds:
             self.transport, padded(most * table.row_bytes) + 3 * indices_bytes(most) + padded(most))
         cdef RoundHeader header
         cdef uint32_t key
-        cdef int32_t slot
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
@@ -991,13 +977,12 @@ cdef class Rounds:
             prefetch_news(table, references.data(), at, references.size())
             key = references[0][at].key
             at += 1
-            slot = table.slot[key]
-            if known_owner(table, key) != self.rank or not take_news(table, slot, holder):
+            if known_owner(table, key) != self.rank or not take_news(table, key, holder):
                 continue                         # moved, dropped or answered meanwhile
-            self.versions.push_back(read_slot(table, slot, memory + header.rows * table.row_bytes))
+            self.versions.push_back(read_row(table, key, memory + header.rows * table.row_bytes))
             note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.versions.back())
             self.keys.push_back(key)
-            self.epochs.push_back(table.epoch[key])
+            self.epochs.push_back(table.records[key].epoch)
             self.codes.push_back(RESULT_ROW)
             header.rows += 1
         if header.rows == 0:

@@ -1,57 +1,63 @@
-"""The slot word: who may read and write one row, and what the row is.
+"""The key word: who may read and write one row, and what the row is.
 
-A slot is a place for one row in a table's slab. Its 32-bit word is the row's sequence lock and state in one:
+Every rank has a ``KeyPlace`` per key of a table: a 32-bit word and the number of the slot where the key's row lies, if it is
+here. The word is the row's sequence lock and the key's state in one:
 
     bit 0       LOCKED    a writer is inside: readers wait, writers queue by compare-and-swap
-    bits 1-2    STATE     FREE, OWNED or REPLICA
+    bits 1-2    STATE     ABSENT, REQUESTED, REPLICA or OWNED
     bit 3       SHARED    OWNED only: other ranks hold replicas, so writes must be marked dirty for them
-    bits 4-31   VERSION   grows each time the row, the state or the key bound to the slot changed (28 bits, wraps)
+    bits 4-31   VERSION   grows each time the row or the state changed (28 bits, wraps)
 
 Readers copy the row between two loads of the word and start over when it changed (Guarantee: no torn row, invariant 2 of
 DESIGN section 3). Writers hold LOCKED for one row at a time and take no second lock, so they cannot deadlock.
 
-State of a key on a rank (``TableState.slot[key]`` and the word of that slot):
-
-    ABSENT     slot == KEY_ABSENT
-    REQUESTED  slot == KEY_REQUESTED: asked for, on its way; remote requests for it are parked
-    OWNED, REPLICA   slot >= 0 and STATE of its word
-
     ABSENT -intent due-> REQUESTED -granted-> REPLICA | OWNED;  REPLICA -relocated here-> OWNED;
     REPLICA -intent over, last delta acknowledged-> ABSENT;  OWNED -relocated away-> ABSENT (with forward pointer)
+
+REQUESTED: asked for, on its way; remote requests for the key are parked. The engine alone changes the state, under its lock. Of
+a key that is not here nobody else writes the word, and it is never LOCKED.
+
+A slot may be bound to another key once the word of the one before says ABSENT. A reader that still copies from it finds its own
+key's word changed: the row and ``slot`` are written after a release fence that follows that store (``bind_slot``), and the
+reader looks at the word after an acquire fence.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from intentpm.runtime._native.primitives cimport back_off, cas_acquire, fence_release, load_acquire, store_release
 
 
-cdef enum:
-    KEY_ABSENT = -1
-    KEY_REQUESTED = -2
+# The two things every access looks at, on one cache line. All zero: absent.
+cdef struct KeyPlace:
+    uint32_t word                # atomic
+    int32_t slot                 # atomic relaxed; of a key that is not here: any it had
 
 # A key of a table, where keys of several tables are gathered.
 cdef struct KeyRef:
     uint32_t table
     uint32_t key
 
-cdef enum SlotState:
-    SLOT_FREE = 0
-    SLOT_OWNED = 1
-    SLOT_REPLICA = 2
+# Mirrored in runtime/events.py.
+cdef enum KeyState:
+    STATE_ABSENT = 0
+    STATE_REQUESTED = 1
+    STATE_REPLICA = 2
+    STATE_OWNED = 3
 
 cdef enum:
     WORD_LOCKED = 1
     WORD_STATE_SHIFT = 1
     WORD_STATE_MASK = 3 << 1
+    WORD_HERE = 2 << 1           # REPLICA or OWNED
     WORD_SHARED = 1 << 3
     WORD_VERSION_ONE = 1 << 4
 
 
-cdef inline SlotState state_of(uint32_t word) noexcept nogil:
-    return <SlotState>((word & WORD_STATE_MASK) >> WORD_STATE_SHIFT)
+cdef inline KeyState state_of(uint32_t word) noexcept nogil:
+    return <KeyState>((word & WORD_STATE_MASK) >> WORD_STATE_SHIFT)
 
 
-cdef inline uint32_t with_state(uint32_t word, SlotState state) noexcept nogil:
+cdef inline uint32_t with_state(uint32_t word, KeyState state) noexcept nogil:
     """The same word in another state, not shared."""
     return (word & ~<uint32_t>(WORD_STATE_MASK | WORD_SHARED)) | (<uint32_t>state << WORD_STATE_SHIFT)
 
@@ -62,10 +68,11 @@ cdef inline bint is_later(uint32_t version, uint32_t other) noexcept nogil:
 
 
 cdef inline uint32_t continue_version(uint32_t word, uint32_t version) noexcept nogil:
-    """A word with the later one of two versions: the slot's and that of the row it is given. The slot's must not fall back:
+    """A word with the later one of two versions: its own and that of the row the key is given. Its own must not fall back:
 
-    1. reader: sees (OWNED, version 5) and its key, and begins to copy the row
-    2. engine: the key leaves; the slot is bound to another key, whose row brings version 5 from its former owner
+    1. reader: sees (REPLICA, version 9), and begins to copy the row
+    2. engine: the replica is dropped and its slot bound to another key; the key moves here with its owner's version 5, leaves,
+       and comes back as a replica, which is written up to version 9
     3. reader: ends its copy, of the other key's row, and finds the word as it was.
     """
     return (version if is_later(version, word // WORD_VERSION_ONE) else word // WORD_VERSION_ONE) * WORD_VERSION_ONE
@@ -81,7 +88,7 @@ cdef inline uint32_t read_unlocked(const uint32_t* word) noexcept nogil:
     return seen
 
 
-cdef inline bint try_lock_slot(uint32_t* word, uint32_t seen) noexcept nogil:
+cdef inline bint try_lock(uint32_t* word, uint32_t seen) noexcept nogil:
     """Enters as the one writer when the word is still ``seen`` (unlocked)."""
     if not cas_acquire(word, seen, seen | WORD_LOCKED):
         return False
@@ -91,12 +98,12 @@ cdef inline bint try_lock_slot(uint32_t* word, uint32_t seen) noexcept nogil:
     return True
 
 
-cdef inline uint32_t lock_slot(uint32_t* word) noexcept nogil:
+cdef inline uint32_t lock_word(uint32_t* word) noexcept nogil:
     """Enters as the one writer; returns the word as it was (unlocked)."""
     cdef uint32_t seen
     while True:
         seen = read_unlocked(word)
-        if try_lock_slot(word, seen):
+        if try_lock(word, seen):
             return seen
 
 

@@ -1,6 +1,6 @@
 """The local store; ``store.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.math cimport INFINITY, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -14,23 +14,23 @@ import numpy as np
 
 from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 
-from intentpm.runtime._native.directory cimport home_rank
+from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.primitives cimport (
-    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_acquire_i32,
-    load_relaxed, load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, prefetch_write, row_add_for,
-    row_square_for, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i32, void_apart,
-    void_per_cpu,
+    cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_relaxed,
+    load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for,
+    store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, void_apart, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
-    KEY_ABSENT, SLOT_FREE, SLOT_OWNED, SLOT_REPLICA, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, SlotState,
-    continue_version, lock_slot, read_unlocked, state_of, try_lock_slot, unlock_changed, unlock_unchanged, with_state,
+    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
+    continue_version, lock_word, read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged, with_state,
 )
 
 cdef enum:
-    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's slot is known; the slots
-    # are prefetched earlier still.
-    MAX_ROWS_AHEAD = 32
-    SLOTS_AHEAD = 64
+    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's place is known; the
+    # places are prefetched earlier still.
+    ROWS_AHEAD = 32
+    WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
+    PLACES_AHEAD = 64
     FREE_AHEAD = 8               # slots, of those that are allocated next
     HUGE_PAGE_BYTES = 2 << 20
     PAGE_BYTES = 64 << 10        # of the largest that systems use but for huge ones
@@ -41,76 +41,71 @@ cdef enum AccessKind:
     ACCESS_ROW_SET
 
 
-# -- what a replica's writes leave for the owner (the slot is LOCKED) ------------------------------------------------------
+# -- what a replica's writes leave for the owner (the key's word is LOCKED) ------------------------------------------------
 
-cdef inline char* _pending_row(TableState* table, int32_t row) noexcept nogil:
-    return table.pending + <size_t>row * table.pending_stride
-
-
-cdef int32_t _allocate_pending(TableState* table) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.pending_lock)
-    cdef int32_t row = table.pending_free
-    if row >= 0:
-        table.pending_free = (<int32_t*>_pending_row(table, row))[0]
-        if table.pending_free >= 0:
-            prefetch_row(_pending_row(table, table.pending_free), table.row_bytes, True)
+cdef uint32_t _allocate_pending(TableState* table) noexcept nogil:
+    cdef uint32_t seen = lock_word(&table.pending_lock)
+    cdef uint32_t name = table.pending_free
+    if name:
+        table.pending_free = (<uint32_t*>pending_row(table, name))[0]
+        if table.pending_free:
+            prefetch_row(pending_row(table, table.pending_free), table.row_bytes, True)
     else:
-        row = table.pending_touched
         table.pending_touched += 1
+        name = table.pending_touched << 1
     unlock_unchanged(&table.pending_lock, seen)
-    return row
+    return name
 
 
-cdef void _free_pending(TableState* table, int32_t slot) noexcept nogil:
-    cdef int32_t row = <int32_t>((table.pending_of[slot] - 1) >> 1)
-    cdef uint32_t seen = lock_slot(&table.pending_lock)
-    (<int32_t*>_pending_row(table, row))[0] = table.pending_free
-    table.pending_free = row
+cdef void _free_pending(TableState* table, ReplicaRecord* replica) noexcept nogil:
+    cdef uint32_t name = replica.pending & ~<uint32_t>PENDING_SET
+    cdef uint32_t seen = lock_word(&table.pending_lock)
+    (<uint32_t*>pending_row(table, name))[0] = table.pending_free
+    table.pending_free = name
     unlock_unchanged(&table.pending_lock, seen)
-    store_relaxed(&table.pending_of[slot], 0)
+    store_relaxed(&replica.pending, 0)
 
 
-cdef void _add_pending(TableState* table, int32_t slot, const char* delta) noexcept nogil:
-    cdef int32_t row
-    if table.pending_of[slot]:
-        table.add(pending_row(table, table.pending_of[slot]), delta, table.row_items)
+cdef void _add_pending(TableState* table, ReplicaRecord* replica, const char* delta) noexcept nogil:
+    cdef uint32_t name = replica.pending
+    if name:
+        table.add(pending_row(table, name), delta, table.row_items)
         return
-    row = _allocate_pending(table)
-    copy_row(_pending_row(table, row), delta, table.row_bytes)
-    store_relaxed(&table.pending_of[slot], 1 + (<uint32_t>row << 1))
+    name = _allocate_pending(table)
+    copy_row(pending_row(table, name), delta, table.row_bytes)
+    store_relaxed(&replica.pending, name)
 
 
-cdef void _set_pending(TableState* table, int32_t slot, const char* value) noexcept nogil:
-    cdef int32_t row
-    if table.pending_of[slot]:
-        row = <int32_t>((table.pending_of[slot] - 1) >> 1)
-    else:
-        row = _allocate_pending(table)
-    copy_row(_pending_row(table, row), value, table.row_bytes)
-    store_relaxed(&table.pending_of[slot], 1 + (<uint32_t>row << 1 | 1))
+cdef void _set_pending(TableState* table, ReplicaRecord* replica, const char* value) noexcept nogil:
+    cdef uint32_t name = replica.pending
+    if not name:
+        name = _allocate_pending(table)
+    copy_row(pending_row(table, name), value, table.row_bytes)
+    store_relaxed(&replica.pending, name | PENDING_SET)
 
 
 cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept nogil:
     """The row becomes ``row`` plus what is pending (invariant I4)."""
-    cdef const char* pending
-    copy_row(row_of(table, slot), row, table.row_bytes)
-    if table.pending_of[slot]:
-        pending = pending_row(table, table.pending_of[slot])
-        if (table.pending_of[slot] - 1) & 1:
-            copy_row(row_of(table, slot), pending, table.row_bytes)
-        else:
-            table.add(row_of(table, slot), pending, table.row_items)
-
-
-cdef inline void _mark_dirty(TableState* table, int32_t slot) noexcept nogil:
-    cdef int32_t head
-    if load_relaxed_i32(&table.dirty_next[slot]) != NOT_DIRTY:
+    cdef uint32_t name = table.replicas[slot].pending
+    if name & PENDING_SET:
+        copy_row(row_of(table, slot), pending_row(table, name), table.row_bytes)
         return
-    # The engine takes the whole stack at once, so a slot cannot be popped and pushed again behind this loop's back.
+    copy_row(row_of(table, slot), row, table.row_bytes)
+    if name:
+        table.add(row_of(table, slot), pending_row(table, name), table.row_items)
+
+
+# -- dirty keys ----------------------------------------------------------------------------------------------------------
+
+cdef inline void _mark_dirty(TableState* table, int64_t key) noexcept nogil:
+    cdef int32_t head
+    if load_relaxed_i32(&table.dirty_next[key]) != NOT_DIRTY:
+        return
+    # The engine takes the whole stack at once, so a key cannot be popped and pushed again behind this loop's back.
     head = load_relaxed_i32(&table.dirty_head)
     while True:
-        store_relaxed_i32(&table.dirty_next[slot], head)
-        if cas_release_i32(&table.dirty_head, &head, slot + 2):
+        store_relaxed_i32(&table.dirty_next[key], head)
+        if cas_release_i32(&table.dirty_head, &head, <int32_t>(<uint32_t>key + 2)):
             return
 
 
@@ -118,212 +113,200 @@ cdef bint is_dirty(const TableState* table) noexcept nogil:
     return load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY
 
 
-cdef void take_dirty(TableState* table, vector[int32_t]& slots) noexcept nogil:
-    cdef int32_t slot = -1
-    slots.clear()
-    if load_relaxed_i32(&table.dirty_head) != END_OF_DIRTY:
-        slot = exchange_acquire_i32(&table.dirty_head, END_OF_DIRTY) - 2
-    while slot >= 0:
-        prefetch_write(&table.head[slot])
-        slots.push_back(slot)
-        slot = load_relaxed_i32(&table.dirty_next[slot]) - 2
+cdef void take_dirty(TableState* table, vector[uint32_t]& keys) noexcept nogil:
+    cdef int32_t next = END_OF_DIRTY
+    cdef uint32_t key
+    keys.clear()
+    if is_dirty(table):
+        next = exchange_acquire_i32(&table.dirty_head, END_OF_DIRTY)
+    while next != END_OF_DIRTY:
+        key = <uint32_t>next - 2
+        prefetch_write(&table.places[key])
+        keys.push_back(key)
+        next = load_relaxed_i32(&table.dirty_next[key])
 
 
-cdef void forget_dirty(TableState* table, int32_t slot) noexcept nogil:
-    # Under the slot's lock: a write is either seen by whoever looks at the row next, or marks it dirty anew.
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    store_relaxed_i32(&table.dirty_next[slot], NOT_DIRTY)
-    unlock_unchanged(&table.head[slot].word, seen)
+cdef void forget_dirty(TableState* table, int64_t key) noexcept nogil:
+    # Under the key's lock: a write is either seen by whoever looks at the row next, or marks it dirty anew. A key that has
+    # left since has no writers.
+    cdef uint32_t* word = &table.places[key].word
+    cdef uint32_t seen = load_relaxed(word)
+    if not seen & WORD_HERE:
+        store_relaxed_i32(&table.dirty_next[key], NOT_DIRTY)
+        return
+    seen = lock_word(word)
+    store_relaxed_i32(&table.dirty_next[key], NOT_DIRTY)
+    unlock_unchanged(word, seen)
 
 
 # -- replicas and relocation (engine lock held) -----------------------------------------------------------------------------
 
-cdef uint32_t read_slot(TableState* table, int32_t slot, char* out) noexcept nogil:
+cdef uint32_t read_row(TableState* table, int64_t key, char* out) noexcept nogil:
     # Writers only hold the word for one row, so locking it to read is as short.
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    copy_row(out, row_of(table, slot), table.row_bytes)
-    unlock_unchanged(&table.head[slot].word, seen)
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    unlock_unchanged(&place.word, seen)
     return seen // WORD_VERSION_ONE
 
 
-cdef int take_pending(TableState* table, int32_t slot, char* out) noexcept nogil:
-    cdef uint32_t seen
-    cdef uint32_t pending
-    cdef int kind = 0
-    seen = lock_slot(&table.head[slot].word)
-    pending = table.pending_of[slot]
-    if pending:
-        copy_row(out, pending_row(table, pending), table.row_bytes)
-        kind = 1 + <int>((pending - 1) & 1)
-        _free_pending(table, slot)
-    unlock_unchanged(&table.head[slot].word, seen)
-    return kind
+cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t name = table.replicas[place.slot].pending
+    if name:
+        copy_row(out, pending_row(table, name), table.row_bytes)
+        _free_pending(table, &table.replicas[place.slot])
+    unlock_unchanged(&place.word, seen)
+    return 0 if name == 0 else 2 if name & PENDING_SET else 1
 
 
-cdef void refresh_replica(TableState* table, int32_t slot, const char* row) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    _put_on_top(table, slot, row)
-    unlock_changed(&table.head[slot].word, seen)
+cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    _put_on_top(table, place.slot, row)
+    unlock_changed(&place.word, seen)
 
 
-cdef void promote_replica(TableState* table, int32_t slot, const char* row, uint32_t version) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    _put_on_top(table, slot, row)
-    if table.pending_of[slot]:
-        _free_pending(table, slot)
-    unlock_changed(&table.head[slot].word, with_state(continue_version(seen, version), SLOT_OWNED))
+cdef void promote_replica(TableState* table, int64_t key, const char* row, uint32_t version) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    _put_on_top(table, place.slot, row)
+    if table.replicas[place.slot].pending:
+        _free_pending(table, &table.replicas[place.slot])
+    unlock_changed(&place.word, with_state(continue_version(seen, version), STATE_OWNED))
 
 
-cdef bint has_pending(TableState* table, int32_t slot) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    cdef bint pending = table.pending_of[slot] != 0
-    unlock_unchanged(&table.head[slot].word, seen)
+cdef bint has_pending(TableState* table, int64_t key) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    cdef bint pending = table.replicas[place.slot].pending != 0
+    unlock_unchanged(&place.word, seen)
     return pending
 
 
-cdef double pending_norm(TableState* table, int32_t slot) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    cdef uint32_t pending = table.pending_of[slot]
+cdef double pending_norm(TableState* table, int64_t key) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t name = table.replicas[place.slot].pending
     cdef double norm = -1.0
-    if pending and (pending - 1) & 1:
+    if name & PENDING_SET:
         norm = INFINITY
-    elif pending:
-        norm = sqrt(table.square(pending_row(table, pending), table.row_items))
-    unlock_unchanged(&table.head[slot].word, seen)
+    elif name:
+        norm = sqrt(table.square(pending_row(table, name), table.row_items))
+    unlock_unchanged(&place.word, seen)
     return norm
 
 
-cdef void apply_write(TableState* table, int32_t slot, const char* row, bint is_set) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+cdef void apply_write(TableState* table, int64_t key, const char* row, bint is_set) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
     if is_set:
-        copy_row(row_of(table, slot), row, table.row_bytes)
+        copy_row(row_of(table, place.slot), row, table.row_bytes)
     else:
-        table.add(row_of(table, slot), row, table.row_items)
-    unlock_changed(&table.head[slot].word, seen)
+        table.add(row_of(table, place.slot), row, table.row_items)
+    unlock_changed(&place.word, seen)
 
 
-cdef bint drop_replica(TableState* table, int32_t slot) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    if table.pending_of[slot]:
-        unlock_unchanged(&table.head[slot].word, seen)
+cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    if table.replicas[place.slot].pending:
+        unlock_unchanged(&place.word, seen)
         return False
-    _unbind_locked(table, slot, seen)
+    _unbind(table, place, seen)
     return True
 
 
-cdef uint32_t move_out(TableState* table, int32_t slot, char* out) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
-    copy_row(out, row_of(table, slot), table.row_bytes)
-    _unbind_locked(table, slot, seen)
+cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    _unbind(table, place, seen)
     return seen // WORD_VERSION_ONE
 
 
-cdef void mark_shared(TableState* table, int32_t slot, bint shared) noexcept nogil:
-    cdef uint32_t seen = lock_slot(&table.head[slot].word)
+cdef void mark_shared(TableState* table, int64_t key, bint shared) noexcept nogil:
+    cdef uint32_t* word = &table.places[key].word
+    cdef uint32_t seen = lock_word(word)
     # A new version: a reader that saw the old word starts over, and a writer cannot have missed the bit.
-    unlock_changed(&table.head[slot].word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))
+    unlock_changed(word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))
 
 
 # -- one row -------------------------------------------------------------------------------------------------------------
-# Each access is one attempt at the slot where the key was a moment ago. It gives up (SLOT_FREE) when a writer is inside or the
-# key is not there: a slot may be unbound and bound to another key at any time. ``*_row_atomic`` repeat it until it succeeds
-# or the key is not here.
+# Each access is one attempt. It gives up (STATE_ABSENT) when a writer is inside or the key is not here; ``*_row_atomic`` repeat
+# it until it succeeds or the key is not here.
 
-cdef inline bint _lock_at(TableState* table, int64_t key, int32_t slot, uint32_t* seen) noexcept nogil:
-    cdef SlotHead* head
-    if slot < 0:
-        return False
-    head = &table.head[slot]
-    seen[0] = load_relaxed(&head.word)
-    if seen[0] & WORD_LOCKED or state_of(seen[0]) == SLOT_FREE or not try_lock_slot(&head.word, seen[0]):
-        return False                     # a free one is not locked, not even for a moment: see allocate_slot
-    if load_relaxed_i32(&head.key) == key:
-        return True
-    unlock_unchanged(&head.word, seen[0])
-    return False
+cdef inline bint _enter(KeyPlace* place, uint32_t* seen) noexcept nogil:
+    seen[0] = load_relaxed(&place.word)
+    return (seen[0] & (WORD_HERE | WORD_LOCKED)) == WORD_HERE and try_lock(&place.word, seen[0])
 
 
-cdef inline SlotState _pull_row_at(
-        TableState* table, int64_t key, int32_t slot, char* out, size_t row_bytes) noexcept nogil:
-    # Reading the word before its key, and again after the copy: binding a slot changes its version, to one it has not had.
-    cdef SlotHead* head
+cdef inline KeyState _try_pull(TableState* table, int64_t key, char* out, size_t row_bytes) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
     if not optimistic_reads:
-        if not _lock_at(table, key, slot, &seen):
-            return SLOT_FREE
-        copy_row(out, row_of(table, slot), row_bytes)
-        unlock_unchanged(&table.head[slot].word, seen)
+        if not _enter(place, &seen):
+            return STATE_ABSENT
+        copy_row(out, row_of(table, load_relaxed_i32(&place.slot)), row_bytes)
+        unlock_unchanged(&place.word, seen)
         return state_of(seen)
-    if slot < 0:
-        return SLOT_FREE
-    head = &table.head[slot]
-    seen = load_acquire(&head.word)
-    if load_relaxed_i32(&head.key) != key or seen & WORD_LOCKED:
-        return SLOT_FREE
-    copy_row(out, row_of(table, slot), row_bytes)
+    seen = load_acquire(&place.word)
+    if (seen & (WORD_HERE | WORD_LOCKED)) != WORD_HERE:
+        return STATE_ABSENT
+    copy_row(out, row_of(table, load_relaxed_i32(&place.slot)), row_bytes)
     fence_acquire()
-    return state_of(seen) if load_relaxed(&head.word) == seen else SLOT_FREE
+    return state_of(seen) if load_relaxed(&place.word) == seen else STATE_ABSENT
 
 
-cdef inline void _unlock_written(TableState* table, int32_t slot, uint32_t seen) noexcept nogil:
-    if seen & WORD_SHARED or state_of(seen) == SLOT_REPLICA:
-        _mark_dirty(table, slot)
-    unlock_changed(&table.head[slot].word, seen)
+cdef inline void _leave_written(TableState* table, int64_t key, uint32_t seen) noexcept nogil:
+    if seen & WORD_SHARED or state_of(seen) == STATE_REPLICA:
+        _mark_dirty(table, key)
+    unlock_changed(&table.places[key].word, seen)
 
 
-cdef inline SlotState _push_row_at(TableState* table, int64_t key, int32_t slot, const char* delta) noexcept nogil:
+cdef inline KeyState _try_push(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
-    if not _lock_at(table, key, slot, &seen):
-        return SLOT_FREE
-    table.add(row_of(table, slot), delta, table.row_items)
-    if state_of(seen) == SLOT_REPLICA:
-        _add_pending(table, slot, delta)
-    _unlock_written(table, slot, seen)
+    if not _enter(place, &seen):
+        return STATE_ABSENT
+    table.add(row_of(table, place.slot), delta, table.row_items)
+    if state_of(seen) == STATE_REPLICA:
+        _add_pending(table, &table.replicas[place.slot], delta)
+    _leave_written(table, key, seen)
     return state_of(seen)
 
 
-cdef inline SlotState _set_row_at(TableState* table, int64_t key, int32_t slot, const char* value) noexcept nogil:
+cdef inline KeyState _try_set(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
-    if not _lock_at(table, key, slot, &seen):
-        return SLOT_FREE
-    copy_row(row_of(table, slot), value, table.row_bytes)
-    if state_of(seen) == SLOT_REPLICA:
-        _set_pending(table, slot, value)
-    _unlock_written(table, slot, seen)
+    if not _enter(place, &seen):
+        return STATE_ABSENT
+    copy_row(row_of(table, place.slot), value, table.row_bytes)
+    if state_of(seen) == STATE_REPLICA:
+        _set_pending(table, &table.replicas[place.slot], value)
+    _leave_written(table, key, seen)
     return state_of(seen)
 
 
-cdef inline int32_t _slot_when_unlocked(TableState* table, int64_t key) noexcept nogil:
-    cdef int32_t slot = load_acquire_i32(&table.slot[key])
-    if slot >= 0:
-        read_unlocked(&table.head[slot].word)
-    return slot
-
-
-cdef SlotState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
-    cdef SlotState state = SLOT_FREE
-    cdef int32_t slot = 0
-    while state == SLOT_FREE and slot >= 0:
-        slot = _slot_when_unlocked(table, key)
-        state = _pull_row_at(table, key, slot, out, table.row_bytes)
+cdef KeyState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = _try_pull(table, key, out, table.row_bytes)
     return state
 
 
-cdef SlotState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    cdef SlotState state = SLOT_FREE
-    cdef int32_t slot = 0
-    while state == SLOT_FREE and slot >= 0:
-        slot = _slot_when_unlocked(table, key)
-        state = _push_row_at(table, key, slot, delta)
+cdef KeyState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = _try_push(table, key, delta)
     return state
 
 
-cdef SlotState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
-    cdef SlotState state = SLOT_FREE
-    cdef int32_t slot = 0
-    while state == SLOT_FREE and slot >= 0:
-        slot = _slot_when_unlocked(table, key)
-        state = _set_row_at(table, key, slot, value)
+cdef KeyState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = _try_set(table, key, value)
     return state
 
 
@@ -350,85 +333,82 @@ cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, 
 
 
 cdef inline int64_t _rows_ahead(bint for_writing) noexcept nogil:
-    """Fewer for writes: what is fetched but not yet written is taken away from another thread that writes it."""
-    return 16 if for_writing else MAX_ROWS_AHEAD
+    return WRITTEN_ROWS_AHEAD if for_writing else ROWS_AHEAD
 
 
-cdef inline void _approach(
-        TableState* table, int64_t key, int32_t* slot, size_t row_bytes, bint for_writing) noexcept nogil:
-    slot[0] = load_acquire_i32(&table.slot[key])
-    if slot[0] >= 0:
-        prefetch_slot(table, slot[0], row_bytes, for_writing)
+cdef inline void _prefetch_place(const TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    if for_writing:
+        prefetch_write(&table.places[key])
+    else:
+        prefetch_read(&table.places[key])
+
+
+cdef inline void _approach(TableState* table, int64_t key, size_t row_bytes, bint for_writing) noexcept nogil:
+    """As ``prefetch_key``; ``row_bytes`` is compiled in."""
+    if is_here(table, key):
+        prefetch_row(row_of(table, slot_of(table, key)), row_bytes, for_writing)
 
 
 cdef inline void _look_first(
-        TableState* table, const int64_t* keys, int64_t count, int32_t* slots, size_t row_bytes,
-        bint for_writing) noexcept nogil:
+        TableState* table, const int64_t* keys, int64_t count, size_t row_bytes, bint for_writing) noexcept nogil:
     """``_look_ahead`` for the keys before any."""
     cdef int64_t i
     if count == 1:
-        slots[0] = load_acquire_i32(&table.slot[keys[0]])
         return
-    for i in range(min(count, <int64_t>SLOTS_AHEAD)):
-        prefetch_read(&table.slot[keys[i]])
+    for i in range(min(count, <int64_t>PLACES_AHEAD)):
+        _prefetch_place(table, keys[i], for_writing)
     for i in range(min(count, _rows_ahead(for_writing))):
-        _approach(table, keys[i], &slots[i], row_bytes, for_writing)
+        _approach(table, keys[i], row_bytes, for_writing)
 
 
-cdef inline int32_t _look_ahead(
-        TableState* table, const int64_t* keys, int64_t i, int64_t count, int32_t* slots, size_t row_bytes,
-        bint for_writing) noexcept nogil:
-    """The slot of key ``i``, looked up some keys ago, in exchange for that of the key that is so far ahead."""
+cdef inline void _look_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, size_t row_bytes, bint for_writing) noexcept nogil:
     cdef int64_t ahead = _rows_ahead(for_writing)
-    cdef int32_t slot = slots[i % ahead]
-    if i + SLOTS_AHEAD < count:
-        prefetch_read(&table.slot[keys[i + SLOTS_AHEAD]])
+    if i + PLACES_AHEAD < count:
+        _prefetch_place(table, keys[i + PLACES_AHEAD], for_writing)
     if i + ahead < count:
-        _approach(table, keys[i + ahead], &slots[i % ahead], row_bytes, for_writing)
-    return slot
+        _approach(table, keys[i + ahead], row_bytes, for_writing)
 
 
 cdef void_apart _settle(
         AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
-    cdef SlotState state
+    cdef KeyState state
     if kind == ACCESS_ROW_PULL:
         state = pull_row_atomic(table, key, row)
     elif kind == ACCESS_ROW_PUSH:
         state = push_row_atomic(table, key, row)
     else:
         state = set_row_atomic(table, key, row)
-    if state == SLOT_FREE:
+    if state == STATE_ABSENT:
         misses.push_back(<int32_t>position)
-    _count(counts, state == SLOT_OWNED, state == SLOT_REPLICA, state == SLOT_FREE)
+    _count(counts, state == STATE_OWNED, state == STATE_REPLICA, state == STATE_ABSENT)
 
 
 cdef inline void _access_rows(
         AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
-    cdef int32_t slots[MAX_ROWS_AHEAD]
     cdef uint64_t owned = 0, replica = 0
-    cdef SlotState state
-    cdef int32_t slot
+    cdef KeyState state
     cdef char* row = rows
     cdef int64_t i
     cdef bint for_writing = kind != ACCESS_ROW_PULL
     cdef bint met_a_writer = False
-    _look_first(table, keys, count, slots, row_bytes, for_writing)
+    _look_first(table, keys, count, row_bytes, for_writing)
     for i in range(count):
-        slot = _look_ahead(table, keys, i, count, slots, row_bytes, for_writing)
+        _look_ahead(table, keys, i, count, row_bytes, for_writing)
         if kind == ACCESS_ROW_PULL:
-            state = _pull_row_at(table, keys[i], slot, row, row_bytes)
+            state = _try_pull(table, keys[i], row, row_bytes)
         elif kind == ACCESS_ROW_PUSH:
-            state = _push_row_at(table, keys[i], slot, row)
+            state = _try_push(table, keys[i], row)
         else:
-            state = _set_row_at(table, keys[i], slot, row)
-        owned += state == SLOT_OWNED
-        replica += state == SLOT_REPLICA
-        if state == SLOT_FREE:
-            if for_writing and slot >= 0 and not met_a_writer:
+            state = _try_set(table, keys[i], row)
+        owned += state == STATE_OWNED
+        replica += state == STATE_REPLICA
+        if state == STATE_ABSENT:
+            if for_writing and not met_a_writer and is_here(table, keys[i]):
                 met_a_writer = True
                 let_pass()
             _settle(kind, table, keys[i], i, row, misses, counts)
@@ -473,55 +453,48 @@ cdef void set_rows(
 # -- binding -------------------------------------------------------------------------------------------------------------
 
 cdef inline void _prefetch_free(const TableState* table, int32_t slot) noexcept nogil:
-    prefetch_slot(table, slot, table.row_bytes, True)
-    prefetch_read(&table.pending_of[slot])
-    prefetch_write(&table.seen_version[slot])
+    prefetch_row(row_of(table, slot), table.row_bytes, True)
+    prefetch_write(&table.key_of[slot])
+    prefetch_write(&table.replicas[slot])
 
 
-cdef int32_t allocate_slot(TableState* table, int64_t key) noexcept nogil:
+cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil:
     cdef int32_t slot
     if table.free_count > 0:
         table.free_count -= 1
         slot = table.free_slots[table.free_count]
         if table.free_count >= FREE_AHEAD:
             _prefetch_free(table, table.free_slots[table.free_count - FREE_AHEAD])
-    elif table.slots_touched < table.capacity:
+    else:
         slot = <int32_t>table.slots_touched
         store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
-    else:
-        return -1
     table.slots_bound_below = max(table.slots_bound_below, <int64_t>slot + 1)
     store_relaxed_i64(&table.slots_used, table.slots_used + 1)
-    # Stored, not exchanged: nobody else writes the word of a free slot, and an exchange would wait for the row before.
-    store_relaxed(&table.head[slot].word, load_relaxed(&table.head[slot].word) | WORD_LOCKED)
-    fence_release()
-    store_relaxed_i32(&table.head[slot].key, <int32_t>key)
+    fence_release()                      # readers of the key that had this slot before: state.pxd
+    store_relaxed_i32(&table.key_of[slot], <int32_t>key)
+    store_relaxed_i32(&table.places[key].slot, slot)
     return slot
 
 
-cdef void publish_slot(TableState* table, int32_t slot, SlotState state) noexcept nogil:
-    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
-    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    unlock_changed(&table.head[slot].word, with_state(word, state))
-    store_release_i32(&table.slot[key], slot)
+cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil:
+    unlock_changed(&table.places[key].word, with_state(word_of(table, key), state))
 
 
-cdef void publish_owned(TableState* table, int32_t slot, uint32_t version) noexcept nogil:
-    cdef uint32_t word = load_relaxed(&table.head[slot].word) & ~<uint32_t>WORD_LOCKED
-    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    unlock_changed(&table.head[slot].word, with_state(continue_version(word, version), SLOT_OWNED))
-    store_release_i32(&table.slot[key], slot)
+cdef void publish_owned(TableState* table, int64_t key, uint32_t version) noexcept nogil:
+    unlock_changed(&table.places[key].word, with_state(continue_version(word_of(table, key), version), STATE_OWNED))
 
 
-cdef void _unbind_locked(TableState* table, int32_t slot, uint32_t seen) noexcept nogil:
-    """Frees a slot whose word is LOCKED and was ``seen``."""
-    cdef int32_t key = load_relaxed_i32(&table.head[slot].key)
-    store_release_i32(&table.slot[key], KEY_ABSENT)
-    store_relaxed_i32(&table.head[slot].key, -1)
-    unlock_changed(&table.head[slot].word, with_state(seen, SLOT_FREE))
-    table.free_slots[table.free_count] = slot
+cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil:
+    store_relaxed(&table.places[key].word, with_state(word_of(table, key), state))
+
+
+cdef void _unbind(TableState* table, KeyPlace* place, uint32_t seen) noexcept nogil:
+    """Frees the slot of a key whose word is LOCKED and was ``seen``; leaves."""
+    store_relaxed_i32(&table.key_of[place.slot], -1)
+    table.free_slots[table.free_count] = place.slot
     table.free_count += 1
     store_relaxed_i64(&table.slots_used, table.slots_used - 1)
+    unlock_changed(&place.word, with_state(seen, STATE_ABSENT))
 
 
 cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
@@ -532,7 +505,7 @@ cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
     table.slots_bound_below = 0
     if <size_t>(touched - bound_below) * table.stride_bytes < least_bytes:
         return 0
-    while end > bound_below and state_of(load_relaxed(&table.head[end - 1].word)) == SLOT_FREE:
+    while end > bound_below and table.key_of[end - 1] < 0:
         end -= 1
     if <size_t>(touched - end) * table.stride_bytes < least_bytes:
         return 0
@@ -540,10 +513,11 @@ cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
         if table.free_slots[i] < end:
             table.free_slots[kept] = table.free_slots[i]
             kept += 1
-    # A reader that comes too late for a row copies zeros, and then finds that the word has changed. Words stay (versions do
-    # not fall back), and links between dirty slots. What else there is of a free slot is zero or not looked at.
-    _give_back(table.rows, end * table.stride_bytes, touched * table.stride_bytes, HUGE_PAGE_BYTES)
-    _give_back(table.seen_version, end * sizeof(uint32_t), touched * sizeof(uint32_t), PAGE_BYTES)
+    # A reader that comes too late for a row copies zeros, and then finds that its key's word has changed. What else there is of
+    # a free slot is zero or not looked at.
+    _give_back(table.rows, end * table.stride_bytes, _mapped_bytes(touched * table.stride_bytes), HUGE_PAGE_BYTES)
+    _give_back(table.key_of, end * sizeof(int32_t), touched * sizeof(int32_t), PAGE_BYTES)
+    _give_back(table.replicas, end * sizeof(ReplicaRecord), touched * sizeof(ReplicaRecord), PAGE_BYTES)
     _give_back(table.free_slots, kept * sizeof(int32_t), table.free_count * sizeof(int32_t), PAGE_BYTES)
     table.free_count = kept
     store_relaxed_i64(&table.slots_touched, end)
@@ -660,36 +634,28 @@ cdef class Table:
         state.rank = rank
         state.size = size
         state.num_keys = num_keys
-        state.capacity = num_keys
         state.row_items = items
         state.row_bytes = items * self.dtype.itemsize
         state.stride_bytes = stride_for(state.row_bytes)
         state.add = row_add_for(_dtype_code(self.dtype))
         state.square = row_square_for(_dtype_code(self.dtype))
-        state.slot = <int32_t*>_map(num_keys * sizeof(int32_t), True)
-        state.owner = <uint16_t*>_map(num_keys * sizeof(uint16_t), True)
-        state.epoch = <uint32_t*>_map(num_keys * sizeof(uint32_t), False)
-        state.head = <SlotHead*>_map(num_keys * sizeof(SlotHead), True)
+        state.places = <KeyPlace*>_map(num_keys * sizeof(KeyPlace), True)
+        state.key_of = <int32_t*>_map(num_keys * sizeof(int32_t), False)
         state.rows = <char*>_map(num_keys * state.stride_bytes, True)
         self._prepare_management()
-        self._point_to_homes()
 
     def __dealloc__(self):
         cdef TableState* state = self.state
         if state == NULL:
             return
-        _unmap(state.slot, state.num_keys * sizeof(int32_t))
-        _unmap(state.owner, state.num_keys * sizeof(uint16_t))
-        _unmap(state.epoch, state.num_keys * sizeof(uint32_t))
-        _unmap(state.head, state.capacity * sizeof(SlotHead))
-        _unmap(state.rows, state.capacity * state.stride_bytes)
-        _unmap(state.intent_refs, state.num_keys * sizeof(uint16_t))
+        _unmap(state.places, state.num_keys * sizeof(KeyPlace))
+        _unmap(state.key_of, state.num_keys * sizeof(int32_t))
+        _unmap(state.rows, state.num_keys * state.stride_bytes)
+        _unmap(state.records, state.num_keys * sizeof(KeyRecord))
         _unmap(state.flags, state.num_keys)
-        _unmap(state.pending_of, state.num_keys * sizeof(uint32_t))
         _unmap(state.dirty_next, state.num_keys * sizeof(int32_t))
-        _unmap(state.seen_version, state.num_keys * sizeof(uint32_t))
-        _unmap(state.holders, state.num_keys * state.holder_words * sizeof(uint64_t))
-        _unmap(state.news, state.num_keys * state.holder_words * sizeof(uint64_t))
+        _unmap(state.replicas, state.num_keys * sizeof(ReplicaRecord))
+        _unmap(state.holders, 2 * state.num_keys * state.holder_words * sizeof(RankWord))
         _unmap(state.pending, state.num_keys * state.pending_stride)
         _unmap(state.free_slots, state.num_keys * sizeof(int32_t))
         free(state)
@@ -698,27 +664,16 @@ cdef class Table:
         """Arrays that only keys with intents, replicas or relocations touch; a one-rank job touches none."""
         cdef TableState* state = self.state
         cdef size_t keys = state.num_keys
-        state.holder_words = (state.size + 63) // 64
+        state.holder_words = (state.size + RANKS_PER_WORD - 1) // RANKS_PER_WORD
         state.pending_stride = max(<size_t>8, state.stride_bytes)
-        state.pending_free = -1
         state.dirty_head = END_OF_DIRTY
-        state.intent_refs = <uint16_t*>_map(keys * sizeof(uint16_t), False)
+        state.records = <KeyRecord*>_map(keys * sizeof(KeyRecord), True)
         state.flags = <uint8_t*>_map(keys, False)
-        state.pending_of = <uint32_t*>_map(keys * sizeof(uint32_t), False)
         state.dirty_next = <int32_t*>_map(keys * sizeof(int32_t), False)
-        state.seen_version = <uint32_t*>_map(keys * sizeof(uint32_t), False)
-        state.holders = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
-        state.news = <uint64_t*>_map(keys * state.holder_words * sizeof(uint64_t), False)
+        state.replicas = <ReplicaRecord*>_map(keys * sizeof(ReplicaRecord), False)
+        state.holders = <RankWord*>_map(2 * keys * state.holder_words * sizeof(RankWord), False)
         state.pending = <char*>_map(keys * state.pending_stride, False)
         state.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
-
-    cdef _point_to_homes(self):
-        cdef TableState* state = self.state
-        cdef int64_t key
-        with nogil:
-            for key in range(state.num_keys):
-                state.slot[key] = KEY_ABSENT
-                state.owner[key] = <uint16_t>home_rank(key, state.size)
 
     def home_keys(self) -> np.ndarray:
         """The keys whose home is this rank, ascending. int64 [K]."""
@@ -749,32 +704,44 @@ cdef class Table:
             source = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         with nogil:
             for i in range(keys.shape[0]):
-                slot = allocate_slot(state, keys[i])
+                slot = bind_slot(state, keys[i])
                 if source is not None and state.row_bytes > 0:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
-                publish_slot(state, slot, SLOT_OWNED)
+                publish(state, keys[i], STATE_OWNED)
 
     def disown(self, const int64_t[::1] keys) -> None:
         """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
         cdef int64_t i
         for i in range(keys.shape[0]):
-            drop_replica(self.state, self.state.slot[keys[i]])
+            drop_replica(self.state, keys[i])
 
     def owned_keys(self) -> np.ndarray:
         """The keys this rank owns now, ascending. int64 [K]. A snapshot; any thread."""
-        return self._keys_in(SLOT_OWNED)
+        return self._keys_in(STATE_OWNED)
 
     def replica_keys(self) -> np.ndarray:
         """The keys this rank holds replicas of now, ascending. int64 [K]. A snapshot; any thread."""
-        return self._keys_in(SLOT_REPLICA)
+        return self._keys_in(STATE_REPLICA)
 
     def owners(self) -> np.ndarray:
         """This rank's last known owner of each key. uint16 [num_keys]; a snapshot."""
-        return np.array(<uint16_t[:self.num_keys]>self.state.owner)
+        owners = np.empty(self.num_keys, dtype=np.uint16)
+        cdef uint16_t[::1] out = owners
+        cdef int64_t key
+        with nogil:
+            for key in range(out.shape[0]):
+                out[key] = <uint16_t>known_owner(self.state, key)
+        return owners
 
     def epochs(self) -> np.ndarray:
         """The epoch at which this rank learned each key's owner. uint32 [num_keys]; a snapshot."""
-        return np.array(<uint32_t[:self.num_keys]>self.state.epoch)
+        epochs = np.empty(self.num_keys, dtype=np.uint32)
+        cdef uint32_t[::1] out = epochs
+        cdef int64_t key
+        with nogil:
+            for key in range(out.shape[0]):
+                out[key] = self.state.records[key].epoch
+        return epochs
 
     def rows_here(self, const int64_t[::1] keys) -> np.ndarray:
         """The rows of ``keys``, which are owned or replicated here: [K, *row_shape], each as some write left it. Any thread.
@@ -786,21 +753,17 @@ cdef class Table:
         cdef int64_t i
         for i in range(keys.shape[0]):
             if not 0 <= keys[i] < self.num_keys or (
-                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == SLOT_FREE):
+                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == STATE_ABSENT):
                 raise KeyRangeError(f"key {keys[i]} of table {self.name!r} has no row on rank {self.state.rank}")
         return rows
 
-    cdef _keys_in(self, SlotState wanted):
-        cdef TableState* state = self.state
-        marks = np.zeros(state.num_keys, dtype=np.bool_)
+    cdef _keys_in(self, KeyState wanted):
+        marks = np.empty(self.num_keys, dtype=np.bool_)
         cdef unsigned char[::1] mark = marks.view(np.uint8)
         cdef int64_t key
-        cdef int32_t slot
         with nogil:
-            for key in range(state.num_keys):
-                slot = load_acquire_i32(&state.slot[key])
-                if slot >= 0 and state_of(load_relaxed(&state.head[slot].word)) == wanted:
-                    mark[key] = 1
+            for key in range(mark.shape[0]):
+                mark[key] = key_state(self.state, key) == wanted
         return np.flatnonzero(marks).astype(np.int64, copy=False)
 
     def memory(self) -> dict:
@@ -808,7 +771,7 @@ cdef class Table:
         cdef TableState* state = self.state
         return {
             "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
-            "index": state.num_keys * 10 + load_relaxed_i64(&state.slots_touched) * 8,
+            "index": state.num_keys * sizeof(KeyPlace) + load_relaxed_i64(&state.slots_touched) * sizeof(int32_t),
         }
 
     def __repr__(self):

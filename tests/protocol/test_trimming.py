@@ -53,7 +53,7 @@ class Job:
 
     def slots(self) -> int:
         """Used once or more and not given back, of rank 0."""
-        return (self.tables[0].memory()["index"] - 10 * NUM_KEYS) // 8
+        return (self.tables[0].memory()["index"] - 8 * NUM_KEYS) // 4
 
     def check_values(self) -> None:
         def check(manager: Any) -> None:
