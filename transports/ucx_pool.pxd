@@ -5,6 +5,7 @@ Guarantees: blocks are 64-byte aligned; memory stays readable and writable until
 Assumptions: calls are serialised by the caller (the engine's lock). ``release`` gets the size that ``allocate`` got.
 """
 
+cimport cython
 from libc.stddef cimport size_t
 from libcpp.vector cimport vector
 
@@ -26,6 +27,7 @@ cdef struct Slab:
     ucp_mem_h registration                 # NULL: plain memory (registration failed, or was undone by unregister())
 
 
+@cython.final
 cdef class RegisteredPool:
     cdef const UcpFunctions* _ucp
     cdef ucp_context_h _context            # NULL: slabs are not registered (any more)

@@ -1,5 +1,6 @@
 """A UCX context and its one worker: started with our settings, stopped in order."""
 
+cimport cython
 from intentpm.transports.ucp cimport (
     UcpFunctions, ucp_am_recv_callback_t, ucp_context_h, ucp_ep_h, ucp_worker_h, ucs_status_t)
 
@@ -8,6 +9,7 @@ cdef enum:
     LISTED_PATHS = 16
 
 
+@cython.final
 cdef class UcxWorker:
     cdef const UcpFunctions* ucp
     cdef ucp_context_h context

@@ -9,6 +9,7 @@ Life of a peer:  ALIVE -LEAVE-> LEFT (still serves; its disconnection is no loss
 Assumption: every method is called under the engine's lock.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -18,6 +19,7 @@ from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.transports.base cimport Transport
 
 
+@cython.final
 cdef class Control:
     cdef Transport transport
     cdef RequestPool requests

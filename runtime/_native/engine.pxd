@@ -23,6 +23,7 @@ Who progresses the transport (the *wheel*):
     With virtual time there is no thread and no wheel: the transport runs all ranks.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from intentpm.runtime._native.control cimport Control
@@ -44,6 +45,7 @@ cdef enum EngineState:
     ENGINE_FORKED = 3            # this process is a forked child
 
 
+@cython.final
 cdef class Engine:
     cdef object __weakref__
     cdef readonly Transport transport

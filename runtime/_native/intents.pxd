@@ -9,6 +9,7 @@ Guarantees
     * ``advance`` tells the engine only when something is due or over (``wake_clock``).
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t
 from libcpp.pair cimport pair
 from libcpp.queue cimport priority_queue
@@ -42,6 +43,7 @@ cdef enum Attention:
 ctypedef pair[pair[int64_t, int64_t], size_t] HeapEntry
 
 
+@cython.final
 cdef class IntentQueue:
     cdef int64_t clock               # atomic: the worker stores release / the engine loads acquire
     cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look

@@ -6,6 +6,7 @@ Guarantees
 Assumption: all of it is guarded by the engine's lock.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
@@ -77,6 +78,7 @@ cdef inline Event* next_event(Ring* ring) noexcept nogil:
     return event
 
 
+@cython.final
 cdef class Journal:
     cdef Transport transport
     cdef int64_t now_ns          # when the step or message being worked on began

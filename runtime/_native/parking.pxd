@@ -5,6 +5,7 @@ keys are parked only while they are being relocated or granted. Pulls of this ra
 Guarded by the engine's lock.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
@@ -24,6 +25,7 @@ cdef struct ParkedMessage:
     char* row                    # in the same allocation
 
 
+@cython.final
 cdef class Parking:
     cdef unordered_map[uint64_t, vector[ParkedMessage*]] messages
     cdef readonly uint64_t parked_now            # keys, those that pulls of this rank wait for included (remote.pxd)

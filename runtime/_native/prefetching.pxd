@@ -1,7 +1,7 @@
 """Bringing near what the loops of management over many keys will look at.
 
-A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting. What
-hangs on an entry is brought near when that has come: entries, then what the slot has. Engine lock held.
+A key's entries lie apart from those of the key before it: brought near a few keys ahead, they do not keep the loop waiting.
+What hangs on an entry is brought near when that has come: entries, then what the slot has. Engine lock held.
 """
 
 from libc.stdint cimport int64_t, uint32_t

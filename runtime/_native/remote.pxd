@@ -13,6 +13,7 @@ Assumptions
     * Every method is called under the engine's lock.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
@@ -54,6 +55,7 @@ cdef struct WaitingPull:
     uint32_t* keys               # owned
 
 
+@cython.final
 cdef class RemoteAccess:
     cdef Transport transport
     cdef RequestPool requests

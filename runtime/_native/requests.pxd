@@ -7,6 +7,7 @@ Assumptions
     * All of it is guarded by the engine's lock, except ``done``.
 """
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libcpp.vector cimport vector
 
@@ -50,6 +51,7 @@ cdef enum:
     NO_PHASE = 2
 
 
+@cython.final
 cdef class RequestPool:
     cdef vector[Request] entries
     cdef uint32_t free_head

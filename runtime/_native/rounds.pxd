@@ -26,6 +26,7 @@ is the owner's row it last saw plus what is pending (store.pyx); I5 value conser
 Assumption: every method is called under the engine's lock.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
@@ -55,6 +56,7 @@ cdef struct SyncWait:
     Operation* operation
 
 
+@cython.final
 cdef class Rounds:
     cdef Transport transport
     cdef RemoteAccess remote
@@ -172,7 +174,6 @@ cdef class Rounds:
     cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _deactivate(self, const Intent* intent) noexcept nogil
-    cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _want(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _no_writes_open(self) noexcept nogil
     cdef void _step_fence(self) noexcept nogil

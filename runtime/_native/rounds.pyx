@@ -35,11 +35,13 @@ from intentpm.runtime._native.prefetching cimport (
 from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyState, is_later
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, WORD_SHARED, KeyState, is_later, state_of,
+)
 from intentpm.runtime._native.store cimport (
-    RANKS_PER_WORD, RankWord, Table, TableState, apply_write, bind_slot, change_state, drop_replica, forget_dirty,
+    RANKS_PER_WORD, KeyRecord, RankWord, Table, TableState, apply_write, bind_slot, change_state, drop_replica, forget_dirty,
     has_pending, is_dirty, is_here, key_state, mark_shared, move_out, pending_norm, prefetch_row, promote_replica, publish,
-    publish_owned, read_row, refresh_replica, row_of, slot_of, take_dirty, take_pending, trim_slots,
+    publish_owned, read_row, refresh_replica, row_of, slot_of, take_dirty, take_pending, trim_slots, word_of,
 )
 
 cdef enum:
@@ -184,11 +186,12 @@ cdef class Rounds:
 
     cdef inline bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
         """Counts one more active intent. True: the key is here."""
-        if table.records[key].intent_refs < ALL_INTENTS:
-            table.records[key].intent_refs += 1
-        if table.records[key].intent_refs == ALL_INTENTS:
+        cdef KeyRecord* record = &table.records[key]
+        if record.intent_refs < ALL_INTENTS:
+            record.intent_refs += 1
+        if record.intent_refs == ALL_INTENTS:
             table.flags[key] |= KEY_PINNED
-        if self.journal.tracing and table.records[key].intent_refs == 1:
+        if self.journal.tracing and record.intent_refs == 1:
             note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
         if key_state(table, key) == STATE_ABSENT:
             self._want(table, key)
@@ -196,26 +199,24 @@ cdef class Rounds:
 
     cdef void _deactivate(self, const Intent* intent) noexcept nogil:
         cdef TableState* table = self._table(intent.table_id)
-        cdef uint32_t i, key
+        cdef uint32_t i, key, word
+        cdef KeyRecord* record
         for i in range(intent.count):
             prefetch_released(table, intent.keys, i, intent.count)
             key = intent.keys[i]
-            if table.records[key].intent_refs == ALL_INTENTS:            # KEY_PINNED
+            record = &table.records[key]
+            if record.intent_refs == ALL_INTENTS:                # KEY_PINNED
                 continue
-            table.records[key].intent_refs -= 1
-            if table.records[key].intent_refs > 0:
+            record.intent_refs -= 1
+            if record.intent_refs > 0:
                 continue
             if self.journal.tracing:
                 note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
-            if is_here(table, key):
-                self._let_go(table, key)
-
-    cdef void _let_go(self, TableState* table, uint32_t key) noexcept nogil:
-        """No worker here intends the key any more."""
-        if key_state(table, key) == STATE_REPLICA:
-            self._queue(table, key)
-        else:
-            self._offer_to_last_holder(table, key)
+            word = word_of(table, key)                           # no worker here intends the key any more
+            if state_of(word) == STATE_REPLICA:
+                self._queue(table, key)
+            elif word & WORD_SHARED:
+                self._offer_to_last_holder(table, key)
 
     # == holder: asking ==================================================================================================
 

@@ -55,8 +55,8 @@ cdef struct TableState:
     char* rows                   # the slab; a row is touched only under the rules of its key's word
     int32_t* key_of              # atomic relaxed, written under the engine's lock. Of a free slot: -1
     ReplicaRecord* replicas
-    # guarded by: engine lock. Of an owned row two sets of ranks, holder_words each; empty unless the word is SHARED: which ranks
-    # hold replicas, and which of them lack the newest row (holders.pxd).
+    # guarded by: engine lock. Of an owned row two sets of ranks, holder_words each, empty unless its key's word is SHARED:
+    # which ranks hold replicas, and which of them lack the newest row (holders.pxd).
     RankWord* holders
     uint32_t holder_words        # RANKS_PER_WORD ranks each
     # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
