@@ -26,7 +26,7 @@ from numpy.random cimport bitgen_t
 
 import numpy as np
 
-from intentpm.runtime._native.primitives cimport load_relaxed_i32, load_relaxed_i64
+from intentpm.runtime._native.primitives cimport load_acquire_i64, load_relaxed_i32
 from intentpm.runtime._native.store cimport Table, TableState, is_here
 
 cdef extern from *:
@@ -363,7 +363,7 @@ cdef class Drawer:
     cdef void _build_index(self) noexcept nogil:
         cdef TableState* state = self.table.state
         # A slot bound for the first time meanwhile is missed, as any that is bound after the scan.
-        cdef int64_t slots = load_relaxed_i64(&state.slots_touched)
+        cdef int64_t slots = load_acquire_i64(&state.slots_touched)
         cdef int64_t slot, key
         self.local_keys.clear()
         for slot in range(slots):

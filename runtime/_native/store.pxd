@@ -68,9 +68,8 @@ cdef struct TableState:
     int32_t* free_slots          # guarded by: engine lock. A stack: slots that were used once and are free
     int64_t free_count           # guarded by: engine lock
     int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked
-    # atomic relaxed: stored under the engine's lock / read by statistics
-    int64_t slots_touched        # slots from here on are free, and not among ``free_slots``
-    int64_t slots_used
+    int64_t slots_touched        # atomic, stored under the engine's lock. From here on slots are free, not among ``free_slots``
+    int64_t slots_used           # atomic relaxed, the same
 
 
 cdef enum:

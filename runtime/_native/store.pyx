@@ -18,7 +18,7 @@ from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_relaxed,
     load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for,
-    store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, void_apart, void_per_cpu,
+    store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i64, void_apart, void_per_cpu,
 )
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
@@ -467,12 +467,13 @@ cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil:
             _prefetch_free(table, table.free_slots[table.free_count - FREE_AHEAD])
     else:
         slot = <int32_t>table.slots_touched
-        store_relaxed_i64(&table.slots_touched, table.slots_touched + 1)
     table.slots_bound_below = max(table.slots_bound_below, <int64_t>slot + 1)
     store_relaxed_i64(&table.slots_used, table.slots_used + 1)
     fence_release()                      # readers of the key that had this slot before: state.pxd
     store_relaxed_i32(&table.key_of[slot], <int32_t>key)
     store_relaxed_i32(&table.places[key].slot, slot)
+    if slot == table.slots_touched:
+        store_release_i64(&table.slots_touched, slot + 1)    # to who looks through the slots without the lock
     return slot
 
 
