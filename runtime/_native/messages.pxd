@@ -29,7 +29,7 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     ABORT     a rank is lost (``culprit``; maybe the sender itself). Body: why, UTF-8
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum MessageId:
@@ -108,6 +108,15 @@ cdef inline size_t padded(size_t size_bytes) noexcept nogil:
 cdef inline size_t indices_bytes(uint32_t count) noexcept nogil:
     """Of a u32 section."""
     return padded(<size_t>count * 4)
+
+
+cdef inline bint keys_fit(const uint32_t* keys, uint32_t count, int64_t num_keys) noexcept nogil:
+    """Whether there is a key, and all are of the table."""
+    cdef uint32_t i
+    for i in range(count):
+        if keys[i] >= num_keys:
+            return False
+    return count > 0
 
 
 # Where the sections of a body are; NULL: not there.

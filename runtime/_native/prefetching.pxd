@@ -77,6 +77,12 @@ cdef inline void prefetch_rows(
         prefetch_beside(table, keys[i + PREFETCH_ROWS])
 
 
+cdef inline void prefetch_offers(const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """What asking again for a replica looks at."""
+    if i + PREFETCH_ENTRIES < count:
+        prefetch_entries(table, keys[i + PREFETCH_ENTRIES])
+
+
 cdef inline void prefetch_owners(const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
     """What learning of a new owner looks at."""
     if i + PREFETCH_ENTRIES < count:

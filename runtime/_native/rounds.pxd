@@ -30,6 +30,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
 from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport ControlHeader, RoundBody, RoundHeader
@@ -89,9 +90,7 @@ cdef class Rounds:
     cdef vector[int64_t] refreshed_ns            # per holder: when the last was sent
     cdef vector[uint8_t] flush_asked             # per holder: who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # per holder: all sent, acknowledgements to come
-    cdef vector[vector[KeyRef]] offers           # per holder: hints not sent yet
-    cdef vector[vector[KeyRef]] moved            # per rank: the same
-    cdef int64_t hints_due_ns                    # NEVER: there are none
+    cdef Hints hints
     # Age of news: since this rank knew of the oldest write among them.
     cdef int64_t dirty_since_ns                  # of keys written and not collected; 0: none
     cdef int64_t written_ns                      # of the writes that are being spread
@@ -200,6 +199,7 @@ cdef class Rounds:
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
     cdef void _take_refresh(
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     cdef void _serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
@@ -209,20 +209,8 @@ cdef class Rounds:
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
-    cdef int64_t _step_hints(self, int64_t now_ns) noexcept nogil
-    cdef void _note_hint(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil
-    cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
     cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
-    cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
-    cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
-    cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil
-    cdef size_t _send_hints_of_table(
-        self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil
-    cdef bint _take_hints(
-        self, TableState* table, uint8_t message_id, const RoundHeader* header, const uint32_t* numbers,
-        size_t body_bytes) noexcept nogil
-    cdef void _take_offer(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _park(
         self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil

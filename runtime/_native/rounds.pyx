@@ -4,33 +4,30 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
-from intentpm.runtime._native.holders cimport (
-    bit_number, bit_of, holders_of, is_shared, news_of, only_holder, others_hold, take_news,
-)
+from intentpm.runtime._native.directory cimport known_owner, learn_owner
+from intentpm.runtime._native.holders cimport bit_number, bit_of, holders_of, is_shared, news_of, others_hold, take_news
+from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_SENT, EVENT_DELTA_TAKEN, EVENT_DROPPED, EVENT_FORWARDED, EVENT_GRANTED, EVENT_HOLDER_ADDED,
-    EVENT_HOLDER_REMOVED, EVENT_INTENT_OFF, EVENT_INTENT_ON, EVENT_MOVED_IN, EVENT_MOVED_OUT, EVENT_OFFERED,
-    EVENT_PARKED, EVENT_REFRESH_SENT, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN, REASON_MODE,
-    REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, Sample, note_decision, note_traced,
+    EVENT_HOLDER_REMOVED, EVENT_INTENT_OFF, EVENT_INTENT_ON, EVENT_MOVED_IN, EVENT_MOVED_OUT, EVENT_PARKED,
+    EVENT_REFRESH_SENT, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN, REASON_MODE, REASON_ONLY_INTENT,
+    REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, Sample, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, MSG_SYNC, MSG_SYNCED,
     RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW, ControlHeader, RoundBody,
-    RoundHeader, indices_bytes, padded, round_body,
+    RoundHeader, indices_bytes, keys_fit, padded, round_body,
 )
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_DELTAS_TWICE, MUTATION_FENCE_OPEN, MUTATION_HOME_NOT_TOLD, MUTATION_RECORDS_FIRST,
-    MUTATION_SYNC_WITHOUT_NEWS, is_planted,
+    MUTATION_DELTAS_TWICE, MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, MUTATION_SYNC_WITHOUT_NEWS, is_planted,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport (
     DECIDE_RELOCATE, MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, decide, may_relocate, uses_intents,
 )
 from intentpm.runtime._native.prefetching cimport (
-    prefetch_dirty, prefetch_hints, prefetch_intended, prefetch_news, prefetch_owners, prefetch_records, prefetch_released,
-    prefetch_rows,
+    prefetch_dirty, prefetch_intended, prefetch_news, prefetch_offers, prefetch_records, prefetch_released, prefetch_rows,
 )
 from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
@@ -51,8 +48,6 @@ cdef enum:
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
     ALL_INTENTS = 0xffff             # intent_refs is saturated
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
-    HINT_GAP_NS = 10_000_000
-    WELL_KNOWN_RANKS = 8             # in a job of at most so many, all are told where keys move, not only their home ranks
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
 
@@ -67,6 +62,7 @@ cdef class Rounds:
         self.journal = remote.journal
         self.rank = remote.transport.rank
         self.size = remote.transport.size
+        self.hints = Hints(remote, management)
         self.management = management
         self.sync_interval_ns = sync_interval_ns
         self.sync_threshold = sync_threshold
@@ -82,9 +78,6 @@ cdef class Rounds:
         self.refreshed_ns.resize(self.size, 0)
         self.flush_asked.resize(self.size, 0)
         self.flush_drained.resize(self.size, 0)
-        self.offers.resize(self.size)
-        self.moved.resize(self.size)
-        self.hints_due_ns = NEVER
         self.news_since_ns.resize(self.size, 0)
         self.later_news_at.resize(self.size, 0)
         self.later_news_since_ns.resize(self.size, 0)
@@ -109,7 +102,7 @@ cdef class Rounds:
                 again = min(again, self._refresh(peer, now_ns))
             if self.flush_asked[peer]:
                 self._step_flush(peer)
-        again = min(again, self._step_hints(now_ns))
+        again = min(again, self.hints.step(now_ns))
         self.remote.step_waiting()
         if self.journal.tracing:
             self.sample(now_ns, False)
@@ -216,7 +209,7 @@ cdef class Rounds:
             if state_of(word) == STATE_REPLICA:
                 self._queue(table, key)
             elif word & WORD_SHARED:
-                self._offer_to_last_holder(table, key)
+                self.hints.offer_to_last_holder(table, key)
 
     # == holder: asking ==================================================================================================
 
@@ -485,7 +478,7 @@ cdef class Rounds:
         if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
             self._want(table, key)
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
-            self._offer_to_last_holder(table, key)
+            self.hints.offer_to_last_holder(table, key)
 
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:
@@ -527,6 +520,15 @@ cdef class Rounds:
             elif key_state(table, key) == STATE_REPLICA:
                 self._take_row(
                     owner, table, key, body.rows + i * table.row_bytes, False, body.epochs[i], body.versions[i])
+
+    cdef void _take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
+        """The owner would give these away."""
+        cdef uint32_t i
+        for i in range(header.count):
+            prefetch_offers(table, keys, i, header.count)
+            if key_state(table, keys[i]) == STATE_REPLICA:
+                table.flags[keys[i]] |= KEY_OFFERED
+                self._queue(table, keys[i])
 
     # == owner ===========================================================================================================
 
@@ -584,7 +586,7 @@ cdef class Rounds:
             result = RESULT_DROPPED
             self._remove_holder(table, key, holder)
             if table.records[key].intent_refs == 0:
-                self._offer_to_last_holder(table, key)
+                self.hints.offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
                 self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
             result = RESULT_MOVED
@@ -617,7 +619,7 @@ cdef class Rounds:
         note_decision(
             self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch,
             REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
-        self._note_move(table, key, holder)
+        self.hints.note_move(table, key, holder)
         return version
 
     cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
@@ -639,119 +641,6 @@ cdef class Rounds:
         note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.records[key].epoch)
         if not others_hold(table, key, holder):
             mark_shared(table, key, False)
-
-    # -- hints -----------------------------------------------------------------------------------------------------------
-
-    # Two things an owner tells others can wait: the home rank of a key that went to a third one (until it knows, it forwards
-    # to a rank that forwards again), and the last holder of a key that it may ask for it. They are gathered for HINT_GAP_NS:
-    # sent with every message that causes them they were half of all messages.
-
-    cdef int64_t _step_hints(self, int64_t now_ns) noexcept nogil:
-        """Sends the hints when they are due; returns when that will be."""
-        cdef uint32_t peer
-        if now_ns < self.hints_due_ns:
-            return self.hints_due_ns
-        self.hints_due_ns = NEVER
-        for peer in range(self.size):
-            if not self.moved[peer].empty():
-                self._send_hints(peer, MSG_MOVED, self.moved[peer])
-            if not self.offers[peer].empty():
-                self._send_hints(peer, MSG_OFFER, self.offers[peer])
-        return NEVER
-
-    cdef void _note_hint(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil:
-        cdef KeyRef reference
-        reference.table = table.table_id
-        reference.key = key
-        hints.push_back(reference)
-        self.hints_due_ns = min(self.hints_due_ns, self.journal.now_ns + HINT_GAP_NS)
-
-    cdef void _note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil:
-        """The key's home rank has to hear of its new owner, unless it is one of the two; in a small job everybody does.
-
-        A rank that has heard need not be forwarded: with 4 ranks forwarding was every second message.
-        """
-        cdef uint32_t home = home_rank(key, self.size)
-        cdef uint32_t peer
-        cdef uint32_t first = home if self.size > WELL_KNOWN_RANKS else 0
-        cdef uint32_t end = home + 1 if self.size > WELL_KNOWN_RANKS else self.size
-        for peer in range(first, end):
-            if peer != self.rank and peer != owner and not is_planted(MUTATION_HOME_NOT_TOLD):
-                self._note_hint(table, key, self.moved[peer])
-
-    cdef void _offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
-        """No intent here: when exactly one other rank still has, it shall be the owner."""
-        cdef int64_t last = only_holder(table, key)
-        if last >= 0 and may_relocate(self.management):
-            self._note_hint(table, key, self.offers[last])
-            note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.records[key].epoch)
-
-    cdef void _send_hints(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil:
-        cdef size_t at = 0
-        while at < hints.size():
-            at = self._send_hints_of_table(peer, message_id, hints, at)
-        hints.clear()
-
-    cdef size_t _send_hints_of_table(
-            self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil:
-        """One message; returns the first hint not looked at. What is no longer true is left out."""
-        cdef RoundHeader header
-        cdef TableState* table = self._table(hints[at].table)
-        cdef uint32_t key, section, i
-        cdef uint32_t* numbers
-        self.keys.clear()
-        while at < hints.size() and hints[at].table == table.table_id and self.keys.size() < MESSAGE_RECORDS:
-            prefetch_hints(table, hints.data(), at, hints.size(), message_id == MSG_OFFER)
-            key = hints[at].key
-            at += 1
-            if known_owner(table, key) != peer if message_id == MSG_MOVED else self._is_to_offer(table, key, peer):
-                self.keys.push_back(key)
-        if self.keys.empty():
-            return at
-        memset(&header, 0, sizeof(header))
-        header.count = <uint32_t>self.keys.size()
-        header.table = <uint16_t>table.table_id
-        header.origin = <uint16_t>self.rank
-        section = <uint32_t>(indices_bytes(header.count) // sizeof(uint32_t))
-        numbers = <uint32_t*>stage(self.transport, _hint_sections(message_id) * indices_bytes(header.count))
-        if numbers != NULL:
-            memcpy(numbers, self.keys.data(), header.count * sizeof(uint32_t))
-        if numbers != NULL and message_id == MSG_MOVED:
-            for i in range(header.count):
-                numbers[section + i] = table.records[self.keys[i]].epoch
-                numbers[2 * section + i] = known_owner(table, self.keys[i])
-        send_staged(
-            self.transport, peer, message_id, &header, sizeof(header), <char*>numbers,
-            _hint_sections(message_id) * indices_bytes(header.count))
-        return at
-
-    cdef bint _is_to_offer(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
-        return (
-            known_owner(table, key) == self.rank and table.records[key].intent_refs == 0
-            and only_holder(table, key) == <int64_t>holder)
-
-    cdef bint _take_hints(
-            self, TableState* table, uint8_t message_id, const RoundHeader* header,
-            const uint32_t* numbers, size_t body_bytes) noexcept nogil:
-        cdef uint32_t i
-        cdef uint32_t section = <uint32_t>(indices_bytes(header.count) // sizeof(uint32_t))
-        if body_bytes != _hint_sections(message_id) * indices_bytes(header.count) or not _keys_fit(table, header, numbers):
-            return False
-        for i in range(header.count):
-            if message_id == MSG_OFFER:
-                prefetch_rows(table, numbers, i, header.count)
-                self._take_offer(table, numbers[i])
-            elif numbers[2 * section + i] < self.size:
-                prefetch_owners(table, numbers, i, header.count)
-                learn_owner(table, numbers[i], numbers[2 * section + i], numbers[section + i])
-            else:
-                return False
-        return True
-
-    cdef void _take_offer(self, TableState* table, uint32_t key) noexcept nogil:
-        if key_state(table, key) == STATE_REPLICA:
-            table.flags[key] |= KEY_OFFERED
-            self._queue(table, key)
 
     # -- records of keys that are not here -------------------------------------------------------------------------------
 
@@ -1146,6 +1035,7 @@ cdef class Rounds:
             self, uint32_t source, uint8_t message_id, const RoundHeader* header,
             const char* body, size_t body_bytes) noexcept nogil:
         cdef TableState* table
+        cdef const uint32_t* numbers
         cdef RoundBody sections
         cdef bint answers = message_id == MSG_ANSWER or message_id == MSG_REFRESH
         self.journal.now_ns = self.transport.now_ns()
@@ -1155,10 +1045,16 @@ cdef class Rounds:
             return False
         table = self._table(header.table)
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
-            return self._take_hints(table, message_id, header, <const uint32_t*>body, body_bytes)
+            numbers = <const uint32_t*>body
+            if not hint_fits(table, message_id, header, numbers, body_bytes):
+                return False
+            if message_id == MSG_MOVED:
+                return self.hints.learn_moves(table, header, numbers)
+            self._take_offers(table, header, numbers)
+            return True
         sections = round_body(
             <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED, answers)
-        if sections.size_bytes != body_bytes or not _keys_fit(table, header, sections.keys):
+        if sections.size_bytes != body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
             return False
         if not _rows_fit(header, &sections, answers):
             return False
@@ -1222,21 +1118,8 @@ cdef inline uint32_t _records_per_message(const TableState* table) noexcept nogi
     return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.row_bytes))
 
 
-cdef inline size_t _hint_sections(uint8_t message_id) noexcept nogil:
-    """OFFER: keys. MOVED: keys, epochs, owners."""
-    return 3 if message_id == MSG_MOVED else 1
-
-
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0
-
-
-cdef inline bint _keys_fit(const TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
-    cdef uint32_t i
-    for i in range(header.count):
-        if keys[i] >= table.num_keys:
-            return False
-    return header.count > 0
 
 
 cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bint answers) noexcept nogil:
