@@ -5,7 +5,7 @@ Holder                                               Owner
     ROUND {keys, records, deltas of dirty replicas} ---> applies deltas; decides per key (policy.pxd)
     <--- ANSWER {keys, results, rows}                    RESULT_ROW, RESULT_MOVED or RESULT_DROPPED
     <--- REFRESH {keys, rows}  REFRESHED --->            rows of this holder's replicas that others have changed
-    <--- OFFER {keys}                                    "you alone still hold these": asked for again, they move
+    <--- OFFER {keys}                                    "you alone still hold these": asked for again, they move (hints.pxd)
 
 At most one round is in flight per pair of ranks (I2), and at most one record per key and holder, so an answer acknowledges
 exactly the delta that its record carried. A key that is no longer here is forwarded along the location cache with the

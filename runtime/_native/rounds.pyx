@@ -423,7 +423,7 @@ cdef class Rounds:
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
-        if drop_replica(table, key):
+        if key_state(table, key) == STATE_REPLICA and drop_replica(table, key):
             self.replicas_dropped += 1
             self.replicas_held -= 1
             self.held_bytes -= table.stride_bytes
