@@ -6,14 +6,14 @@ import sys
 
 def is_rank() -> bool:
     """Whether a launcher (``intentpm run``, mpirun, srun, torchrun) started this process as a rank of a job."""
-    from intentpm.launch.world import detect_launcher
+    from intentpm.launch.launchers import detect_launcher
 
     return detect_launcher(os.environ) != "alone"
 
 
 def shows_on_terminal() -> bool:
     """Whether this process writes to the user's own terminal or file: not through a launcher's pipes or terminals."""
-    from intentpm.launch.world import detect_launcher
+    from intentpm.launch.launchers import detect_launcher
 
     return detect_launcher(os.environ) in ("alone", "local")
 

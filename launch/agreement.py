@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from intentpm.runtime.errors import ConfigError, TransportError, TransportUnavailableError, VersionMismatchError
+from intentpm.foundation.errors import ConfigError, TransportError, TransportUnavailableError, VersionMismatchError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from intentpm.foundation.errors import ConfigError, Error, TransportError, TransportUnavailableError
 from intentpm.launch.agreement import Greeting, check_versions, name_ranks, usable_transports
 from intentpm.launch.world import find_world
 from intentpm.runtime.config import Config, Management, Timing, read_config
-from intentpm.runtime.errors import ConfigError, Error, TransportError, TransportUnavailableError
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def start_transport(config: Config, world: World) -> Any:
 
 
 def _greet(config: Config) -> Greeting:
-    from intentpm import __version__
+    from importlib.metadata import version
 
-    return Greeting(__version__, PROTOCOL_VERSION, config.transport, survey_transports(config.transport))
+    return Greeting(version("intentpm"), PROTOCOL_VERSION, config.transport, survey_transports(config.transport))
 
 
 def survey_transports(wish: str = "auto") -> dict[str, str]:

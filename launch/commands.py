@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from intentpm.runtime.errors import Error
+from intentpm.foundation.errors import Error
 
 
 class LazyGroup(click.Group):

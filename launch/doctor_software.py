@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from intentpm.launch.findings import Finding, last_line, run_tool
-from intentpm.launch.world import detect_launcher
+from intentpm.launch.launchers import detect_launcher
 from intentpm.transports.ucx_limits import has_rdma_devices
 
 RDMA_TRANSPORTS = ("rc", "dc", "ud", "srd", "gga")

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from intentpm.foundation.errors import ConfigError
 from intentpm.launch.cores import usable_cores
 from intentpm.launch.guardian import JOB_VARIABLE, kill_job
 from intentpm.launch.output import OutputPump
 from intentpm.launch.rendezvous_server import RendezvousServer
-from intentpm.runtime.errors import ConfigError
 
 TIMED_OUT = 124
 TERM_S = 5.0

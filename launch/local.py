@@ -7,10 +7,10 @@ rendezvous) and ``INTENTPM_SECRET``.
 import os
 from collections.abc import Mapping, Sequence
 
+from intentpm.foundation.errors import ConfigError
 from intentpm.launch.generation import next_generation
 from intentpm.launch.rendezvous import Address, Rendezvous
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError
 
 MIN_SECRET_BYTES = 16
 

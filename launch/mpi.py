@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from intentpm.foundation.errors import ConfigError, TransportError, WaitTimeoutError
 from intentpm.launch.introduction import introduce
-from intentpm.launch.world import mpi_size
+from intentpm.launch.launchers import mpi_size
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError, TransportError, WaitTimeoutError
 
 _abandoned: list[Any] = []
 """Requests that ran into their deadline, and their buffers: MPI may still write to these."""

@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from intentpm.runtime.errors import Error, PeerLostError, TransportError, WaitTimeoutError
+from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
 MAGIC = b"IPMRDV01"
 NONCE_BYTES = 16

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from intentpm.foundation.errors import TransportError
 from intentpm.launch.agreement import name_ranks
 from intentpm.launch.rendezvous import (
     ACCEPTED,
@@ -46,7 +47,6 @@ from intentpm.launch.rendezvous import (
     proof,
     unpack_gather,
 )
-from intentpm.runtime.errors import TransportError
 
 MAX_STRANGERS = 256
 

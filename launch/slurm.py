@@ -14,13 +14,13 @@ import os
 import re
 from collections.abc import Mapping
 
+from intentpm.foundation.errors import ConfigError
 from intentpm.launch.generation import next_generation
 from intentpm.launch.introduction import introduce
 from intentpm.launch.local import parse_address, parse_integer
 from intentpm.launch.rendezvous import Rendezvous
 from intentpm.launch.rendezvous_server import RendezvousServer
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError
 
 _FIRST_PORT, _PORTS = 15000, 15000  # below the ports that Linux and others give away by themselves
 _CANDIDATES = 16

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from intentpm.foundation.errors import ConfigError, TransportError, WaitTimeoutError
 from intentpm.launch.agreement import name_ranks
 from intentpm.launch.generation import next_generation
 from intentpm.launch.introduction import introduce
 from intentpm.launch.local import parse_integer
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError, TransportError, WaitTimeoutError
 
 _MAX_PAUSE_S = 0.1
 _hosted: list[Any] = []

@@ -3,8 +3,7 @@
 Start with ``intentpm.init``.
 """
 
-from intentpm.launch.bootstrap import init
-from intentpm.runtime.errors import (
+from intentpm.foundation.errors import (
     ClosedError,
     CollectiveMismatchError,
     ConfigError,
@@ -22,6 +21,7 @@ from intentpm.runtime.errors import (
     WaitTimeoutError,
     WindowError,
 )
+from intentpm.launch.bootstrap import init
 
 __all__ = [
     "ClosedError",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from intentpm.runtime.errors import ConfigError
+from intentpm.foundation.errors import ConfigError
 
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication"]
 Timing = Literal["adaptive", "immediate"]

@@ -7,10 +7,10 @@ Guarantees
 
 cimport cython
 
-from intentpm.runtime._native.primitives cimport load_acquire
+from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operation
 
-from intentpm.runtime.errors import ClosedError
+from intentpm.foundation.errors import ClosedError
 
 
 # A cycle of garbage must not take ``engine`` away before __dealloc__, which ends the engine's interest in this memory.

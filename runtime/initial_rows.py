@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intentpm.foundation.errors import DtypeError, ShapeError
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.errors import DtypeError, ShapeError
 
 Rows = npt.NDArray[Any]
 Init = float | int | Rows | Callable[[npt.NDArray[np.int64]], Rows]

@@ -18,17 +18,17 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.runtime._native.engine import Engine
-from intentpm.runtime._native.inspection import Inspector
-from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
-from intentpm.runtime.config import Config, Management
-from intentpm.runtime.errors import (
+from intentpm.foundation.errors import (
     CollectiveMismatchError,
     Error,
     KeyRangeError,
     MemoryBudgetError,
     ShapeError,
 )
+from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.inspection import Inspector
+from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
+from intentpm.runtime.config import Config, Management
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init, describe_init, fill_table

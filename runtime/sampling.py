@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from intentpm.foundation.errors import SampleError, WindowError
 from intentpm.runtime._native.draws import Distribution, Drawer
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.errors import SampleError, WindowError
 
 Keys = npt.NDArray[np.int64]
 Scheme = Literal["naive", "preloc", "pool", "local"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intentpm.foundation.errors import Error, KeyRangeError
 from intentpm.runtime.clocks import clock_offsets, time_exchanges
-from intentpm.runtime.errors import Error, KeyRangeError
 from intentpm.runtime.events import EVENT, SAMPLE
 from intentpm.runtime.trace_file import RankTrace, trace_document
 from intentpm.runtime.worker import as_keys

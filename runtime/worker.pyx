@@ -19,13 +19,13 @@ cimport numpy as cnp
 
 import numpy as np
 
-from intentpm.runtime.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
-from intentpm.runtime._native.primitives cimport (
+from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission

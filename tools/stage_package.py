@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-FOLDERS = ("runtime", "transports", "gpu", "launch", "bench")
+FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "bench")
 
 
 def main(source: Path, stage: Path) -> None:

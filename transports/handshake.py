@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from intentpm.runtime.errors import TransportError
+from intentpm.foundation.errors import TransportError
 from intentpm.transports.tcp_address import Identity, check_versions
 
 _HELLO = struct.Struct("<8sHHIII32s16s32s")

@@ -29,7 +29,7 @@ from intentpm.transports.message_store cimport (
 from intentpm.transports.send_queue cimport (
     SendItem, SendQueue, item_start, queue_advance, queue_fail, queue_keep, spare_clear)
 
-from intentpm.runtime.errors import ConfigError, TransportError
+from intentpm.foundation.errors import ConfigError, TransportError
 
 cdef extern from "<sys/eventfd.h>" nogil:
     enum: EFD_NONBLOCK, EFD_CLOEXEC

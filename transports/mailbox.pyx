@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from intentpm.runtime.errors import PeerLostError, TransportError, WaitTimeoutError
+from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from intentpm.runtime.errors import ConfigError, TransportUnavailableError
+from intentpm.foundation.errors import ConfigError, TransportUnavailableError
 from intentpm.transports.base import Transport
 
 _LOCATIONS: Mapping[str, tuple[str, str]] = {

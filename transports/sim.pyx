@@ -18,7 +18,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, condition_fn, done_fn)
 
-from intentpm.runtime.errors import TransportError
+from intentpm.foundation.errors import TransportError
 from intentpm.transports.sim_model import NetworkModel
 
 cdef extern from "<semaphore.h>" nogil:

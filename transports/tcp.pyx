@@ -33,7 +33,7 @@ from intentpm.transports.send_queue cimport (
 import os
 from importlib.metadata import version
 
-from intentpm.runtime.errors import ConfigError, TransportError
+from intentpm.foundation.errors import ConfigError, TransportError
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
 from intentpm.transports.tcp_connect import connect_ranks, set_data_path_options

@@ -8,7 +8,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from intentpm.runtime.errors import ConfigError, TransportError, VersionMismatchError
+from intentpm.foundation.errors import ConfigError, TransportError, VersionMismatchError
 from intentpm.transports.interfaces import InterfaceAddress, list_interface_addresses
 
 

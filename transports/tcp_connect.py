@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from intentpm.runtime.errors import TransportError, VersionMismatchError
+from intentpm.foundation.errors import TransportError, VersionMismatchError
 from intentpm.transports.handshake import StrangerError, convince, greet, judge, receive_greeting
 from intentpm.transports.tcp_address import Candidate, Identity, RankAddress, host_key
 

@@ -2,7 +2,7 @@
 
 from posix.dlfcn cimport dlsym
 
-from intentpm.runtime.errors import TransportUnavailableError
+from intentpm.foundation.errors import TransportUnavailableError
 from intentpm.transports import ucx_library
 
 cdef UcpFunctions _functions

@@ -24,7 +24,7 @@ from libc.string cimport memcmp, memcpy, memset, strncpy
 from posix.time cimport CLOCK_MONOTONIC, timespec
 from posix.unistd cimport close, getpid, pid_t
 
-from intentpm.runtime.errors import ClosedError, ForkError, TransportError
+from intentpm.foundation.errors import ClosedError, ForkError, TransportError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_address, ucx_library, ucx_limits
 from intentpm.transports.process_watch import process_table

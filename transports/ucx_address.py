@@ -10,7 +10,7 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from intentpm.runtime.errors import TransportError, VersionMismatchError
+from intentpm.foundation.errors import TransportError, VersionMismatchError
 
 PROTOCOL_VERSION = 1
 """Of the messages between two UcxTransports; both ends must have the same."""

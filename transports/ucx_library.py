@@ -10,7 +10,7 @@ import importlib.util
 import os
 import pathlib
 
-from intentpm.runtime.errors import ConfigError, TransportUnavailableError
+from intentpm.foundation.errors import ConfigError, TransportUnavailableError
 
 SWITCH = "INTENTPM_UCX_LIBRARY"
 OLDEST_VERSION = (1, 13)

@@ -4,7 +4,7 @@ import os
 
 from libc.string cimport memset
 
-from intentpm.runtime.errors import ConfigError, TransportUnavailableError
+from intentpm.foundation.errors import ConfigError, TransportUnavailableError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_library, ucx_limits
 

@@ -8,7 +8,7 @@ from libcpp.string cimport string
 from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
 )
-from intentpm.runtime._native.primitives cimport store_release
+from intentpm.foundation.primitives cimport store_release
 from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,

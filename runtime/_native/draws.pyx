@@ -26,7 +26,7 @@ from numpy.random cimport bitgen_t
 
 import numpy as np
 
-from intentpm.runtime._native.primitives cimport load_acquire_i64, load_relaxed_i32
+from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed_i32
 from intentpm.runtime._native.store cimport Table, TableState, is_here
 
 cdef extern from *:

@@ -32,7 +32,7 @@ from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport TableState
-from intentpm.runtime._native.system cimport pthread_cond_t, pthread_mutex_t
+from intentpm.foundation.system cimport pthread_cond_t, pthread_mutex_t
 from intentpm.transports.base cimport Transport
 
 # What a wait is for. Called under the lock.

@@ -11,7 +11,7 @@ from libcpp.vector cimport vector
 from posix.time cimport timespec
 from posix.unistd cimport close, read, write
 
-from intentpm.runtime.errors import (
+from intentpm.foundation.errors import (
     ClosedError, CollectiveMismatchError, Error, ForkError, MemoryBudgetError, PeerLostError, WaitTimeoutError,
 )
 
@@ -22,7 +22,7 @@ from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED,
     AccessHeader, ControlHeader, RoundHeader,
 )
-from intentpm.runtime._native.primitives cimport (
+from intentpm.foundation.primitives cimport (
     add_relaxed, exchange_acquire, load_acquire, load_acquire_i64, load_relaxed, pause_cpu, store_release,
     store_release_i64,
 )
@@ -33,7 +33,7 @@ from intentpm.runtime._native.requests cimport (
 )
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.system cimport (
+from intentpm.foundation.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, POLLIN, TFD_CLOEXEC,
     TFD_NONBLOCK, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, intentpm_prefer_latency, poll, pollfd,
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_timedwait, pthread_condattr_destroy,

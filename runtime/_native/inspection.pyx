@@ -13,7 +13,7 @@ from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_STATE, KEY_TRACED, Event, Journal, Ring, Sample, note_traced
-from intentpm.runtime._native.primitives cimport load_relaxed_i64
+from intentpm.foundation.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.rounds cimport Rounds

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libcpp.pair cimport pair
 
-from intentpm.runtime._native.primitives cimport (
+from intentpm.foundation.primitives cimport (
     add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_release_i64,
 )
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged

@@ -7,7 +7,7 @@ What hangs on an entry is brought near when that has come: entries, then what th
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.runtime._native.holders cimport holders_of, is_shared
-from intentpm.runtime._native.primitives cimport load_relaxed, prefetch_read, prefetch_write
+from intentpm.foundation.primitives cimport load_relaxed, prefetch_read, prefetch_write
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA, KeyRef
 from intentpm.runtime._native.store cimport (
     PREFETCH_ROWS, TableState, is_here, key_state, pending_row, prefetch_key, prefetch_row, slot_of,

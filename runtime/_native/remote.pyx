@@ -11,7 +11,7 @@ from intentpm.runtime._native.messages cimport (
     access_body, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
-from intentpm.runtime._native.primitives cimport copy_row
+from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_OK, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )

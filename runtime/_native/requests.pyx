@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
-from intentpm.runtime._native.primitives cimport add_release, store_release
+from intentpm.foundation.primitives cimport add_release, store_release
 from intentpm.runtime._native.store cimport TableState
 
 cdef enum:

@@ -29,7 +29,7 @@ from intentpm.runtime._native.policy cimport (
 from intentpm.runtime._native.prefetching cimport (
     prefetch_dirty, prefetch_intended, prefetch_news, prefetch_offers, prefetch_records, prefetch_released, prefetch_rows,
 )
-from intentpm.runtime._native.primitives cimport copy_row, fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
+from intentpm.foundation.primitives cimport copy_row, fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 from intentpm.runtime._native.state cimport (

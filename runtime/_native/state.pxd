@@ -24,7 +24,7 @@ reader looks at the word after an acquire fence.
 
 from libc.stdint cimport int32_t, uint32_t
 
-from intentpm.runtime._native.primitives cimport back_off, cas_acquire, fence_release, load_acquire, store_release
+from intentpm.foundation.primitives cimport back_off, cas_acquire, fence_release, load_acquire, store_release
 
 
 # The two things every access looks at, on one cache line. All zero: absent.

@@ -11,7 +11,7 @@ Assumptions
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.primitives cimport (
+from intentpm.foundation.primitives cimport (
     load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
 )
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of

@@ -12,10 +12,10 @@ from posix.mman cimport (
 
 import numpy as np
 
-from intentpm.runtime.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
+from intentpm.foundation.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
-from intentpm.runtime._native.primitives cimport (
+from intentpm.foundation.primitives cimport (
     cas_release_i32, copy_row, exchange_acquire_i32, fence_acquire, fence_release, let_pass, load_acquire, load_relaxed,
     load_relaxed_i32, load_relaxed_i64, optimistic_reads, prefetch_read, prefetch_write, row_add_for, row_square_for,
     store_relaxed, store_relaxed_i32, store_relaxed_i64, store_relaxed_u64, store_release_i64, void_apart, void_per_cpu,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.network import KINDS, Network, open_network, together
 
-from intentpm.runtime.errors import PeerLostError, TransportError, WaitTimeoutError
+from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
 from intentpm.transports.mailbox import Mailbox, Message
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import intentpm
-from intentpm.runtime.errors import ForkError
+from intentpm.foundation.errors import ForkError
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(90)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import intentpm
-from intentpm.runtime.errors import CollectiveMismatchError, PeerLostError
+from intentpm.foundation.errors import CollectiveMismatchError, PeerLostError
 from intentpm.transports.registry import available
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import intentpm
-from intentpm.runtime.errors import Error, PeerLostError
+from intentpm.foundation.errors import Error, PeerLostError
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
 

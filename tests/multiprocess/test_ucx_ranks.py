@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.netns import make_hosts, why_unavailable
 
-from intentpm.runtime.errors import TransportUnavailableError
+from intentpm.foundation.errors import TransportUnavailableError
 from intentpm.transports.registry import load
 
 pytestmark = pytest.mark.multiprocess

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from support.slurm import running_slurm, why_no_slurm
 
+from intentpm.foundation.errors import ConfigError, Error, PeerLostError, TransportError, WaitTimeoutError
 from intentpm.launch.world import find_world
 from intentpm.runtime.config import read_config
-from intentpm.runtime.errors import ConfigError, Error, PeerLostError, TransportError, WaitTimeoutError
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
 

@@ -21,7 +21,7 @@ from support.network import together
 from support.ranks import run_ranks
 
 import intentpm
-from intentpm.runtime.errors import ClosedError, PeerLostError
+from intentpm.foundation.errors import ClosedError, PeerLostError
 
 RACE_S = float(os.environ.get("INTENTPM_RACE_S", "0.4"))
 DEADLINE_S = 40.0 + 5 * RACE_S

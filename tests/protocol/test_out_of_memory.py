@@ -14,9 +14,9 @@ import pytest
 from support.programs import MODES, Plan, Program, draw_step
 from support.simulation import Simulation
 
+from intentpm.foundation.errors import MemoryBudgetError, PeerLostError
 from intentpm.runtime._native import mutations
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import MemoryBudgetError, PeerLostError
 from intentpm.runtime.manager import ParameterManager
 from intentpm.transports.sim_model import NetworkModel
 

@@ -7,8 +7,8 @@ import pytest
 from support.programs import run_seed
 from support.simulation import MESSAGE_IDS, Simulation
 
+from intentpm.foundation.errors import Error
 from intentpm.runtime._native import mutations
-from intentpm.runtime.errors import Error
 from intentpm.transports.sim import SimulationError
 
 ACCESS_HEADER = struct.Struct("=IIIHHBBH")

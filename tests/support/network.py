@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from intentpm.runtime.errors import TransportUnavailableError
+from intentpm.foundation.errors import TransportUnavailableError
 from intentpm.transports.mailbox import Mailbox, SendHandle
 from intentpm.transports.registry import load
 

@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 
-from intentpm.runtime.errors import ForkError
+from intentpm.foundation.errors import ForkError
 from intentpm.transports.mailbox import Mailbox, Message
 from intentpm.transports.ucx import UcxTransport
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from intentpm.foundation.errors import ConfigError, TransportError, VersionMismatchError
 from intentpm.launch import bootstrap
 from intentpm.launch.agreement import Greeting
 from intentpm.launch.rendezvous import Rendezvous
 from intentpm.launch.rendezvous_server import RendezvousServer
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError, TransportError, VersionMismatchError
 
 pytestmark = pytest.mark.timeout(60)
 

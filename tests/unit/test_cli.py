@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from intentpm.foundation.errors import ConfigError
 from intentpm.launch.commands import LazyGroup, command_for, intentpm
-from intentpm.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(60)
 

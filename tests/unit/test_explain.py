@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import intentpm
-from intentpm.runtime.errors import Error, KeyRangeError
+from intentpm.foundation.errors import Error, KeyRangeError
 from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK_WORD, EventKind, KeyState, Reason
 from intentpm.runtime.explain import MOST_ASKED, ask_owner, read_report
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from support.network import together
 
-from intentpm.runtime.errors import ConfigError, Error, TransportError, VersionMismatchError
+from intentpm.foundation.errors import ConfigError, Error, TransportError, VersionMismatchError
 from intentpm.transports.handshake import HELLO_BYTES, VERDICT_BYTES, make_hello
 from intentpm.transports.mailbox import Mailbox
 from intentpm.transports.tcp import TcpTransport

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from intentpm.runtime.errors import ConfigError, TransportUnavailableError
+from intentpm.foundation.errors import ConfigError, TransportUnavailableError
 from intentpm.transports import registry
 
 

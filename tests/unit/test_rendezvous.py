@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
 from intentpm.launch import rendezvous_server
 from intentpm.launch.rendezvous import (
     ACCEPTED,
@@ -26,7 +27,6 @@ from intentpm.launch.rendezvous import (
     unpack_list,
 )
 from intentpm.launch.rendezvous_server import RendezvousServer
-from intentpm.runtime.errors import PeerLostError, TransportError, WaitTimeoutError
 
 pytestmark = pytest.mark.timeout(30)
 

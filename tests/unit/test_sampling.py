@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.ranks import run_ranks
 
-from intentpm.runtime.errors import Error, SampleError, WindowError
+from intentpm.foundation.errors import Error, SampleError, WindowError
 
 KEYS = 300
 SCHEMES = ("naive", "preloc", "pool", "local")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.simulation import MESSAGE_IDS, MESSAGE_NAMES, Simulation, simulate
 
+from intentpm.foundation.errors import PeerLostError, WaitTimeoutError
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import PeerLostError, WaitTimeoutError
 from intentpm.transports.sim import SimNetwork, SimulationError
 from intentpm.transports.sim_model import NetworkModel
 

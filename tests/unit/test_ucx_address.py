@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intentpm.runtime.errors import TransportError, VersionMismatchError
+from intentpm.foundation.errors import TransportError, VersionMismatchError
 from intentpm.transports import ucx_address
 from intentpm.transports.ucx_address import PeerAddress, hello_proof, job_tag, pack_address, unpack_address
 

@@ -2,13 +2,13 @@
 
 import pytest
 
+from intentpm.foundation.errors import ConfigError, TransportError, TransportUnavailableError, VersionMismatchError
 from intentpm.launch.agreement import Greeting, check_versions, usable_transports
+from intentpm.launch.launchers import detect_launcher
 from intentpm.launch.local import LocalWorld, parse_address
 from intentpm.launch.mpi import check_size
 from intentpm.launch.slurm import first_host, meeting_point, meeting_secret
-from intentpm.launch.world import detect_launcher
 from intentpm.runtime.config import Config
-from intentpm.runtime.errors import ConfigError, TransportError, TransportUnavailableError, VersionMismatchError
 
 LOCAL = {"INTENTPM_RANK": "0", "INTENTPM_SIZE": "2", "INTENTPM_RENDEZVOUS": "127.0.0.1:5", "INTENTPM_SECRET": "s" * 16}
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "0"}

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-cdef extern from "primitives.hpp" namespace "intentpm" nogil:
+cdef extern from "foundation/primitives.hpp" namespace "intentpm" nogil:
     uint32_t load_acquire "intentpm::load_acquire"(const uint32_t* p) noexcept
     int32_t load_acquire_i32 "intentpm::load_acquire"(const int32_t* p) noexcept
     uint8_t load_acquire_u8 "intentpm::load_acquire"(const uint8_t* p) noexcept
