@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "bench")
+FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "testing", "bench")
 
 
 def main(source: Path, stage: Path) -> None:

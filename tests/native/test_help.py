@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from support.ranks import run_ranks
 
 from intentpm.runtime.manager import ParameterManager
+from intentpm.testing import run_ranks
 
 NUM_KEYS = 40
 WINDOW_CLOCKS = 1_000_000
@@ -47,6 +47,6 @@ def test_a_worker_does_a_look_that_is_overdue(kind: str) -> None:
         pm.barrier()
         return here, len(foreign)
 
-    here, wanted = run_ranks(2, train, kind, deadline_s=3 * DEADLINE_S)[0]
+    here, wanted = run_ranks(2, train, kind, timeout=3 * DEADLINE_S)[0]
     assert wanted > 0
     assert here == wanted, f"waited {DEADLINE_S:g} s for {wanted} intended keys to come; {here} did"

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.network import together
-from support.ranks import run_ranks
 
 import intentpm
 from intentpm.foundation.errors import ClosedError, PeerLostError
+from intentpm.testing import run_ranks
 
 RACE_S = float(os.environ.get("INTENTPM_RACE_S", "0.4"))
 DEADLINE_S = 40.0 + 5 * RACE_S
@@ -266,7 +266,7 @@ def test_workers_of_three_ranks(kind: str, management: str) -> None:
 
     # Spinning, so that workers drive; without, so that they and the progress thread sleep and are woken.
     spin_us = 100 if kind == "loopback" else 0
-    replicas = run_ranks(SIZE, rank, kind, DEADLINE_S, management=management, spin_us=spin_us)
+    replicas = run_ranks(SIZE, rank, kind, timeout=DEADLINE_S, management=management, spin_us=spin_us)
     assert all(racer.calls > 0 for racer in board.racers)
     assert (sum(replicas) > 0) == (management in WITH_REPLICAS), "the race did not exercise what it is about"
 
@@ -285,7 +285,7 @@ def test_intents_acted_on_at_once(kind: str) -> None:
         together(*(lambda racer=racer: racer.race(stop_at) for racer in racers), timeout_s=DEADLINE_S)
         return check_rank(pm, tables, board)
 
-    run_ranks(SIZE, rank, kind, DEADLINE_S, timing="immediate", sync_interval=1e-6, sync_threshold=20.0)
+    run_ranks(SIZE, rank, kind, timeout=DEADLINE_S, timing="immediate", sync_interval=1e-6, sync_threshold=20.0)
 
 
 @pytest.mark.parametrize("kind", ["loopback", "tcp"])
@@ -316,7 +316,7 @@ def test_any_thread_may_wait_for_a_future(kind: str) -> None:
         together(issue, wait, timeout_s=DEADLINE_S)
         pm.barrier()
 
-    run_ranks(SIZE, rank, kind, DEADLINE_S)
+    run_ranks(SIZE, rank, kind, timeout=DEADLINE_S)
 
 
 @pytest.mark.parametrize("kind", ["loopback", "tcp"])
@@ -353,7 +353,7 @@ def test_a_write_reaches_the_owner_without_help(kind: str) -> None:
         assert list(tables[1].replica_keys()) == [key]
         pm.barrier()
 
-    run_ranks(2, rank, kind, DEADLINE_S, management="replicate")
+    run_ranks(2, rank, kind, timeout=DEADLINE_S, management="replicate")
 
 
 # -- tables, statistics and the end, while workers work --------------------------------------------------------------
@@ -384,7 +384,7 @@ def test_tables_workers_and_statistics_while_workers_work(kind: str) -> None:
 
         together(create, look, *(lambda racer=racer: racer.race(stop_at) for racer in racers), timeout_s=DEADLINE_S)
 
-    run_ranks(SIZE, rank, kind, DEADLINE_S)
+    run_ranks(SIZE, rank, kind, timeout=DEADLINE_S)
 
 
 def work_until_closed(racer: Racer) -> None:
@@ -411,7 +411,7 @@ def test_close_while_workers_work(kind: str) -> None:
 
         together(close, *(lambda racer=racer: work_until_closed(racer) for racer in racers), timeout_s=DEADLINE_S)
 
-    run_ranks(1 if kind == "alone" else SIZE, rank, "tcp" if kind == "tcp" else "loopback", DEADLINE_S)
+    run_ranks(1 if kind == "alone" else SIZE, rank, "tcp" if kind == "tcp" else "loopback", timeout=DEADLINE_S)
 
 
 # -- a lost rank -----------------------------------------------------------------------------------------------------
@@ -462,6 +462,6 @@ def test_a_lost_rank_ends_every_wait(kind: str) -> None:
         )
         pm.abort("lost a rank")
 
-    run_ranks(SIZE, rank, kind, DEADLINE_S, peer_timeout=5.0)
+    run_ranks(SIZE, rank, kind, timeout=DEADLINE_S, peer_timeout=5.0)
     assert len(lost) == 2 * 5
     assert set(lost.values()) == {SIZE - 1}, f"the wrong rank is blamed: {lost}"

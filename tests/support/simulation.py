@@ -16,6 +16,7 @@ from typing import Any
 from intentpm.runtime.checks import Checker
 from intentpm.runtime.config import Config
 from intentpm.runtime.manager import ParameterManager
+from intentpm.testing.in_process_world import InProcessWorld
 from intentpm.transports.sim import SimNetwork
 from intentpm.transports.sim_model import NetworkModel
 
@@ -27,24 +28,6 @@ MESSAGE_NAMES = {
 MESSAGE_IDS = {name: message_id for message_id, name in MESSAGE_NAMES.items()}
 
 
-class SimWorld:
-    """The ranks of a simulated job."""
-
-    launcher = "sim"
-    secret = b"a secret of 16 B"
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank = rank
-        self.size = size
-        self.local_ranks = size
-
-    def allgather(self, payload: bytes, timeout_s: float) -> list[bytes]:
-        raise NotImplementedError("simulated ranks are connected without bootstrap")
-
-    def close(self) -> None:
-        pass
-
-
 class Simulation:
     """N ranks: their managers, the network between them, and a checker of the invariants."""
 
@@ -53,7 +36,8 @@ class Simulation:
         self.seed = seed
         self.network = SimNetwork(size, seed, model, **budget)
         self.ranks = [
-            ParameterManager(config, SimWorld(rank, size), self.network.transport(rank)) for rank in range(size)
+            ParameterManager(config, InProcessWorld(rank, size, "sim"), self.network.transport(rank))
+            for rank in range(size)
         ]
         self.checker = Checker(self.ranks)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from support.ranks import run_ranks
 
 from intentpm.foundation.errors import Error, SampleError, WindowError
+from intentpm.testing import run_ranks
 
 KEYS = 300
 SCHEMES = ("naive", "preloc", "pool", "local")
