@@ -3,6 +3,7 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from intentpm.transports.base cimport pack_pieces
 from intentpm.transports.sim_time cimport mixed
 
 _ACTIONS = {"drop": MUTATE_DROP, "duplicate": MUTATE_DUPLICATE, "corrupt": MUTATE_CORRUPT, "delay": MUTATE_DELAY}
@@ -33,13 +34,10 @@ cdef Message* new_message(
 
 
 cdef bint gather_message(Message* message) noexcept nogil:
-    cdef size_t i, at = 0
     message.body = <char*>malloc(message.body_bytes + 8)
     if message.body == NULL:
         return False
-    for i in range(message.piece_count):
-        memcpy(message.body + at, message.pieces[i].data, message.pieces[i].size_bytes)
-        at += message.pieces[i].size_bytes
+    pack_pieces(message.body, message.pieces, message.piece_count)
     return True
 
 
