@@ -4,11 +4,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
+from intentpm.foundation.system cimport aligned_alloc
 from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, pack_pieces
 from intentpm.transports.framing cimport MAX_BODY_BYTES
-
-cdef extern from "<stdlib.h>" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
 
 
 cdef size_t body_size(const Piece* pieces, size_t piece_count) noexcept nogil:

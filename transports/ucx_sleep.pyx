@@ -2,7 +2,7 @@
 
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, itimerspec
-from posix.unistd cimport close
+from posix.unistd cimport close as close_descriptor
 
 from intentpm.foundation.system cimport POLLIN, TFD_CLOEXEC, TFD_NONBLOCK, poll, pollfd, timerfd_create, timerfd_settime
 from intentpm.transports.ucp cimport UCS_OK
@@ -66,5 +66,5 @@ cdef class UcxSleep:
 
     cdef void _close_timer(self) noexcept nogil:
         if self._timer_fd >= 0:
-            close(self._timer_fd)
+            close_descriptor(self._timer_fd)
             self._timer_fd = -1
