@@ -1,8 +1,14 @@
-"""What the engine asks of the operating system: its lock, its sleep, its timers, and to be run soon after it wakes."""
+"""What transports and the engine ask of the operating system: memory, locks, sleep, timers, and to be run soon after a wake.
+
+Called by: every folder above. A declaration that two files need stands here; one file's own stays with it.
+"""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport itimerspec, timespec
+
+cdef extern from "<stdlib.h>" nogil:
+    void* aligned_alloc(size_t alignment, size_t size)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -37,6 +43,7 @@ cdef extern from "<poll.h>" nogil:
         short revents
     int poll(pollfd* descriptors, unsigned long count, int timeout_ms)
     enum: POLLIN
+    enum: POLLOUT
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initval, int flags)
@@ -53,6 +60,8 @@ cdef extern from "<sys/timerfd.h>" nogil:
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         int fd
+        uint32_t u32
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data_t data
@@ -60,6 +69,8 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
     enum: EPOLLIN
+    enum: EPOLLOUT
+    enum: EPOLLONESHOT
     enum: EPOLL_CTL_ADD
     enum: EPOLL_CTL_MOD
     enum: EPOLL_CLOEXEC

@@ -10,7 +10,9 @@ Assumptions
     * ``on_message`` does not keep the pointers it is given: they are dead when it returns.
 """
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 
 cdef enum MemoryType:
@@ -29,6 +31,17 @@ cdef struct Piece:
     const char* data
     size_t size_bytes
     MemoryType memory
+
+
+# Copies pieces (of host memory) one after the other; returns the bytes.
+cdef inline size_t pack_pieces(char* target, const Piece* pieces, size_t piece_count) noexcept nogil:
+    cdef size_t i
+    cdef size_t size_bytes = 0
+    for i in range(piece_count):
+        if pieces[i].size_bytes:        # an empty one may have no address
+            memcpy(target + size_bytes, pieces[i].data, pieces[i].size_bytes)
+            size_bytes += pieces[i].size_bytes
+    return size_bytes
 
 
 # A message arrived. ``header`` and ``body`` are contiguous and valid during the call only; ``body`` is 8-byte aligned.

@@ -2,8 +2,7 @@
 
 from libc.stdlib cimport free
 
-cdef extern from "<stdlib.h>" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
+from intentpm.foundation.system cimport aligned_alloc
 
 
 cdef inline int _class_of(size_t size_bytes) noexcept nogil:

@@ -7,11 +7,9 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
+from intentpm.foundation.system cimport aligned_alloc
 from intentpm.transports.base cimport MAX_HEADER_BYTES
 from intentpm.transports.buffer_pool cimport pool_clear, pool_give, pool_take
-
-cdef extern from "<stdlib.h>" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
 
 
 cdef size_t write_frame_lead(

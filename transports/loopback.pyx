@@ -21,6 +21,7 @@ from libc.string cimport memset
 from libcpp.vector cimport vector
 from posix.unistd cimport close as close_descriptor, read, usleep, write
 
+from intentpm.foundation.system cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, done_fn)
 from intentpm.transports.framing cimport FRAME_PREFIX_BYTES, FramePrefix, frame_size
@@ -30,10 +31,6 @@ from intentpm.transports.send_queue cimport (
     SendItem, SendQueue, item_start, queue_advance, queue_fail, queue_keep, spare_clear)
 
 from intentpm.foundation.errors import ConfigError, TransportError
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum: EFD_NONBLOCK, EFD_CLOEXEC
-    int eventfd(unsigned int initial, int flags)
 
 
 cdef void _notify(Inbox* inbox) noexcept nogil:

@@ -4,11 +4,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece
+from intentpm.foundation.system cimport aligned_alloc
+from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, pack_pieces
 from intentpm.transports.framing cimport MAX_BODY_BYTES
-
-cdef extern from "<stdlib.h>" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
 
 
 cdef size_t body_size(const Piece* pieces, size_t piece_count) noexcept nogil:
@@ -30,9 +28,8 @@ cdef StoredMessage* store_message(
         uint32_t source, uint8_t message_id, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count) noexcept nogil:
     cdef size_t body_offset = (sizeof(StoredMessage) + 63) & ~<size_t>63
-    cdef size_t index, body_bytes = body_size(pieces, piece_count)
+    cdef size_t body_bytes = body_size(pieces, piece_count)
     cdef StoredMessage* message = <StoredMessage*>aligned_alloc(64, (body_offset + body_bytes + 63) & ~<size_t>63)
-    cdef char* out
     if message == NULL:
         return NULL
     message.next = NULL
@@ -40,13 +37,10 @@ cdef StoredMessage* store_message(
     message.message_id = message_id
     message.header_bytes = header_bytes
     message.body_bytes = body_bytes
-    message.body = out = <char*>message + body_offset
+    message.body = <char*>message + body_offset
     if header_bytes:
         memcpy(message.header, header, header_bytes)
-    for index in range(piece_count):
-        if pieces[index].size_bytes:
-            memcpy(out, pieces[index].data, pieces[index].size_bytes)
-            out += pieces[index].size_bytes
+    pack_pieces(message.body, pieces, piece_count)
     return message
 
 

@@ -5,18 +5,10 @@ import pathlib
 
 cimport cython
 from libc.errno cimport ESRCH, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
-cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLIN, EPOLL_CTL_ADD, EPOLL_CLOEXEC, EPOLLONESHOT
-    cdef union epoll_data_t:
-        uint64_t u64
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
-    int epoll_wait(int epoll_fd, epoll_event* events, int capacity, int timeout_ms)
+from intentpm.foundation.system cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLONESHOT, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 
 cdef extern from "<sys/syscall.h>" nogil:
     enum: SYS_pidfd_open

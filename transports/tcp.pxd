@@ -81,6 +81,5 @@ cdef class TcpTransport(Transport):
     cdef bint watch_for_room(self, Peer* peer, bint wanted) noexcept nogil
     cdef void flush_until(self, int64_t deadline_ns) noexcept nogil
     cdef void linger_until(self, int64_t deadline_ns) noexcept nogil
-    cdef bint is_drained(self, Peer* peer) noexcept nogil
     cdef void discard_received(self, char* scratch, size_t scratch_bytes) noexcept nogil
     cdef void release_all(self, bint silent) noexcept nogil

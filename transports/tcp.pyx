@@ -1,5 +1,7 @@
 """The tcp transport: non-blocking sockets, gathered writes, frames parsed where they arrive.
 
+Called by: ``registry``, which makes it; the engine, per message. ``tcp_connect`` makes its connections.
+
 Guarantees
     * As ``base.pxd``; besides, messages between two ranks keep their order. Memory received but not delivered is
       bounded by one receive buffer and one message per peer: a slow receiver makes its senders queue, by reference.
@@ -15,10 +17,11 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
 from libcpp.vector cimport vector
-from posix.ioctl cimport ioctl
 from posix.uio cimport iovec
 from posix.unistd cimport close as close_descriptor
 
+from intentpm.foundation.system cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, done_fn)
 from intentpm.transports.buffer_pool cimport pool_clear
@@ -29,6 +32,8 @@ from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
     SendItem, item_advance, item_gather, item_start, queue_advance, queue_fail, queue_gather, queue_keep, spare_clear)
+from intentpm.transports.tcp_socket cimport (
+    end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
 
 import os
 from importlib.metadata import version
@@ -37,64 +42,6 @@ from intentpm.foundation.errors import ConfigError, TransportError
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
 from intentpm.transports.tcp_connect import connect_ranks, set_data_path_options
-
-cdef extern from "<sys/socket.h>" nogil:
-    cdef struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    enum: MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
-    ssize_t sendmsg(int fd, const msghdr* message, int flags)
-    ssize_t recv(int fd, void* buffer, size_t length, int flags)
-    int shutdown(int fd, int how)
-
-cdef extern from "<poll.h>" nogil:
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    enum: POLLOUT
-    int poll(pollfd* entries, unsigned long count, int timeout_ms)
-
-cdef extern from "<linux/sockios.h>" nogil:
-    enum: SIOCOUTQ
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint32_t u32
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    enum: EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CLOEXEC
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
-    int epoll_wait(int epoll_fd, epoll_event* events, int room, int timeout_ms)
-
-
-cdef inline ssize_t _send_gathered(int fd, iovec* entries, size_t count) noexcept nogil:
-    cdef msghdr message
-    cdef ssize_t sent
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = entries
-    message.msg_iovlen = count
-    while True:
-        sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-        if sent >= 0 or errno != EINTR:
-            return sent
-
-
-cdef inline size_t _total_bytes(const iovec* entries, size_t count) noexcept nogil:
-    cdef size_t index, total = 0
-    for index in range(count):
-        total += entries[index].iov_len
-    return total
-
-
-cdef inline bint _has_room(int fd) noexcept nogil:
-    """Whether a full socket has drained enough to be worth a write. Unlike a refused write, asking takes no lock."""
-    cdef pollfd entry
-    entry.fd = fd
-    entry.events = POLLOUT
-    return poll(&entry, 1, 0) != 0
 
 
 cdef class TcpTransport(Transport):
@@ -304,8 +251,8 @@ cdef class TcpTransport(Transport):
         cdef ssize_t sent
         while item.unsent_bytes > 0:
             count = item_gather(item, entries, GATHER_ENTRIES)
-            offered = _total_bytes(entries, count)
-            sent = _send_gathered(peer.fd, entries, count)
+            offered = total_bytes(entries, count)
+            sent = send_gathered(peer.fd, entries, count)
             if sent < 0:
                 self.note_refused_write(peer, errno)
                 return
@@ -334,13 +281,13 @@ cdef class TcpTransport(Transport):
         cdef iovec entries[GATHER_ENTRIES]
         cdef size_t count, offered
         cdef ssize_t sent
-        if peer.is_full and not _has_room(peer.fd):
+        if peer.is_full and not has_room(peer.fd):
             return
         peer.is_full = False
         while peer.queue.head != NULL and peer.state == PEER_OPEN:
             count = queue_gather(&peer.queue, entries, GATHER_ENTRIES)
-            offered = _total_bytes(entries, count)
-            sent = _send_gathered(peer.fd, entries, count)
+            offered = total_bytes(entries, count)
+            sent = send_gathered(peer.fd, entries, count)
             if sent < 0:
                 self.note_refused_write(peer, errno)
                 return
@@ -425,7 +372,7 @@ cdef class TcpTransport(Transport):
             if room == 0:
                 self.cut_peer(peer, "no memory to receive into")
                 break
-            received = recv(peer.fd, where, room, MSG_DONTWAIT)
+            received = receive(peer.fd, where, room)
             if received <= 0:
                 if received == 0:
                     self.cut_peer(peer, "the other side closed the connection")
@@ -524,24 +471,20 @@ cdef class TcpTransport(Transport):
         cdef char scratch[1 << 14]
         cdef epoll_event ready[1]
         cdef size_t index
+        cdef Peer* peer
         cdef bint drained
         for index in range(self.connected.size()):
-            shutdown(self.peers[self.connected[index]].fd, SHUT_WR)
+            end_sending(self.peers[self.connected[index]].fd)
         while True:
             # From all of them, also from those that have all of ours: a peer can only end once we took what it sends.
             self.discard_received(scratch, sizeof(scratch))
             drained = True
             for index in range(self.connected.size()):
-                drained = self.is_drained(&self.peers[self.connected[index]]) and drained
+                peer = &self.peers[self.connected[index]]
+                drained = (peer.state == PEER_CUT or is_acknowledged(peer.fd)) and drained
             if drained or self.now_ns() >= deadline_ns:
                 return
             epoll_wait(self.epoll_fd, ready, 1, 1)
-
-    cdef bint is_drained(self, Peer* peer) noexcept nogil:
-        cdef int unacknowledged_bytes = 0
-        return (
-            peer.state == PEER_CUT or ioctl(peer.fd, SIOCOUTQ, &unacknowledged_bytes) != 0 or unacknowledged_bytes == 0
-        )
 
     cdef void discard_received(self, char* scratch, size_t scratch_bytes) noexcept nogil:
         cdef size_t index
@@ -551,9 +494,9 @@ cdef class TcpTransport(Transport):
             peer = &self.peers[self.connected[index]]
             if peer.state == PEER_CUT:
                 continue
-            received = recv(peer.fd, scratch, scratch_bytes, MSG_DONTWAIT)
+            received = receive(peer.fd, scratch, scratch_bytes)
             while received > 0:
-                received = recv(peer.fd, scratch, scratch_bytes, MSG_DONTWAIT)
+                received = receive(peer.fd, scratch, scratch_bytes)
             if received == 0 or (errno != EAGAIN and errno != EINTR):
                 self.cut_peer(peer, "closed")
 

@@ -2,6 +2,7 @@
 
 from libc.stdlib cimport free
 
+from intentpm.foundation.system cimport aligned_alloc
 from intentpm.transports.ucp cimport (
     UCP_MEM_MAP_PARAM_FIELD_ADDRESS,
     UCP_MEM_MAP_PARAM_FIELD_LENGTH,
@@ -11,9 +12,6 @@ from intentpm.transports.ucp cimport (
     ucp_mem_h,
     ucp_mem_map_params_t,
 )
-
-cdef extern from "<stdlib.h>" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
 
 cdef enum:
     PAGE_BYTES = 4096

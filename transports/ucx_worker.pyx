@@ -10,7 +10,7 @@ from intentpm.transports import ucx_library, ucx_limits
 
 from intentpm.transports.base cimport BODY_ALIGNMENT
 from intentpm.transports.ucp cimport *
-from intentpm.transports.ucx_records cimport WireHeader
+from intentpm.transports.ucx_wire cimport WireHeader
 
 cdef enum:
     OLDEST_MINOR = 13                  # the UCX interface we ask for: 1.13

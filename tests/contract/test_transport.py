@@ -11,7 +11,8 @@ import pytest
 from support.network import KINDS, Network, open_network, together
 
 from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
-from intentpm.transports.mailbox import Mailbox, Message
+from intentpm.transports.mailbox import Mailbox
+from intentpm.transports.messenger import Message
 
 MIB = 1 << 20
 

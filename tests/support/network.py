@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from intentpm.foundation.errors import TransportUnavailableError
-from intentpm.transports.mailbox import Mailbox, SendHandle
+from intentpm.transports.mailbox import Mailbox
+from intentpm.transports.messenger import SendHandle
 from intentpm.transports.registry import load
 
 KINDS = ("loopback", "tcp4", "tcp6", "ucx", "ucx-tcp")

@@ -11,7 +11,8 @@ import time
 import zlib
 
 from intentpm.foundation.errors import ForkError
-from intentpm.transports.mailbox import Mailbox, Message
+from intentpm.transports.mailbox import Mailbox
+from intentpm.transports.messenger import Message
 from intentpm.transports.ucx import UcxTransport
 
 ROUNDS = 50
