@@ -13,13 +13,13 @@ those that become busy later, or it would wait for ever beside a busy worker. So
 counted each; a sync flips the colour and waits until none of the old one is left. A key of the old colour whose record
 was sent before the flip may have newer writes pending: it keeps the old colour for one more record (KEY_FRESH tells).
 
-Called by: RankIntents (``want``, ``queue``), Dirt (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH or an
-OFFER has come). Knows nobody of them; hands parked records whose keys have come to Owner.
+Called by: RankIntents (``want``, ``queue``), RankWrites (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH
+or an OFFER has come). Knows nobody of them; hands parked records whose keys have come to Owner.
 
 Guarantees
     * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
     * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
-    * A replica takes newer rows only, and none while a record of it is unanswered: it asks again with the next (KEY_MISSED).
+    * A replica takes newer rows only; a REFRESH not at all while a record of it is unanswered: the next one asks for it again.
     * A replica is given up with its last delta acknowledged, never before.
 Assumption: every method is called under the engine's lock.
 """

@@ -6,8 +6,8 @@ sync_interval_ns and sent as REFRESH messages, of which at most REFRESH_WINDOW p
 A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged. Once
 the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
 
-Called by: Owner (a holder's delta is in) and Dirt (this rank wrote): ``spread``; Sync: flushes; Rounds: every step, and when
-a REFRESHED has come. Knows nobody of them.
+Called by: Owner (a holder's delta is in) and RankWrites (this rank wrote): ``spread``; Sync: flushes; Rounds: every step,
+and when a REFRESHED has come. Knows nobody of them.
 
 Guarantees
     * A key whose news bit is set for a holder (holders.pxd) is sent to it, and is in its list once, however often written.

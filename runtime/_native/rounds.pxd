@@ -7,14 +7,15 @@ Holder                                               Owner
     <--- REFRESH {keys, rows}  REFRESHED --->            rows of this holder's replicas that others have changed
     <--- OFFER {keys}                                    "you alone still hold these": asked for again, they move (hints.pxd)
 
-Every rank is both. The sides are rooms, each a file with its own state; one knows only those to its right, and Rounds, which
-composes them, knows all:
+Every rank is both. Each part of it is a class and file with its own state, and knows only those further down. Rounds composes
+them: it says in which order they step, and which of them takes a message.
 
-    Sync (sync.pxd)              wait_sync, and the flush of the barrier
-    RankIntents, Dirt            what this rank's workers intend (rank_intents.pxd), and what they wrote (dirt.pxd)
-    Holder (holder.pxd)          asks for keys, takes answers and refreshes, gives replicas back
-    Owner (owner.pxd)            decides on records, answers, forwards or parks them
-    News (news.pxd)              of rows owned here, for their holders;  Hints (hints.pxd)  where keys moved, what is offered
+    Sync           waits until writes have reached those who hold copies: wait_sync, and the flush of a barrier
+    RankIntents    what this rank's workers intend: due, started, over
+    RankWrites     what they wrote, on its way to owners and holders
+    Holder         asks for keys, takes answers and refreshes, gives replicas back
+    Owner          decides on records; answers, parks or forwards them
+    News, Hints    what holders have not been sent yet of rows owned here; where keys have moved, and which are offered
 
 At most one round is in flight per pair of ranks (I2), and at most one record per key and holder, so an answer acknowledges
 exactly the delta that its record carried. A key that is no longer here is forwarded along the location cache with the
@@ -28,14 +29,13 @@ for again with the next record.
 Invariants: I1 a key has one owner or one relocation in flight; I2, above; I3 epochs only grow (directory.pxd); I4 a replica
 is the owner's row it last saw plus what is pending (store.pyx); I5 value conservation: follows from one record per key.
 
-Called by: Engine (``step``, ``on_message``), which calls single rooms too; Inspection (``sample``, counters).
+Called by: Engine (``step``, ``on_message``), which calls single parts too; Inspection (``sample``, counters).
 Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from intentpm.runtime._native.dirt cimport Dirt
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Journal
@@ -43,6 +43,7 @@ from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.rank_intents cimport RankIntents
+from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.store cimport TableState
 from intentpm.runtime._native.sync cimport Sync
@@ -61,7 +62,7 @@ cdef class Rounds:
     cdef readonly Owner owner
     cdef readonly Holder holder
     cdef readonly RankIntents intents
-    cdef readonly Dirt dirt
+    cdef readonly RankWrites writes
     cdef readonly Sync sync
 
     # Does what is due at ``now_ns``; returns when it wants to be called again at the latest (NEVER: when something happens).

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from intentpm.runtime._native.dirt cimport Dirt
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Sample
@@ -14,6 +13,7 @@ from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.policy cimport uses_intents
 from intentpm.runtime._native.rank_intents cimport RankIntents
+from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.store cimport TableState, trim_slots
 from intentpm.runtime._native.sync cimport Sync
@@ -33,8 +33,8 @@ cdef class Rounds:
         self.owner = Owner(remote, self.news, self.hints, management)
         self.holder = Holder(remote, self.owner, self.hints, sync_threshold, budget_bytes)
         self.intents = RankIntents(remote, self.holder, self.hints, management)
-        self.dirt = Dirt(remote, self.holder, self.news)
-        self.sync = Sync(remote, self.intents, self.holder, self.news, self.dirt)
+        self.writes = RankWrites(remote, self.holder, self.news)
+        self.sync = Sync(remote, self.intents, self.holder, self.news, self.writes)
 
     def uses_intents(self) -> bool:
         return uses_intents(self.management) and self.size > 1
@@ -46,7 +46,7 @@ cdef class Rounds:
         self.intents.step()
         self.holder.step_fence()
         self.sync.step()
-        again = self.dirt.collect(now_ns, False)
+        again = self.writes.collect(now_ns, False)
         for peer in range(self.size):
             self.holder.step(peer)
             again = min(again, self.news.step(peer, now_ns))
@@ -108,7 +108,7 @@ cdef class Rounds:
             self.intents.round_ended()
         self.holder.take_answer(owner, table, header, body)
 
-    # -- of all rooms ----------------------------------------------------------------------------------------------------
+    # -- of all parts ----------------------------------------------------------------------------------------------------
 
     cdef void trim(self, size_t least_bytes) noexcept nogil:
         cdef uint32_t t

@@ -6,8 +6,8 @@
 
 Several calls of wait_sync share one sync: those that come while one is going on wait for the next (tickets).
 
-Called by: Engine (calls of workers; a SYNC or SYNCED has come; a lost rank), Rounds (every step). It has RankIntents look, Dirt
-collect, Holder flip its colour, and News flush.
+Called by: Engine (calls of workers; a SYNC or SYNCED has come; a lost rank), Rounds (every step). It has RankIntents look,
+RankWrites collect, Holder flip its colour, and News flush.
 
 Guarantees
     * A sync waits for what was written or asked for before it began, and not for what comes later: it ends beside workers that
@@ -17,14 +17,13 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.dirt cimport Dirt
 from intentpm.runtime._native.holder cimport Holder
-from intentpm.runtime._native.messages cimport ControlHeader
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.rank_intents cimport RankIntents
+from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.transports.base cimport Transport
 
@@ -40,7 +39,7 @@ cdef class Sync:
     cdef RankIntents intents
     cdef Holder holder
     cdef News news
-    cdef Dirt dirt
+    cdef RankWrites writes
     cdef uint32_t rank
     cdef uint32_t size
     cdef uint64_t wanted                         # last ticket given out

@@ -3,12 +3,12 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from intentpm.runtime._native.dirt cimport Dirt
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.messages cimport MSG_SYNC, MSG_SYNCED, ControlHeader
 from intentpm.runtime._native.mutations cimport MUTATION_SYNC_WITHOUT_NEWS, is_planted
 from intentpm.runtime._native.news cimport FLUSH_FOR_BARRIER, FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.rank_intents cimport RankIntents
+from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 
@@ -16,13 +16,13 @@ from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
 cdef class Sync:
     def __init__(
             self, RemoteAccess remote not None, RankIntents intents not None, Holder holder not None, News news not None,
-            Dirt dirt not None):
+            RankWrites writes not None):
         self.transport = remote.transport
         self.requests = remote.requests
         self.intents = intents
         self.holder = holder
         self.news = news
-        self.dirt = dirt
+        self.writes = writes
         self.rank = remote.transport.rank
         self.size = remote.transport.size
 
@@ -55,7 +55,7 @@ cdef class Sync:
         self.running = self.wanted
         self.flushed = False
         self.holder.tells_all = True
-        self.dirt.collect(self.transport.now_ns(), True)
+        self.writes.collect(self.transport.now_ns(), True)
         self.holder.flip_colour()
 
     cdef void _ask_for_news(self) noexcept nogil:
@@ -101,7 +101,7 @@ cdef class Sync:
 
     cdef bint on_message(self, uint32_t source, uint8_t message_id) noexcept nogil:
         if message_id == MSG_SYNC:
-            self.dirt.collect(self.transport.now_ns(), True)
+            self.writes.collect(self.transport.now_ns(), True)
             self.news.ask_flush(source, FLUSH_FOR_SYNC)
         elif message_id == MSG_SYNCED and self.synced_missing > 0:
             self.synced_missing -= 1
@@ -122,7 +122,7 @@ cdef class Sync:
 
     cdef void flush(self) noexcept nogil:
         cdef uint32_t peer
-        self.dirt.collect(self.transport.now_ns(), True)
+        self.writes.collect(self.transport.now_ns(), True)
         for peer in range(self.size):
             if peer != self.rank:
                 self.news.ask_flush(peer, FLUSH_FOR_BARRIER)

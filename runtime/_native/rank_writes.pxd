@@ -1,4 +1,4 @@
-"""Dirt: what this rank's own workers have written and nobody else has heard of yet.
+"""What this rank's own workers have written and nobody else has heard of yet.
 
 Writers put the keys they write on a stack per table, without a lock (store.pyx). Every sync_interval_ns, or at once, the
 engine takes the stacks: a written replica needs a record to its owner (Holder.queue), a written row that is owned here is
@@ -26,14 +26,14 @@ from intentpm.runtime._native.store cimport TableState
 
 
 @cython.final
-cdef class Dirt:
+cdef class RankWrites:
     cdef RemoteAccess remote
     cdef Holder holder
     cdef News news
     cdef uint32_t rank
-    cdef int64_t since_ns                        # when the oldest of it was seen; 0: none was
-    cdef int64_t collected_ns                    # when it was last collected
-    cdef uint32_t noted                          # atomic: a writer told the engine of some that is not collected yet
+    cdef int64_t since_ns                        # when the oldest not collected was seen; 0: there are none
+    cdef int64_t collected_ns                    # when they were last collected
+    cdef uint32_t noted                          # atomic: a writer told the engine of some that are not collected yet
     cdef vector[uint32_t] keys                   # scratch: being sorted
 
     # Turns keys written since last time into records (replicas) and news (owned). Returns when to do so next.

@@ -1,4 +1,4 @@
-"""Own writes on their way to others; ``dirt.pxd`` is the contract."""
+"""Own writes on their way to others; ``rank_writes.pxd`` is the contract."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
@@ -14,7 +14,7 @@ from intentpm.runtime._native.store cimport (
 )
 
 
-cdef class Dirt:
+cdef class RankWrites:
     def __init__(self, RemoteAccess remote not None, Holder holder not None, News news not None):
         self.remote = remote
         self.holder = holder
