@@ -323,8 +323,8 @@ cdef class Worker:
 
     cdef void _note_dirt(self) noexcept:
         """Tells the engine that there is something to synchronise, once until it has collected it."""
-        fence_seq_cst()                  # see Rounds._expect_dirt
-        if load_relaxed(&self.engine.rounds.dirt_noted) == 0 and exchange_acquire(&self.engine.rounds.dirt_noted, 1) == 0:
+        fence_seq_cst()                  # see rank_writes.pxd
+        if load_relaxed(&self.engine.rounds.writes.noted) == 0 and exchange_acquire(&self.engine.rounds.writes.noted, 1) == 0:
             self._kick(False)
 
     cdef inline void _access_rows(

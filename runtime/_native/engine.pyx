@@ -97,7 +97,7 @@ cdef bint _all_left(void* engine, void* argument) noexcept nogil:
 
 
 cdef bint _news_flushed(void* engine, void* argument) noexcept nogil:
-    return _is_over(<Engine>engine) or (<Engine>engine).rounds.is_flushed()
+    return _is_over(<Engine>engine) or (<Engine>engine).rounds.sync.is_flushed()
 
 
 # -- what the transport reports --------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ cdef void _on_message(
     elif header_bytes == sizeof(ControlHeader):
         memcpy(&control, header, sizeof(ControlHeader))
         if message_id == MSG_SYNC or message_id == MSG_SYNCED:
-            understood = (<Engine>context).rounds.on_control(source, message_id, &control)
+            understood = (<Engine>context).rounds.sync.on_message(source, message_id)
         elif message_id == MSG_EXPLAIN or message_id == MSG_EXPLAINED:
             understood = (<Engine>context).inquiry.on_message(source, message_id, &control, body, body_bytes)
         else:
@@ -330,7 +330,7 @@ cdef class Engine:
             self.control.fail(self.transport.rank, NO_MEMORY, strlen(NO_MEMORY))
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
-            self.rounds.fail(OPERATION_PEER_LOST)
+            self.rounds.sync.fail(OPERATION_PEER_LOST)
             self.seen_finished = ~<uint64_t>0
         if self.requests.finished == self.seen_finished:
             return
@@ -551,9 +551,9 @@ cdef class Engine:
         """The same, when a worker may have something for management."""
         # Taken by an exchange: so what a worker did before the kick that is taken back here is seen by what follows.
         if load_relaxed(&self.kicked) and exchange_acquire(&self.kicked, 0):
-            self.rounds.look()
+            self.rounds.intents.look()
             self.step()
-            self.look_gap_ns = self.rounds.round_ns if self.rounds.is_busy() else 2 * self.look_gap_ns
+            self.look_gap_ns = self.rounds.holder.round_ns if self.rounds.holder.is_busy() else 2 * self.look_gap_ns
             self.look_gap_ns = max(<int64_t>LOOK_GAP_NS, min(self.look_gap_ns, <int64_t>MOST_LOOK_GAP_NS))
             store_release_i64(&self.look_again_ns, self.transport.now_ns() + self.look_gap_ns)
         else:
@@ -598,7 +598,7 @@ cdef class Engine:
             operation.status = OPERATION_PEER_LOST
             self.requests.close_submission(operation)
         else:
-            self.rounds.sync(operation)
+            self.rounds.sync.begin(operation)
             self.look_and_step()
             self._arm_sleeper()
         self.release()
@@ -607,7 +607,7 @@ cdef class Engine:
         cdef bint held
         with nogil:
             self.acquire()
-            held = self.rounds.holds_replicas()
+            held = self.rounds.holder.holds_replicas()
             self.release()
         return held
 
@@ -615,7 +615,7 @@ cdef class Engine:
         """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
         with nogil:
             self.acquire()
-            self.rounds.flush()
+            self.rounds.sync.flush()
             self.step()
             self._arm_sleeper()
             self.release()
@@ -634,17 +634,17 @@ cdef class Engine:
         """Management "full_replication": asks for a replica of every key of a new table."""
         with nogil:
             self.acquire()
-            self.rounds.replicate_all(table)
+            self.rounds.intents.replicate_all(table)
             self.step()
             self._arm_sleeper()
             self.release()
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Has management look after a worker's intents."""
-        self.rounds.keep(queue)
+        self.rounds.intents.keep(queue)
         with nogil:
             self.acquire()
-            self.rounds.add_worker(queue)
+            self.rounds.intents.add_worker(queue)
             self.release()
 
     def stop(self) -> None:
@@ -699,7 +699,7 @@ cdef class Engine:
             return                       # nobody is left to answer, nor perhaps to release the lock
         self.acquire()
         self.requests.fail(operation, OPERATION_ABANDONED)
-        self.rounds.unsync(operation)
+        self.rounds.sync.abandon(operation)
         if self.control.waiting == operation:
             self.control.abandon()
         self.wake_finished()
@@ -821,7 +821,7 @@ cdef class Engine:
             self.acquire()
             self.remote.tables[table.table_id] = table.state
             self.remote.table_count = table.table_id + 1
-            self.rounds.count_rows(table)
+            self.rounds.holder.count_rows(table)
             self.release()
 
     def remove_last_table(self) -> None:
@@ -867,7 +867,7 @@ cdef class Engine:
         try:
             store_release(&self.state, ENGINE_CLOSED)
             self.requests.fail(NULL, OPERATION_PEER_LOST)
-            self.rounds.fail(OPERATION_PEER_LOST)
+            self.rounds.sync.fail(OPERATION_PEER_LOST)
             self.control.close()
             self._wake_waiters()
             self.transport.close(timeout_s)

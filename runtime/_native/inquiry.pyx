@@ -6,13 +6,14 @@ from libcpp.queue cimport priority_queue
 from libcpp.string cimport string
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
+from intentpm.runtime._native.flags cimport KEY_IN_FLIGHT
 from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
 from intentpm.runtime._native.holders cimport holders_of
 from intentpm.runtime._native.journal cimport Event, Ring
 from intentpm.runtime._native.messages cimport MSG_EXPLAIN, MSG_EXPLAINED, ControlHeader
 from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, Request
-from intentpm.runtime._native.rounds cimport KEY_IN_FLIGHT, Rounds
+from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA
 from intentpm.runtime._native.store cimport RankWord, TableState, has_pending, key_state
 
@@ -52,7 +53,7 @@ cdef class Inquiry:
     def __init__(self, Rounds rounds not None):
         self.rounds = rounds
         self.transport = rounds.transport
-        self.requests = rounds.requests
+        self.requests = rounds.remote.requests
 
     cdef void collect(self, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
         cdef TableState* table = self.rounds.remote.tables[table_id]
@@ -74,9 +75,9 @@ cdef class Inquiry:
             known.holder_words = table.holder_words
             facts.append(
                 <const char*>holders_of(table, key), table.holder_words * sizeof(RankWord))
-        for worker in range(<uint32_t>self.rounds.workers.size()):
+        for worker in range(<uint32_t>self.rounds.intents.workers.size()):
             known.intents += self._add_intents(
-                <IntentQueue>self.rounds.workers[worker], worker, table_id, key, facts)
+                <IntentQueue>self.rounds.intents.workers[worker], worker, table_id, key, facts)
         known.events = self._add_events(table_id, key, facts)
         memcpy(&facts[0], &known, sizeof(known))
 

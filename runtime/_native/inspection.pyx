@@ -11,8 +11,9 @@ from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.flags cimport KEY_TRACED
 from intentpm.runtime._native.intents cimport IntentQueue
-from intentpm.runtime._native.journal cimport EVENT_STATE, KEY_TRACED, Event, Journal, Ring, Sample, note_traced
+from intentpm.runtime._native.journal cimport EVENT_STATE, Event, Journal, Ring, Sample, note_traced
 from intentpm.foundation.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
@@ -86,8 +87,8 @@ cdef class Inspector:
             self.engine.acquire()
             _copy_transfers(self.engine.transport, self.engine.remote, &rank)
             _copy_rounds(self.engine.rounds, &rank)
-            for i in range(self.engine.rounds.workers.size()):
-                _copy_worker(<IntentQueue>self.engine.rounds.workers[i], &worker)
+            for i in range(self.engine.rounds.intents.workers.size()):
+                _copy_worker(<IntentQueue>self.engine.rounds.intents.workers[i], &worker)
                 workers.push_back(worker)
             self.engine.release()
         return rank, workers
@@ -221,24 +222,24 @@ cdef void _copy_transfers(Transport transport, RemoteAccess remote, Counters* co
 
 
 cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
-    counters.rounds = rounds.rounds
-    counters.records = rounds.records
-    counters.forwarded_records = rounds.forwarded_records
-    counters.refreshed_rows = rounds.refreshed_rows
-    counters.relocations_in = rounds.relocations_in
-    counters.relocations_out = rounds.relocations_out
-    counters.replicas_set_up = rounds.replicas_set_up
-    counters.replicas_dropped = rounds.replicas_dropped
-    counters.replicas_promoted = rounds.replicas_promoted
-    counters.replicas_held = rounds.replicas_held
-    counters.intents_acted = rounds.intents_acted
-    counters.intents_refused = rounds.intents_refused
-    counters.intents_in_time = rounds.intents_in_time
-    counters.intents_late = rounds.intents_late
-    counters.intents_withdrawn = rounds.intents_withdrawn
-    counters.stale_rows = rounds.stale_rows
-    counters.stale_row_ns = rounds.stale_row_ns
-    counters.stalest_ns = rounds.stalest_ns
+    counters.rounds = rounds.holder.rounds
+    counters.records = rounds.holder.records
+    counters.forwarded_records = rounds.owner.forwarded_records
+    counters.refreshed_rows = rounds.news.refreshed_rows
+    counters.relocations_in = rounds.holder.relocations_in
+    counters.relocations_out = rounds.owner.relocations_out
+    counters.replicas_set_up = rounds.holder.replicas_set_up
+    counters.replicas_dropped = rounds.holder.replicas_dropped
+    counters.replicas_promoted = rounds.holder.replicas_promoted
+    counters.replicas_held = rounds.holder.replicas_held
+    counters.intents_acted = rounds.intents.intents_acted
+    counters.intents_refused = rounds.holder.intents_refused
+    counters.intents_in_time = rounds.intents.intents_in_time
+    counters.intents_late = rounds.intents.intents_late
+    counters.intents_withdrawn = rounds.holder.intents_withdrawn
+    counters.stale_rows = rounds.news.stale_rows
+    counters.stale_row_ns = rounds.news.stale_row_ns
+    counters.stalest_ns = rounds.news.stalest_ns
 
 
 cdef void _copy_worker(IntentQueue queue, WorkerCounters* counters) noexcept nogil:

@@ -10,12 +10,12 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.flags cimport KEY_TRACED
 from intentpm.runtime._native.store cimport TableState
 from intentpm.transports.base cimport Transport
 
 
 cdef enum:
-    KEY_TRACED = 128             # in TableState.flags, beside rounds.KeyFlags
     DECISIONS = 4096             # kept per rank; a power of two, as the capacity of every ring
 
 # Mirrored in runtime/events.py. ``peer`` and ``detail`` as said.

@@ -48,7 +48,7 @@ cdef struct TableState:
     # Per key, num_keys each; memory is committed by the system at first touch.
     KeyPlace* places             # see state.pxd
     KeyRecord* records
-    uint8_t* flags               # guarded by: engine lock. KeyFlags of the management protocol (rounds.pxd)
+    uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
     int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     # Per slot; there is one for every key.

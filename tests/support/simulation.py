@@ -44,7 +44,7 @@ class Simulation:
     def ask_early(self, records: int) -> None:
         """From so many new keys of one owner on, a rank asks for them while it goes on counting its intents."""
         for manager in self.ranks:
-            manager._engine.rounds.early_records = records
+            manager._engine.rounds.holder.early_records = records
 
     def trim(self) -> None:
         """What a barrier does with slots that are no longer needed, however few."""

@@ -1,0 +1,40 @@
+"""A ROUND, ANSWER or REFRESH while it is being built: rows go straight into the body, the other sections lie beside it.
+
+    memory = draft.begin(table, most, u32_sections)        # room for so many rows and entries; NULL: out of memory
+    ...                                                    # rows into memory, entries into keys, codes and so on
+    draft.send(...) or unstage(memory, 1)
+
+Called by Holder, Owner and News, each of which has a draft of its own: one message at a time.
+Assumption: every method is called under the engine's lock.
+"""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport RoundHeader
+from intentpm.runtime._native.store cimport TableState
+from intentpm.transports.base cimport Transport
+
+cdef enum:
+    MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
+    MESSAGE_RECORDS = 16384
+
+
+cdef inline uint32_t records_per_message(const TableState* table) noexcept nogil:
+    return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.row_bytes))
+
+
+@cython.final
+cdef class Draft:
+    cdef Transport transport
+    cdef vector[uint32_t] keys
+    cdef vector[uint32_t] epochs                 # as many as keys in an ANSWER, a REFRESH, and a ROUND that is forwarded
+    cdef vector[uint32_t] versions               # as many as keys in an ANSWER and a REFRESH
+    cdef vector[uint8_t] codes                   # records or results, as many as keys
+
+    cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections) noexcept nogil
+    # Adds the sections behind the rows in ``memory`` and sends it. The header says how many entries and rows there are.
+    cdef void send(
+        self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory, bint epochs,
+        bint versions) noexcept nogil

@@ -1,0 +1,33 @@
+"""A message of management while it is being built; ``draft.pxd`` is the contract."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from intentpm.runtime._native.messages cimport RoundBody, RoundHeader, indices_bytes, padded, round_body
+from intentpm.runtime._native.remote cimport send_staged, stage
+from intentpm.transports.base cimport Transport
+
+
+cdef class Draft:
+    def __init__(self, Transport transport not None):
+        self.transport = transport
+
+    cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections) noexcept nogil:
+        self.keys.clear()
+        self.epochs.clear()
+        self.versions.clear()
+        self.codes.clear()
+        return stage(
+            self.transport, padded(most * table.row_bytes) + u32_sections * indices_bytes(<uint32_t>most) + padded(most))
+
+    cdef void send(
+            self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
+            bint epochs, bint versions) noexcept nogil:
+        cdef RoundBody body = round_body(memory, header, table.row_bytes, epochs, versions)
+        memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
+        if epochs:
+            memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))
+        if versions:
+            memcpy(body.versions, self.versions.data(), header.count * sizeof(uint32_t))
+        memcpy(body.codes, self.codes.data(), header.count)
+        send_staged(self.transport, to, message_id, header, sizeof(RoundHeader), memory, body.size_bytes)

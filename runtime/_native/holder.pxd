@@ -1,0 +1,149 @@
+"""The holder's side of management: how keys that this rank intends come here, stay fresh, and go again.
+
+    want     an intent is due and its key is not here: REQUESTED, and ``fenced`` until earlier writes to it are through
+    queue    its owner has to hear of a replica: of its delta, that it is given up, that it is asked for again
+      -> todo[owner] -> ROUND, a record per key -> ANSWER: take the row, or let the replica go; look at the key again
+
+A write that was on its way to the owner when its key became REQUESTED could be overtaken by the copy the owner grants. So
+requests for keys wait until the writes that were open then are acknowledged (``fenced``; RequestPool.phase), and accesses
+to REQUESTED keys wait for the copy (RemoteAccess parks them).
+
+A key is busy while it is queued or in flight. wait_sync must wait for the keys that are busy when it starts, but not for
+those that become busy later, or it would wait for ever beside a busy worker. So busy keys have one of two colours,
+counted each; a sync flips the colour and waits until none of the old one is left. A key of the old colour whose record
+was sent before the flip may have newer writes pending: it keeps the old colour for one more record (KEY_FRESH tells).
+
+Called by: RankIntents (``want``, ``queue``), RankWrites (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH
+or an OFFER has come). Knows nobody of them; hands parked records whose keys have come to Owner.
+
+Guarantees
+    * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
+    * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
+    * A replica takes newer rows only; a REFRESH not at all while a record of it is unanswered: the next one asks for it again.
+    * A replica is given up with its last delta acknowledged, never before.
+Assumption: every method is called under the engine's lock.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.journal cimport Journal
+from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
+from intentpm.runtime._native.owner cimport Owner
+from intentpm.runtime._native.parking cimport ParkedMessage
+from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.requests cimport RequestPool
+from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.store cimport Table, TableState
+from intentpm.transports.base cimport Transport
+
+
+@cython.final
+cdef class Holder:
+    cdef Transport transport
+    cdef RemoteAccess remote
+    cdef RequestPool requests
+    cdef Journal journal
+    cdef Owner owner
+    cdef Hints hints
+    cdef Draft draft
+    cdef uint32_t rank
+    cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
+    cdef bint tells_all                          # whatever the threshold: a wait_sync is going on
+    cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
+    cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
+    cdef int64_t taken_bytes                     # of row memory, counting keys that are asked for, and those moved out since
+    cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
+    cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
+    # Per rank:
+    cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
+    cdef vector[uint32_t] open_records           # of the round in flight; 0: none
+    cdef vector[uint8_t] growing                 # this step has begun a round with it and may add to it
+    cdef vector[int64_t] began_ns                # when the last round with it began
+    cdef int64_t round_ns                        # how long a round takes, smoothed
+    cdef uint64_t records_in_flight
+    cdef uint64_t busy[2]                        # keys queued or in flight, by colour
+    cdef uint32_t colour                         # of keys that become busy now
+    # Counters.
+    cdef readonly uint64_t relocations_in
+    cdef readonly uint64_t replicas_set_up
+    cdef readonly uint64_t replicas_dropped
+    cdef readonly uint64_t replicas_promoted
+    cdef readonly int64_t replicas_held          # now
+    cdef readonly uint64_t rounds
+    cdef readonly uint64_t records
+    cdef readonly uint64_t intents_withdrawn     # keys whose intent was over before they were asked for
+    cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
+
+    # Asks for an ABSENT key with active intent, if there is memory for it.
+    cdef void want(self, TableState* table, uint32_t key) noexcept nogil
+    # Has the key looked at when the next round to its owner begins; once its record is answered, if one is open.
+    cdef void queue(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void step_fence(self) noexcept nogil
+    # Asks owners of whom enough is wanted, so that they work while further keys are counted. To be called if may_ask_early.
+    cdef void ask_early(self) noexcept nogil
+    # An ANSWER has come: ``close_records`` (True: its round is over), then ``take_answer``.
+    cdef bint close_records(self, const RoundHeader* header) noexcept nogil
+    cdef void take_answer(
+        self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
+    cdef void take_refresh(
+        self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
+    # The owner would give these away.
+    cdef void take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
+    # A new table's rows count towards the memory budget.
+    cdef void count_rows(self, Table table) noexcept nogil
+
+    # Begins the round that is due with ``peer``, if one is.
+    cdef inline void step(self, uint32_t peer) noexcept nogil:
+        if not self.todo[peer].empty() and self._may_send_to(peer):
+            self._begin_round(peer)
+        self.growing[peer] = False
+
+    cdef inline bint may_ask_early(self) noexcept nogil:
+        return self.fenced.size() >= self.early_records and self._no_writes_open()
+
+    # Anything is asked for, or to be.
+    cdef inline bint is_busy(self) noexcept nogil:
+        return self.busy[0] + self.busy[1] > 0
+
+    cdef inline bint holds_replicas(self) noexcept nogil:
+        return self.replicas_held > 0
+
+    # What is busy now is of the old colour from here on.
+    cdef inline void flip_colour(self) noexcept nogil:
+        self.colour ^= 1
+
+    cdef inline bint is_old_colour_busy(self) noexcept nogil:
+        return self.busy[self.colour ^ 1] > 0
+
+    # private
+    cdef inline bint _may_send_to(self, uint32_t peer) noexcept nogil:
+        return self.open_records[peer] == 0 or self.growing[peer] != 0
+
+    cdef inline bint _no_writes_open(self) noexcept nogil:
+        return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
+
+    cdef inline int64_t _held_bytes(self) noexcept nogil:
+        return self.taken_bytes - self.owner.moved_out_bytes
+
+    cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
+    cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _become_busy(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _become_idle(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _begin_round(self, uint32_t peer) noexcept nogil
+    cdef size_t _send_records(
+        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
+    cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
+    cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _take_row(
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t
+        version) noexcept nogil
+    cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
+    cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil

@@ -1,0 +1,355 @@
+"""The holder's side; ``holder.pxd`` is the contract."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+from libcpp.vector cimport vector
+
+from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.directory cimport known_owner, learn_owner
+from intentpm.runtime._native.draft cimport Draft, records_per_message
+from intentpm.runtime._native.flags cimport (
+    KEY_COLOUR, KEY_FRESH, KEY_IN_FLIGHT, KEY_MISSED, KEY_OFFERED, KEY_QUEUED,
+)
+from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.journal cimport (
+    EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
+    note_decision, note_traced,
+)
+from intentpm.runtime._native.messages cimport (
+    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RoundBody, RoundHeader,
+)
+from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
+from intentpm.runtime._native.owner cimport Owner
+from intentpm.runtime._native.parking cimport ParkedMessage, unpark
+from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
+from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
+)
+from intentpm.runtime._native.store cimport (
+    Table, TableState, bind_slot, change_state, drop_replica, has_pending, is_here, key_state, pending_norm,
+    promote_replica, publish, publish_owned, refresh_replica, row_of, slot_of, take_pending,
+)
+
+cdef enum:
+    ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
+    EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
+
+
+cdef class Holder:
+    def __init__(
+            self, RemoteAccess remote not None, Owner owner not None, Hints hints not None, sync_threshold: float,
+            budget_bytes: int):
+        cdef uint32_t size = remote.transport.size
+        self.remote = remote
+        self.transport = remote.transport
+        self.requests = remote.requests
+        self.journal = remote.journal
+        self.owner = owner
+        self.hints = hints
+        self.draft = Draft(remote.transport)
+        self.rank = remote.transport.rank
+        self.sync_threshold = sync_threshold
+        self.budget_bytes = budget_bytes
+        self.early_records = EARLY_RECORDS
+        self.todo.resize(size)
+        self.open_records.resize(size, 0)
+        self.growing.resize(size, 0)
+        self.began_ns.resize(size, 0)
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    cdef void want(self, TableState* table, uint32_t key) noexcept nogil:
+        cdef KeyRef reference
+        if self.budget_bytes and self._held_bytes() + <int64_t>table.stride_bytes > self.budget_bytes:
+            self.intents_refused += 1            # accesses to the key stay remote: slower, and right
+            return
+        self.taken_bytes += table.stride_bytes
+        change_state(table, key, STATE_REQUESTED)
+        note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.records[key].epoch)
+        self._become_busy(table, key)
+        table.flags[key] |= KEY_QUEUED
+        reference.table = table.table_id
+        reference.key = key
+        self.fenced.push_back(reference)
+
+    cdef void step_fence(self) noexcept nogil:
+        if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
+            self._release_fenced(self.draining)
+        if not self.fenced.empty() and (self._no_writes_open() or is_planted(MUTATION_FENCE_OPEN)):
+            self._release_fenced(self.fenced)
+        if not self.fenced.empty() and self.draining.empty():
+            self.draining.swap(self.fenced)
+            self.requests.phase ^= 1
+
+    cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil:
+        cdef size_t i
+        for i in range(references.size()):
+            self._put_in_queue(self.remote.tables[references[i].table], references[i].key)
+        references.clear()
+
+    cdef void ask_early(self) noexcept nogil:
+        # What one step sends to a peer is one round, in however many messages (I2): no answer is taken in between.
+        cdef uint32_t owner
+        cdef size_t i
+        for i in range(self.fenced.size()):
+            owner = known_owner(self.remote.tables[self.fenced[i].table], self.fenced[i].key)
+            self._put_in_queue(self.remote.tables[self.fenced[i].table], self.fenced[i].key)
+            if self.todo[owner].size() >= self.early_records and self._may_send_to(owner):
+                self._begin_round(owner)
+                self.growing[owner] = True
+        self.fenced.clear()
+
+    cdef void queue(self, TableState* table, uint32_t key) noexcept nogil:
+        if table.flags[key] & (KEY_QUEUED | KEY_IN_FLIGHT) or known_owner(table, key) == self.rank:
+            return
+        self._become_busy(table, key)
+        self._put_in_queue(table, key)
+
+    cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil:
+        cdef KeyRef reference
+        reference.table = table.table_id
+        reference.key = key
+        table.flags[key] |= KEY_QUEUED
+        self.todo[known_owner(table, key)].push_back(reference)
+
+    # -- being busy: holder.pxd says why -------------------------------------------------------------------------------
+
+    cdef inline void _become_busy(self, TableState* table, uint32_t key) noexcept nogil:
+        table.flags[key] = (table.flags[key] & ~<uint8_t>(KEY_COLOUR | KEY_FRESH)) | (KEY_COLOUR if self.colour else 0)
+        self.busy[self.colour] += 1
+
+    cdef inline void _become_idle(self, TableState* table, uint32_t key) noexcept nogil:
+        self.busy[_colour(table, key)] -= 1
+
+    cdef inline void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil:
+        """Its record was answered and another is needed."""
+        if _colour(table, key) == self.colour or table.flags[key] & KEY_FRESH:
+            self._become_idle(table, key)
+            self._become_busy(table, key)
+        self._put_in_queue(table, key)
+
+    # -- sending rounds ------------------------------------------------------------------------------------------------
+
+    cdef void _begin_round(self, uint32_t peer) noexcept nogil:
+        """Sends what ``todo`` holds for ``peer``, a message per table and MESSAGE_ROWS_BYTES."""
+        cdef vector[KeyRef] references
+        cdef size_t at = 0, sent_bytes = 0
+        cdef size_t i
+        cdef uint64_t before = self.records_in_flight
+        references.swap(self.todo[peer])
+        while at < references.size() and sent_bytes < ROUND_BYTES and not self.transport.out_of_memory:
+            at = self._send_records(peer, references, at, &sent_bytes)
+        for i in range(at, references.size()):
+            self.todo[peer].push_back(references[i])
+        if not self.growing[peer]:
+            self.rounds += self.records_in_flight > before
+            self.began_ns[peer] = self.journal.now_ns
+
+    cdef size_t _send_records(
+            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
+        """One ROUND message with records of one table; returns the first reference not looked at."""
+        cdef TableState* table = self.remote.tables[references[at].table]
+        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references.size() - at)
+        cdef char* memory = self.draft.begin(table, most, 1)
+        cdef RoundHeader header
+        cdef uint32_t key
+        cdef int record
+        if memory == NULL:
+            return at
+        memset(&header, 0, sizeof(header))
+        while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most:
+            prefetch_records(table, references.data(), at, references.size())
+            key = references[at].key
+            at += 1
+            table.flags[key] &= ~<uint8_t>KEY_QUEUED
+            if known_owner(table, key) != peer:
+                self._put_in_queue(table, key)       # its owner has changed since it was queued
+                continue
+            record = self._next_record(table, key, memory + header.rows * table.row_bytes)
+            if record < 0:
+                self._become_idle(table, key)
+                continue
+            if record & (RECORD_ADD | RECORD_SET):
+                header.rows += 1
+                note_traced(self.journal, table, key, EVENT_DELTA_SENT, peer)
+            table.flags[key] = (table.flags[key] | KEY_IN_FLIGHT) & ~<uint8_t>(KEY_MISSED | KEY_OFFERED)
+            if _colour(table, key) != self.colour:
+                table.flags[key] |= KEY_FRESH
+            self.draft.keys.push_back(key)
+            self.draft.codes.push_back(<uint8_t>record)
+        if self.draft.keys.empty():
+            unstage(memory, 1)
+            return at
+        header.count = <uint32_t>self.draft.keys.size()
+        header.table = <uint16_t>table.table_id
+        header.origin = <uint16_t>self.rank
+        header.round_rank = <uint16_t>peer
+        self.open_records[peer] += header.count
+        self.records_in_flight += header.count
+        self.records += header.count
+        sent_bytes[0] += header.rows * table.row_bytes
+        self.draft.send(peer, MSG_ROUND, table, &header, memory, False, False)
+        return at
+
+    cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
+        """What to tell the owner of this key now (its delta goes to ``row``); negative: nothing."""
+        cdef int pending
+        if key_state(table, key) == STATE_REQUESTED:
+            if table.records[key].intent_refs == 0 and not self.remote.parking.any(table, key):
+                change_state(table, key, STATE_ABSENT)      # over before it was asked for
+                self.intents_withdrawn += 1
+                note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
+                self.taken_bytes -= table.stride_bytes
+                return -1
+            return 0
+        if key_state(table, key) != STATE_REPLICA:
+            return -1
+        pending = take_pending(table, key, row)
+        if table.records[key].intent_refs == 0:
+            return RECORD_LEAVE | (pending * RECORD_ADD)
+        if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
+            return -1
+        return pending * RECORD_ADD
+
+    # -- taking answers ------------------------------------------------------------------------------------------------
+
+    cdef bint close_records(self, const RoundHeader* header) noexcept nogil:
+        self.open_records[header.round_rank] -= header.count
+        self.records_in_flight -= header.count
+        if self.open_records[header.round_rank] > 0:
+            return False
+        self.round_ns += (self.transport.now_ns() - self.began_ns[header.round_rank] - self.round_ns) // 8
+        return True
+
+    cdef void take_answer(
+            self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
+        cdef uint32_t i, row = 0
+        cdef const char* rows = body.rows
+        for i in range(header.count):
+            prefetch_rows(table, body.keys, i, header.count)
+            table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
+            if body.codes[i] == RESULT_DROPPED:
+                learn_owner(table, body.keys[i], owner, body.epochs[i])
+                self._take_drop(table, body.keys[i])
+                continue
+            self._take_row(
+                owner, table, body.keys[i], rows + row * table.row_bytes, body.codes[i] == RESULT_MOVED,
+                body.epochs[i], body.versions[i])
+            row += 1
+        for i in range(header.count):
+            self._look_again(table, body.keys[i])
+        self.remote.step_waiting()
+
+    cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
+        # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
+        if key_state(table, key) == STATE_REPLICA and drop_replica(table, key):
+            self.replicas_dropped += 1
+            self.replicas_held -= 1
+            self.taken_bytes -= table.stride_bytes
+            note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
+
+    cdef void _take_row(
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
+            uint32_t epoch, uint32_t version) noexcept nogil:
+        """The row of a key that was asked for, or newer news of a replica."""
+        if key_state(table, key) == STATE_REQUESTED:
+            copy_row(row_of(table, bind_slot(table, key)), row, table.row_bytes)
+            if moved:
+                publish_owned(table, key, version)
+            else:
+                publish(table, key, STATE_REPLICA)
+                note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
+            self.replicas_set_up += not moved
+            self.replicas_held += not moved
+            if not moved:
+                table.replicas[slot_of(table, key)].seen_version = version
+        elif moved:
+            promote_replica(table, key, row, version)
+            self.replicas_promoted += 1
+            self.replicas_held -= 1
+        elif is_later(version, table.replicas[slot_of(table, key)].seen_version):
+            refresh_replica(table, key, row)
+            note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
+            table.replicas[slot_of(table, key)].seen_version = version
+        if moved:
+            self.relocations_in += 1
+            note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
+        learn_owner(table, key, self.rank if moved else owner, epoch)
+
+    cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
+        """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
+        if is_here(table, key) and self.remote.parking.any(table, key):
+            self._serve_waiting(table, key)
+        if self._needs_record(table, key):
+            self._stay_busy(table, key)
+            return
+        self._become_idle(table, key)
+        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
+            self.want(table, key)
+        elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
+            self.hints.offer_to_last_holder(table, key)
+
+    cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil:
+        """Accesses first: a record may give the key away again, and an access of this rank's own needs it here."""
+        cdef vector[ParkedMessage*] waiting
+        cdef size_t i
+        self.remote.parking.take(table, key, waiting)
+        for i in range(waiting.size()):
+            if waiting[i].is_access != is_planted(MUTATION_RECORDS_FIRST):
+                self._serve_parked(table, key, waiting[i])
+        for i in range(waiting.size()):
+            if waiting[i].is_access == is_planted(MUTATION_RECORDS_FIRST):
+                self._serve_parked(table, key, waiting[i])
+            unpark(waiting[i])
+
+    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
+        if message.is_access:
+            self.remote.serve_parked(table, key, message)
+        else:
+            self.owner.serve_parked(table, key, message)
+
+    cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
+        if key_state(table, key) != STATE_REPLICA:
+            return False
+        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
+                or self._is_worth_sending(table, key))
+
+    cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil:
+        """Of what is pending: anything, or with a sync_threshold enough of it."""
+        if self.sync_threshold == 0 or self.tells_all:
+            return has_pending(table, key)
+        return pending_norm(table, key) >= self.sync_threshold
+
+    # -- taking refreshes and offers -----------------------------------------------------------------------------------
+
+    cdef void take_refresh(
+            self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
+        cdef uint32_t i, key
+        for i in range(header.count):
+            prefetch_rows(table, body.keys, i, header.count)
+            key = body.keys[i]
+            if key_state(table, key) == STATE_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
+                table.flags[key] |= KEY_MISSED
+            elif key_state(table, key) == STATE_REPLICA:
+                self._take_row(
+                    owner, table, key, body.rows + i * table.row_bytes, False, body.epochs[i], body.versions[i])
+        send_staged(
+            self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
+
+    cdef void take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil:
+        cdef uint32_t i
+        for i in range(header.count):
+            prefetch_offers(table, keys, i, header.count)
+            if key_state(table, keys[i]) == STATE_REPLICA:
+                table.flags[keys[i]] |= KEY_OFFERED
+                self.queue(table, keys[i])
+
+    # -- row memory ----------------------------------------------------------------------------------------------------
+
+    cdef void count_rows(self, Table table) noexcept nogil:
+        self.taken_bytes += table.state.slots_used * table.state.stride_bytes
+
+
+cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
+    return (table.flags[key] & KEY_COLOUR) != 0

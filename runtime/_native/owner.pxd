@@ -1,0 +1,68 @@
+"""The owner's side of management: what happens to a record that another rank sends for a key.
+
+    ROUND -> serve_round
+        owned here         its delta is applied and spread as news; then policy.pxd decides: the answer says RESULT_ROW (you
+                           hold a replica), RESULT_MOVED (you own it now) or RESULT_DROPPED (you no longer hold it)
+        on its way here    parked until the row is here; whoever takes it out calls ``serve_parked``
+        gone               forwarded to where this rank believes it is, with the epoch of that belief
+
+Called by: Rounds (a ROUND has come), Holder (``serve_parked``). Knows nobody of them; tells News and Hints.
+
+Guarantees
+    * I1: ownership leaves with the answer that brings the row, in one step; the forward pointer and the next epoch stay (I3).
+    * A record is answered, parked or forwarded, once each, and its delta is applied where it is answered (I5).
+    * A holder is known before the row it is granted is read, so no later write escapes its news.
+Assumption: every method is called under the engine's lock.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.journal cimport Journal, Reason
+from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
+from intentpm.runtime._native.news cimport News
+from intentpm.runtime._native.parking cimport ParkedMessage, Parking
+from intentpm.runtime._native.store cimport TableState
+from intentpm.transports.base cimport Transport
+
+
+@cython.final
+cdef class Owner:
+    cdef Transport transport
+    cdef Parking parking
+    cdef Journal journal
+    cdef News news
+    cdef Hints hints
+    cdef Draft draft
+    cdef uint32_t rank
+    cdef int management
+    cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
+    cdef vector[uint32_t] row_numbers            # ... and where their rows are
+    # Counters.
+    cdef readonly uint64_t relocations_out
+    cdef readonly int64_t moved_out_bytes        # of row memory
+    cdef readonly uint64_t forwarded_records
+
+    # Answers the records whose keys are owned here; forwards or parks the rest.
+    cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
+    # A parked record whose key has arrived.
+    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    # private
+    cdef void _decide(
+        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory,
+        RoundHeader* header) noexcept nogil
+    cdef void _take_delta(
+        self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil
+    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
+    cdef uint32_t _move_to(self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
+    cdef void _park(
+        self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil
+    cdef void _forward(
+        self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
+        vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil

@@ -1,0 +1,226 @@
+"""The owner's side; ``owner.pxd`` is the contract."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libcpp.vector cimport vector
+
+from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.directory cimport known_owner, learn_owner
+from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.holders cimport bit_of, holders_of, is_shared, others_hold, take_news
+from intentpm.runtime._native.journal cimport (
+    EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED,
+    REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
+)
+from intentpm.runtime._native.messages cimport (
+    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW,
+    RoundBody, RoundHeader,
+)
+from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, is_planted
+from intentpm.runtime._native.news cimport News
+from intentpm.runtime._native.parking cimport ParkedMessage
+from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_ADAPTIVE, decide, may_relocate
+from intentpm.runtime._native.prefetching cimport prefetch_rows
+from intentpm.runtime._native.remote cimport RemoteAccess, unstage
+from intentpm.runtime._native.store cimport (
+    RANKS_PER_WORD, RankWord, TableState, apply_write, mark_shared, move_out, prefetch_row, read_row,
+)
+
+
+cdef class Owner:
+    def __init__(self, RemoteAccess remote not None, News news not None, Hints hints not None, management: int):
+        self.transport = remote.transport
+        self.parking = remote.parking
+        self.journal = remote.journal
+        self.news = news
+        self.hints = hints
+        self.draft = Draft(remote.transport)
+        self.rank = remote.transport.rank
+        self.management = management
+
+    # -- answering -------------------------------------------------------------------------------------------------------
+
+    cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+        cdef RoundHeader header = asked[0]
+        cdef char* memory = self.draft.begin(table, asked.count, 3)
+        cdef uint32_t i, row = 0
+        cdef const char* delta
+        if memory == NULL:
+            return
+        header.flags = 0
+        header.rows = 0
+        self.left_over.clear()
+        self.row_numbers.clear()
+        for i in range(asked.count):
+            prefetch_rows(table, body.keys, i, asked.count)
+            delta = body.rows + row * table.row_bytes
+            if known_owner(table, body.keys[i]) != self.rank:
+                self.left_over.push_back(i)
+                self.row_numbers.push_back(row)
+            else:
+                self._decide(table, asked.origin, body.keys[i], body.codes[i], delta, memory, &header)
+            row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+        header.count = <uint32_t>self.draft.keys.size()
+        if header.count > 0:
+            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True, True)
+        else:
+            unstage(memory, 1)
+        if not self.left_over.empty():
+            self._pass_on(table, asked, body)
+
+    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
+        cdef RoundHeader header = message.round
+        cdef RoundBody body
+        header.count = 1
+        header.rows = message.has_row
+        header.flags = FLAG_FORWARDED
+        body.rows = message.row
+        body.keys = &key
+        body.epochs = &message.epoch
+        body.versions = NULL
+        body.codes = &message.record
+        self.serve_round(table, &header, &body)
+
+    cdef void _decide(
+            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta,
+            char* memory, RoundHeader* header) noexcept nogil:
+        """One record for a key owned here: applies its delta and adds the result to the answer being built."""
+        cdef char* row = memory + header.rows * table.row_bytes
+        cdef uint8_t result = RESULT_ROW
+        cdef uint32_t version = 0
+        # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
+        prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
+        if record & (RECORD_ADD | RECORD_SET):
+            self._take_delta(table, key, holder, delta, record & RECORD_SET)
+        if record & RECORD_LEAVE:
+            result = RESULT_DROPPED
+            self._remove_holder(table, key, holder)
+            if table.records[key].intent_refs == 0:
+                self.hints.offer_to_last_holder(table, key)
+        elif may_relocate(self.management) and decide(
+                self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
+            result = RESULT_MOVED
+            version = self._move_to(table, key, holder, row)
+        else:
+            self._add_holder(table, key, holder)
+            version = read_row(table, key, row)
+        if result != RESULT_DROPPED:
+            header.rows += 1
+        self.draft.keys.push_back(key)
+        self.draft.epochs.push_back(table.records[key].epoch)
+        self.draft.versions.push_back(version)
+        self.draft.codes.push_back(result)
+
+    cdef inline void _take_delta(
+            self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil:
+        apply_write(table, key, delta, is_set)
+        if is_planted(MUTATION_DELTAS_TWICE):
+            apply_write(table, key, delta, is_set)
+        note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
+        self.news.spread(table, key, holder, self.journal.now_ns)
+
+    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
+        """Why ``decide`` did not relocate."""
+        if self.management != MANAGE_ADAPTIVE:
+            return REASON_MODE
+        return REASON_OWNER_INTENDS if table.records[key].intent_refs > 0 else REASON_OTHERS_HOLD
+
+    cdef uint32_t _move_to(
+            self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil:
+        """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
+        cdef uint32_t version
+        self._remove_holder(table, key, holder)
+        version = move_out(table, key, row)
+        self.moved_out_bytes += table.stride_bytes
+        learn_owner(table, key, holder, table.records[key].epoch + 1)
+        self.relocations_out += 1
+        note_decision(
+            self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch,
+            REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
+        self.hints.note_move(table, key, holder)
+        return version
+
+    # -- who holds -------------------------------------------------------------------------------------------------------
+
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
+        if not holders[0] & bit_of(holder):
+            holders[0] |= bit_of(holder)
+            mark_shared(table, key, True)       # before the row is read: later writes are marked dirty
+            note_decision(
+                self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.records[key].epoch,
+                self._reason_to_replicate(table, key))
+        take_news(table, key, holder)
+
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
+        if not is_shared(table, key) or not holders[0] & bit_of(holder):
+            return
+        holders[0] &= <RankWord>~bit_of(holder)
+        take_news(table, key, holder)
+        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.records[key].epoch)
+        if not others_hold(table, key, holder):
+            mark_shared(table, key, False)
+
+    # -- records of keys that are not here -------------------------------------------------------------------------------
+
+    cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+        """Parks the records in ``left_over`` whose keys are on their way here; forwards the others, a message per owner."""
+        cdef vector[uint32_t] numbers
+        cdef vector[uint32_t] rows
+        cdef uint32_t i, owner
+        cdef size_t n, kept
+        for n in range(self.left_over.size()):
+            i = self.left_over[n]
+            if body.epochs != NULL and body.epochs[i] > table.records[body.keys[i]].epoch:
+                self._park(table, asked, body, i, self.row_numbers[n])
+            else:
+                numbers.push_back(i)
+                rows.push_back(self.row_numbers[n])
+        self.forwarded_records += numbers.size()
+        while not numbers.empty():
+            owner = known_owner(table, body.keys[numbers[0]])
+            self._forward(table, owner, asked, body, numbers, rows)
+            kept = 0
+            for n in range(numbers.size()):
+                if known_owner(table, body.keys[numbers[n]]) != owner:
+                    numbers[kept] = numbers[n]
+                    rows[kept] = rows[n]
+                    kept += 1
+            numbers.resize(kept)
+            rows.resize(kept)
+
+    cdef void _park(
+            self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil:
+        cdef const char* delta = NULL
+        if body.codes[i] & (RECORD_ADD | RECORD_SET):
+            delta = body.rows + row * table.row_bytes
+        note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
+        if not self.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta):
+            self.transport.out_of_memory = True
+
+    cdef void _forward(
+            self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
+            const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
+        cdef RoundHeader header = asked[0]
+        cdef size_t n
+        cdef uint32_t i
+        cdef char* memory = self.draft.begin(table, numbers.size(), 2)
+        if memory == NULL:
+            return
+        header.hops += 1
+        header.flags = FLAG_FORWARDED
+        header.rows = 0
+        for n in range(numbers.size()):
+            i = numbers[n]
+            if known_owner(table, body.keys[i]) != owner:
+                continue
+            if body.codes[i] & (RECORD_ADD | RECORD_SET):
+                copy_row(memory + header.rows * table.row_bytes, body.rows + rows[n] * table.row_bytes, table.row_bytes)
+                header.rows += 1
+            note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
+            self.draft.keys.push_back(body.keys[i])
+            self.draft.epochs.push_back(table.records[body.keys[i]].epoch)
+            self.draft.codes.push_back(body.codes[i])
+        header.count = <uint32_t>self.draft.keys.size()
+        self.draft.send(owner, MSG_ROUND, table, &header, memory, True, False)

@@ -1,0 +1,151 @@
+"""Intents of this rank; ``rank_intents.pxd`` is the contract."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.holder cimport Holder
+from intentpm.runtime._native.intents cimport Intent, IntentQueue
+from intentpm.runtime._native.journal cimport EVENT_INTENT_OFF, EVENT_INTENT_ON, note_traced
+from intentpm.runtime._native.policy cimport MANAGE_FULL_REPLICATION
+from intentpm.runtime._native.prefetching cimport prefetch_intended, prefetch_released
+from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, WORD_SHARED, state_of
+from intentpm.runtime._native.store cimport KeyRecord, Table, TableState, is_here, key_state, word_of
+
+cdef enum:
+    ALL_INTENTS = 0xffff             # intent_refs is saturated: how many there are is not known, so the last never ends
+
+
+cdef class RankIntents:
+    def __init__(self, RemoteAccess remote not None, Holder holder not None, Hints hints not None, management: int):
+        self.remote = remote
+        self.journal = remote.journal
+        self.holder = holder
+        self.hints = hints
+        self.rank = remote.transport.rank
+        self.management = management
+        self.queues = []
+
+    # -- looking ---------------------------------------------------------------------------------------------------------
+
+    cdef void _look_at_workers(self) noexcept nogil:
+        cdef size_t i
+        self.look_wanted = False
+        for i in range(self.workers.size()):
+            self._look_at(<IntentQueue>self.workers[i])
+
+    cdef void _look_at(self, IntentQueue queue) noexcept nogil:
+        cdef Intent* intent
+        queue.look_began()
+        while True:
+            queue.collect()
+            intent = queue.next_due()
+            while intent != NULL:
+                self._begin(queue, intent)
+                intent = queue.next_due()
+            self._count_started(queue, queue.seen_clock)
+            intent = queue.next_over()
+            while intent != NULL:
+                self._end(intent)
+                queue.forget(intent)
+                intent = queue.next_over()
+            if queue.publish():
+                break
+        queue.look_ended(self.holder.is_busy())
+
+    # -- an intent is due ------------------------------------------------------------------------------------------------
+
+    cdef void _begin(self, IntentQueue queue, Intent* intent) noexcept nogil:
+        cdef TableState* table = self.remote.tables[intent.table_id]
+        cdef uint32_t i
+        cdef bint all_here = True
+        self.intents_acted += intent.count
+        for i in range(intent.count):
+            prefetch_intended(table, intent.keys, i, intent.count)
+            all_here &= self._intend(table, intent.keys[i])
+            if self.holder.may_ask_early() and intent.end > queue.seen_clock:
+                self.holder.ask_early()
+        if all_here:
+            self.intents_in_time += intent.count
+        else:
+            queue.watch_start(intent)
+
+    cdef inline bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
+        """Counts one more active intent. True: the key is here."""
+        cdef KeyRecord* record = &table.records[key]
+        if record.intent_refs < ALL_INTENTS:
+            record.intent_refs += 1
+        if self.journal.tracing and record.intent_refs == 1:
+            note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
+        if key_state(table, key) == STATE_ABSENT:
+            self.holder.want(table, key)
+        return is_here(table, key)
+
+    cdef void replicate_all(self, Table table) noexcept nogil:
+        cdef int64_t key
+        if self.management != MANAGE_FULL_REPLICATION:
+            return
+        for key in range(table.state.num_keys):
+            self._intend(table.state, <uint32_t>key)
+
+    # -- its window has started ------------------------------------------------------------------------------------------
+
+    cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil:
+        cdef Intent* intent = queue.next_started(clock)
+        cdef TableState* table
+        cdef uint32_t i, missing
+        while intent != NULL:
+            table = self.remote.tables[intent.table_id]
+            missing = 0
+            for i in range(intent.count):
+                missing += not is_here(table, intent.keys[i])
+            self.intents_late += missing
+            self.intents_in_time += intent.count - missing
+            intent = queue.next_started(clock)
+
+    # -- it is over ------------------------------------------------------------------------------------------------------
+
+    cdef void _end(self, const Intent* intent) noexcept nogil:
+        cdef TableState* table = self.remote.tables[intent.table_id]
+        cdef uint32_t i, key
+        cdef KeyRecord* record
+        for i in range(intent.count):
+            prefetch_released(table, intent.keys, i, intent.count)
+            key = intent.keys[i]
+            record = &table.records[key]
+            if record.intent_refs == ALL_INTENTS:
+                continue
+            record.intent_refs -= 1
+            if record.intent_refs == 0:
+                self._end_last(table, key)
+
+    cdef inline void _end_last(self, TableState* table, uint32_t key) noexcept nogil:
+        """No worker here intends the key any more."""
+        cdef uint32_t word = word_of(table, key)
+        if self.journal.tracing:
+            note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
+        if state_of(word) == STATE_REPLICA:
+            self.holder.queue(table, key)
+        elif word & WORD_SHARED:
+            self.hints.offer_to_last_holder(table, key)
+
+    # -- answers ---------------------------------------------------------------------------------------------------------
+
+    cdef void answer_came(self) noexcept nogil:
+        cdef size_t i
+        for i in range(self.workers.size()):
+            self._count_started(<IntentQueue>self.workers[i], (<IntentQueue>self.workers[i]).now())
+
+    cdef void round_ended(self) noexcept nogil:
+        cdef size_t i
+        for i in range(self.workers.size()):
+            (<IntentQueue>self.workers[i]).round_ended()
+        self.look()
+
+    # -- workers ---------------------------------------------------------------------------------------------------------
+
+    cdef keep(self, IntentQueue queue):
+        self.queues.append(queue)
+
+    cdef void add_worker(self, IntentQueue queue) noexcept nogil:
+        self.workers.push_back(<void*>queue)

@@ -1,0 +1,45 @@
+"""What this rank's own workers have written and nobody else has heard of yet.
+
+Writers put the keys they write on a stack per table, without a lock (store.pyx). Every sync_interval_ns, or at once, the
+engine takes the stacks: a written replica needs a record to its owner (Holder.queue), a written row that is owned here is
+news for its holders (News.spread). With a sync_threshold a replica's delta that is small waits until it has grown, or
+until a collection at once.
+
+Called by: Rounds (every step), Sync (at once). Workers set ``noted`` (worker.pyx). It calls Holder and News, per key.
+
+Guarantee: a key that was written is collected, whatever the order of the writer's steps and the engine's:
+
+    A writer marks its key, then looks at ``noted``; the engine clears it, then looks for keys (``_expect``). With a fence
+    between the two steps of each, either the engine sees the key or the writer sees that it has to tell.
+
+Assumption: every method is called under the engine's lock.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint32_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.holder cimport Holder
+from intentpm.runtime._native.news cimport News
+from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.store cimport TableState
+
+
+@cython.final
+cdef class RankWrites:
+    cdef RemoteAccess remote
+    cdef Holder holder
+    cdef News news
+    cdef uint32_t rank
+    cdef int64_t since_ns                        # when the oldest not collected was seen; 0: there are none
+    cdef int64_t collected_ns                    # when they were last collected
+    cdef uint32_t noted                          # atomic: a writer told the engine of some that are not collected yet
+    cdef vector[uint32_t] keys                   # scratch: being sorted
+
+    # Turns keys written since last time into records (replicas) and news (owned). Returns when to do so next.
+    cdef int64_t collect(self, int64_t now_ns, bint at_once) noexcept nogil
+    # private
+    cdef bint _any(self) noexcept nogil
+    cdef void _expect(self) noexcept nogil
+    cdef void _sort(self, TableState* table, int64_t written_ns, bint at_once) noexcept nogil
+    cdef void _queue_withheld(self, TableState* table) noexcept nogil
