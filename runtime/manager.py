@@ -27,7 +27,8 @@ from intentpm.foundation.errors import (
 )
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
-from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime._native.store import Table, resolve_dtype
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner

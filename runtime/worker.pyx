@@ -30,9 +30,10 @@ from intentpm.foundation.primitives cimport (
 )
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
-from intentpm.runtime._native.store cimport (
-    AccessCounts, Table, TableState, check_keys, is_dirty, pull_rows, push_rows, set_rows,
-)
+from intentpm.runtime._native.batches cimport AccessCounts, check_keys, pull_rows, push_rows, set_rows
+from intentpm.runtime._native.dirty_stack cimport is_dirty
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime.futures cimport Future
 
 cdef extern from "numpy/arrayobject.h":

@@ -7,7 +7,7 @@ All of it is guarded by the engine's lock, except ``home_rank``, which is pure.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 
 cdef inline uint32_t home_rank(int64_t key, uint32_t size) noexcept nogil:

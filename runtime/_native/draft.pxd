@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport RoundHeader
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 cdef enum:

@@ -27,7 +27,8 @@ from numpy.random cimport bitgen_t
 import numpy as np
 
 from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed_i32
-from intentpm.runtime._native.store cimport Table, TableState, is_here
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState, is_here
 
 cdef extern from *:
     """

@@ -31,7 +31,7 @@ from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.foundation.system cimport pthread_cond_t, pthread_mutex_t
 from intentpm.transports.base cimport Transport
 

@@ -17,7 +17,7 @@ from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport MSG_MOVED, RoundHeader, indices_bytes, keys_fit
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 

@@ -14,7 +14,7 @@ from intentpm.runtime._native.policy cimport may_relocate
 from intentpm.runtime._native.prefetching cimport prefetch_hints, prefetch_owners
 from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 cdef enum:
     HINT_GAP_NS = 10_000_000

@@ -37,7 +37,8 @@ from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.store cimport Table, TableState
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 

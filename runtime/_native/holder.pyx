@@ -26,10 +26,10 @@ from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, u
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
-from intentpm.runtime._native.store cimport (
-    Table, TableState, bind_slot, change_state, drop_replica, has_pending, is_here, key_state, pending_norm,
-    promote_replica, publish, publish_owned, refresh_replica, row_of, slot_of, take_pending,
-)
+from intentpm.runtime._native.replicas cimport has_pending, pending_norm, promote_replica, refresh_replica, take_pending
+from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState, is_here, key_state, row_of, slot_of
 
 cdef enum:
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next

@@ -7,7 +7,7 @@ no need to look at those of most keys.
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.runtime._native.state cimport WORD_SHARED
-from intentpm.runtime._native.store cimport RANKS_PER_WORD, RankWord, TableState, slot_of, word_of
+from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState, slot_of, word_of
 
 
 cdef inline RankWord* holders_of(const TableState* table, uint32_t key) noexcept nogil:

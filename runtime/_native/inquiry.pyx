@@ -15,7 +15,8 @@ from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, Request
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA
-from intentpm.runtime._native.store cimport RankWord, TableState, has_pending, key_state
+from intentpm.runtime._native.replicas cimport has_pending
+from intentpm.runtime._native.table_state cimport RankWord, TableState, key_state
 
 cdef enum:
     MOST_INTENTS = 64            # of a key, per worker, and

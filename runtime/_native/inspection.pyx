@@ -18,7 +18,8 @@ from intentpm.foundation.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.rounds cimport Rounds
-from intentpm.runtime._native.store cimport Table, TableState, is_here, key_state
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState, is_here, key_state
 from intentpm.runtime._native.timing cimport timer_horizon_clocks
 from intentpm.transports.base cimport Transport
 

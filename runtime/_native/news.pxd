@@ -25,7 +25,7 @@ from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport RoundHeader
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 cdef enum:

@@ -13,7 +13,8 @@ from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHea
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess, unstage
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.store cimport RANKS_PER_WORD, RankWord, TableState, read_row
+from intentpm.runtime._native.rows cimport read_row
+from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState
 
 cdef enum:
     REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots

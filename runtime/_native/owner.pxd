@@ -25,7 +25,7 @@ from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 

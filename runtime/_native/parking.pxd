@@ -11,7 +11,7 @@ from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 
 cdef struct ParkedMessage:

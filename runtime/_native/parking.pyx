@@ -8,7 +8,7 @@ from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
 from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, MUTATION_PARKING_REFUSED, is_planted
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 
 cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil:

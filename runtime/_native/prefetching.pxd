@@ -6,11 +6,12 @@ What hangs on an entry is brought near when that has come: entries, then what th
 
 from libc.stdint cimport int64_t, uint32_t
 
-from intentpm.runtime._native.holders cimport holders_of, is_shared
 from intentpm.foundation.primitives cimport load_relaxed, prefetch_read, prefetch_write
+from intentpm.runtime._native.holders cimport holders_of, is_shared
+from intentpm.runtime._native.replicas cimport pending_row
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA, KeyRef
-from intentpm.runtime._native.store cimport (
-    PREFETCH_ROWS, TableState, is_here, key_state, pending_row, prefetch_key, prefetch_row, slot_of,
+from intentpm.runtime._native.table_state cimport (
+    PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key, prefetch_row, slot_of,
 )
 
 cdef enum:                           # keys ahead
@@ -19,9 +20,13 @@ cdef enum:                           # keys ahead
     PREFETCH_PENDING = 2             # what hangs on that
 
 
-cdef inline void prefetch_count(const TableState* table, uint32_t key) noexcept nogil:
-    prefetch_read(&table.places[key])
-    prefetch_write(&table.records[key])
+cdef inline int64_t counted_next(
+        const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
+    """What counting intents of a key looks at first. Returns the key for which that has come; -1: there is none."""
+    if i + PREFETCH_ENTRIES < count:
+        prefetch_read(&table.places[keys[i + PREFETCH_ENTRIES]])
+        prefetch_write(&table.records[keys[i + PREFETCH_ENTRIES]])
+    return <int64_t>keys[i + PREFETCH_ROWS] if i + PREFETCH_ROWS < count else -1
 
 
 cdef inline void prefetch_entries(const TableState* table, uint32_t key) noexcept nogil:
@@ -42,29 +47,21 @@ cdef inline void prefetch_beside(const TableState* table, uint32_t key) noexcept
 cdef inline void prefetch_intended(
         const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
     """What counting one more intent of a key looks at."""
-    cdef uint32_t key
-    if i + PREFETCH_ENTRIES < count:
-        prefetch_count(table, keys[i + PREFETCH_ENTRIES])
-    if i + PREFETCH_ROWS < count:
-        key = keys[i + PREFETCH_ROWS]
-        if not is_here(table, key):
-            prefetch_write(&table.flags[key])
+    cdef int64_t key = counted_next(table, keys, i, count)
+    if key >= 0 and not is_here(table, key):
+        prefetch_write(&table.flags[key])
 
 
 cdef inline void prefetch_released(
         const TableState* table, const uint32_t* keys, uint32_t i, uint32_t count) noexcept nogil:
     """What counting one intent less looks at; only the last one leads to more."""
-    cdef uint32_t key
-    if i + PREFETCH_ENTRIES < count:
-        prefetch_count(table, keys[i + PREFETCH_ENTRIES])
-    if i + PREFETCH_ROWS < count:
-        key = keys[i + PREFETCH_ROWS]
-        if table.records[key].intent_refs != 1:
-            return
-        if is_shared(table, key):
-            prefetch_read(holders_of(table, key))
-        elif key_state(table, key) == STATE_REPLICA:
-            prefetch_write(&table.flags[key])
+    cdef int64_t key = counted_next(table, keys, i, count)
+    if key < 0 or table.records[key].intent_refs != 1:
+        return
+    if is_shared(table, <uint32_t>key):
+        prefetch_read(holders_of(table, <uint32_t>key))
+    elif key_state(table, key) == STATE_REPLICA:
+        prefetch_write(&table.flags[key])
 
 
 cdef inline void prefetch_rows(

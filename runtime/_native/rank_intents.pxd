@@ -28,7 +28,8 @@ from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.store cimport Table, TableState
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport TableState
 
 
 @cython.final

@@ -10,7 +10,8 @@ from intentpm.runtime._native.policy cimport MANAGE_FULL_REPLICATION
 from intentpm.runtime._native.prefetching cimport prefetch_intended, prefetch_released
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, WORD_SHARED, state_of
-from intentpm.runtime._native.store cimport KeyRecord, Table, TableState, is_here, key_state, word_of
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport KeyRecord, TableState, is_here, key_state, word_of
 
 cdef enum:
     ALL_INTENTS = 0xffff             # intent_refs is saturated: how many there are is not known, so the last never ends

@@ -22,7 +22,7 @@ from libcpp.vector cimport vector
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 
 @cython.final

@@ -9,9 +9,9 @@ from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.prefetching cimport prefetch_dirty
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA, KeyState
-from intentpm.runtime._native.store cimport (
-    TableState, forget_dirty, has_pending, is_dirty, key_state, pending_norm, take_dirty,
-)
+from intentpm.runtime._native.dirty_stack cimport forget_dirty, is_dirty, take_dirty
+from intentpm.runtime._native.replicas cimport has_pending, pending_norm
+from intentpm.runtime._native.table_state cimport TableState, key_state
 
 
 cdef class RankWrites:

@@ -21,7 +21,7 @@ from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport AccessBody, AccessHeader
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 cdef enum:

@@ -16,9 +16,8 @@ from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_OK, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REQUESTED, KeyState
-from intentpm.runtime._native.store cimport (
-    PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key, pull_row_atomic, push_row_atomic, set_row_atomic,
-)
+from intentpm.runtime._native.rows cimport pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
 
 

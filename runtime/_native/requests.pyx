@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
 from intentpm.foundation.primitives cimport add_release, store_release
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 
 cdef enum:
     NO_ENTRY = 0xffffffff

@@ -45,7 +45,7 @@ from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.store cimport TableState
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.sync cimport Sync
 from intentpm.transports.base cimport Transport
 

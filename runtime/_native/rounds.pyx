@@ -15,7 +15,8 @@ from intentpm.runtime._native.policy cimport uses_intents
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.store cimport TableState, trim_slots
+from intentpm.runtime._native.slots cimport trim_slots
+from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.sync cimport Sync
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import intentpm
 from intentpm.foundation.errors import DtypeError, KeyRangeError, ShapeError
-from intentpm.runtime._native.store import Table, resolve_dtype, stride_for
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime._native.store import Table, resolve_dtype
 
 SIZES = (0, 1, 10, 33, 65, 2**16 + 1)
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")

@@ -1,0 +1,32 @@
+"""Many rows in one call: what of a worker's batch is on this rank is served here, in one loop without the GIL.
+
+Guarantee: a batch looks at every key once; keys that are not here are returned as misses and nothing was done to them.
+Called by workers, any number of threads at once. No lock is held, and each row is under its key's word (``rows``).
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.table_state cimport TableState
+
+
+# What a batch did, for statistics. One per worker and table, written by that worker alone, read relaxed by stats().
+cdef struct AccessCounts:
+    uint64_t local               # keys served from an owned row
+    uint64_t replica             # keys served from a replica
+    uint64_t remote              # keys that were not here
+
+
+# First key that is not in [0, num_keys), as its position; -1 when all are good.
+cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil
+
+# Batches over contiguous rows of row_bytes; positions of keys that are not here are appended to ``misses``.
+cdef void pull_rows(
+    TableState* table, const int64_t* keys, int64_t count, char* out,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+cdef void push_rows(
+    TableState* table, const int64_t* keys, int64_t count, const char* deltas,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+cdef void set_rows(
+    TableState* table, const int64_t* keys, int64_t count, const char* values,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil

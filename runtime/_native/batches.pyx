@@ -1,0 +1,163 @@
+"""Many rows in one call; ``batches.pxd`` is the contract."""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.foundation.primitives cimport (
+    let_pass, prefetch_read, prefetch_write, store_relaxed_u64, void_apart, void_per_cpu,
+)
+from intentpm.runtime._native.rows cimport (
+    pull_row_atomic, push_row_atomic, set_row_atomic, try_pull, try_push, try_set,
+)
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, KeyState
+from intentpm.runtime._native.table_state cimport TableState, is_here, prefetch_row, row_of, slot_of
+
+cdef enum:
+    # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's place is known; the
+    # places are prefetched earlier still.
+    ROWS_AHEAD = 32
+    WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
+    PLACES_AHEAD = 64
+
+cdef enum AccessKind:
+    ACCESS_ROW_PULL
+    ACCESS_ROW_PUSH
+    ACCESS_ROW_SET
+
+
+cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
+    # One pass without branches over all keys; the search for the culprit runs only when there is one.
+    cdef int64_t i
+    cdef uint64_t largest = 0
+    for i in range(count):
+        largest = max(largest, <uint64_t>keys[i])
+    if largest < <uint64_t>table.num_keys or count == 0:
+        return -1
+    for i in range(count):
+        if <uint64_t>keys[i] >= <uint64_t>table.num_keys:
+            return i
+    return -1
+
+
+cdef inline void _count(AccessCounts* counts, uint64_t owned, uint64_t replica, uint64_t missed) noexcept nogil:
+    store_relaxed_u64(&counts.local, counts.local + owned)
+    store_relaxed_u64(&counts.replica, counts.replica + replica)
+    store_relaxed_u64(&counts.remote, counts.remote + missed)
+
+
+cdef inline int64_t _rows_ahead(bint for_writing) noexcept nogil:
+    return WRITTEN_ROWS_AHEAD if for_writing else ROWS_AHEAD
+
+
+cdef inline void _prefetch_place(const TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    if for_writing:
+        prefetch_write(&table.places[key])
+    else:
+        prefetch_read(&table.places[key])
+
+
+cdef inline void _approach(TableState* table, int64_t key, size_t row_bytes, bint for_writing) noexcept nogil:
+    """As ``prefetch_key``; ``row_bytes`` is compiled in."""
+    if is_here(table, key):
+        prefetch_row(row_of(table, slot_of(table, key)), row_bytes, for_writing)
+
+
+cdef inline void _look_first(
+        TableState* table, const int64_t* keys, int64_t count, size_t row_bytes, bint for_writing) noexcept nogil:
+    """``_look_ahead`` for the keys before any."""
+    cdef int64_t i
+    if count == 1:
+        return
+    for i in range(min(count, <int64_t>PLACES_AHEAD)):
+        _prefetch_place(table, keys[i], for_writing)
+    for i in range(min(count, _rows_ahead(for_writing))):
+        _approach(table, keys[i], row_bytes, for_writing)
+
+
+cdef inline void _look_ahead(
+        TableState* table, const int64_t* keys, int64_t i, int64_t count, size_t row_bytes, bint for_writing) noexcept nogil:
+    cdef int64_t ahead = _rows_ahead(for_writing)
+    if i + PLACES_AHEAD < count:
+        _prefetch_place(table, keys[i + PLACES_AHEAD], for_writing)
+    if i + ahead < count:
+        _approach(table, keys[i + ahead], row_bytes, for_writing)
+
+
+cdef void_apart _settle(
+        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
+    cdef KeyState state
+    if kind == ACCESS_ROW_PULL:
+        state = pull_row_atomic(table, key, row)
+    elif kind == ACCESS_ROW_PUSH:
+        state = push_row_atomic(table, key, row)
+    else:
+        state = set_row_atomic(table, key, row)
+    if state == STATE_ABSENT:
+        misses.push_back(<int32_t>position)
+    _count(counts, state == STATE_OWNED, state == STATE_REPLICA, state == STATE_ABSENT)
+
+
+cdef inline void _access_rows(
+        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
+    cdef uint64_t owned = 0, replica = 0
+    cdef KeyState state
+    cdef char* row = rows
+    cdef int64_t i
+    cdef bint for_writing = kind != ACCESS_ROW_PULL
+    cdef bint met_a_writer = False
+    _look_first(table, keys, count, row_bytes, for_writing)
+    for i in range(count):
+        _look_ahead(table, keys, i, count, row_bytes, for_writing)
+        if kind == ACCESS_ROW_PULL:
+            state = try_pull(table, keys[i], row, row_bytes)
+        elif kind == ACCESS_ROW_PUSH:
+            state = try_push(table, keys[i], row)
+        else:
+            state = try_set(table, keys[i], row)
+        owned += state == STATE_OWNED
+        replica += state == STATE_REPLICA
+        if state == STATE_ABSENT:
+            if for_writing and not met_a_writer and is_here(table, keys[i]):
+                met_a_writer = True
+                let_pass()
+            _settle(kind, table, keys[i], i, row, misses, counts)
+        row += row_bytes
+    _count(counts, owned, replica, 0)
+
+
+cdef void_per_cpu _pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    """Compiled for common lengths: a row is then copied by a few moves, not by a call."""
+    if table.row_bytes == 4:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 4, misses, counts)
+    elif table.row_bytes == 64:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 64, misses, counts)
+    elif table.row_bytes == 128:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 128, misses, counts)
+    elif table.row_bytes == 256:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 256, misses, counts)
+    else:
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, table.row_bytes, misses, counts)
+
+
+cdef void pull_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _pull_rows(table, keys, count, out, misses, counts)
+
+
+cdef void push_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* deltas,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, misses, counts)
+
+
+cdef void set_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* values,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, misses, counts)

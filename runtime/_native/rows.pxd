@@ -1,0 +1,128 @@
+"""One row, read or written under its key's word (``state.pxd``).
+
+Guarantees
+    * Pull, push and set of one row are atomic, from any number of threads, without the GIL. No row is torn.
+    * A row that others have to hear of is marked dirty (``dirty_stack``); what its owner has to hear is pending (``replicas``).
+Called by ``batches`` (``try_*``), by ``remote`` and ``serving`` (``*_row_atomic``), and by management (the rest).
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from intentpm.foundation.primitives cimport (
+    copy_row, fence_acquire, load_acquire, load_relaxed, load_relaxed_i32, optimistic_reads,
+)
+from intentpm.runtime._native.dirty_stack cimport mark_dirty
+from intentpm.runtime._native.replicas cimport add_pending, set_pending
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState, lock_word,
+    read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged,
+)
+from intentpm.runtime._native.table_state cimport TableState, row_of
+
+
+# -- any thread ------------------------------------------------------------------------------------------------------------
+# ``try_*`` are one attempt. It gives up (STATE_ABSENT) when a writer is inside or the key is not here; ``*_row_atomic`` repeat
+# it until it succeeds or the key is not here. They return the state the key had.
+
+cdef inline bint _enter(KeyPlace* place, uint32_t* seen) noexcept nogil:
+    seen[0] = load_relaxed(&place.word)
+    return (seen[0] & (WORD_HERE | WORD_LOCKED)) == WORD_HERE and try_lock(&place.word, seen[0])
+
+
+cdef inline KeyState try_pull(TableState* table, int64_t key, char* out, size_t row_bytes) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    if not optimistic_reads:
+        if not _enter(place, &seen):
+            return STATE_ABSENT
+        copy_row(out, row_of(table, load_relaxed_i32(&place.slot)), row_bytes)
+        unlock_unchanged(&place.word, seen)
+        return state_of(seen)
+    seen = load_acquire(&place.word)
+    if (seen & (WORD_HERE | WORD_LOCKED)) != WORD_HERE:
+        return STATE_ABSENT
+    copy_row(out, row_of(table, load_relaxed_i32(&place.slot)), row_bytes)
+    fence_acquire()
+    return state_of(seen) if load_relaxed(&place.word) == seen else STATE_ABSENT
+
+
+cdef inline void _leave_written(TableState* table, int64_t key, uint32_t seen) noexcept nogil:
+    if seen & WORD_SHARED or state_of(seen) == STATE_REPLICA:
+        mark_dirty(table, key)
+    unlock_changed(&table.places[key].word, seen)
+
+
+cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    if not _enter(place, &seen):
+        return STATE_ABSENT
+    table.add(row_of(table, place.slot), delta, table.row_items)
+    if state_of(seen) == STATE_REPLICA:
+        add_pending(table, &table.replicas[place.slot], delta)
+    _leave_written(table, key, seen)
+    return state_of(seen)
+
+
+cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    if not _enter(place, &seen):
+        return STATE_ABSENT
+    copy_row(row_of(table, place.slot), value, table.row_bytes)
+    if state_of(seen) == STATE_REPLICA:
+        set_pending(table, &table.replicas[place.slot], value)
+    _leave_written(table, key, seen)
+    return state_of(seen)
+
+
+cdef inline KeyState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_pull(table, key, out, table.row_bytes)
+    return state
+
+
+cdef inline KeyState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_push(table, key, delta)
+    return state
+
+
+cdef inline KeyState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_set(table, key, value)
+    return state
+
+
+# -- management: keys that are here, engine lock held ------------------------------------------------------------------------
+
+cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcept nogil:
+    """As pull_row_atomic; returns the version of the row it copied."""
+    # Writers only hold the word for one row, so locking it to read is as short.
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    unlock_unchanged(&place.word, seen)
+    return seen // WORD_VERSION_ONE
+
+
+cdef inline void apply_write(TableState* table, int64_t key, const char* row, bint is_set) noexcept nogil:
+    """A holder's delta or value, at the owner: marks nothing dirty, for the caller knows who has to hear of it."""
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    if is_set:
+        copy_row(row_of(table, place.slot), row, table.row_bytes)
+    else:
+        table.add(row_of(table, place.slot), row, table.row_items)
+    unlock_changed(&place.word, seen)
+
+
+cdef inline void mark_shared(TableState* table, int64_t key, bint shared) noexcept nogil:
+    """Sets or clears SHARED of an owned key."""
+    cdef uint32_t* word = &table.places[key].word
+    cdef uint32_t seen = lock_word(word)
+    # A new version: a reader that saw the old word starts over, and a writer cannot have missed the bit.
+    unlock_changed(word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))

@@ -1,0 +1,102 @@
+"""Slots; ``slots.pxd`` is the contract."""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t
+
+from intentpm.foundation.primitives cimport (
+    copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
+)
+from intentpm.runtime._native.slabs cimport give_back_slots
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_OWNED, WORD_VERSION_ONE, KeyPlace, KeyState, continue_version, lock_word, unlock_changed,
+    unlock_unchanged, with_state,
+)
+from intentpm.runtime._native.table_state cimport TableState, prefetch_row, row_of, word_of
+
+cdef enum:
+    FREE_AHEAD = 8               # slots, of those that are bound next
+
+
+cdef inline void _prefetch_free(const TableState* table, int32_t slot) noexcept nogil:
+    prefetch_row(row_of(table, slot), table.row_bytes, True)
+    prefetch_write(&table.key_of[slot])
+    prefetch_write(&table.replicas[slot])
+
+
+cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil:
+    cdef int32_t slot
+    if table.free_count > 0:
+        table.free_count -= 1
+        slot = table.free_slots[table.free_count]
+        if table.free_count >= FREE_AHEAD:
+            _prefetch_free(table, table.free_slots[table.free_count - FREE_AHEAD])
+    else:
+        slot = <int32_t>table.slots_touched
+    table.slots_bound_below = max(table.slots_bound_below, <int64_t>slot + 1)
+    store_relaxed_i64(&table.slots_used, table.slots_used + 1)
+    fence_release()                      # readers of the key that had this slot before: state.pxd
+    store_relaxed_i32(&table.key_of[slot], <int32_t>key)
+    store_relaxed_i32(&table.places[key].slot, slot)
+    if slot == table.slots_touched:
+        store_release_i64(&table.slots_touched, slot + 1)    # to who looks through the slots without the lock
+    return slot
+
+
+cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil:
+    unlock_changed(&table.places[key].word, with_state(word_of(table, key), state))
+
+
+cdef void publish_owned(TableState* table, int64_t key, uint32_t version) noexcept nogil:
+    unlock_changed(&table.places[key].word, with_state(continue_version(word_of(table, key), version), STATE_OWNED))
+
+
+cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil:
+    store_relaxed(&table.places[key].word, with_state(word_of(table, key), state))
+
+
+cdef void _unbind(TableState* table, KeyPlace* place, uint32_t seen) noexcept nogil:
+    """Frees the slot of a key whose word is LOCKED and was ``seen``; leaves."""
+    store_relaxed_i32(&table.key_of[place.slot], -1)
+    table.free_slots[table.free_count] = place.slot
+    table.free_count += 1
+    store_relaxed_i64(&table.slots_used, table.slots_used - 1)
+    unlock_changed(&place.word, with_state(seen, STATE_ABSENT))
+
+
+cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    if table.replicas[place.slot].pending:
+        unlock_unchanged(&place.word, seen)
+        return False
+    _unbind(table, place, seen)
+    return True
+
+
+cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    _unbind(table, place, seen)
+    return seen // WORD_VERSION_ONE
+
+
+cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
+    cdef int64_t touched = table.slots_touched
+    cdef int64_t bound_below = table.slots_bound_below
+    cdef int64_t end = touched
+    cdef int64_t i, kept = 0
+    table.slots_bound_below = 0
+    if <size_t>(touched - bound_below) * table.stride_bytes < least_bytes:
+        return 0
+    while end > bound_below and table.key_of[end - 1] < 0:
+        end -= 1
+    if <size_t>(touched - end) * table.stride_bytes < least_bytes:
+        return 0
+    for i in range(table.free_count):
+        if table.free_slots[i] < end:
+            table.free_slots[kept] = table.free_slots[i]
+            kept += 1
+    give_back_slots(table, end, kept)
+    table.free_count = kept
+    store_relaxed_i64(&table.slots_touched, end)
+    return touched - end

@@ -1,0 +1,115 @@
+"""What one rank keeps of one table: its rows, and the flat arrays that say where every key is.
+
+The arrays are ``slabs``'s; slots are bound to keys by ``slots``; rows are read and written by ``rows``, one after the other by
+``batches``; what writes leave for others is in ``replicas`` and ``dirty_stack``; ``directory`` says who owns a key, ``holders``
+who has a replica. All of them, the engine and management look into this struct: each field says who guards it.
+
+Assumption: keys have been checked against ``num_keys`` (``check_keys``).
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+
+from intentpm.foundation.primitives cimport (
+    load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
+)
+from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
+
+
+# Of a set of ranks; short, for in small jobs most slots have two sets.
+ctypedef uint16_t RankWord
+
+cdef enum:
+    RANKS_PER_WORD = 16
+
+# What only management looks at. All zero: never managed. Guarded by: engine lock.
+cdef struct KeyRecord:
+    uint32_t epoch               # at which ``owner`` was learned; 0: the owner is the home rank, whatever ``owner`` says
+    uint16_t owner               # location cache; authoritative at the home rank and the owner. See directory.pxd
+    uint16_t intent_refs         # active intents of this rank's workers
+
+# What there is of a slot that holds a replica.
+cdef struct ReplicaRecord:
+    uint32_t pending             # atomic relaxed, written while the key's word is LOCKED. Names a pending row; 0: none
+    uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from
+
+
+cdef struct TableState:
+    # Set before anybody else sees the table.
+    uint32_t table_id
+    uint32_t rank                # of this process
+    uint32_t size                # ranks in the job
+    int64_t num_keys
+    size_t row_items
+    size_t row_bytes             # of the payload
+    size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
+    row_add_fn add
+    row_square_fn square         # sum of the squares of a row's items
+    # Per key, num_keys each; memory is committed by the system at first touch.
+    KeyPlace* places             # see state.pxd
+    KeyRecord* records
+    uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
+    int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
+    int32_t dirty_head           # atomic: any writer pushes / the engine takes all
+    # Per slot; there is one for every key.
+    char* rows                   # the slab; a row is touched only under the rules of its key's word
+    int32_t* key_of              # atomic relaxed, written under the engine's lock. Of a free slot: -1
+    ReplicaRecord* replicas
+    # guarded by: engine lock. Of an owned row two sets of ranks, holder_words each, empty unless its key's word is SHARED:
+    # which ranks hold replicas, and which of them lack the newest row (holders.pxd).
+    RankWord* holders
+    uint32_t holder_words        # RANKS_PER_WORD ranks each
+    # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
+    char* pending
+    size_t pending_stride
+    uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
+    uint32_t pending_free        # names a free row, which holds the name of the next; 0: none
+    uint32_t pending_touched
+    int32_t* free_slots          # guarded by: engine lock. A stack: slots that were used once and are free
+    int64_t free_count           # guarded by: engine lock
+    int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked
+    int64_t slots_touched        # atomic, stored under the engine's lock. From here on slots are free, not among ``free_slots``
+    int64_t slots_used           # atomic relaxed, the same
+
+
+cdef inline uint32_t word_of(const TableState* table, int64_t key) noexcept nogil:
+    return load_relaxed(&table.places[key].word)
+
+
+cdef inline KeyState key_state(const TableState* table, int64_t key) noexcept nogil:
+    return state_of(word_of(table, key))
+
+
+cdef inline bint is_here(const TableState* table, int64_t key) noexcept nogil:
+    """Whether this rank owns the key or has a replica."""
+    return (word_of(table, key) & WORD_HERE) != 0
+
+
+cdef inline int32_t slot_of(const TableState* table, int64_t key) noexcept nogil:
+    """Of a key that is here. It stays so while the engine's lock is held."""
+    return load_relaxed_i32(&table.places[key].slot)
+
+
+cdef inline char* row_of(const TableState* table, int32_t slot) noexcept nogil:
+    return table.rows + <size_t>slot * table.stride_bytes
+
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+    PREFETCH_ROWS = 8            # keys ahead where single rows are accessed one after the other
+
+
+cdef inline void prefetch_row(const char* row, size_t row_bytes, bint for_writing) noexcept nogil:
+    """Brings a row near, of a long one the beginning."""
+    cdef size_t offset = 0
+    while offset < row_bytes and offset < 512:
+        if for_writing:
+            prefetch_write(row + offset)
+        else:
+            prefetch_read(row + offset)
+        offset += CACHE_LINE_BYTES
+
+
+cdef inline void prefetch_key(const TableState* table, int64_t key, bint for_writing) noexcept nogil:
+    """Brings the row near. Looks at the key's place unsynchronised: when it is out of date, the prefetch was useless."""
+    if is_here(table, key):
+        prefetch_row(row_of(table, slot_of(table, key)), table.row_bytes, for_writing)
