@@ -31,7 +31,7 @@ cdef class Future:
         timeout: seconds; None waits as long as the ranks asked are alive.
         Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied).
         """
-        self.engine.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
+        self.engine.calls.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
         if self.operation.status == OPERATION_ABANDONED:
             raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
 
@@ -48,5 +48,5 @@ cdef class Future:
             return
         if not load_acquire(&self.operation.done):
             with nogil:                  # the engine may hold its lock for a while
-                self.engine.abandon(&self.operation)
+                self.engine.calls.abandon(&self.operation)
         end_operation(&self.operation)

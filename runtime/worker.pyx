@@ -21,17 +21,17 @@ import numpy as np
 
 from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
+from intentpm.foundation.primitives cimport (
+    exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
+)
+from intentpm.runtime._native.batches cimport AccessCounts, check_keys, pull_rows, push_rows, set_rows
+from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
 from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
-from intentpm.foundation.primitives cimport (
-    exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
-)
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
-from intentpm.runtime._native.batches cimport AccessCounts, check_keys, pull_rows, push_rows, set_rows
-from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime.futures cimport Future
@@ -221,11 +221,11 @@ cdef class Worker:
     def wait_sync_async(self):
         """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
         cdef Future future
-        self.engine.raise_state()
+        self.engine.calls.raise_state()
         self._settle_writes(None)
         future = self._new_future(None, ACCESS_PULL, None)
         with nogil:
-            self.engine.sync(&future.operation)
+            self.engine.calls.sync(&future.operation)
         return future
 
     def close(self) -> None:
@@ -251,8 +251,8 @@ cdef class Worker:
         """Checks state, table and keys; returns the keys as int64 [K], contiguous."""
         cdef cnp.ndarray wanted
         cdef int64_t bad
-        if load_acquire(&self.engine.state):
-            self.engine.raise_state()
+        if load_acquire(&self.engine.turns.state):
+            self.engine.calls.raise_state()
         if self.engine.remote.tables[table.table_id] != table.state:
             raise Error(f"{table!r} belongs to another parameter manager")
         if self.busy:
@@ -281,9 +281,9 @@ cdef class Worker:
             self._kick(attention == URGENT)
 
     cdef void _kick(self, bint urgent) noexcept:
-        if self.engine.kick(urgent):
+        if self.engine.turns.kick(urgent):
             with nogil:
-                self.engine.help()
+                self.engine.turns.help()
 
     cdef cnp.ndarray _rows_for(self, Table table, cnp.ndarray keys, object out):
         cdef cnp.npy_intp dims[32]
@@ -343,7 +343,7 @@ cdef class Worker:
         begin_operation(operation, table.state, kind, data, NULL)
         try:
             self._submit(operation, keys, data, True)
-            self.engine.wait_operation(operation, -1.0, "an access to remote keys")
+            self.engine.calls.wait_operation(operation, -1.0, "an access to remote keys")
         finally:
             end_operation(operation)
 
@@ -354,7 +354,7 @@ cdef class Worker:
         submission.at = 0
         submission.count = <uint32_t>self.misses.size()
         with nogil:
-            self.engine.submit(operation, &submission, <const uint32_t*>self.misses.data(), will_wait)
+            self.engine.calls.submit(operation, &submission, <const uint32_t*>self.misses.data(), will_wait)
 
     cdef _write(self, Table table, int kind, object keys, object values):
         cdef Operation operation

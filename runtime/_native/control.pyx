@@ -9,10 +9,10 @@ from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
 )
 from intentpm.foundation.primitives cimport store_release
-from intentpm.runtime._native.remote cimport send_staged, stage
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
 )
+from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, Piece, Transport
 
 cdef enum:

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader, indices_bytes, padded, round_body
-from intentpm.runtime._native.remote cimport send_staged, stage
+from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.transports.base cimport Transport
 
 

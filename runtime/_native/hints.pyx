@@ -12,9 +12,10 @@ from intentpm.runtime._native.messages cimport MSG_MOVED, MSG_OFFER, RoundHeader
 from intentpm.runtime._native.mutations cimport MUTATION_HOME_NOT_TOLD, is_planted
 from intentpm.runtime._native.policy cimport may_relocate
 from intentpm.runtime._native.prefetching cimport prefetch_hints, prefetch_owners
-from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage
+from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport KeyRef
 from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.staging cimport send_staged, stage
 
 cdef enum:
     HINT_GAP_NS = 10_000_000

@@ -37,6 +37,7 @@ from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
@@ -46,6 +47,7 @@ from intentpm.transports.base cimport Transport
 cdef class Holder:
     cdef Transport transport
     cdef RemoteAccess remote
+    cdef Serving serving
     cdef RequestPool requests
     cdef Journal journal
     cdef Owner owner

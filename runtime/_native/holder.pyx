@@ -22,12 +22,14 @@ from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RE
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
-from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage, unstage
+from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.replicas cimport has_pending, pending_norm, promote_replica, refresh_replica, take_pending
+from intentpm.runtime._native.serving cimport Serving
+from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
+from intentpm.runtime._native.staging cimport send_staged, stage, unstage
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
-from intentpm.runtime._native.replicas cimport has_pending, pending_norm, promote_replica, refresh_replica, take_pending
-from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState, is_here, key_state, row_of, slot_of
 
@@ -38,9 +40,11 @@ cdef enum:
 
 cdef class Holder:
     def __init__(
-            self, RemoteAccess remote not None, Owner owner not None, Hints hints not None, sync_threshold: float,
+            self, Serving serving not None, Owner owner not None, Hints hints not None, sync_threshold: float,
             budget_bytes: int):
+        cdef RemoteAccess remote = serving.remote
         cdef uint32_t size = remote.transport.size
+        self.serving = serving
         self.remote = remote
         self.transport = remote.transport
         self.requests = remote.requests
@@ -305,7 +309,7 @@ cdef class Holder:
 
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         if message.is_access:
-            self.remote.serve_parked(table, key, message)
+            self.serving.serve_parked(table, key, message)
         else:
             self.owner.serve_parked(table, key, message)
 

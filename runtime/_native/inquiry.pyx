@@ -7,15 +7,15 @@ from libcpp.string cimport string
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.flags cimport KEY_IN_FLIGHT
-from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
 from intentpm.runtime._native.holders cimport holders_of
+from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport Event, Ring
 from intentpm.runtime._native.messages cimport MSG_EXPLAIN, MSG_EXPLAINED, ControlHeader
-from intentpm.runtime._native.remote cimport send_staged, stage
+from intentpm.runtime._native.replicas cimport has_pending
 from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, Request
 from intentpm.runtime._native.rounds cimport Rounds
+from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA
-from intentpm.runtime._native.replicas cimport has_pending
 from intentpm.runtime._native.table_state cimport RankWord, TableState, key_state
 
 cdef enum:

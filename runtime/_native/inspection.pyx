@@ -9,15 +9,15 @@ from libc.string cimport memcpy
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from intentpm.foundation.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.flags cimport KEY_TRACED
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_STATE, Event, Journal, Ring, Sample, note_traced
-from intentpm.foundation.primitives cimport load_relaxed_i64
-from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.rounds cimport Rounds
+from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState, is_here, key_state
 from intentpm.runtime._native.timing cimport timer_horizon_clocks
@@ -85,13 +85,13 @@ cdef class Inspector:
         cdef vector[WorkerCounters] workers
         cdef size_t i
         with nogil:
-            self.engine.acquire()
-            _copy_transfers(self.engine.transport, self.engine.remote, &rank)
+            self.engine.monitor.acquire()
+            _copy_transfers(self.engine.transport, self.engine.serving, &rank)
             _copy_rounds(self.engine.rounds, &rank)
             for i in range(self.engine.rounds.intents.workers.size()):
                 _copy_worker(<IntentQueue>self.engine.rounds.intents.workers[i], &worker)
                 workers.push_back(worker)
-            self.engine.release()
+            self.engine.monitor.release()
         return rank, workers
 
     # -- keys ----------------------------------------------------------------------------------------------------------
@@ -117,9 +117,9 @@ cdef class Inspector:
         cdef string facts
         cdef uint32_t wanted = key
         with nogil:
-            self.engine.acquire()
+            self.engine.monitor.acquire()
             self.engine.inquiry.collect(table.table_id, wanted, facts)
-            self.engine.release()
+            self.engine.monitor.release()
         return facts
 
     def ask_facts(self, rank: int, Table table not None, key: int, timeout_s: float) -> bytes:
@@ -130,15 +130,15 @@ cdef class Inspector:
         begin_operation(&operation, NULL, 0, NULL, NULL)
         try:
             with nogil:
-                self.engine.acquire()
+                self.engine.monitor.acquire()
                 self.engine.inquiry.ask(&operation, peer, table.table_id, wanted)
-                self.engine.wake_finished()
-                self.engine.release()
-            self.engine.wait_operation(&operation, timeout_s, f"rank {rank} to explain key {key} of {table.name!r}")
+                self.engine.turns.wake_finished()
+                self.engine.monitor.release()
+            self.engine.calls.wait_operation(&operation, timeout_s, f"rank {rank} to explain key {key} of {table.name!r}")
             with nogil:
-                self.engine.acquire()
+                self.engine.monitor.acquire()
                 facts = self.engine.inquiry.answer
-                self.engine.release()
+                self.engine.monitor.release()
             return facts
         finally:
             end_operation(&operation)
@@ -154,14 +154,14 @@ cdef class Inspector:
         cdef bint begun = True
         cdef int64_t i
         with nogil:
-            self.engine.acquire()
+            self.engine.monitor.acquire()
             if not self.engine.rounds.journal.tracing:
                 begun = self.engine.rounds.journal.begin_trace(room)
             if begun:
                 for i in range(keys.shape[0]):
                     self._trace_key(table.state, <uint32_t>keys[i])
                 self.engine.rounds.sample(self.engine.transport.now_ns(), True)
-            self.engine.release()
+            self.engine.monitor.release()
         if not begun:
             raise MemoryError(f"no memory for a trace of {capacity} events")
 
@@ -179,7 +179,7 @@ cdef class Inspector:
         cdef uint64_t name
         cdef uint8_t* flags
         with nogil:
-            self.engine.acquire()
+            self.engine.monitor.acquire()
             if self.engine.rounds.journal.tracing:
                 self.engine.rounds.sample(self.engine.transport.now_ns(), True)
             self.engine.rounds.journal.end_trace()
@@ -187,7 +187,7 @@ cdef class Inspector:
                 flags = &self.engine.remote.tables[name >> 32].flags[<uint32_t>name]
                 flags[0] &= ~<uint8_t>KEY_TRACED
             self.traced.clear()
-            self.engine.release()
+            self.engine.monitor.release()
 
     def trace(self) -> tuple:
         """(events, samples, lost): arrays of ``journal.Event`` and ``journal.Sample`` as bytes, oldest first; how many
@@ -197,27 +197,27 @@ cdef class Inspector:
         cdef string events, samples
         cdef uint64_t lost
         with nogil:
-            self.engine.acquire()
+            self.engine.monitor.acquire()
             if journal.tracing:
                 self.engine.rounds.sample(self.engine.transport.now_ns(), True)
             lost = _copy_ring(&journal.trace, events)
             if not journal.samples.empty():
                 samples.assign(<const char*>journal.samples.data(), journal.samples.size() * sizeof(Sample))
-            self.engine.release()
+            self.engine.monitor.release()
         return events, samples, lost
 
 
-cdef void _copy_transfers(Transport transport, RemoteAccess remote, Counters* counters) noexcept nogil:
+cdef void _copy_transfers(Transport transport, Serving serving, Counters* counters) noexcept nogil:
     counters.now_ns = transport.now_ns()
     counters.sent_bytes = transport.sent_bytes
     counters.received_bytes = transport.received_bytes
     counters.sent_messages = transport.sent_messages
     counters.received_messages = transport.received_messages
-    counters.served_keys = remote.served_keys
-    counters.forwarded_keys = remote.forwarded_keys
-    counters.hops = remote.hops
-    counters.parked = remote.parking.parked_ever
-    counters.parked_now = remote.parking.parked_now
+    counters.served_keys = serving.served_keys
+    counters.forwarded_keys = serving.forwarded_keys
+    counters.hops = serving.remote.hops
+    counters.parked = serving.parking.parked_ever
+    counters.parked_now = serving.parking.parked_now
     memcpy(counters.sent_bytes_of, transport.sent_bytes_of, sizeof(transport.sent_bytes_of))
     memcpy(counters.received_bytes_of, transport.received_bytes_of, sizeof(transport.received_bytes_of))
 

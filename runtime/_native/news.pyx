@@ -11,9 +11,10 @@ from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_REFRESH_SENT, note_traced
 from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHeader
 from intentpm.runtime._native.prefetching cimport prefetch_news
-from intentpm.runtime._native.remote cimport RemoteAccess, unstage
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport read_row
+from intentpm.runtime._native.staging cimport unstage
+from intentpm.runtime._native.state cimport KeyRef
 from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState
 
 cdef enum:

@@ -21,9 +21,10 @@ from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_ADAPTIVE, decide, may_relocate
 from intentpm.runtime._native.prefetching cimport prefetch_rows
-from intentpm.runtime._native.remote cimport RemoteAccess, unstage
+from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport apply_write, mark_shared, read_row
 from intentpm.runtime._native.slots cimport move_out
+from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState, prefetch_row
 
 

@@ -1,6 +1,6 @@
 """What this rank's own workers have written and nobody else has heard of yet.
 
-Writers put the keys they write on a stack per table, without a lock (store.pyx). Every sync_interval_ns, or at once, the
+Writers put the keys they write on a stack per table, without a lock (dirty_stack.pxd). Every sync_interval_ns, or at once, the
 engine takes the stacks: a written replica needs a record to its owner (Holder.queue), a written row that is owned here is
 news for its holders (News.spread). With a sync_threshold a replica's delta that is small waits until it has grown, or
 until a collection at once.

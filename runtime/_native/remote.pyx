@@ -2,96 +2,32 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
+from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
-from intentpm.runtime._native.journal cimport EVENT_FORWARDED, EVENT_PARKED, Journal, note_traced
+from intentpm.runtime._native.journal cimport EVENT_PARKED, Journal, note_traced
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, ACCESS_PUSH, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
-    access_body, reply_body,
+    ACCESS_PULL, FLAG_INDEXED, MSG_ACCESS, AccessBody, AccessHeader, access_body, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
-from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.requests cimport (
     OPERATION_NO_MEMORY, OPERATION_OK, OPERATION_PEER_LOST, Operation, Request, RequestPool, reserve_positions,
 )
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REQUESTED, KeyState
-from intentpm.runtime._native.rows cimport pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.rows cimport pull_row_atomic
+from intentpm.runtime._native.staging cimport send_staged, stage, try_stage
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REQUESTED
 from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key
-from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
-
-
-# -- staged bodies -------------------------------------------------------------------------------------------------------
-
-cdef enum:
-    STAGED_HEADER_BYTES = 64     # keeps the body on a cache line
-
-cdef struct Staged:
-    void* transport
-    size_t size_bytes            # header included
-
-
-cdef char* try_stage(Transport transport, size_t size_bytes) noexcept nogil:
-    """Memory for a message body of ``size_bytes``; NULL: out of memory. Pass it to send_staged."""
-    cdef char* memory = transport.allocate(size_bytes + STAGED_HEADER_BYTES)
-    if memory == NULL:
-        return NULL
-    (<Staged*>memory).transport = <void*>transport
-    (<Staged*>memory).size_bytes = size_bytes + STAGED_HEADER_BYTES
-    return memory + STAGED_HEADER_BYTES
-
-
-cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil:
-    """As try_stage; NULL ends the job."""
-    cdef char* memory = try_stage(transport, size_bytes)
-    if memory == NULL:
-        transport.out_of_memory = True
-    return memory
-
-
-cdef void unstage(void* body, int status) noexcept nogil:
-    """Gives a staged body back (also the transport's way to say it was sent)."""
-    cdef char* memory = <char*>body - STAGED_HEADER_BYTES
-    (<Transport>(<Staged*>memory).transport).release(memory, (<Staged*>memory).size_bytes)
-
-
-cdef bint send_staged(
-        Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,
-        char* body, size_t body_bytes) noexcept nogil:
-    """Sends and gives the body away, whatever the result. NULL: there was no memory for it.
-
-    False: the peer is lost, or memory has run out; either ends the job.
-    """
-    cdef Piece piece
-    cdef SendStatus status
-    if body == NULL:
-        return False
-    transport.sent_bytes_of[message_id & 31] += header_bytes + body_bytes
-    piece.data = body
-    piece.size_bytes = body_bytes
-    piece.memory = HOST_MEMORY
-    status = transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, unstage, body)
-    if status == SEND_OK:
-        return True
-    unstage(body, 1)
-    if status == SEND_NO_MEMORY:
-        transport.out_of_memory = True
-    return False
-
-
-# -- one key, here -------------------------------------------------------------------------------------------------------
-
-cdef inline KeyState _access_row(TableState* table, int kind, int64_t key, char* row) noexcept nogil:
-    if kind == ACCESS_PULL:
-        return pull_row_atomic(table, key, row)
-    if kind == ACCESS_PUSH:
-        return push_row_atomic(table, key, row)
-    return set_row_atomic(table, key, row)
+from intentpm.transports.base cimport Transport
 
 
 cdef inline uint32_t _who_serves(const TableState* table, int64_t key) noexcept nogil:
     """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way."""
     return table.rank if key_state(table, key) != STATE_ABSENT else known_owner(table, key)
+
+
+cdef inline uint32_t _keys_per_message(const TableState* table) noexcept nogil:
+    return <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
 
 
 cdef class RemoteAccess:
@@ -106,7 +42,7 @@ cdef class RemoteAccess:
         for pull in self.waiting:
             free(pull.keys)
 
-    # -- origin ----------------------------------------------------------------------------------------------------------
+    # -- asking ----------------------------------------------------------------------------------------------------------
 
     cdef bint group_by_owner(
             self, Operation* operation, const int64_t* keys, const uint32_t* positions, size_t count) noexcept nogil:
@@ -137,7 +73,7 @@ cdef class RemoteAccess:
 
     cdef SubmitResult submit(self, Operation* operation, Submission* submission) noexcept nogil:
         cdef TableState* table = operation.table
-        cdef uint32_t chunk_keys = <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
+        cdef uint32_t most = _keys_per_message(table)
         cdef uint32_t owner, end
         while submission.at < submission.count:
             owner = self._owner_at(operation, submission, submission.at)
@@ -154,7 +90,7 @@ cdef class RemoteAccess:
                 submission.blocked_on = owner
                 return WINDOW_FULL
             end = submission.at + 1
-            while (end < submission.count and end - submission.at < chunk_keys
+            while (end < submission.count and end - submission.at < most
                    and self._owner_at(operation, submission, end) == owner):
                 end += 1
             if not self._request(operation, submission, owner, end - submission.at):
@@ -189,7 +125,7 @@ cdef class RemoteAccess:
         cdef int64_t key = submission.keys[position]
         cdef char* row = submission.rows + position * table.row_bytes
         if is_here(table, key):
-            _access_row(table, operation.kind, key, row)
+            access_row(table, operation.kind, key, row)
             return True
         # On its way here: the access waits for it. Sent to the owner instead, a write could be overtaken by the copy that is
         # on its way, and this worker would read its key without its own write.
@@ -288,156 +224,6 @@ cdef class RemoteAccess:
             if sections.keys[i] < table.num_keys:
                 learn_owner(table, sections.keys[i], owner, sections.epochs[i])
 
-    # -- owner -----------------------------------------------------------------------------------------------------------
-
-    cdef bint serve(
-            self, uint32_t source, const AccessHeader* header, const char* body, size_t body_bytes) noexcept nogil:
-        cdef TableState* table
-        cdef AccessBody sections
-        cdef uint32_t i
-        if header.table >= self.table_count or header.kind > ACCESS_SET or header.origin >= self.transport.size:
-            return False
-        table = self.tables[header.table]
-        sections = access_body(<char*>body, header, table.row_bytes)
-        if sections.size_bytes != body_bytes or header.count == 0:
-            return False
-        for i in range(header.count):
-            if sections.keys[i] >= table.num_keys:
-                return False
-        return self._answer(table, header, &sections)
-
-    cdef bint _answer(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
-        """Applies what is owned here, replies for it, and forwards the rest."""
-        cdef AccessHeader header = asked[0]
-        cdef AccessBody reply
-        cdef char* memory
-        cdef char* row
-        cdef uint32_t i, here = 0
-        self.grouped.clear()
-        self.parked.clear()
-        header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
-        memory = stage(self.transport, reply_body(NULL, &header, table.row_bytes).size_bytes)
-        if memory == NULL:
-            return True
-        for i in range(asked.count):
-            if i + PREFETCH_ROWS < asked.count:
-                prefetch_key(table, sections.keys[i + PREFETCH_ROWS], asked.kind != ACCESS_PULL)
-            row = memory + here * table.row_bytes
-            if asked.kind != ACCESS_PULL:
-                row = sections.rows + i * table.row_bytes
-            if self._access_owned(table, asked.kind, sections.keys[i], row):
-                here += 1
-            elif not self._park_if_coming(table, asked, sections, i):
-                self.grouped.push_back(i)
-            else:
-                self.parked.push_back(i)
-        self.served_keys += here
-        header.count = here
-        header.flags = 0
-        if asked.hops > 0:
-            header.flags |= FLAG_FORWARDED
-        if asked.flags & FLAG_INDEXED or here < asked.count:
-            header.flags |= FLAG_INDEXED
-        reply = reply_body(memory, &header, table.row_bytes)
-        self._fill_index(table, asked, sections, &reply)
-        if here == 0:
-            unstage(memory, 1)
-        elif asked.origin == table.rank:     # its own request came back by way of an earlier owner
-            self.finish(table.rank, &header, memory, reply.size_bytes)
-            unstage(memory, 1)
-        else:
-            send_staged(
-                self.transport, asked.origin, MSG_REPLY, &header, sizeof(AccessHeader), memory, reply.size_bytes)
-        return self.grouped.empty() or self._forward(table, asked, sections)
-
-    cdef inline bint _access_owned(self, TableState* table, int kind, int64_t key, char* row) noexcept nogil:
-        # Only the owner may answer: a replica may lag behind, and a write to it would come back to it as news.
-        if known_owner(table, key) != table.rank:
-            return False
-        return _access_row(table, kind, key, row) == STATE_OWNED
-
-    cdef bint _park_if_coming(
-            self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil:
-        """The rank that forwarded the key knows a newer epoch, in which this rank is the owner: the row is on its way."""
-        cdef const char* row = NULL
-        if sections.epochs == NULL or sections.epochs[i] <= table.records[sections.keys[i]].epoch:
-            return False
-        if sections.rows != NULL:
-            row = sections.rows + i * table.row_bytes
-        note_traced(self.journal, table, sections.keys[i], EVENT_PARKED, asked.origin)
-        if not self.parking.park_access(
-                table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row):
-            self.transport.out_of_memory = True
-        return True
-
-    cdef void _fill_index(
-            self, TableState* table, const AccessHeader* asked, const AccessBody* sections, AccessBody* reply) noexcept nogil:
-        """Says which keys of the origin's request the reply is for: all asked ones but those forwarded or parked."""
-        cdef uint32_t i, to = 0
-        cdef size_t skipped = 0, waiting = 0
-        if reply.index == NULL and reply.keys == NULL:
-            return
-        for i in range(asked.count):
-            if skipped < self.grouped.size() and self.grouped[skipped] == i:
-                skipped += 1
-                continue
-            if waiting < self.parked.size() and self.parked[waiting] == i:
-                waiting += 1
-                continue
-            if reply.index != NULL:
-                reply.index[to] = sections.index[i] if sections.index != NULL else i
-            if reply.keys != NULL:
-                reply.keys[to] = sections.keys[i]
-                reply.epochs[to] = table.records[sections.keys[i]].epoch
-            to += 1
-
-    cdef bint _forward(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
-        """Sends the keys in ``grouped`` on to their owners as far as this rank knows, one message per owner."""
-        cdef uint32_t owner
-        cdef size_t i, kept
-        self.forwarded_keys += self.grouped.size()
-        while not self.grouped.empty():
-            owner = known_owner(table, sections.keys[self.grouped[0]])
-            if owner == table.rank:
-                return False
-            self._forward_to(table, owner, asked, sections)
-            kept = 0
-            for i in range(self.grouped.size()):
-                if known_owner(table, sections.keys[self.grouped[i]]) != owner:
-                    self.grouped[kept] = self.grouped[i]
-                    kept += 1
-            self.grouped.resize(kept)
-        return True
-
-    cdef void _forward_to(
-            self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
-        cdef AccessHeader header = asked[0]
-        cdef AccessBody body
-        cdef char* memory
-        cdef uint32_t i, to = 0
-        cdef size_t g
-        header.hops += 1
-        header.flags = FLAG_INDEXED | FLAG_FORWARDED
-        header.count = 0
-        for g in range(self.grouped.size()):
-            header.count += known_owner(table, sections.keys[self.grouped[g]]) == owner
-        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
-        if memory == NULL:
-            return
-        body = access_body(memory, &header, table.row_bytes)
-        for g in range(self.grouped.size()):
-            i = self.grouped[g]
-            if known_owner(table, sections.keys[i]) != owner:
-                continue
-            body.keys[to] = sections.keys[i]
-            body.index[to] = sections.index[i] if sections.index != NULL else i
-            body.epochs[to] = table.records[sections.keys[i]].epoch
-            note_traced(self.journal, table, sections.keys[i], EVENT_FORWARDED, owner)
-            if body.rows != NULL:
-                memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
-            to += 1
-        send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
-
     # -- pulls of this rank's own that wait for keys ---------------------------------------------------------------------
     # They wait here, not at the owner: the copy that is on its way has the worker's earlier writes in any case. A key may leave
     # again, or its intent may end, before the pull has come to it; then the pull asks for it like for any other.
@@ -514,7 +300,7 @@ cdef class RemoteAccess:
         cdef TableState* table = pull.table
         cdef uint32_t owner = known_owner(table, pull.keys[pull.at])
         cdef uint32_t end = pull.at
-        cdef uint32_t most = <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
+        cdef uint32_t most = _keys_per_message(table)
         cdef AccessHeader header
         cdef AccessBody body
         cdef char* memory
@@ -551,29 +337,12 @@ cdef class RemoteAccess:
                 found += pull.keys[i] == key
         return found
 
-    # -- parked accesses -------------------------------------------------------------------------------------------------
-
-    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
-        cdef AccessHeader header = message.access
-        cdef AccessBody sections
-        if header.origin == table.rank and header.hops == 0:
-            self._resume_own(table, key, message)
-            return
-        header.count = 1
-        header.flags = FLAG_INDEXED | FLAG_FORWARDED
-        sections.keys = &key
-        sections.index = &message.index
-        sections.epochs = &message.epoch
-        sections.rows = message.row if message.has_row and header.kind != ACCESS_PULL else <char*>NULL
-        self._answer(table, &header, &sections)
-
-    cdef void _resume_own(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
-        """An access of this rank's own worker, whose key is here now (owned or replica)."""
+    cdef void resume(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         cdef Request* request = self.requests.find(message.access.request, message.access.generation)
         cdef char* row = message.row
         if request == NULL:
             return
         if message.access.kind == ACCESS_PULL:
             row = request.operation.rows + request.operation.positions[request.first] * table.row_bytes
-        _access_row(table, message.access.kind, key, row)
+        access_row(table, message.access.kind, key, row)
         self.requests.answered(request, 1)

@@ -27,7 +27,7 @@ for a key with an unanswered record is not applied (the delta in flight would be
 for again with the next record.
 
 Invariants: I1 a key has one owner or one relocation in flight; I2, above; I3 epochs only grow (directory.pxd); I4 a replica
-is the owner's row it last saw plus what is pending (store.pyx); I5 value conservation: follows from one record per key.
+is the owner's row it last saw plus what is pending (replicas.pxd); I5 value conservation: follows from one record per key.
 
 Called by: Engine (``step``, ``on_message``), which calls single parts too; Inspection (``sample``, counters).
 Assumption: every method is called under the engine's lock.

@@ -15,6 +15,7 @@ from intentpm.runtime._native.policy cimport uses_intents
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport trim_slots
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.sync cimport Sync
@@ -22,8 +23,9 @@ from intentpm.runtime._native.sync cimport Sync
 
 cdef class Rounds:
     def __init__(
-            self, RemoteAccess remote not None, management: int, sync_interval_ns: int, sync_threshold: float,
+            self, Serving serving not None, management: int, sync_interval_ns: int, sync_threshold: float,
             budget_bytes: int):
+        cdef RemoteAccess remote = serving.remote
         self.remote = remote
         self.transport = remote.transport
         self.journal = remote.journal
@@ -32,7 +34,7 @@ cdef class Rounds:
         self.hints = Hints(remote, management)
         self.news = News(remote, sync_interval_ns)
         self.owner = Owner(remote, self.news, self.hints, management)
-        self.holder = Holder(remote, self.owner, self.hints, sync_threshold, budget_bytes)
+        self.holder = Holder(serving, self.owner, self.hints, sync_threshold, budget_bytes)
         self.intents = RankIntents(remote, self.holder, self.hints, management)
         self.writes = RankWrites(remote, self.holder, self.news)
         self.sync = Sync(remote, self.intents, self.holder, self.news, self.writes)

@@ -9,8 +9,9 @@ from intentpm.runtime._native.mutations cimport MUTATION_SYNC_WITHOUT_NEWS, is_p
 from intentpm.runtime._native.news cimport FLUSH_FOR_BARRIER, FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
-from intentpm.runtime._native.remote cimport RemoteAccess, send_staged, stage
+from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
+from intentpm.runtime._native.staging cimport send_staged, stage
 
 
 cdef class Sync:

@@ -42,9 +42,9 @@ def pull_until_leased(pm: ParameterManager, pull: Callable[[], object]) -> bool:
     """True: the last pull left with a lease in force. False: none did before the deadline."""
     deadline = time.monotonic() + LEASE_DEADLINE_S
     while time.monotonic() < deadline:
-        before = pm._engine.leases
+        before = pm._engine.wheel.leases
         pull()
-        if pm._engine.leases > before:
+        if pm._engine.wheel.leases > before:
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""A worker does what its rank's progress thread should have done by now, but did not get to (``Engine.help``)."""
+"""A worker does what its rank's progress thread should have done by now, but did not get to (``Turns.help``)."""
 
 import threading
 import time

@@ -8,7 +8,7 @@ from intentpm.runtime.config import Config
 from intentpm.transports.sim_model import NetworkModel
 
 NUM_KEYS, BATCH, STEPS = 4_000, 20, 400
-GATHERING_US = 400.0  # LOOK_GAP_NS of the engine
+GATHERING_US = 400.0  # LOOK_GAP_NS in turns.pyx
 INITIAL_CLOCKS = 10.0  # what a timer expects that has learnt nothing: rounds within one clock tell nothing
 
 

@@ -1,0 +1,48 @@
+"""Calls that wait for other ranks: sent, waited for, given up. The side of a wait that Python sees.
+
+Guarantees
+    * No wait is endless: whoever waits checks the peers it waits for (``Control.check_silence``) and a lost peer ends it.
+      Between two slices of a wait it takes the GIL, for signals.
+    * After a call raised, or was abandoned, nothing writes to the caller's memory.
+Called by workers and futures (operations), by the engine and the inspector (collective calls, questions). Any thread; none of
+them holds the lock.
+"""
+
+cimport cython
+from libc.stdint cimport uint32_t
+
+from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.monitor cimport Monitor
+from intentpm.runtime._native.remote cimport RemoteAccess, Submission
+from intentpm.runtime._native.requests cimport Operation, RequestPool
+from intentpm.runtime._native.rounds cimport Rounds
+from intentpm.runtime._native.turns cimport Turns
+from intentpm.runtime._native.wheel cimport Wheel
+from intentpm.transports.base cimport Transport, condition_fn
+
+
+@cython.final
+cdef class Calls:
+    # Set once; what they hold is guarded by the engine's lock.
+    cdef Transport transport
+    cdef RequestPool requests
+    cdef RemoteAccess remote
+    cdef Control control
+    cdef Rounds rounds
+    cdef Monitor monitor
+    cdef Turns turns
+    cdef Wheel wheel
+
+    # Sends what an operation needs from other ranks; waits (driving) while a destination's window is full.
+    cdef void submit(
+        self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil
+    cdef void sync(self, Operation* operation) noexcept nogil
+    # Ends an operation's interest in its answers. Afterwards nothing writes to the caller's memory.
+    cdef void abandon(self, Operation* operation) noexcept nogil
+    # Holding the GIL: waits for an operation, looks after signals; raises what went wrong. ``what`` is waited for: a text, or a
+    # callable that makes one when it is needed. Negative: as long as the peers are alive.
+    cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
+    # The same for any condition, whose context are the ``Turns``.
+    cdef wait(self, condition_fn ready, void* argument, double timeout_s, object what)
+    # Raises what keeps this rank from working; returns when nothing does.
+    cdef int raise_state(self) except -1
