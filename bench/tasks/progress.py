@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 LINE_COLUMNS = 120
 """Width taken when the output is no terminal (a file, or a launcher that prefixes it)."""
@@ -109,7 +110,7 @@ def summary_table(title: str, lines: Iterable[tuple[str, str]]) -> Table:
     """The final table: a name and a value per line."""
     table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # a path must not be cut
     for name, value in lines:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
