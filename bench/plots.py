@@ -1,5 +1,6 @@
 """Plots drawn from results files and traces, as PNG."""
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from itertools import accumulate
@@ -16,6 +17,7 @@ from intentpm.bench.suite.parts import load
 from intentpm.bench.suite.run import KIND as SUITE
 from intentpm.bench.suite.run import draw_part
 from intentpm.bench.trace_plot import draw_trace, is_trace
+from intentpm.foundation.whole_file import write_whole
 
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 7.2, 4.2, 150
 INK, GRID = "#1f2430", "#d9dce3"
@@ -30,7 +32,7 @@ STYLE: dict[Any, Any] = {
 def draw(results: Path, picture: Path) -> None:
     """Draws a results file or a trace into ``picture``; its folder is made. Raises click.ClickException."""
     try:
-        document = json.loads(results.read_text())
+        document = json.loads(results.read_bytes())  # of bytes, it tells the encoding
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
     kind = document.get("bench") if isinstance(document, dict) else None
@@ -39,12 +41,18 @@ def draw(results: Path, picture: Path) -> None:
         raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {known}")
     try:
         save(document, picture)
+    except OSError as error:
+        raise click.ClickException(f"{picture}: cannot be written ({error.strerror or error})") from error
     except (LookupError, TypeError, ValueError) as error:
         raise click.ClickException(f"{results}: is incomplete or of another version ({error!r})") from error
 
 
 def save(document: Mapping[str, Any], picture: Path) -> None:
-    """Draws what ``write_results`` returned, or a trace. KeyError: no plot for its kind, or a part is missing."""
+    """Draws what ``write_results`` returned, or a trace; the suffix of ``picture`` says in which format, PNG if none.
+
+    KeyError: no plot for its kind, or a part is missing. ClickException: no such format. OSError: nothing was written.
+    """
+    drawn = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
         if is_trace(document):
@@ -53,8 +61,15 @@ def save(document: Mapping[str, Any], picture: Path) -> None:
             draw_part(load(document["config"]["part"]), document["rows"], figure)
         else:
             PLOTS[document["bench"]](document, figure.add_subplot())
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture)
+        figure.savefig(drawn, format=_format(figure, picture))
+    write_whole(picture, drawn.getvalue())
+
+
+def _format(figure: Figure, picture: Path) -> str:
+    found, known = picture.suffix[1:].lower() or "png", figure.canvas.get_supported_filetypes()
+    if found not in known:
+        raise click.ClickException(f"{picture}: no plot is written as .{found}; there are {', '.join(sorted(known))}")
+    return found
 
 
 def rmse_over_time(document: Mapping[str, Any], axes: Axes) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from intentpm.bench.output import save_file
+
 GIT_TIMEOUT_S = 5
 PACKAGES = ("intentpm", "numpy", "torch", "mpi4py", "ucxx-cu12", "libucx-cu12")
 
@@ -87,7 +89,17 @@ def cpu_model() -> str:
 def write_results(
     path: Path, bench: str, config: Mapping[str, Any], rows: Sequence[Any], **more: Any
 ) -> dict[str, Any]:
-    """Writes the results file (its folder is made if need be) and returns what it holds.
+    """Writes the results file (its folder is made if need be) and returns what it holds, a ``results_document``.
+
+    Raises OutputError, which says where the contents were kept instead.
+    """
+    document = results_document(bench, config, rows, **more)
+    save_file(path, as_json(document))
+    return document
+
+
+def results_document(bench: str, config: Mapping[str, Any], rows: Sequence[Any], **more: Any) -> dict[str, Any]:
+    """What a results file holds.
 
     ``rows`` are ``Row`` or other dataclass objects, or mappings. A number that JSON cannot hold (nan) becomes null.
     """
@@ -98,10 +110,13 @@ def write_results(
         "rows": [row if isinstance(row, Mapping) else asdict(row) for row in rows],
         **more,
     }
-    document = _plain(document)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return document
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """The text of a results file."""
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _plain(value: Any) -> Any:

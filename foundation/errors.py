@@ -1,5 +1,7 @@
 """Every error intentpm raises. A message says what happened, to which key, table or rank, and what to do."""
 
+from pathlib import Path
+
 
 class Error(Exception):
     """Base of all intentpm errors."""
@@ -59,6 +61,17 @@ class TransportError(Error, ConnectionError):
 
 class TransportUnavailableError(TransportError):
     """The transport asked for is not installed or cannot work on this machine; the message says why."""
+
+
+class NotWrittenError(Error, OSError):
+    """A file could not be written; the message says why, and where its contents were kept.
+
+    ``kept`` is that place (a Path), None when they could be written nowhere.
+    """
+
+    def __init__(self, message: str, kept: Path | None = None) -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 class PeerLostError(Error, ConnectionError):

@@ -357,7 +357,8 @@ class ParameterManager:
         """Collective. Rank 0 writes what all recorded to ``path``, as JSON for ui.perfetto.dev and ``intentpm plot``.
 
         The times of ranks on several hosts are aligned with the offsets of their clocks, measured here.
-        Raises Error, on every rank, when nothing was traced or the file cannot be written; and as ``barrier``.
+        Raises Error, on every rank, when nothing was traced or the file cannot be written (the message says where the
+        trace was kept then); and as ``barrier``.
         """
         traces = gather_traces(self._inspector, self.allgather)
         problem = None

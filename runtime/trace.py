@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.foundation.errors import Error, KeyRangeError
+from intentpm.foundation.whole_file import write_or_keep
 from intentpm.runtime.clocks import clock_offsets, time_exchanges
 from intentpm.runtime.events import EVENT, SAMPLE
 from intentpm.runtime.trace_file import RankTrace, trace_document
@@ -54,9 +55,11 @@ def gather_traces(inspector: Any, allgather: Callable[[bytes], list[bytes]]) -> 
 
 
 def write_document(path: Path, traces: list[RankTrace], tables: dict[int, str]) -> None:
-    """Writes the traces as one file; its folder is made if need be. Raises Error when nothing was traced, OSError."""
+    """Writes the traces as one file; its folder is made if need be.
+
+    Raises Error when nothing was traced; NotWrittenError, which says where the trace was kept instead.
+    """
     if not any(trace.events.size for trace in traces):
         raise Error("nothing was traced: call pm.trace(table, keys) on the ranks first, then let the job work")
     document = trace_document(traces, tables)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, separators=(",", ":")))
+    write_or_keep(path, json.dumps(document, separators=(",", ":")).encode())

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment, write_results
 from intentpm.bench.runner import run_scenario
 
@@ -58,7 +59,7 @@ class Outcome:
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each; the median counts."
 )
 @click.option("--transport", default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True)
+@click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True)
 def management(sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, out: Path) -> None:
     """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas."""
     outcomes = []

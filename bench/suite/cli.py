@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from intentpm.bench.output import OutFolder
 from intentpm.bench.suite.parts import PARTS
 
 WIDEST = 200
@@ -18,7 +19,7 @@ WIDEST = 200
 @click.option("--effort", type=click.FloatRange(0.01), default=1.0, show_default=True,
               help="1: the full run; less takes fewer samples and smaller sizes.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs; their median counts.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/bench"),
+@click.option("--out", type=OutFolder(), default=Path("results/bench"),
               show_default=True)  # fmt: skip
 @click.option("--no-run", is_flag=True, help="Measure nothing: judge and draw what earlier runs left in OUT.")
 def suite(names: tuple[str, ...], effort: float, repeats: int, out: Path, no_run: bool) -> None:

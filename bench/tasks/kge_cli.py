@@ -34,6 +34,7 @@ def _even(context: click.Context, option: click.Parameter, value: int) -> int:
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Folder: triples.npz, or train, valid, test as text.")
+@click.option("--keep-ids", is_flag=True, help="Rows for the ids in between too [number what is used without gaps].")
 @click.option(
     "--generate", metavar="SPEC", help="Generate triples instead: entities=..,relations=..,triples=..,types=.."
 )
@@ -57,14 +58,14 @@ def _even(context: click.Context, option: click.Parameter, value: int) -> int:
               help="How many of its triples, from the first on; 0: all.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, show_default=True)
 @job_options
-def kge(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> None:
+def kge(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chosen: Any) -> None:
     """Knowledge graph embeddings: ComplEx, AdaGrad, negative sampling."""
     if (data is None) == (generate is None):
         raise click.UsageError("give either --data FOLDER or --generate SPEC (--generate '' takes its defaults)")
     spec = GraphSpec.parse(generate or "")
-    job.leave_to_ranks(lambda: data is None or load_knowledge_graph(data))
+    job.leave_to_ranks(lambda: data is None or load_knowledge_graph(data, keep_ids))
     options = KgeOptions(**chosen)
-    graph = load_knowledge_graph(data) if data is not None else generate_knowledge_graph(spec, options.seed)
+    graph = load_knowledge_graph(data, keep_ids) if data else generate_knowledge_graph(spec, options.seed)
     sizes = {"entities": graph.entities, "relations": graph.relations, "triples": len(graph.train)}
     described = f"{graph.entities:,} entities, {graph.relations:,} relations, {len(graph.train):,} training triples"
     training = Training(
@@ -76,6 +77,7 @@ def kge(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
         columns=COLUMNS,
         run=lambda pm: KnowledgeGraphEmbedding(pm, graph, options).run(),
         quality=lambda rows: _quality(rows, options),
+        notes=graph.notes,
     )
     train(training, job)
 

@@ -1,29 +1,25 @@
 """Knowledge graphs: read from folders of triples, or generated."""
 
-import zipfile
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
+from intentpm.bench.tasks.data_error import DataError
+from intentpm.bench.tasks.npz import read_npz
+from intentpm.bench.tasks.numbering import MAX_KEYS, Names, gaps, number_densely
+from intentpm.bench.tasks.spec import parse_spec
+from intentpm.bench.tasks.triples_text import read_named_triples
+
 Triples = NDArray[np.int32]
-Splits = dict[str, Triples]
 
 SPLITS = ("train", "valid", "test")
-TEXT_SUFFIXES = (".txt", ".tsv", ".del")
 HELD_OUT_SHARE = 0.05
 """Of the generated triples, in the validation and in the test split each."""
 DRAW_ROUNDS = 20
-
-
-class KnowledgeGraphError(click.ClickException):
-    """A knowledge graph that cannot be used; the message names the file or option and what is wrong with it."""
-
-    def __init__(self, source: object, problem: str) -> None:
-        super().__init__(f"{source}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,92 +29,82 @@ class KnowledgeGraph:
     train: Triples
     valid: Triples
     test: Triples
-    entities: int
-    """Entities are numbered 0 to entities - 1."""
-    relations: int
+    entity_names: Names
+    """By number of an entity: its name, or id, in the source. Likewise of relations."""
+    relation_names: Names
     source: str
+    notes: Sequence[str] = ()
+    """What was skipped, repaired or looks wrong: a line each."""
+
+    @property
+    def entities(self) -> int:
+        """How many there are."""
+        return len(self.entity_names)
+
+    @property
+    def relations(self) -> int:
+        """How many there are."""
+        return len(self.relation_names)
 
     def everything(self) -> Triples:
         """All triples that are known to be true."""
         return np.concatenate([self.train, self.valid, self.test])
 
 
-def load_knowledge_graph(folder: Path) -> KnowledgeGraph:
+def load_knowledge_graph(folder: Path, keep_ids: bool = False) -> KnowledgeGraph:
     """Reads a folder with ``triples.npz`` (arrays train, valid, test: whole numbers (n, 3), head, relation, tail) or
-    the text files train, valid and test (.txt, .tsv or .del). These have a triple per line: names or numbers, separated
-    by tabs or, in a line without any tab, by blanks. Names are numbered in alphabetical order.
+    the text files train, valid and test (.txt, .tsv or .del, also compressed). These have a triple per line: names or
+    numbers, separated by tabs or, in a line without any tab, by blanks.
 
-    Raises KnowledgeGraphError.
+    Names are numbered in alphabetical order, ids of arrays in theirs, without gaps; with ``keep_ids`` the numbers are
+    those ids, and ids in between are entities too. Raises DataError.
     """
     if not folder.is_dir():
-        raise KnowledgeGraphError(folder, "there is no such folder")
-    archive = folder / "triples.npz"
+        raise DataError(folder, "is no folder" if folder.exists() else "there is no such folder")
+    source, archive = folder.absolute().name, folder / "triples.npz"
     if archive.is_file():
-        splits, entities, relations = _checked_ids(archive, _read_npz(archive))
-    else:
-        splits, entities, relations = _number({split: _read_text(folder, split) for split in SPLITS})
-    return KnowledgeGraph(**splits, entities=entities, relations=relations, source=folder.absolute().name)
+        return _from_arrays(archive, read_npz(archive, SPLITS), source, keep_ids)
+    named = read_named_triples(folder, SPLITS)
+    notes = (*named.notes, *_constant(named.entities))
+    return KnowledgeGraph(**named.splits, entity_names=named.entities, relation_names=named.relations, source=source,
+                          notes=notes)  # fmt: skip
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(path):
-        raise KnowledgeGraphError(path, "is not a readable npz file (not an archive, or cut short)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = sorted(set(SPLITS) - set(archive.files))
-            if missing:
-                raise KnowledgeGraphError(path, f"has no array {missing[0]!r}; found {', '.join(archive.files)}")
-            return {split: archive[split] for split in SPLITS}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise KnowledgeGraphError(path, f"is not a readable npz file ({error})") from error
+def _constant(entities: Names) -> list[str]:
+    return ["all triples are of one entity: there is nothing to rank"] if len(entities) == 1 else []
 
 
-def _checked_ids(path: Path, splits: dict[str, NDArray[Any]]) -> tuple[Splits, int, int]:
+def _from_arrays(path: Path, splits: dict[str, NDArray[Any]], source: str, keep_ids: bool) -> KnowledgeGraph:
     for split, triples in splits.items():
-        if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
-            raise KnowledgeGraphError(
-                path, f"{split!r} has the shape {triples.shape} and dtype {triples.dtype}; need whole numbers (n, 3)"
-            )
-        if not len(triples):
-            raise KnowledgeGraphError(path, f"{split!r} has no triples")
-        if triples.min() < 0 or triples.max() >= 2**31 - 1:
-            raise KnowledgeGraphError(path, f"{split!r} has an id outside 0 to 2^31 - 2")
-    together = np.concatenate(list(splits.values()))
-    entities, relations = int(together[:, [0, 2]].max()) + 1, int(together[:, 1].max()) + 1
-    return {split: triples.astype(np.int32) for split, triples in splits.items()}, entities, relations
+        _check_ids(path, split, triples, keep_ids)
+    together = np.concatenate([part.astype(np.int64) for part in splits.values()])
+    entities: Names
+    relations: Names
+    if keep_ids:
+        triples = together.astype(np.int32)
+        entities, relations = (range(int(triples[:, columns].max()) + 1) for columns in ([0, 2], 1))
+    else:
+        entity, entities = number_densely(together[:, [0, 2]])
+        relation, relations = number_densely(together[:, 1])
+        triples = np.stack([entity[:, 0], relation, entity[:, 1]], axis=1)
+    bounds = np.cumsum([len(part) for part in splits.values()])[:-1]
+    numbered = dict(zip(splits, np.split(triples, bounds), strict=True))
+    notes = (*gaps("entities", entities), *gaps("relations", relations), *_constant(entities))
+    return KnowledgeGraph(**numbered, entity_names=entities, relation_names=relations, source=source, notes=notes)
 
 
-def _read_text(folder: Path, split: str) -> NDArray[np.str_]:
-    paths = [folder / f"{split}{suffix}" for suffix in TEXT_SUFFIXES]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise KnowledgeGraphError(folder, f"has neither triples.npz nor {split}.txt, .tsv or .del")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KnowledgeGraphError(path, f"cannot be read as UTF-8 text ({error})") from error
-    rows = [(number, _fields(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    for number, parts in rows:
-        if len(parts) != 3:
-            raise KnowledgeGraphError(path, f"line {number} has {len(parts)} fields; need head, relation and tail")
-    if not rows:
-        raise KnowledgeGraphError(path, "has no triples")
-    return np.array([parts for _, parts in rows])
-
-
-def _fields(line: str) -> list[str]:
-    return line.split("\t") if "\t" in line else line.split()
-
-
-def _number(names: dict[str, NDArray[np.str_]]) -> tuple[Splits, int, int]:
-    together = np.concatenate(list(names.values()))
-    entity_names, entity = np.unique(together[:, [0, 2]], return_inverse=True)
-    relation_names, relation = np.unique(together[:, 1], return_inverse=True)
-    entity = entity.reshape(-1, 2)
-    ids = np.stack([entity[:, 0], relation, entity[:, 1]], axis=1).astype(np.int32)
-    bounds = np.cumsum([len(part) for part in names.values()])[:-1]
-    splits = dict(zip(names, np.split(ids, bounds), strict=True))
-    return splits, len(entity_names), len(relation_names)
+def _check_ids(path: Path, split: str, triples: NDArray[Any], keep_ids: bool) -> None:
+    if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
+        raise DataError(
+            path, f"{split!r} has the shape {triples.shape} and dtype {triples.dtype}; need whole numbers (n, 3)"
+        )
+    if not len(triples):
+        raise DataError(path, f"{split!r} has no triples")
+    if int(triples.min()) < 0:
+        raise DataError(path, f"{split!r} has the id {int(triples.min())}; need ids from 0")
+    most, where = (MAX_KEYS - 2, "2^31 - 2 where ids are kept") if keep_ids else (2**63 - 1, "2^63 - 1")
+    if int(triples.max()) > most:
+        raise DataError(path, f"{split!r} has the id {int(triples.max())}; need 0 to {where}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +124,18 @@ class GraphSpec:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads ``entities=..,relations=..,triples=..,types=..,zipf=..``; parts left out keep their defaults."""
-        types = {field.name: field.type for field in fields(cls)}
-        values: dict[str, Any] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = part.partition("=")
-            if name not in types:
-                raise KnowledgeGraphError("--generate", f"unknown part {part!r}; there are {', '.join(types)}")
-            try:
-                values[name] = float(value) if name == "zipf" else int(value.replace("_", ""))
-            except ValueError:
-                kind = "a number" if name == "zipf" else "a whole number"
-                raise KnowledgeGraphError("--generate", f"{name}={value!r} is not {kind}") from None
-        return cls(**values)
+        return parse_spec(cls, text)
 
     def __post_init__(self) -> None:
         for name in ("entities", "relations", "triples", "types"):
             if not 1 <= getattr(self, name) < 2**31:
-                raise KnowledgeGraphError("--generate", f"{name}={getattr(self, name)}: need 1 to 2^31 - 1")
+                raise DataError("--generate", f"{name}={getattr(self, name)}: need 1 to 2^31 - 1")
         if not 0 <= self.zipf < np.inf:
-            raise KnowledgeGraphError("--generate", f"zipf={self.zipf}: need a finite number >= 0")
+            raise DataError("--generate", f"zipf={self.zipf}: need a finite number >= 0")
         if self.types > self.entities:
-            raise KnowledgeGraphError("--generate", f"types={self.types}: more than the {self.entities} entities")
+            raise DataError("--generate", f"types={self.types}: more than the {self.entities} entities")
         if self.triples < 100:
-            raise KnowledgeGraphError("--generate", f"triples={self.triples}: need at least 100 for three splits")
+            raise DataError("--generate", f"triples={self.triples}: need at least 100 for three splits")
 
 
 def generate_knowledge_graph(spec: GraphSpec, seed: int = 0) -> KnowledgeGraph:
@@ -177,11 +152,12 @@ def generate_knowledge_graph(spec: GraphSpec, seed: int = 0) -> KnowledgeGraph:
         triples = np.concatenate([triples, _draw_triples(spec, next_type, shares, 2 * missing, random)])
         triples = triples[np.sort(np.unique(triples, axis=0, return_index=True)[1])]
     if len(triples) < spec.triples:
-        raise KnowledgeGraphError("--generate", f"triples={spec.triples}: there are hardly more than {len(triples)}")
+        raise DataError("--generate", f"triples={spec.triples}: there are hardly more than {len(triples)}")
     triples = triples[random.permutation(len(triples))[: spec.triples]]
     held_out = max(1, round(HELD_OUT_SHARE * spec.triples))
     valid, test, train = np.split(triples, [held_out, 2 * held_out])
-    return KnowledgeGraph(train, valid, test, spec.entities, spec.relations, f"generated ({spec.types} types)")
+    name = f"generated ({spec.types} types)"
+    return KnowledgeGraph(train, valid, test, range(spec.entities), range(spec.relations), name)
 
 
 def _draw_triples(

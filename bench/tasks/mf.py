@@ -140,7 +140,8 @@ class MatrixFactorisation:
         self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector()))
         train = ratings.rating[ratings.split == TRAIN]
         self.mean = float(train.mean(dtype=np.float64))
-        self.scale = float(train.std(dtype=np.float64)) or 1.0
+        # Of equal ratings the deviation may come out as a rounding error, which would blow up the rest of them.
+        self.scale = float(train.std(dtype=np.float64)) if train.min() < train.max() else 1.0
         mine = ratings.take(rank_of_users(ratings, pm.size)[ratings.user] == pm.rank)
         self.parts = {part: self._scaled(mine.take(mine.split == part)) for part in (TRAIN, VALID, TEST)}
 

@@ -24,6 +24,7 @@ COLUMNS = (
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Ratings: .npz (user, item, rating[, split]) or .mtx.")
+@click.option("--keep-ids", is_flag=True, help="Rows for the ids in between too [number what is rated without gaps].")
 @click.option("--generate", metavar="SPEC", help="Generate ratings instead: users=..,items=..,ratings=..,rank=..")
 @click.option("--dim", type=click.IntRange(0), default=DEFAULTS.dim, show_default=True, help="Factors per key.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=DEFAULTS.lr, show_default=True,
@@ -35,14 +36,15 @@ COLUMNS = (
               help="Batches signalled before use; 0: none.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, show_default=True)
 @job_options
-def mf(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> None:
+def mf(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chosen: Any) -> None:
     """Matrix factorisation: SGD with L2 on (user, item, rating)."""
     if (data is None) == (generate is None):
         raise click.UsageError("give either --data FILE or --generate SPEC (--generate '' takes its defaults)")
     spec = GeneratorSpec.parse(generate or "")
-    job.leave_to_ranks(lambda: data is None or load_ratings(data))
+    job.leave_to_ranks(lambda: data is None or load_ratings(data, keep_ids=keep_ids))
     options = MfOptions(**chosen)
-    ratings = load_ratings(data, options.seed) if data is not None else generate_ratings(spec, options.seed)
+    seed = options.seed
+    ratings = load_ratings(data, seed, keep_ids) if data is not None else generate_ratings(spec, seed)
     sizes = {"users": ratings.users, "items": ratings.items, "ratings": len(ratings)}
     described = f"{ratings.users:,} users, {ratings.items:,} items, {len(ratings):,} ratings"
     training = Training(
@@ -54,6 +56,7 @@ def mf(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> None
         columns=COLUMNS,
         run=lambda pm: MatrixFactorisation(pm, ratings, options).run(),
         quality=_quality,
+        notes=ratings.notes,
     )
     train(training, job)
 

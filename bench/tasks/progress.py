@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 LINE_COLUMNS = 120
 """Width taken when the output is no terminal (a file, or a launcher that prefixes it)."""
@@ -45,15 +47,32 @@ TRAFFIC = (
 )
 
 
+class RunConsole(Console):
+    """A console that says once when it can write no more, and is quiet from then on: the training goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Console.print, and flushed: behind a pipe the lines must still come out one by one."""
+        if self.quiet:
+            return
+        try:
+            super().print(*objects, **options)
+            self.file.flush()
+        except BrokenPipeError:  # nobody reads any more: the run ends, as that of any command
+            raise
+        except OSError as error:
+            self.quiet = True
+            click.echo(f"warning: standard output cannot be written ({error.strerror}); going on without", err=True)
+
+
 def make_console(quiet: bool, plain: bool) -> Console:
     """The console of rank 0.
 
     A ``quiet`` one (the other ranks, ``--json``) prints nothing. A ``plain`` one takes what it writes to for a file: a
     launcher such as mpirun gives each rank a terminal of its own, and passes on to a file what comes out of it.
     """
-    console = Console(quiet=quiet, highlight=False)
+    console = RunConsole(quiet=quiet, highlight=False)
     if plain or not console.is_terminal:
-        console = Console(quiet=quiet, highlight=False, width=LINE_COLUMNS, force_terminal=False)
+        console = RunConsole(quiet=quiet, highlight=False, width=LINE_COLUMNS, force_terminal=False)
     return console
 
 
@@ -75,8 +94,6 @@ class EpochLines:
     def _print(self, cells: Iterable[str]) -> None:
         line = "  ".join(cell.rjust(column.width) for cell, column in zip(cells, self.columns, strict=True))
         self.console.print(line, markup=False, soft_wrap=True)
-        # Behind a pipe the lines must still come out one by one.
-        self.console.file.flush()
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:
@@ -93,7 +110,7 @@ def summary_table(title: str, lines: Iterable[tuple[str, str]]) -> Table:
     """The final table: a name and a value per line."""
     table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # a path must not be cut
     for name, value in lines:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table

@@ -1,14 +1,19 @@
 """Ratings: read from npz or MatrixMarket files, or generated; and their partition over ranks."""
 
 import heapq
-import zipfile
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import click
 import numpy as np
 from numpy.typing import NDArray
+
+from intentpm.bench.tasks.data_error import DataError
+from intentpm.bench.tasks.matrix_market import read_matrix_market
+from intentpm.bench.tasks.npz import read_npz
+from intentpm.bench.tasks.numbering import MAX_KEYS, Names, gaps, number_densely
+from intentpm.bench.tasks.spec import parse_spec
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -17,7 +22,6 @@ Float64 = NDArray[np.float64]
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLIT_SHARES = (0.8, 0.1, 0.1)
-MAX_KEYS = 2**31
 ZIPF_EXPONENT = 1.1
 """Skew of the generated rows and columns: the k-th most popular has a share proportional to k^-1.1."""
 HEAVY_USERS = 4096
@@ -25,13 +29,6 @@ HEAVY_USERS = 4096
 DRAWS_PER_PAIR = 4
 """Most draws of a skewed distribution hit a popular pair that is taken already."""
 DRAW_ROUNDS = 100
-
-
-class RatingsError(click.ClickException):
-    """Ratings that cannot be used; the message names the file or option and what is wrong with it."""
-
-    def __init__(self, source: object, problem: str) -> None:
-        super().__init__(f"{source}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,68 +43,78 @@ class Ratings:
     """float32 (R,), finite."""
     split: NDArray[np.uint8]
     """uint8 (R,): TRAIN, VALID or TEST."""
-    users: int
-    items: int
+    user_names: Names
+    """By key of a user: its id in the source. Likewise of items."""
+    item_names: Names
     source: str
+    notes: Sequence[str] = ()
+    """What was repaired or looks wrong: a line each."""
+
+    @property
+    def users(self) -> int:
+        """How many there are."""
+        return len(self.user_names)
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return len(self.item_names)
 
     def __len__(self) -> int:
         return len(self.rating)
 
     def take(self, positions: NDArray[Any]) -> Self:
         """The ratings at ``positions`` (indices or a mask), with the same users and items."""
-        return type(self)(
-            self.user[positions], self.item[positions], self.rating[positions], self.split[positions],
-            self.users, self.items, self.source,
+        return replace(
+            self, user=self.user[positions], item=self.item[positions],
+            rating=self.rating[positions], split=self.split[positions],
         )  # fmt: skip
 
 
-def load_ratings(path: Path, seed: int = 0) -> Ratings:
-    """Reads ``path``: npz with user, item, rating and optionally split, or MatrixMarket (.mtx, .mmc, also .gz or .bz2).
+def load_ratings(path: Path, seed: int = 0, keep_ids: bool = False) -> Ratings:
+    """Reads ``path``: npz with user, item, rating and optionally split, or MatrixMarket (.mtx, also compressed).
 
-    Without a split, one is drawn at random (80 / 10 / 10) from ``seed``. Raises RatingsError.
+    Without a split, one is drawn at random (80 / 10 / 10) from ``seed``. Users and items are numbered without gaps in
+    the order of their ids (those of MatrixMarket count from 1); with ``keep_ids``, keys are ids (those of MatrixMarket
+    less 1), and those in between have rows too. Raises DataError.
     """
     if not path.is_file():
-        raise RatingsError(path, "there is no such file")
-    columns = _read_npz(path) if path.suffix == ".npz" else _read_matrix_market(path)
-    return _checked(path, columns, seed)
+        raise DataError(path, "is no file that can be read" if path.exists() else "there is no such file")
+    if path.suffix == ".npz":
+        return _checked(path, read_npz(path, ("user", "item", "rating"), ("split",)), seed, keep_ids)
+    matrix, notes = read_matrix_market(path)
+    columns = {"user": matrix.row + 1, "item": matrix.col + 1, "rating": matrix.data}
+    if keep_ids:
+        columns |= {"user": matrix.row, "item": matrix.col}
+    ratings = _checked(path, columns, seed, keep_ids)
+    if keep_ids:
+        users, items = matrix.shape
+        ratings = replace(ratings, user_names=range(users), item_names=range(items))
+    return replace(ratings, notes=(*notes, *ratings.notes))
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(path):
-        raise RatingsError(path, "is not a readable npz file (not an archive, or cut short)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = sorted({"user", "item", "rating"} - set(archive.files))
-            if missing:
-                raise RatingsError(path, f"has no array {missing[0]!r}; found {', '.join(sorted(archive.files))}")
-            return {name: archive[name] for name in ("user", "item", "rating", "split") if name in archive.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise RatingsError(path, f"is not a readable npz file ({error})") from error
-
-
-def _read_matrix_market(path: Path) -> dict[str, NDArray[Any]]:
-    import scipy.io
-
-    try:
-        matrix = scipy.io.mmread(path, spmatrix=False)
-    except (OSError, ValueError, TypeError, OverflowError, EOFError) as error:
-        raise RatingsError(path, f"is neither npz (by its name) nor a readable MatrixMarket file ({error})") from error
-    if not hasattr(matrix, "row"):
-        raise RatingsError(path, "is a dense MatrixMarket array; ratings need the coordinate format")
-    columns = {"user": matrix.row, "item": matrix.col, "rating": matrix.data}
-    columns["shape"] = np.asarray(matrix.shape)
-    return columns
-
-
-def _checked(path: Path, columns: dict[str, NDArray[Any]], seed: int) -> Ratings:
+def _checked(path: Path, columns: dict[str, NDArray[Any]], seed: int, keep_ids: bool) -> Ratings:
     _check_columns(path, columns)
-    user, item = _keys(path, "user", columns["user"]), _keys(path, "item", columns["item"])
-    rating = columns["rating"].astype(np.float32)
+    user, user_names = _keys(path, "user", columns["user"], keep_ids)
+    item, item_names = _keys(path, "item", columns["item"], keep_ids)
+    with np.errstate(over="ignore"):  # what becomes infinite is found below
+        rating = columns["rating"].astype(np.float32)
     if not np.isfinite(rating).all():
-        raise RatingsError(path, f"rating {int(np.flatnonzero(~np.isfinite(rating))[0])} is not a finite number")
+        bad = int(np.flatnonzero(~np.isfinite(rating))[0])
+        raise DataError(path, f"rating {bad} is not a finite number of 32 bits: {columns['rating'][bad]}")
     split = _split(path, columns.get("split"), len(rating), seed)
-    users, items = columns.get("shape", (int(user.max()) + 1, int(item.max()) + 1))
-    return Ratings(user, item, rating, split, int(users), int(items), f"{path.absolute().parent.name}/{path.name}")
+    notes = (*gaps("users", user_names), *gaps("items", item_names), *_constant(rating[split == TRAIN]))
+    name = f"{path.absolute().parent.name}/{path.name}"
+    return Ratings(user, item, rating, split, user_names, item_names, name, notes)
+
+
+def _constant(rating: Float32) -> list[str]:
+    if rating.min() < rating.max():
+        return []
+    return [
+        f"all {len(rating):,} training ratings are {rating[0]:g}: there is nothing to learn from them; "
+        "a model that predicts this number everywhere makes no error"
+    ]
 
 
 def _check_columns(path: Path, columns: dict[str, NDArray[Any]]) -> None:
@@ -117,30 +124,33 @@ def _check_columns(path: Path, columns: dict[str, NDArray[Any]]) -> None:
         if column is None:
             continue
         if column.ndim != 1 or column.shape != length:
-            raise RatingsError(path, f"{name!r} has the shape {column.shape}; need one dimension, as long as 'rating'")
+            raise DataError(path, f"{name!r} has the shape {column.shape}; need one dimension, as long as 'rating'")
         if not np.issubdtype(column.dtype, np.floating if name == "rating" else np.integer):
             integers_rated = name == "rating" and np.issubdtype(column.dtype, np.integer)
             if not integers_rated:
-                raise RatingsError(path, f"{name!r} has the dtype {column.dtype}; need numbers, whole ones for keys")
+                raise DataError(path, f"{name!r} has the dtype {column.dtype}; need numbers, whole ones for keys")
     if length[0] == 0:
-        raise RatingsError(path, "has no ratings")
+        raise DataError(path, "has no ratings")
 
 
-def _keys(path: Path, name: str, column: NDArray[Any]) -> Int32:
-    low, high = int(column.min()), int(column.max())
-    if low < 0 or high >= MAX_KEYS:
-        raise RatingsError(path, f"{name!r} has the id {low if low < 0 else high}; need 0 to 2^31 - 1")
-    return column.astype(np.int32)
+def _keys(path: Path, name: str, column: NDArray[Any], keep_ids: bool) -> tuple[Int32, Names]:
+    if int(column.min()) < 0:
+        raise DataError(path, f"{name!r} has the id {int(column.min())}; need ids from 0")
+    if not keep_ids:
+        return number_densely(column)
+    if int(column.max()) >= MAX_KEYS:
+        raise DataError(path, f"{name!r} has the id {int(column.max())}; need 0 to 2^31 - 1 where ids are kept")
+    return column.astype(np.int32), range(int(column.max()) + 1)
 
 
 def _split(path: Path, split: NDArray[Any] | None, count: int, seed: int) -> NDArray[np.uint8]:
     if split is None:
         split = _random_split(count, np.random.default_rng([seed, 1]))
     elif not np.isin(split, (TRAIN, VALID, TEST)).all():
-        raise RatingsError(path, "'split' has values other than 0 (train), 1 (valid), 2 (test)")
+        raise DataError(path, "'split' has values other than 0 (train), 1 (valid), 2 (test)")
     for part, name in ((TRAIN, "train"), (TEST, "test")):
         if not (split == part).any():
-            raise RatingsError(path, f"has no {name} ratings")
+            raise DataError(path, f"has no {name} ratings")
     return split.astype(np.uint8)
 
 
@@ -167,38 +177,19 @@ class GeneratorSpec:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads ``users=..,items=..,ratings=..,rank=..,noise=..,zipf=..``; parts left out keep their defaults."""
-        types = {field.name: field.type for field in fields(cls)}
-        values: dict[str, Any] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = part.partition("=")
-            if name not in types:
-                raise RatingsError("--generate", f"unknown part {part!r}; there are {', '.join(types)}")
-            values[name] = cls._number(name, value)
-        return cls(**values)
-
-    @staticmethod
-    def _number(name: str, value: str) -> float:
-        try:
-            number = float(value.replace("_", ""))
-        except ValueError:
-            raise RatingsError("--generate", f"{name}={value!r} is not a number") from None
-        if name in ("noise", "zipf"):
-            return number
-        if not number.is_integer():
-            raise RatingsError("--generate", f"{name}={value} is not a whole number")
-        return int(number)
+        return parse_spec(cls, text)
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "ratings", "rank"):
             if not 1 <= getattr(self, name) < MAX_KEYS:
-                raise RatingsError("--generate", f"{name}={getattr(self, name)}: need 1 to 2^31 - 1")
+                raise DataError("--generate", f"{name}={getattr(self, name)}: need 1 to 2^31 - 1")
         if not (0 <= self.noise < np.inf and 0 <= self.zipf < np.inf):
-            raise RatingsError("--generate", f"noise={self.noise} and zipf={self.zipf} must be finite and >= 0")
+            raise DataError("--generate", f"noise={self.noise} and zipf={self.zipf} must be finite and >= 0")
         if self.ratings < 10:
-            raise RatingsError("--generate", f"ratings={self.ratings}: need at least 10 for a train and a test split")
+            raise DataError("--generate", f"ratings={self.ratings}: need at least 10 for a train and a test split")
         if self.ratings > 0.25 * self.users * self.items:
             most = int(0.25 * self.users * self.items)
-            raise RatingsError("--generate", f"ratings={self.ratings}: at most a quarter of the matrix, {most}")
+            raise DataError("--generate", f"ratings={self.ratings}: at most a quarter of the matrix, {most}")
 
 
 def generate_ratings(spec: GeneratorSpec, seed: int = 0) -> Ratings:
@@ -220,7 +211,7 @@ def generate_ratings(spec: GeneratorSpec, seed: int = 0) -> Ratings:
     rating += (spec.noise * random.standard_normal(len(user))).astype(np.float32)
     split = _random_split(len(user), random)
     name = f"generated (rank {spec.rank}, noise {spec.noise:g})"
-    return Ratings(user, item, rating, split, spec.users, spec.items, name)
+    return Ratings(user, item, rating, split, range(spec.users), range(spec.items), name)
 
 
 def _distinct_pairs(spec: GeneratorSpec, random: np.random.Generator) -> tuple[Int64, Int64]:
@@ -240,7 +231,7 @@ def _distinct_pairs(spec: GeneratorSpec, random: np.random.Generator) -> tuple[I
         if len(codes) == spec.ratings:
             break
     else:
-        raise RatingsError(
+        raise DataError(
             "--generate", f"found only {len(codes)} of {spec.ratings} pairs; ask for fewer ratings or more keys"
         )
     random.shuffle(codes)

@@ -1,6 +1,5 @@
 """What the ``intentpm train`` commands share: the job's options, its ranks, what it prints and what it saves."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
+from intentpm.bench.output import OutputError, check_file, check_folder
 from intentpm.bench.relaunch import is_rank, run_ranks, shows_on_terminal
 from intentpm.bench.tasks.progress import Column, EpochLines, make_console, summary_table
+from intentpm.bench.tasks.saving import Saved, save
 
 _OPTIONS = (
     click.option("-n", "ranks", type=click.IntRange(1), help="Ranks to start on this machine [1, or the launcher's]."),
@@ -34,9 +36,10 @@ class Job:
     def leave_to_ranks(self, check: Callable[[], object]) -> None:
         """Where several ranks are wanted and this process is none of them: starts them and exits with their exit code.
 
-        ``check`` looks at the input first, so that a bad file is reported once.
+        Looks at the output, and by ``check`` at the input, first, so that what is bad is reported once.
         """
         if (self.ranks or 1) > 1 and not is_rank():
+            check_folder(self.out)
             check()
             sys.exit(run_ranks(self.ranks or 1, self.transport))
 
@@ -71,42 +74,71 @@ class Training:
     ``seconds``, ``bytes_sent`` and ``local_share`` besides the task's own."""
     quality: Callable[[Sequence[Any]], list[tuple[str, str]]]
     """First lines of the summary, from the rows."""
+    notes: Sequence[str] = ()
+    """What a reader of the data should know, a line each: rank 0 says it before it trains."""
 
 
 def train(training: Training, job: Job) -> None:
-    """Runs it on this rank; rank 0 prints and saves."""
+    """Runs it on this rank; rank 0 prints and saves.
+
+    Raises click.ClickException on rank 0 when the results are not where they were wanted. What speaks against training
+    at all, such as a folder that cannot be written, rank 0 says; all ranks end in order then, with the same exit code.
+    """
     import intentpm
 
     start = time.perf_counter()
     with intentpm.init(transport=job.transport) as pm:
-        if job.ranks not in (None, pm.size):
-            raise click.UsageError(f"-n {job.ranks}, but the launcher started {pm.size} ranks; leave -n out")
-        console = make_console(quiet=job.as_json or pm.rank != 0, plain=not shows_on_terminal())
-        console.print(f"{training.data}; {pm.size} rank{'s'[: pm.size > 1]}", markup=False, soft_wrap=True)
-        rows = list(EpochLines(console, training.columns, training.epochs).follow(training.run(pm)))
-        if pm.rank == 0:
-            shared = {"ranks": pm.size, "transport": pm.transport_name}
-            config = {**training.config, **shared}
-            document, results, picture = _save(training.name, job.out, config, rows, time.perf_counter() - start)
-            console.print(summary_table(training.title, _summary(training, rows, results, picture)))
-            if job.as_json:
-                click.echo(json.dumps(document))
+        if refusal := _refusal(pm, job, _results(pm, training, job)):
+            if pm.rank == 0:  # before the others end: a launcher may kill what is left after the first failure
+                refusal.show()
+        else:
+            console = make_console(quiet=job.as_json or pm.rank != 0, plain=not shows_on_terminal())
+            rows = _epochs(pm, training, console)
+            saved = _save(pm, training, job, rows, time.perf_counter() - start) if pm.rank == 0 else None
+    if refusal:
+        sys.exit(refusal.exit_code)
+    if saved:
+        console.print(summary_table(training.title, [*_summary(training, rows), *saved.lines()]))
+        if job.as_json or saved.only_in_memory:
+            saved.print_json()
+        if saved.problem:
+            raise saved.problem
 
 
-def _save(
-    name: str, out: Path, config: dict[str, Any], rows: list[Any], wall_s: float
-) -> tuple[dict[str, Any], Path, Path]:
-    from intentpm.bench import plots
-    from intentpm.bench.results import write_results
-
-    results = out / f"train-{name}-n{config['ranks']}.json"
-    document = write_results(results, f"train {name}", config, rows, wall_s=wall_s)
-    picture = results.with_suffix(".png")
-    plots.save(document, picture)
-    return document, results, picture
+def _results(pm: Any, training: Training, job: Job) -> Path:
+    return job.out / f"train-{training.name}-n{pm.size}.json"
 
 
-def _summary(training: Training, rows: list[Any], results: Path, picture: Path) -> list[tuple[str, str]]:
+def _refusal(pm: Any, job: Job, results: Path) -> click.ClickException | None:
+    """Collective: why there will be no training, the same on every rank; None if there is nothing against it."""
+    if job.ranks not in (None, pm.size):
+        return click.UsageError(f"-n {job.ranks}, but the launcher started {pm.size} ranks; leave -n out")
+    problem = _problem_of(results) if pm.rank == 0 else ""
+    told = pm.allgather(problem.encode())[0].decode()
+    return OutputError(told) if told else None
+
+
+def _problem_of(results: Path) -> str:
+    try:
+        check_file(results)
+    except OutputError as error:
+        return error.message
+    return ""
+
+
+def _epochs(pm: Any, training: Training, console: Console) -> list[Any]:
+    console.print(f"{training.data}; {pm.size} rank{'s'[: pm.size > 1]}", markup=False, soft_wrap=True)
+    for note in training.notes if pm.rank == 0 else ():
+        click.echo(f"note: {note}", err=True)
+    return list(EpochLines(console, training.columns, training.epochs).follow(training.run(pm)))
+
+
+def _save(pm: Any, training: Training, job: Job, rows: list[Any], wall_s: float) -> Saved:
+    config = {**training.config, "ranks": pm.size, "transport": pm.transport_name}
+    return save(training.name, _results(pm, training, job), config, rows, wall_s)
+
+
+def _summary(training: Training, rows: list[Any]) -> list[tuple[str, str]]:
     trained = rows[1:]
     seconds = sum(row.seconds for row in trained)
     return [
@@ -114,6 +146,4 @@ def _summary(training: Training, rows: list[Any], results: Path, picture: Path) 
         ("epochs", f"{len(trained)} in {seconds:.2f} s of training"),
         ("bytes sent", f"{sum(row.bytes_sent for row in trained) / 1e6:.1f} MB by all ranks"),
         ("local accesses", f"{100 * trained[-1].local_share:.2f} % in the last epoch" if trained else "-"),
-        ("results", str(results)),
-        ("plot", str(picture)),
     ]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,6 +358,12 @@ def fails_to_write(path):
 
 
 def test_errors_of_writing_reach_every_rank(spawn_world, tmp_path):
-    for nothing, folder in spawn_world(2, fails_to_write, tmp_path):
+    told = spawn_world(2, fails_to_write, tmp_path)
+    for nothing, folder in told:
         assert "nothing was traced" in nothing
         assert "Is a directory" in folder
+    assert told[0] == told[1]
+    kept = Path(told[0][1].rpartition("; its contents were kept as ")[2])
+    assert json.loads(kept.read_text())["otherData"]["keys"] == [["items", 3]], "the trace is not lost"
+    kept.unlink()
+    kept.parent.rmdir()

@@ -111,7 +111,7 @@ def test_ratings_from_files(tmp_path):
     [
         ([], "give either --data FILE or --generate SPEC"),
         (["--data", "none.npz", "-n", "3"], "none.npz: there is no such file"),
-        (["--generate", "users=x"], "users='x' is not a number"),
+        (["--generate", "users=x"], "users='x' is not a whole number"),
         (["--generate", SPEC, "--lr", "50", "--epochs", "2"], "training diverged in epoch"),
         (["--generate", SPEC, "--transport", "pigeon", "-n", "2"], "pigeon"),
         (["--generate", SPEC, "--batch", "0"], "--batch"),

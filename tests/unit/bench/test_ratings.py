@@ -6,11 +6,11 @@ import scipy.io
 import scipy.optimize
 import scipy.sparse
 
+from intentpm.bench.tasks.data_error import DataError
 from intentpm.bench.tasks.ratings import (
     TEST,
     TRAIN,
     GeneratorSpec,
-    RatingsError,
     generate_ratings,
     load_ratings,
     rank_of_users,
@@ -69,7 +69,7 @@ def test_matrix_market(tmp_path, suffix):
         path = tmp_path / "m.mtx.gz"
         path.write_bytes(gzip.compress(plain.read_bytes()))
     ratings = load_ratings(path)
-    assert (ratings.users, ratings.items, len(ratings)) == (12, 30, np.count_nonzero(dense))
+    assert (ratings.users, ratings.items, len(ratings), ratings.notes) == (12, 30, np.count_nonzero(dense), ())
     assert np.array_equal(dense[ratings.user, ratings.item], ratings.rating)
 
 
@@ -82,8 +82,8 @@ def test_matrix_market(tmp_path, suffix):
         ({"user": np.zeros(100)}, "'user' has the dtype float64"),
         ({"rating": np.full(100, "five")}, "'rating' has the dtype"),
         ({"user": np.arange(100) - 1}, "'user' has the id -1"),
-        ({"item": np.arange(100) + 2**31}, "'item' has the id 2147483"),
         ({"rating": np.where(np.arange(100) == 7, np.nan, 1.0)}, "rating 7 is not a finite number"),
+        ({"rating": np.where(np.arange(100) == 7, 1e300, 1.0)}, "rating 7 is not a finite number of 32 bits: 1e"),
         ({"split": np.full(100, 3, np.uint8)}, "'split' has values other than"),
         ({"split": np.zeros(100, np.uint8)}, "has no test ratings"),
         ({"split": np.full(100, 2, np.uint8)}, "has no train ratings"),
@@ -93,7 +93,7 @@ def test_matrix_market(tmp_path, suffix):
 )
 def test_bad_npz(tmp_path, changes, message):
     path = save(tmp_path, **columns(**changes))
-    with pytest.raises(RatingsError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_ratings(path)
     assert str(path) in caught.value.message
 
@@ -103,26 +103,67 @@ def test_bad_npz(tmp_path, changes, message):
 def test_files_of_something_else(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(RatingsError, match=r"is (not a readable npz|neither npz)"):
+    with pytest.raises(DataError, match=r"is (not a readable npz|neither npz|a zip archive)|cannot be read") as caught:
         load_ratings(path)
+    assert str(path) in caught.value.message
 
 
 def test_a_truncated_npz(tmp_path):
     path = save(tmp_path, **columns(1_000))
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(RatingsError, match="not a readable npz"):
+    with pytest.raises(DataError, match="not a readable npz"):
         load_ratings(path)
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(RatingsError, match="there is no such file"):
+    with pytest.raises(DataError, match="there is no such file"):
         load_ratings(tmp_path / "none.npz")
 
 
 def test_dense_matrix_market(tmp_path):
     scipy.io.mmwrite(tmp_path / "dense.mtx", np.ones((3, 3)))
-    with pytest.raises(RatingsError, match="coordinate format"):
+    with pytest.raises(DataError, match="coordinate format"):
         load_ratings(tmp_path / "dense.mtx")
+
+
+@pytest.mark.parametrize("far", [500, 16_753_810, 2**31 + 3, 2**62])
+def test_ids_with_gaps_are_numbered_without(tmp_path, far):
+    user = np.where(np.arange(100) % 10 == 9, far, np.arange(100) % 10)
+    ratings = load_ratings(save(tmp_path, **columns(user=user, item=np.arange(100) % 20)))
+    assert (ratings.users, ratings.items) == (10, 20)
+    assert ratings.user.dtype == np.int32
+    assert np.array_equal(np.array(ratings.user_names)[ratings.user], user)
+    assert list(ratings.item_names) == list(range(20))
+    assert ratings.notes == (f"10 users have ids from 0 to {far:,}: numbered without gaps",)
+
+
+def test_unsigned_ids(tmp_path):
+    user = np.arange(100, dtype=np.uint64) % 10 + 2**63
+    ratings = load_ratings(save(tmp_path, **columns(user=user)))
+    assert [int(name) for name in ratings.user_names] == list(range(2**63, 2**63 + 10))
+
+
+def test_ids_can_be_kept(tmp_path):
+    user, item = np.arange(100) % 10 * 7, np.arange(100) % 20
+    ratings = load_ratings(save(tmp_path, **columns(user=user, item=item)), keep_ids=True)
+    assert (ratings.users, ratings.items, ratings.notes) == (64, 20, ())
+    assert np.array_equal(ratings.user, user)
+    path = save(tmp_path, **columns(item=np.arange(100) + 2**31))
+    with pytest.raises(DataError, match=r"'item' has the id 2147483747; need 0 to 2\^31 - 1 where ids are kept"):
+        load_ratings(path, keep_ids=True)
+
+
+def test_equal_ratings_are_pointed_out(tmp_path):
+    rating = np.where(np.arange(100) < 80, 1.0, 2.0)
+    split = np.where(np.arange(100) < 80, TRAIN, TEST)
+    notes = load_ratings(save(tmp_path, **columns(rating=rating, split=split, item=np.arange(100) % 20))).notes
+    assert len(notes) == 1
+    assert notes[0].startswith("all 80 training ratings are 1: there is nothing to learn")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(DataError, match="is no file that can be read"):
+        load_ratings(tmp_path)
 
 
 def test_generated_shape(generated):
@@ -174,7 +215,7 @@ def test_the_same_seed_gives_the_same_ratings(generated):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("users=abc", "users='abc' is not a number"),
+        ("users=abc", "users='abc' is not a whole number"),
         ("users=1.5", "users=1.5 is not a whole number"),
         ("columns=3", "unknown part 'columns=3'; there are users, items"),
         ("users=0", "users=0: need 1 to"),
@@ -183,11 +224,13 @@ def test_the_same_seed_gives_the_same_ratings(generated):
         ("users=inf", "users=inf is not a whole number"),
         ("ratings=3", "need at least 10"),
         ("users=10,items=10,ratings=26", "at most a quarter of the matrix, 25"),
-        ("users", "users='' is not a number"),
+        ("users", "users='' is not a whole number"),
+        ("noise=x", "noise='x' is not a number"),
+        ("users=3,users=4", "users is given twice"),
     ],
 )
 def test_bad_specs(text, message):
-    with pytest.raises(RatingsError, match=message):
+    with pytest.raises(DataError, match=message):
         GeneratorSpec.parse(text)
 
 
@@ -196,10 +239,11 @@ def test_good_specs():
     assert GeneratorSpec.parse("users=1_000, items=2e3,ratings=500,noise=0") == GeneratorSpec(
         1_000, 2_000, 500, noise=0
     )
+    assert GeneratorSpec.parse(" users = 30 ,,items=20, ratings=50\u00a0") == GeneratorSpec(30, 20, 50)
 
 
 def test_impossible_generation_ends():
-    with pytest.raises(RatingsError, match=r"found only \d+ of 2500 pairs"):
+    with pytest.raises(DataError, match=r"found only \d+ of 2500 pairs"):
         generate_ratings(GeneratorSpec(users=100, items=100, ratings=2_500, zipf=9))
 
 
