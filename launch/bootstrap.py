@@ -44,7 +44,7 @@ def init(
     """Joins this process to its job and returns its parameter manager; use it in a ``with`` statement.
 
     Finds its peers by itself, whether started by ``intentpm run``, ``mpirun``, ``srun`` or ``torchrun``. A process that
-    none of these started is a job of one rank, with no network.
+    none of these started is a job of one rank, with no network. A child of a rank is none: see ``clean_environment``.
 
     Parameters
     ----------
@@ -69,7 +69,8 @@ def init(
 
     Raises
     ------
-    ConfigError: an option or variable cannot be used, or a package the launcher needs is missing.
+    ConfigError: an option or variable cannot be used, a package the launcher needs is missing, or this process has
+        inherited the variables of another that is a rank (a child of it, a worker of a pool).
     WaitTimeoutError: not all ranks came within ``start_timeout``; names those missing.
     PeerLostError: a rank died before all were connected.
     VersionMismatchError: the ranks run different versions of intentpm.

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 from intentpm.foundation.errors import ConfigError
-from intentpm.launch.generation import next_generation
 from intentpm.launch.rendezvous import Address, Rendezvous
 from intentpm.runtime.config import Config
 
@@ -33,7 +32,6 @@ class LocalWorld:
             self.size,
             self.secret,
             timeout_s=config.start_timeout,
-            generation=next_generation(),
             server_name="the rendezvous of `intentpm run`",
         )
 
