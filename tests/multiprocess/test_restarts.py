@@ -97,15 +97,19 @@ def test_two_torchrun_agents_that_count_restarts_apart(start, script, tmp_path: 
     path = script(f"""
 import intentpm
 first = not os.path.exists({str(mark)!r})
-with intentpm.init(start_timeout=60) as pm:
-    pm.barrier()
-    if first:
-        if pm.rank == 1:
-            open({str(mark)!r}, "w").close()
-            os._exit(3)
-        time.sleep(90)
-    pm.barrier()
-    say(f"rank {{pm.rank}} trained")
+try:
+    with intentpm.init(start_timeout=60) as pm:
+        pm.barrier()
+        if first:
+            if pm.rank == 1:
+                open({str(mark)!r}, "w").close()
+                os._exit(3)
+            time.sleep(90)
+        pm.barrier()
+        say(f"rank {{pm.rank}} trained")
+except intentpm.Error as error:
+    say(f"the restart failed: {{error}}")
+    raise
 """)
     options = [f"--rdzv-endpoint=127.0.0.1:{free_port}", "--rdzv-backend=c10d", "--rdzv-id=7", "--max-restarts=1"]
     agents = [start(torchrun("--nnodes=2", "--nproc-per-node=1", *options, path)) for _ in range(2)]
