@@ -4,6 +4,7 @@ Every step below ends in an exchange in which each rank says whether it succeede
 error everywhere at once, and not a deadline somewhere else.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -86,9 +87,12 @@ def init(
     # "auto" is no choice: INTENTPM_TRANSPORT, and so `intentpm run --transport`, may make it.
     options["transport"] = None if transport == "auto" else transport
     config = read_config(options)
+    from intentpm.launch.variables import warn_of_unknown_variables
     from intentpm.runtime.manager import ParameterManager
 
     world = find_world(config)
+    if world.rank == 0:
+        warn_of_unknown_variables(os.environ)
     try:
         connected = start_transport(config, world)
         try:

@@ -9,9 +9,7 @@ Assumptions
     * Linux's /proc. Where an ancestor cannot be read there (another user's), its mark is not seen.
 """
 
-import ctypes
 import hashlib
-import mmap
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
@@ -56,6 +54,9 @@ def mark_process(environment: MutableMapping[str, str]) -> None:
 
 def _write_into_memory_map(name: str) -> None:
     """Maps a page that has no other use than its name; /proc/<pid>/maps shows it."""
+    import ctypes
+    import mmap
+
     map_page = ctypes.CDLL(None).mmap
     map_page.restype = ctypes.c_void_p
     map_page.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

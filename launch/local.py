@@ -25,6 +25,10 @@ class LocalWorld:
         if not 0 <= self.rank < self.size:
             raise ConfigError(f"INTENTPM_RANK={self.rank} with INTENTPM_SIZE={self.size}: needs 0 <= rank < size")
         self.local_ranks = parse_integer(environment, "INTENTPM_LOCAL_RANKS", self.size)
+        if not 0 < self.local_ranks <= self.size:
+            raise ConfigError(
+                f"INTENTPM_LOCAL_RANKS={self.local_ranks} with INTENTPM_SIZE={self.size}: needs 1 to {self.size}"
+            )
         self.secret = job_secret(config)
         self._rendezvous: Rendezvous | None = Rendezvous(
             [parse_address(environment, "INTENTPM_RENDEZVOUS")],

@@ -14,6 +14,10 @@ def find_world(config: Config) -> World:
     inherited from a process that is the rank they name, or a package is missing (naming it); WaitTimeoutError when the
     others do not appear within ``config.start_timeout``.
     """
+    if config.secret is not None:
+        from intentpm.launch.local import job_secret
+
+        job_secret(config)
     launcher = find_launcher(os.environ)
     if launcher != "alone":
         mark_process(os.environ)
