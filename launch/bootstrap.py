@@ -4,6 +4,7 @@ Every step below ends in an exchange in which each rank says whether it succeede
 error everywhere at once, and not a deadline somewhere else.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def init(
     """Joins this process to its job and returns its parameter manager; use it in a ``with`` statement.
 
     Finds its peers by itself, whether started by ``intentpm run``, ``mpirun``, ``srun`` or ``torchrun``. A process that
-    none of these started is a job of one rank, with no network.
+    none of these started is a job of one rank, with no network. A child of a rank is none: see ``clean_environment``.
 
     Parameters
     ----------
@@ -69,7 +70,8 @@ def init(
 
     Raises
     ------
-    ConfigError: an option or variable cannot be used, or a package the launcher needs is missing.
+    ConfigError: an option or variable cannot be used, a package the launcher needs is missing, or this process has
+        inherited the variables of another that is a rank (a child of it, a worker of a pool).
     WaitTimeoutError: not all ranks came within ``start_timeout``; names those missing.
     PeerLostError: a rank died before all were connected.
     VersionMismatchError: the ranks run different versions of intentpm.
@@ -85,9 +87,12 @@ def init(
     # "auto" is no choice: INTENTPM_TRANSPORT, and so `intentpm run --transport`, may make it.
     options["transport"] = None if transport == "auto" else transport
     config = read_config(options)
+    from intentpm.launch.variables import warn_of_unknown_variables
     from intentpm.runtime.manager import ParameterManager
 
     world = find_world(config)
+    if world.rank == 0:
+        warn_of_unknown_variables(os.environ)
     try:
         connected = start_transport(config, world)
         try:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from intentpm.launch.launchers import detect_launcher
 from intentpm.transports.ucx_limits import has_rdma_devices
 
 RDMA_TRANSPORTS = ("rc", "dc", "ud", "srd", "gga")
+MPIRUN_NAMES = ("mpirun", "mpirun on PATH")
+"""Of the one that fits this Python, and of another that its user would start."""
 _HELLO_S = 60.0
+# Answers through files: mpirun 4.1 loses the output of ranks that end soon, and exits with 0.
 _HELLO = (
-    "from mpi4py import MPI; c = MPI.COMM_WORLD; "
-    "print('sum', c.allreduce(c.rank + 1), c.size, MPI.Get_library_version().splitlines()[0], sep='|')"
+    "import os, sys; from mpi4py import MPI; c = MPI.COMM_WORLD; "
+    "said = 'sum', c.allreduce(c.rank + 1), c.size, MPI.Get_library_version().splitlines()[0]; "
+    "print(*said, sep='|', file=open(f'{sys.argv[1]}/{os.getpid()}', 'w'))"
 )
 
 
@@ -42,32 +47,31 @@ def check_mpi() -> list[Finding]:
     if not launchers:
         fix = "pip install 'intentpm[mpi]', or load the cluster's MPI module; `intentpm run` needs none"
         findings.append(Finding("mpirun", "missing", "not found", fix))
-    return findings + [_check_mpirun(path) for path in launchers]
+    return findings + [_check_mpirun(name, path) for name, path in zip(MPIRUN_NAMES, launchers, strict=False)]
 
 
 def _mpi_launchers() -> list[str]:
-    """The mpirun beside this Python, and the one on PATH."""
+    """The mpirun beside this Python, and the one on PATH where that is another."""
     beside = str(Path(sys.executable).parent)
     found = [shutil.which("mpirun", path=beside), shutil.which("mpirun") or shutil.which("mpiexec")]
-    return list(dict.fromkeys(path for path in found if path))
+    return list({os.path.realpath(path): path for path in reversed(found) if path}.values())[::-1]
 
 
-def _check_mpirun(path: str) -> Finding:
+def _check_mpirun(title: str, path: str) -> Finding:
     said = run_tool([path, "--version"], 15).stdout.strip()
     name = said.splitlines()[0].strip() if said else "unknown version"
     options = ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])] if "Open MPI" in said else []
-    hello = run_tool([path, *options, "-n", "2", sys.executable, "-c", _HELLO], _HELLO_S)
-    answers = [line.split("|") for line in hello.stdout.splitlines() if line.startswith("sum|")]
+    with tempfile.TemporaryDirectory(prefix="intentpm-doctor-") as folder:
+        hello = run_tool([path, *options, "-n", "2", sys.executable, "-c", _HELLO, folder], _HELLO_S)
+        answers = [file.read_text(errors="replace").strip().split("|") for file in Path(folder).iterdir()]
     facts = {"path": path, "version": name, "exit_code": hello.returncode, "answers": answers}
     if hello.returncode == 0 and [answer[1:3] for answer in answers] == [["3", "2"]] * 2:
-        return Finding("mpirun", "ok", f"{name}, 2 ranks added up ({path})", facts=facts)
-    if answers and all(answer[2] == "1" for answer in answers):
+        return Finding(title, "ok", f"{name}, 2 ranks added up ({path})", facts=facts)
+    if answers and all(answer[2:3] == ["1"] for answer in answers):
         fix = f"mpi4py uses {answers[0][3]}: use the mpirun of that, or set MPI4PY_LIBMPI to this one's libmpi.so"
-        return Finding("mpirun", "warn", f"{name}: each rank saw itself alone ({path})", fix, facts)
+        return Finding(title, "warn", f"{name}: each rank saw itself alone ({path})", fix, facts)
     why = last_line(hello.stderr) or f"exit code {hello.returncode}"
-    return Finding(
-        "mpirun", "warn", f"{name}: 2 ranks failed: {why} ({path})", "see the output of mpirun itself", facts
-    )
+    return Finding(title, "warn", f"{name}: 2 ranks failed: {why} ({path})", "see the output of mpirun itself", facts)
 
 
 def check_slurm() -> Finding:

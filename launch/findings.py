@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from intentpm.launch.launchers import clean_environment
+
 Verdict = Literal["ok", "warn", "missing", "broken"]
 """ok; works but could be better; optional and not there; intentpm cannot work."""
-
-LAUNCHER_PREFIXES = ("INTENTPM_", "OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HYDI_", "TORCHELASTIC_")
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,7 @@ def run_tool(argv: Sequence[str], timeout_s: float, **variables: str) -> subproc
 
     Never raises: a program that cannot start has return code 127, one that was too slow 124.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name == "SLURM_CONF" or not (name.startswith(LAUNCHER_PREFIXES) or name in LAUNCHER_VARIABLES)
-    }
+    environment = {name: value for name, value in clean_environment().items() if not name.startswith("INTENTPM_")}
     try:
         process = subprocess.Popen(
             argv,

@@ -24,6 +24,7 @@ from types import FrameType, TracebackType
 from intentpm.foundation.errors import ConfigError
 from intentpm.launch.cores import usable_cores
 from intentpm.launch.guardian import JOB_VARIABLE, kill_job
+from intentpm.launch.inheritance import MARK_VARIABLE
 from intentpm.launch.output import OutputPump
 from intentpm.launch.rendezvous_server import RendezvousServer
 
@@ -151,7 +152,7 @@ class LocalJob:
         environment.setdefault("PYTHONUNBUFFERED", "1")
         # Every rank would start a thread per core otherwise.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // self.size)))
-        for name in ("INTENTPM_LAUNCHER", "INTENTPM_LOCAL_RANKS"):
+        for name in ("INTENTPM_LAUNCHER", "INTENTPM_LOCAL_RANKS", MARK_VARIABLE):
             environment.pop(name, None)
         if transport is not None:
             environment["INTENTPM_TRANSPORT"] = transport

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 from intentpm.foundation.errors import ConfigError
-from intentpm.launch.generation import next_generation
 from intentpm.launch.rendezvous import Address, Rendezvous
 from intentpm.runtime.config import Config
 
@@ -26,6 +25,10 @@ class LocalWorld:
         if not 0 <= self.rank < self.size:
             raise ConfigError(f"INTENTPM_RANK={self.rank} with INTENTPM_SIZE={self.size}: needs 0 <= rank < size")
         self.local_ranks = parse_integer(environment, "INTENTPM_LOCAL_RANKS", self.size)
+        if not 0 < self.local_ranks <= self.size:
+            raise ConfigError(
+                f"INTENTPM_LOCAL_RANKS={self.local_ranks} with INTENTPM_SIZE={self.size}: needs 1 to {self.size}"
+            )
         self.secret = job_secret(config)
         self._rendezvous: Rendezvous | None = Rendezvous(
             [parse_address(environment, "INTENTPM_RENDEZVOUS")],
@@ -33,7 +36,6 @@ class LocalWorld:
             self.size,
             self.secret,
             timeout_s=config.start_timeout,
-            generation=next_generation(),
             server_name="the rendezvous of `intentpm run`",
         )
 

@@ -26,6 +26,9 @@ from intentpm.runtime.config import Config
 
 _abandoned: list[Any] = []
 """Requests that ran into their deadline, and their buffers: MPI may still write to these."""
+_begun: list[Any] = []
+"""The communicator, and the request for it, that a world was waiting for when it gave up: the next one goes on waiting,
+as MPI joins the first duplication of each rank."""
 _INSTALL = "install it with: pip install 'intentpm[mpi]'"
 
 
@@ -41,8 +44,7 @@ class MpiWorld:
         self.size: int = self._mpi.COMM_WORLD.Get_size()
         check_size(self.size, os.environ, self._mpi.Get_library_version())
         _abort_on_uncaught_exceptions(self._mpi)
-        self._communicator, request = self._mpi.COMM_WORLD.Idup()
-        self._wait(request, config.start_timeout, "the duplication of MPI_COMM_WORLD")
+        self._communicator = self._duplicate(config.start_timeout)
         self._has_failed = False
         # Comm.Split_type would count the ranks of this host too, but cannot be given a deadline.
         self.secret, self.local_ranks = introduce(self.allgather, self.rank, config.secret, config.start_timeout)
@@ -70,6 +72,14 @@ class MpiWorld:
         if not self._has_failed and not self._mpi.Is_finalized():
             self._communicator.Free()
         self._communicator = None
+
+    def _duplicate(self, timeout_s: float) -> Any:
+        if not _begun:
+            _begun.extend(self._mpi.COMM_WORLD.Idup())
+        communicator, request = _begun
+        self._wait(request, timeout_s, "the duplication of MPI_COMM_WORLD")
+        _begun.clear()
+        return communicator
 
     def _wait(self, request: Any, timeout_s: float, what: str, *buffers: bytes | bytearray) -> None:
         deadline = time.monotonic() + timeout_s

@@ -26,10 +26,10 @@ from typing import Literal
 
 from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
-MAGIC = b"IPMRDV01"
+MAGIC = b"IPMRDV02"
 NONCE_BYTES = 16
 HELLO = struct.Struct(f"!8s{NONCE_BYTES}s")
-JOIN = struct.Struct(f"!8s{NONCE_BYTES}sIII32s")  # magic, nonce, rank, size, generation, proof
+JOIN = struct.Struct(f"!8s{NONCE_BYTES}sII{NONCE_BYTES}s32s")  # magic, nonce, rank, size, process, proof
 WELCOME = struct.Struct("!B32s")  # verdict, proof
 FRAME = struct.Struct("!BII")  # kind, sequence, payload bytes
 
@@ -54,8 +54,8 @@ def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
     return hmac.new(secret, b"intentpm rendezvous " + role + b"".join(parts), hashlib.sha256).digest()
 
 
-def join_proof(secret: bytes, server_nonce: bytes, nonce: bytes, rank: int, size: int, generation: int) -> bytes:
-    return proof(secret, b"join", server_nonce, nonce, struct.pack("!III", rank, size, generation))
+def join_proof(secret: bytes, server_nonce: bytes, nonce: bytes, rank: int, size: int, process: bytes) -> bytes:
+    return proof(secret, b"join", server_nonce, nonce, struct.pack("!II", rank, size), process)
 
 
 def pack_gather(payload: bytes, timeout_s: float) -> bytes:
@@ -108,9 +108,8 @@ def unpack_failure(body: bytes) -> Error:
 class Rendezvous:
     """One rank's connection to the rendezvous server.
 
-    Parameters: ``addresses`` are tried in turn until one proves the secret; ``generation`` counts the worlds this
-    process has opened, so that a second ``init()`` does not meet the leftovers of the first; ``server_name`` says in
-    errors who was expected to listen.
+    Parameters: ``addresses`` are tried in turn until one proves the secret; ``process`` tells this process from others
+    of its rank, before and beside it; ``server_name`` says in errors who was expected to listen.
 
     Raises TransportError when the server refuses the secret or another rank of this number has joined, and
     WaitTimeoutError when no server proved the secret within ``timeout_s``.
@@ -124,13 +123,13 @@ class Rendezvous:
         secret: bytes,
         *,
         timeout_s: float,
-        generation: int = 0,
+        process: bytes | None = None,
         server_name: str = "the rendezvous server",
     ) -> None:
         self.rank = rank
         self.size = size
         self._secret = secret
-        self._generation = generation
+        self._process = process or identify_process()
         self._server_name = server_name
         self._sequence = 0
         self._socket: socket.socket | None = self._find_server(addresses, timeout_s)
@@ -219,7 +218,7 @@ class Rendezvous:
         if magic != MAGIC:
             raise OSError("something that is no intentpm rendezvous listens there")
         nonce = os.urandom(NONCE_BYTES)
-        identity = (self.rank, self.size, self._generation)
+        identity = (self.rank, self.size, self._process)
         connection.sendall(JOIN.pack(MAGIC, nonce, *identity, join_proof(self._secret, server_nonce, nonce, *identity)))
         verdict, answer = WELCOME.unpack(_receive(connection, WELCOME.size, deadline))
         expected = proof(self._secret, b"welcome", nonce, server_nonce)
@@ -236,6 +235,17 @@ class Rendezvous:
     def _absence(self, said: dict[Address, Exception], timeout_s: float) -> str:
         tried = "; ".join(f"{host}:{port}: {error or type(error).__name__}" for (host, port), error in said.items())
         return f"rank {self.rank}: {self._server_name} could not be reached within {timeout_s:g} s ({tried})"
+
+
+_identity: tuple[int, bytes] = (0, b"")  # the process it belongs to: a forked child inherits it, and makes its own
+
+
+def identify_process() -> bytes:
+    """16 bytes that no other process has."""
+    global _identity
+    if _identity[0] != os.getpid():
+        _identity = (os.getpid(), os.urandom(NONCE_BYTES))
+    return _identity[1]
 
 
 class _WrongSecretError(Exception):

@@ -5,8 +5,8 @@ It runs in the launcher (``intentpm run``) or, where no launcher of ours exists 
 Guarantees
     * Stray connections, port scans and garbage are closed and change nothing; they cannot use up the server either:
       at most ``MAX_STRANGERS`` unproven connections are kept, each for ``HANDSHAKE_TIMEOUT_S``.
-    * An exchange ends for every rank that waits for it: with everybody's payload, or at the first deadline, or as soon
-      as a rank that has not contributed is known to be gone.
+    * A rank is one process at a time: another that comes with its number while it is connected is turned away at once.
+    * Worlds that ranks open one after the other are meetings of their own (``meeting.py``).
 Assumptions
     * All state below belongs to the server's thread; other threads only append to ``_requests`` and wake it.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from intentpm.foundation.errors import TransportError
-from intentpm.launch.agreement import name_ranks
+from intentpm.launch.meeting import Meeting
 from intentpm.launch.rendezvous import (
     ACCEPTED,
     FAILED,
@@ -37,13 +37,11 @@ from intentpm.launch.rendezvous import (
     MAX_PAYLOAD_BYTES,
     MAX_RANKS,
     NONCE_BYTES,
-    RESULT,
     WELCOME,
     WRONG_SECRET,
     Address,
     join_proof,
     pack_failure,
-    pack_list,
     proof,
     unpack_gather,
 )
@@ -62,18 +60,11 @@ class _Connection:
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
     rank: int | None = None
-    generation: int = 0
+    process: bytes = b""
+    """Which process of that rank it is."""
+    meeting: Meeting | None = None
     closing: bool = False
     """Close once ``unsent`` is empty."""
-
-
-@dataclass
-class _Exchange:
-    """One allgather in progress."""
-
-    payloads: dict[int, bytes] = field(default_factory=dict)
-    deadline: float = float("inf")
-    timeout_s: float = 0.0
 
 
 class RendezvousServer:
@@ -97,11 +88,8 @@ class RendezvousServer:
         self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._drain_wakes)
         self._requests: deque[Callable[[], None]] = deque()
         self._connections: list[_Connection] = []
-        self._members: dict[tuple[int, int], _Connection] = {}  # (generation, rank) -> its connection
-        self._exchanges: dict[tuple[int, int], _Exchange] = {}  # (generation, sequence) -> in progress
-        self._failed: dict[tuple[int, int], bytes] = {}  # (generation, sequence) -> what late ranks are told
-        self._gone: dict[tuple[int, int], str] = {}  # (generation, rank) -> why it will not contribute
-        self._dead: dict[int, str] = {}  # rank -> why its process is gone, in every generation
+        self._meetings: list[Meeting] = []  # the last is the one that ranks join, unless it is closed
+        self._dead: dict[int, str] = {}  # rank -> why its process is gone
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="intentpm-rendezvous", daemon=True)
         self._thread.start()
@@ -144,10 +132,10 @@ class RendezvousServer:
     def _is_done(self) -> bool:
         if self._stop_at is None:
             return False
-        return not self._members or time.monotonic() >= self._stop_at
+        return not any(meeting.members for meeting in self._meetings) or time.monotonic() >= self._stop_at
 
     def _sleep_s(self) -> float | None:
-        times = [exchange.deadline for exchange in self._exchanges.values()]
+        times = [deadline for meeting in self._meetings for deadline in meeting.deadlines()]
         times += [connection.expires for connection in self._connections if connection.rank is None]
         if self._stop_at is not None:
             times.append(self._stop_at)
@@ -213,26 +201,34 @@ class RendezvousServer:
             self._handle(connection, kind, sequence, body)
 
     def _admit(
-        self, connection: _Connection, nonce: bytes, rank: int, size: int, generation: int, answer: bytes
+        self, connection: _Connection, nonce: bytes, rank: int, size: int, process: bytes, answer: bytes
     ) -> None:
-        expected = join_proof(self._secret, connection.nonce, nonce, rank, size, generation)
+        expected = join_proof(self._secret, connection.nonce, nonce, rank, size, process)
         if not hmac.compare_digest(answer, expected):
             connection.closing = True
             self._send(connection, WELCOME.pack(WRONG_SECRET, bytes(32)))
             return
         self._send(connection, WELCOME.pack(ACCEPTED, proof(self._secret, b"welcome", nonce, connection.nonce)))
-        objection = self._objection(rank, size, generation)
+        meeting = self._next_meeting()
+        objection = self._objection(meeting, rank, size, process)
         if objection:
             connection.closing = True
             self._send_frame(connection, FAILED, 0, pack_failure("refused", objection))
             return
-        connection.rank, connection.generation = rank, generation
-        self._members[generation, rank] = connection
+        connection.rank, connection.process, connection.meeting = rank, process, meeting
+        meeting.join(rank, connection)
 
-    def _objection(self, rank: int, size: int, generation: int) -> str | None:
+    def _next_meeting(self) -> Meeting:
+        if not self._meetings or self._meetings[-1].is_closed:
+            self._meetings = [meeting for meeting in self._meetings if meeting.members]
+            self._meetings.append(Meeting(self.size, self._dead, self._send_frame))
+        return self._meetings[-1]
+
+    def _objection(self, meeting: Meeting, rank: int, size: int, process: bytes) -> str | None:
         if size != self.size or rank >= self.size:
             return f"rank {rank} of {size} came to the rendezvous of a job of {self.size} ranks"
-        if (generation, rank) in self._members:
+        others = [connection for connection in self._connections if connection.rank == rank]
+        if rank in meeting.members or any(other.process != process for other in others):
             return (
                 f"rank {rank} has already joined: a second process has the same rank number "
                 "(a child process that inherited the variables of its rank?)"
@@ -242,74 +238,26 @@ class RendezvousServer:
     def _handle(self, connection: _Connection, kind: int, sequence: int, body: bytes) -> None:
         if kind == GATHER:
             payload, timeout_s = unpack_gather(body)
-            self._contribute(connection, sequence, payload, timeout_s)
+            assert connection.meeting is not None
+            assert connection.rank is not None
+            connection.meeting.contribute(connection.rank, sequence, payload, timeout_s)
         elif kind == LEAVE:
             self._drop(connection, "has closed its connection to the rendezvous")
         else:
             raise ValueError(f"sent a frame of unknown kind {kind}")
 
-    def _contribute(self, connection: _Connection, sequence: int, payload: bytes, timeout_s: float) -> None:
-        assert connection.rank is not None
-        name = (connection.generation, sequence)
-        if name in self._failed:
-            self._send_frame(connection, FAILED, sequence, self._failed[name])
-            return
-        exchange = self._exchanges.setdefault(name, _Exchange())
-        exchange.payloads[connection.rank] = payload
-        deadline = time.monotonic() + timeout_s
-        if deadline < exchange.deadline:
-            exchange.deadline, exchange.timeout_s = deadline, timeout_s
-        self._settle(name)
-
-    def _settle(self, name: tuple[int, int]) -> None:
-        """Ends the exchange ``name`` if everybody came, or if somebody cannot come any more."""
-        generation, _ = name
-        exchange = self._exchanges[name]
-        missing = self._missing(exchange)
-        if not missing:
-            body = pack_list([exchange.payloads[rank] for rank in range(self.size)])
-            self._answer(name, RESULT, body)
-            return
-        for rank in missing:
-            why = self._dead.get(rank) or self._gone.get((generation, rank))
-            if why:
-                message = f"rank {rank} {why}, while {name_ranks(sorted(exchange.payloads))} waited for it to start"
-                self._failed[name] = pack_failure("lost", message, rank)
-                self._answer(name, FAILED, self._failed[name])
-                return
-
-    def _missing(self, exchange: _Exchange) -> list[int]:
-        return [rank for rank in range(self.size) if rank not in exchange.payloads]
-
-    def _answer(self, name: tuple[int, int], kind: int, body: bytes) -> None:
-        generation, sequence = name
-        for rank in self._exchanges.pop(name).payloads:
-            connection = self._members.get((generation, rank))
-            if connection:
-                self._send_frame(connection, kind, sequence, body)
-
     def _expire(self) -> None:
         now = time.monotonic()
-        for name, exchange in list(self._exchanges.items()):
-            if now >= exchange.deadline:
-                self._failed[name] = pack_failure("timeout", self._who_is_missing(name, exchange))
-                self._answer(name, FAILED, self._failed[name])
+        for meeting in self._meetings:
+            meeting.expire(now)
         for connection in list(self._connections):
             if connection.rank is None and now >= connection.expires:
                 self._drop(connection)
 
-    def _who_is_missing(self, name: tuple[int, int], exchange: _Exchange) -> str:
-        missing = self._missing(exchange)
-        never = [rank for rank in missing if (name[0], rank) not in self._members]
-        late = [rank for rank in missing if rank not in never]
-        parts = [f"{name_ranks(never)} never connected"] if never else []
-        parts += [f"{name_ranks(late)} connected but did not come to this exchange"] if late else []
-        return f"not all {self.size} ranks came within {exchange.timeout_s:g} s: {'; '.join(parts)}"
-
     def _bury(self, rank: int, why: str) -> None:
         self._dead[rank] = why
-        for name in list(self._exchanges):
-            self._settle(name)
+        for meeting in self._meetings:
+            meeting.settle()
 
     def _drop(self, connection: _Connection, why: str = "") -> None:
         if connection not in self._connections:
@@ -317,14 +265,8 @@ class RendezvousServer:
         self._connections.remove(connection)
         self._selector.unregister(connection.socket)
         connection.socket.close()
-        if connection.rank is None:
-            return
-        member = (connection.generation, connection.rank)
-        del self._members[member]
-        self._gone[member] = why
-        for name in list(self._exchanges):
-            if name in self._exchanges and name[0] == connection.generation:
-                self._settle(name)
+        if connection.meeting is not None and connection.rank is not None:
+            connection.meeting.leave(connection.rank, why)
 
     def _send_frame(self, connection: _Connection, kind: int, sequence: int, body: bytes) -> None:
         self._send(connection, FRAME.pack(kind, sequence, len(body)) + body)

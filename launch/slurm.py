@@ -1,7 +1,8 @@
 """The world of ranks started by Slurm's ``srun``; needs nothing installed.
 
-Rank 0 listens on a port that all ranks derive from the job's identifiers (the first free one of a few); the others find
-it on the first node of the step.
+Rank 0 listens on a port that all ranks derive from the job's identifiers (the first free one of a few), until its
+process ends; the others find it on the first node of the step. A job that is requeued keeps its number: how often it
+was is one of the identifiers.
 
 Security: the ranks need a common secret before they have met. ``INTENTPM_SECRET``, if set in the job's environment, is
 that secret. Otherwise it is derived from job, step and user identifiers, which other users of the cluster can find out:
@@ -9,13 +10,13 @@ it tells jobs apart, but does not keep out an attacker who is on the network whi
 meet; rank 0 then makes a random secret for the transport and gives it to those that have joined. Nothing is encrypted.
 """
 
+import atexit
 import hashlib
 import os
 import re
 from collections.abc import Mapping
 
 from intentpm.foundation.errors import ConfigError
-from intentpm.launch.generation import next_generation
 from intentpm.launch.introduction import introduce
 from intentpm.launch.local import parse_address, parse_integer
 from intentpm.launch.rendezvous import Rendezvous
@@ -27,6 +28,7 @@ _CANDIDATES = 16
 _IDENTIFIERS = (
     "SLURM_CLUSTER_NAME",
     "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
     "SLURM_STEP_ID",
     "SLURM_JOB_UID",
     "SLURM_STEP_NODELIST",
@@ -46,22 +48,19 @@ class SlurmWorld:
         self.size = parse_integer(environment, "SLURM_STEP_NUM_TASKS")
         if not 0 <= self.rank < self.size:
             raise ConfigError(f"SLURM_PROCID={self.rank} with SLURM_STEP_NUM_TASKS={self.size}: needs rank < size")
-        generation = next_generation()
         secret = meeting_secret(config, environment)
-        host, ports = meeting_point(environment, generation)
-        self._server = RendezvousServer(self.size, secret, host="", ports=ports) if self.rank == 0 else None
+        host, ports = meeting_point(environment)
+        if self.rank == 0:
+            host, ports = "127.0.0.1", [_serve(self.size, secret, ports)]
+        self._rendezvous = Rendezvous(
+            [(host, port) for port in ports],
+            self.rank,
+            self.size,
+            secret,
+            timeout_s=config.start_timeout,
+            server_name="rank 0",
+        )
         try:
-            if self._server:
-                host, ports = "127.0.0.1", [self._server.address[1]]
-            self._rendezvous = Rendezvous(
-                [(host, port) for port in ports],
-                self.rank,
-                self.size,
-                secret,
-                timeout_s=config.start_timeout,
-                generation=generation,
-                server_name="rank 0",
-            )
             self.secret, self.local_ranks = introduce(self.allgather, self.rank, config.secret, config.start_timeout)
         except BaseException:
             self.close()
@@ -71,11 +70,20 @@ class SlurmWorld:
         return self._rendezvous.allgather(payload, timeout_s)
 
     def close(self) -> None:
-        if hasattr(self, "_rendezvous"):
-            self._rendezvous.close()
-        if self._server:
-            # The others may still have an answer to read: gives them a few seconds to say goodbye.
-            self._server.close()
+        self._rendezvous.close()
+
+
+_servers: dict[bytes, RendezvousServer] = {}
+"""Of this process, by their secret. Kept, because a rank may come for its next world before rank 0 does."""
+
+
+def _serve(size: int, secret: bytes, ports: list[int]) -> int:
+    """The port on which this process, rank 0, serves the others."""
+    if secret not in _servers:
+        _servers[secret] = RendezvousServer(size, secret, host="", ports=ports)
+        # The others may still have an answer to read: gives them a few seconds to say goodbye.
+        atexit.register(_servers[secret].close)
+    return _servers[secret].address[1]
 
 
 def meeting_secret(config: Config, environment: Mapping[str, str]) -> bytes:
@@ -86,7 +94,7 @@ def meeting_secret(config: Config, environment: Mapping[str, str]) -> bytes:
     return hashlib.sha256(b"intentpm slurm job " + identity.encode()).digest()
 
 
-def meeting_point(environment: Mapping[str, str], generation: int) -> tuple[str, list[int]]:
+def meeting_point(environment: Mapping[str, str]) -> tuple[str, list[int]]:
     """Host of rank 0 and the ports it may listen on. ``INTENTPM_RENDEZVOUS=host:port`` overrides both."""
     if "INTENTPM_RENDEZVOUS" in environment:
         host, port = parse_address(environment, "INTENTPM_RENDEZVOUS")
@@ -96,7 +104,7 @@ def meeting_point(environment: Mapping[str, str], generation: int) -> tuple[str,
         raise ConfigError(
             "SLURM_STEP_NODELIST is not set: cannot tell where rank 0 is. Set INTENTPM_RENDEZVOUS=host:port"
         )
-    job = f"{environment.get('SLURM_JOB_ID')}.{environment.get('SLURM_STEP_ID')}.{generation}"
+    job = ".".join(environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"))
     digest = hashlib.sha256(job.encode()).digest()
     return first_host(nodes), [
         _FIRST_PORT + int.from_bytes(digest[2 * i : 2 * i + 2], "big") % _PORTS for i in range(_CANDIDATES)

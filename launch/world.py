@@ -2,7 +2,7 @@
 
 import os
 
-from intentpm.launch.launchers import detect_launcher
+from intentpm.launch.inheritance import find_launcher, mark_process
 from intentpm.runtime.config import Config
 from intentpm.runtime.types import World
 
@@ -10,10 +10,17 @@ from intentpm.runtime.types import World
 def find_world(config: Config) -> World:
     """Returns the world of this process; connects to what its launcher offers for ranks to meet.
 
-    Collective: every rank of the job calls it. Raises ConfigError when the variables contradict each other or a package
-    is missing (naming it), WaitTimeoutError when the others do not appear within ``config.start_timeout``.
+    Collective: every rank of the job calls it. Raises ConfigError when the variables contradict each other, are
+    inherited from a process that is the rank they name, or a package is missing (naming it); WaitTimeoutError when the
+    others do not appear within ``config.start_timeout``.
     """
-    launcher = detect_launcher(os.environ)
+    if config.secret is not None:
+        from intentpm.launch.local import job_secret
+
+        job_secret(config)
+    launcher = find_launcher(os.environ)
+    if launcher != "alone":
+        mark_process(os.environ)
     if launcher == "local":
         from intentpm.launch.local import LocalWorld
 

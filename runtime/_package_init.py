@@ -22,6 +22,7 @@ from intentpm.foundation.errors import (
     WindowError,
 )
 from intentpm.launch.bootstrap import init
+from intentpm.launch.launchers import clean_environment
 
 __all__ = [
     "ClosedError",
@@ -41,6 +42,7 @@ __all__ = [
     "WaitTimeoutError",
     "WindowError",
     "__version__",  # noqa: F822
+    "clean_environment",
     "init",
 ]
 

@@ -97,14 +97,41 @@ def test_a_larger_payload_is_refused_at_home(serve, join) -> None:
         join(serve(1), 0).allgather(bytes(MAX_PAYLOAD_BYTES + 1), 1.0)
 
 
-def test_worlds_opened_one_after_the_other_do_not_meet(serve, join, pool) -> None:
+@pytest.mark.parametrize("closing", [(0, 1), (1,), ()], ids=["all close", "one closes", "none closes"])
+def test_worlds_opened_one_after_the_other_do_not_meet(serve, join, pool, closing) -> None:
     server = serve(2)
-    for generation in range(3):
-        members = [join(server, rank, generation=generation) for rank in range(2)]
-        payloads = [b"%d" % generation] * 2
+    for number in range(3):
+        members = [join(server, rank) for rank in range(2)]
+        payloads = [b"%d" % number] * 2
         assert gather_all(members, pool, payloads) == [payloads] * 2
-        for member in members:
-            member.close()
+        for rank in closing:
+            members[rank].close()
+
+
+def test_a_rank_that_gave_up_and_comes_again_meets_the_one_that_is_late(serve, join, pool) -> None:
+    server = serve(2)
+    hasty = join(server, 1)
+    hasty.close()
+    hasty = join(server, 1)
+    with pytest.raises(WaitTimeoutError, match="rank 0 never connected"):
+        hasty.allgather(b"", 0.1)
+    hasty.close()
+    again = pool.submit(join(server, 1).allgather, b"again", 10.0)
+    assert join(server, 0).allgather(b"late", 10.0) == [b"late", b"again"]
+    assert again.result(timeout=5) == [b"late", b"again"]
+
+
+def test_a_program_that_a_rank_runs_after_another_meets_its_like(serve, join, pool) -> None:
+    """As ``sh -c 'python a.py; python b.py'`` in each rank: new processes of the same ranks."""
+    server = serve(2)
+    first = [join(server, rank, process=bytes([rank] * 16)) for rank in range(2)]
+    assert gather_all(first, pool, [b"a", b"a"]) == [[b"a", b"a"]] * 2
+    first[1]._socket.close()  # killed
+    second = pool.submit(join(server, 1, process=b"b" * 16).allgather, b"b", 10.0)
+    assert waits(second)
+    first[0].close()
+    assert join(server, 0, process=b"c" * 16).allgather(b"c", 10.0) == [b"c", b"b"]
+    assert second.result(timeout=5) == [b"c", b"b"]
 
 
 def test_ranks_that_never_come_are_named(serve, join, pool) -> None:
@@ -191,9 +218,9 @@ def test_impostor_without_the_secret_takes_no_part(serve, join, pool) -> None:
     waiting = pool.submit(join(server, 0).allgather, b"", 25.0)
     with socket.create_connection(server.address, timeout=5) as impostor:
         _, nonce = HELLO.unpack(impostor.recv(HELLO.size, socket.MSG_WAITALL))
-        wrong = join_proof(b"a guess at the secret", nonce, bytes(16), 1, 2, 0)
+        wrong = join_proof(b"a guess at the secret", nonce, bytes(16), 1, 2, bytes(16))
         body = pack_gather(b"poison", 5.0)
-        impostor.sendall(JOIN.pack(MAGIC, bytes(16), 1, 2, 0, wrong) + FRAME.pack(GATHER, 0, len(body)) + body)
+        impostor.sendall(JOIN.pack(MAGIC, bytes(16), 1, 2, bytes(16), wrong) + FRAME.pack(GATHER, 0, len(body)) + body)
         assert waits(waiting)
         assert impostor.recv(1000, socket.MSG_WAITALL)[0] == WRONG_SECRET
     assert join(server, 1).allgather(b"true", 5.0) == [b"", b"true"]
@@ -207,7 +234,9 @@ def test_recorded_proof_does_not_work_twice(serve) -> None:
     for _ in range(2):
         with socket.create_connection(server.address, timeout=5) as connection:
             _, nonce = HELLO.unpack(connection.recv(HELLO.size, socket.MSG_WAITALL))
-            record = record or JOIN.pack(MAGIC, bytes(16), 1, 2, 0, join_proof(SECRET, nonce, bytes(16), 1, 2, 0))
+            record = record or JOIN.pack(
+                MAGIC, bytes(16), 1, 2, bytes(16), join_proof(SECRET, nonce, bytes(16), 1, 2, bytes(16))
+            )
             connection.sendall(record)
             answers.append(connection.recv(WELCOME.size, socket.MSG_WAITALL)[0])
     assert answers == [ACCEPTED, WRONG_SECRET]
@@ -235,6 +264,8 @@ def test_second_process_of_one_rank_is_refused(serve, join, pool) -> None:
     with pytest.raises(TransportError, match="rank 1 has already joined"):
         join(server, 1).allgather(b"intruder", 5.0)
     assert gather_all(members, pool, [b"a", b"b"]) == [[b"a", b"b"]] * 2
+    with pytest.raises(TransportError, match="rank 1 has already joined"):
+        join(server, 1, process=b"that of a child.").allgather(b"intruder", 5.0)
 
 
 @pytest.mark.parametrize(("rank", "size"), [(2, 3), (5, 2)])
@@ -299,7 +330,9 @@ def test_malformed_frames_of_a_member_cost_it_its_membership(serve, join, pool, 
     waiting = pool.submit(join(server, 0).allgather, b"", 25.0)
     with socket.create_connection(server.address, timeout=5) as member:
         _, nonce = HELLO.unpack(member.recv(HELLO.size))
-        member.sendall(JOIN.pack(MAGIC, bytes(16), 1, 2, 0, join_proof(SECRET, nonce, bytes(16), 1, 2, 0)))
+        member.sendall(
+            JOIN.pack(MAGIC, bytes(16), 1, 2, bytes(16), join_proof(SECRET, nonce, bytes(16), 1, 2, bytes(16)))
+        )
         assert len(member.recv(WELCOME.size, socket.MSG_WAITALL)) == WELCOME.size
         length = 0xFFFFFFF0 if body is None else len(body)
         member.sendall(FRAME.pack(kind, sequence, length) + (body or b""))

@@ -95,16 +95,16 @@ def test_first_host_of_a_node_list(nodes: str, host: str) -> None:
 
 def test_slurm_meeting_point_is_the_same_for_all_ranks_and_differs_between_steps() -> None:
     step = SRUN | {"SLURM_STEP_NODELIST": "n[1-2]"}
-    host, ports = meeting_point(step, 0)
+    host, ports = meeting_point(step)
     assert host == "n1"
     assert len(set(ports)) > 10
     assert all(1024 < port < 32768 for port in ports)
-    assert meeting_point(step | {"SLURM_PROCID": "0"}, 0) == (host, ports)
-    assert meeting_point(step | {"SLURM_STEP_ID": "1"}, 0)[1] != ports
-    assert meeting_point(step, 1)[1] != ports
-    assert meeting_point(step | {"INTENTPM_RENDEZVOUS": "head:7"}, 0) == ("head", [7])
+    assert meeting_point(step | {"SLURM_PROCID": "0"}) == (host, ports)
+    assert meeting_point(step | {"SLURM_STEP_ID": "1"})[1] != ports
+    assert meeting_point(step | {"SLURM_RESTART_COUNT": "1"})[1] != ports, "a requeued job keeps its number"
+    assert meeting_point(step | {"INTENTPM_RENDEZVOUS": "head:7"}) == ("head", [7])
     with pytest.raises(ConfigError, match="SLURM_STEP_NODELIST is not set"):
-        meeting_point(SRUN, 0)
+        meeting_point(SRUN)
 
 
 def test_slurm_secret_is_the_one_given_or_derived_from_the_step() -> None:
@@ -112,6 +112,7 @@ def test_slurm_secret_is_the_one_given_or_derived_from_the_step() -> None:
     derived = meeting_secret(Config(), SRUN)
     assert derived == meeting_secret(Config(), SRUN | {"SLURM_PROCID": "0"})
     assert derived != meeting_secret(Config(), SRUN | {"SLURM_STEP_ID": "1"})
+    assert derived != meeting_secret(Config(), SRUN | {"SLURM_RESTART_COUNT": "1"})
 
 
 def test_mismatched_mpi_libraries_are_explained() -> None:
