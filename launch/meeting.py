@@ -7,7 +7,7 @@ Guarantees
     * An exchange ends for every rank that waits for it: with everybody's payload, or at the first deadline, or as soon
       as a rank that has not contributed is known to be gone.
     * Until the first exchange has ended, a rank that left may take its place again. Then the meeting is closed: who
-      comes now comes for the next one.
+      comes now comes for the next one, but for ranks that have yet to hear that another was lost.
 Assumptions
     * All of it belongs to the server's thread. ``dead`` is the server's, shared by its meetings.
 """
@@ -39,12 +39,18 @@ class Meeting:
     def __init__(self, size: int, dead: dict[int, str], send: Send) -> None:
         self.size = size
         self.members: dict[int, Any] = {}
-        self.is_closed = False
+        self._is_closed = False
+        self._has_lost = False
         self._dead = dead
         self._send = send
         self._gone: dict[int, str] = {}  # rank -> why it will not contribute
         self._exchanges: dict[int, _Exchange] = {}  # sequence -> in progress
         self._failed: dict[int, bytes] = {}  # sequence -> what late ranks are told
+
+    def takes(self, rank: int) -> bool:
+        """Whether ``rank``, that comes now, comes for this meeting."""
+        has_been_here = rank in self.members or rank in self._gone
+        return not self._is_closed or (self._has_lost and not has_been_here)
 
     def join(self, rank: int, member: Any) -> None:
         self.members[rank] = member
@@ -89,6 +95,7 @@ class Meeting:
         for rank in missing:
             why = self._dead.get(rank) or self._gone.get(rank)
             if why:
+                self._has_lost = True
                 waiting = name_ranks(sorted(exchange.payloads))
                 self._fail(
                     sequence, pack_failure("lost", f"rank {rank} {why}, while {waiting} waited for it to start", rank)
@@ -103,7 +110,7 @@ class Meeting:
         self._answer(sequence, FAILED, failure)
 
     def _answer(self, sequence: int, kind: int, body: bytes) -> None:
-        self.is_closed = True
+        self._is_closed = True
         for rank in self._exchanges.pop(sequence).payloads:
             if rank in self.members:
                 self._send(self.members[rank], kind, sequence, body)

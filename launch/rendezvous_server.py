@@ -88,7 +88,7 @@ class RendezvousServer:
         self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._drain_wakes)
         self._requests: deque[Callable[[], None]] = deque()
         self._connections: list[_Connection] = []
-        self._meetings: list[Meeting] = []  # the last is the one that ranks join, unless it is closed
+        self._meetings: list[Meeting] = []  # the last is the one that ranks join
         self._dead: dict[int, str] = {}  # rank -> why its process is gone
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="intentpm-rendezvous", daemon=True)
@@ -209,7 +209,7 @@ class RendezvousServer:
             self._send(connection, WELCOME.pack(WRONG_SECRET, bytes(32)))
             return
         self._send(connection, WELCOME.pack(ACCEPTED, proof(self._secret, b"welcome", nonce, connection.nonce)))
-        meeting = self._next_meeting()
+        meeting = self._next_meeting(rank)
         objection = self._objection(meeting, rank, size, process)
         if objection:
             connection.closing = True
@@ -218,8 +218,8 @@ class RendezvousServer:
         connection.rank, connection.process, connection.meeting = rank, process, meeting
         meeting.join(rank, connection)
 
-    def _next_meeting(self) -> Meeting:
-        if not self._meetings or self._meetings[-1].is_closed:
+    def _next_meeting(self, rank: int) -> Meeting:
+        if not self._meetings or not self._meetings[-1].takes(rank):
             self._meetings = [meeting for meeting in self._meetings if meeting.members]
             self._meetings.append(Meeting(self.size, self._dead, self._send_frame))
         return self._meetings[-1]

@@ -121,6 +121,19 @@ def test_a_rank_that_gave_up_and_comes_again_meets_the_one_that_is_late(serve, j
     assert again.result(timeout=5) == [b"late", b"again"]
 
 
+def test_a_late_rank_hears_who_was_lost_first_and_then_meets_the_others(serve, join, pool) -> None:
+    server = serve(3)
+    join(server, 1).close()
+    for rank in (0, 2):  # rank 2 comes when rank 0 has heard, and has left
+        member = join(server, rank)
+        with pytest.raises(PeerLostError, match="rank 1 has closed") as error:
+            member.allgather(b"", 25.0)
+        assert error.value.rank == 1
+        member.close()
+    again = [join(server, rank) for rank in (1, 0, 2)]
+    assert gather_all(again, pool, [b"1", b"0", b"2"]) == [[b"0", b"1", b"2"]] * 3
+
+
 def test_a_program_that_a_rank_runs_after_another_meets_its_like(serve, join, pool) -> None:
     """As ``sh -c 'python a.py; python b.py'`` in each rank: new processes of the same ranks."""
     server = serve(2)
