@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from intentpm.foundation.deadlines import wait_s
+from intentpm.foundation.losses import during_start
 from intentpm.launch.agreement import name_ranks
 from intentpm.launch.rendezvous import FAILED, RESULT, pack_failure, pack_list
 
@@ -61,7 +63,7 @@ class Meeting:
             return
         exchange = self._exchanges.setdefault(sequence, _Exchange())
         exchange.payloads[rank] = payload
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         if deadline < exchange.deadline:
             exchange.deadline, exchange.timeout_s = deadline, timeout_s
         self._settle(sequence)
@@ -90,9 +92,7 @@ class Meeting:
             why = self._dead.get(rank) or self._gone.get(rank)
             if why:
                 waiting = name_ranks(sorted(exchange.payloads))
-                self._fail(
-                    sequence, pack_failure("lost", f"rank {rank} {why}, while {waiting} waited for it to start", rank)
-                )
+                self._fail(sequence, pack_failure("lost", during_start(rank, why, waiting), rank))
                 return
 
     def _missing(self, exchange: _Exchange) -> list[int]:
