@@ -5,7 +5,7 @@ Pure: every rank gets the same greetings and comes to the same conclusion, or ra
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from intentpm.foundation.errors import ConfigError, TransportError, TransportUnavailableError, VersionMismatchError
 
@@ -20,6 +20,8 @@ class Greeting:
     """The transport this rank was told to use, or "auto"."""
     transports: Mapping[str, str]
     """In order of preference: transport -> why it cannot be used here ("" if it can)."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Transport -> what it will leave out here, and why ("": nothing)."""
 
     def pack(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -75,9 +77,18 @@ def usable_transports(greetings: Sequence[Greeting]) -> tuple[list[str], list[st
 
 def _objections(greetings: Sequence[Greeting], name: str) -> str:
     """Which ranks cannot use ``name`` and why; "" when all can."""
+    return _by_ranks([greeting.transports.get(name, "no transport of that name") for greeting in greetings])
+
+
+def left_out(greetings: Sequence[Greeting], name: str) -> str:
+    """Which ranks use ``name`` without some part of it, and why; "" when none does."""
+    return _by_ranks([greeting.notes.get(name, "") for greeting in greetings])
+
+
+def _by_ranks(said: Sequence[str]) -> str:
+    """ "ranks 0, 1: this; rank 2: that", for what each rank said; those that said "" are not named."""
     reasons: dict[str, list[int]] = {}
-    for rank, greeting in enumerate(greetings):
-        reason = greeting.transports.get(name, "no transport of that name")
+    for rank, reason in enumerate(said):
         if reason:
             reasons.setdefault(reason, []).append(rank)
     return "; ".join(f"{name_ranks(ranks)}: {reason}" for reason, ranks in reasons.items())

@@ -7,21 +7,24 @@ error everywhere at once, and not a deadline somewhere else.
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intentpm.foundation.errors import ConfigError, Error, TransportError, TransportUnavailableError
-from intentpm.launch.agreement import Greeting, check_versions, name_ranks, usable_transports
+from intentpm.launch.agreement import Greeting, check_versions, left_out, name_ranks, usable_transports
 from intentpm.launch.world import find_world
 from intentpm.runtime.config import Config, Management, Timing, read_config
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
     from intentpm.runtime.manager import ParameterManager
+    from intentpm.transports.ucx_memory import UcxPlan
 
 PROTOCOL_VERSION = 1
 """Of the start-up and of the messages between ranks; raised when ranks of two builds could not work together."""
+SHOWN_REASONS = 3
+"""Of a failure that every rank describes in its own way."""
 VERDICT_MARGIN_S = 2.0
 """How long after the deadline of a step its outcome is still waited for."""
 
@@ -117,81 +120,117 @@ def start_transport(config: Config, world: World) -> Any:
     if world.size == 1:
         return registry.load("loopback")(1).transport(0)
     deadline = time.monotonic() + config.start_timeout
-    said = _together(world, lambda: _greet(config).pack(), "start", deadline)
+    plans: dict[str, UcxPlan] = {}  # made before any rank of this host opens anything
+    said = _together(world, lambda: _greet(config, world, plans).pack(), "start", deadline)
     greetings = [Greeting.unpack(data, rank) for rank, data in enumerate(said)]
     check_versions(greetings)
-    transport, addresses = _listen(config, world, greetings, deadline)
-    try:
-        _together(world, lambda: _connect(transport, addresses, deadline), f"connect over {transport.name}", deadline)
-    except BaseException:
-        transport.close(0.0)
-        raise
-    return transport
+    names, passed_over = usable_transports(greetings)
+    for name in names:
+        is_last = name == names[-1]
+        attempt = _Attempt(name, config, world, plans.get(name))
+        # What may be replaced leaves half of the time to what replaces it.
+        outcome = attempt.run(deadline if is_last else deadline - _remaining_s(deadline) / 2)
+        if not outcome.failures:
+            if world.rank == 0:
+                _say_what_is_used(name, passed_over, left_out(greetings, name))
+            return attempt.transport
+        if is_last:
+            outcome.raise_failure(attempt.step)
+        passed_over.append(f"it cannot {attempt.step}: {outcome.failures}")
+    raise AssertionError("usable_transports() returns at least one")
 
 
-def _greet(config: Config) -> Greeting:
+def _greet(config: Config, world: World, plans: "dict[str, UcxPlan]") -> Greeting:
     from importlib.metadata import version
 
-    return Greeting(version("intentpm"), PROTOCOL_VERSION, config.transport, survey_transports(config.transport))
+    transports = survey_transports(config.transport, world.local_ranks, plans)
+    notes = {name: plan.note for name, plan in plans.items()}
+    return Greeting(version("intentpm"), PROTOCOL_VERSION, config.transport, transports, notes)
 
 
-def survey_transports(wish: str = "auto") -> dict[str, str]:
+def survey_transports(
+    wish: str = "auto", local_ranks: int = 1, plans: "dict[str, UcxPlan] | None" = None
+) -> dict[str, str]:
     """Transports between processes, in order of preference -> why they cannot be used here ("" if they can).
 
-    Only ``wish`` unless it is "auto": looking at a transport imports the libraries it needs.
+    Only ``wish`` unless it is "auto": looking at a transport imports the libraries it needs. ``plans`` is filled with
+    how to open them for ``local_ranks`` ranks on this host.
     """
     from intentpm.transports import registry
 
     names = [name for name in registry.names() if name != "loopback"] if wish == "auto" else [wish]
-    return {name: _why_not(name) for name in names}
+    return {name: _why_not(name, local_ranks, {} if plans is None else plans) for name in names}
 
 
-def _why_not(name: str) -> str:
+def _why_not(name: str, local_ranks: int, plans: "dict[str, UcxPlan]") -> str:
     from intentpm.transports import registry
 
     if name == "loopback":
         return "it connects ranks within one process"
     try:
         registry.load(name)
+        if name == "ucx":
+            from intentpm.launch.ucx_trial import risky_settings, why_trial_failed
+            from intentpm.transports.ucx_memory import plan_ucx
+
+            plans[name] = plan_ucx(local_ranks)
+            return why_trial_failed() if risky_settings() else ""
     except TransportUnavailableError as error:
         return str(error)
     return ""
 
 
-def _listen(config: Config, world: World, greetings: Sequence[Greeting], deadline: float) -> tuple[Any, list[bytes]]:
-    """The first transport that all ranks can open, opened, and the addresses of all ranks."""
-    names, passed_over = usable_transports(greetings)
-    for name in names:
-        transport: Any = None
+class _Attempt:
+    """To open and connect one transport on all ranks together. ``transport`` is closed again where that failed."""
 
-        def open_transport(name: str = name) -> bytes:
-            nonlocal transport
-            transport = _make(name, config, world)
-            return bytes(transport.address())
+    def __init__(self, name: str, config: Config, world: World, plan: "UcxPlan | None") -> None:
+        self.name, self.config, self.world, self.plan = name, config, world, plan
+        self.transport: Any = None
+        self.step = ""
+        """What was done last, for errors."""
 
-        outcome = _try_together(world, open_transport, deadline)
-        if not outcome.failures:
-            if passed_over and world.rank == 0:
-                print(f"intentpm: using the {name} transport, because {'; '.join(passed_over)}", file=sys.stderr)
-            return transport, outcome.answers
-        if transport is not None:
-            transport.close(0.0)
-        if name == names[-1]:
-            outcome.raise_failure(f"open the {name} transport")
-        passed_over.append(f"{name} cannot be opened: {outcome.failures}")
-    raise AssertionError("usable_transports() returns at least one")
+    def run(self, deadline: float) -> "_Outcome":
+        """Collective. Its failures are known to every rank; raises where not even that worked."""
+        try:
+            self.step = f"open the {self.name} transport"
+            outcome = _try_together(self.world, self._open, deadline)
+            if not outcome.failures:
+                self.step, addresses = f"connect over {self.name}", outcome.answers
+                outcome = _try_together(self.world, lambda: self._connect(addresses, deadline), deadline)
+        except BaseException:
+            self._close()
+            raise
+        if outcome.failures:
+            self._close()
+        return outcome
+
+    def _open(self) -> bytes:
+        self.transport = _make(self.name, self.config, self.world, self.plan)
+        return bytes(self.transport.address())
+
+    def _connect(self, addresses: list[bytes], deadline: float) -> bytes:
+        self.transport.connect(addresses, _remaining_s(deadline))
+        return b""
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self.transport.close(0.0)
 
 
-def _make(name: str, config: Config, world: World) -> Any:
+def _make(name: str, config: Config, world: World, plan: "UcxPlan | None") -> Any:
     from intentpm.transports import registry
 
     options: dict[str, Any] = {"host": config.host, "port": config.port} if name == "tcp" else {}
+    if plan is not None:
+        options["options"] = plan.options
     return registry.load(name)(world.rank, world.size, world.secret, peer_timeout_s=config.peer_timeout, **options)
 
 
-def _connect(transport: Any, addresses: list[bytes], deadline: float) -> bytes:
-    transport.connect(addresses, _remaining_s(deadline))
-    return b""
+def _say_what_is_used(name: str, passed_over: list[str], parts: str) -> None:
+    if passed_over:
+        print(f"intentpm: using the {name} transport, because {'; '.join(passed_over)}", file=sys.stderr)
+    if parts:
+        print(f"intentpm: using the {name} transport with less ({parts})", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -235,7 +274,9 @@ def _try_together(world: World, step: Callable[[], bytes], deadline: float) -> _
     for rank, data in enumerate(said):
         if data[:1] != b"+":
             failed.setdefault(data[1:].decode(), []).append(rank)
-    failures = "; ".join(f"{name_ranks(ranks)}: {reason}" for reason, ranks in failed.items())
+    shown = [f"{name_ranks(ranks)}: {reason}" for reason, ranks in list(failed.items())[:SHOWN_REASONS]]
+    others = [rank for ranks in list(failed.values())[SHOWN_REASONS:] for rank in ranks]
+    failures = "; ".join([*shown, f"and {name_ranks(others)} likewise"] if others else shown)
     return _Outcome([data[1:] for data in said], failures, error)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from intentpm.foundation.errors import Error
+from intentpm.launch.seconds_option import Seconds
 
 
 class LazyGroup(click.Group):
@@ -75,11 +76,11 @@ def intentpm() -> None:
 @click.option("-n", "--ranks", type=click.IntRange(1), required=True, help="How many ranks to start.")
 @click.option("--transport", metavar="NAME", help="Transport of the ranks: auto, ucx or tcp. [default: auto]")
 @click.option("--prefix/--no-prefix", default=True, help="Put [rank] before each line of output.")
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Kill the job after this long.")
+@click.option("--timeout", "timeout_s", type=Seconds(), metavar="SECONDS", help="Kill the job after this long.")
 @click.option(
     "--grace",
     "grace_s",
-    type=click.FloatRange(0),
+    type=Seconds(),
     metavar="SECONDS",
     help="Time for the other ranks to end after a first failure. [default: peer timeout + 2]",
 )

@@ -21,7 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from intentpm.foundation.deadlines import call_s, wait_s
 from intentpm.foundation.errors import ConfigError
+from intentpm.foundation.losses import how_process_ended
 from intentpm.launch.cores import usable_cores
 from intentpm.launch.guardian import JOB_VARIABLE, kill_job
 from intentpm.launch.inheritance import MARK_VARIABLE
@@ -59,7 +61,7 @@ class LocalJob:
         self.name = os.urandom(12).hex()
         self.left_behind = 0  # processes the ranks had left when all of them had ended; they were killed
         environment = self._environment(env or {}, transport)
-        self._grace_s = _default_grace_s(environment) if grace_s is None else grace_s
+        self._grace_s = _default_grace_s(environment) if grace_s is None else wait_s(grace_s, "grace_s")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pidfds: list[int] = []
         self._first_failure: int | None = None  # rank
@@ -97,7 +99,7 @@ class LocalJob:
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Waits for all ranks; returns the job's exit code. See ``run_local``."""
-        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        end = float("inf") if timeout_s is None else time.monotonic() + wait_s(timeout_s, "timeout_s")
         with self._forward_signals():
             while self._running():
                 if time.monotonic() >= end:
@@ -186,18 +188,18 @@ class LocalJob:
 
     def _sleep_s(self, end: float) -> float | None:
         at = min([end, *(when for when, _ in self._steps)])
-        return None if at == float("inf") else max(0.0, at - time.monotonic())
+        return None if at == float("inf") else call_s(at - time.monotonic())
 
     def _collect(self, ranks: tuple[int]) -> None:
         (rank,) = ranks
         self._selector.unregister(self._pidfds[rank])
         code = self.exit_codes[rank] = self._processes[rank].wait()
-        self._server.fail_rank(rank, _describe(code))
+        self._server.fail_rank(rank, how_process_ended(code))
         if code != 0 and self._first_failure is None:
             self._first_failure = rank
             others = self._running()
             wait = f"; {self._named(others)} may take {self._grace_s:g} s to end" if others else ""
-            _say(f"rank {rank} {_describe(code)}{wait}")
+            _say(f"rank {rank} {how_process_ended(code)}{wait}")
             self._plan_end(self._grace_s)
 
     def _named(self, ranks: list[int]) -> str:
@@ -274,7 +276,8 @@ class LocalJob:
 def _default_grace_s(environment: Mapping[str, str]) -> float:
     """Long enough for the other ranks to notice the loss and raise PeerLostError themselves."""
     try:
-        return float(environment.get("INTENTPM_PEER_TIMEOUT") or 10.0) + GRACE_BEYOND_PEER_TIMEOUT_S
+        peer_timeout_s = wait_s(float(environment.get("INTENTPM_PEER_TIMEOUT") or 10.0))
+        return peer_timeout_s + GRACE_BEYOND_PEER_TIMEOUT_S
     except ValueError:
         return 10.0 + GRACE_BEYOND_PEER_TIMEOUT_S  # the ranks will say what is wrong with the variable
 
@@ -285,15 +288,6 @@ def _is_stdin_readable() -> bool:
         return not os.isatty(0)
     except OSError:
         return False
-
-
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def _say(message: str) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from intentpm.foundation.deadlines import wait_s
+from intentpm.foundation.losses import during_start
 from intentpm.launch.agreement import name_ranks
 from intentpm.launch.rendezvous import FAILED, RESULT, pack_failure, pack_list
 
@@ -67,7 +69,7 @@ class Meeting:
             return
         exchange = self._exchanges.setdefault(sequence, _Exchange())
         exchange.payloads[rank] = payload
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         if deadline < exchange.deadline:
             exchange.deadline, exchange.timeout_s = deadline, timeout_s
         self._settle(sequence)
@@ -97,9 +99,7 @@ class Meeting:
             if why:
                 self._has_lost = True
                 waiting = name_ranks(sorted(exchange.payloads))
-                self._fail(
-                    sequence, pack_failure("lost", f"rank {rank} {why}, while {waiting} waited for it to start", rank)
-                )
+                self._fail(sequence, pack_failure("lost", during_start(rank, why, waiting), rank))
                 return
 
     def _missing(self, exchange: _Exchange) -> list[int]:

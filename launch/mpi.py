@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError, TransportError, WaitTimeoutError
 from intentpm.launch.introduction import introduce
 from intentpm.launch.launchers import mpi_size
@@ -50,7 +51,7 @@ class MpiWorld:
         self.secret, self.local_ranks = introduce(self.allgather, self.rank, config.secret, config.start_timeout)
 
     def allgather(self, payload: bytes, timeout_s: float) -> list[bytes]:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         counts = bytearray(8 * self.size)
         request = self._communicator.Iallgather(
             [struct.pack("=q", len(payload)), 8, self._mpi.BYTE], [counts, 8, self._mpi.BYTE]
@@ -82,7 +83,7 @@ class MpiWorld:
         return communicator
 
     def _wait(self, request: Any, timeout_s: float, what: str, *buffers: bytes | bytearray) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         pause_s = 0.0
         while not request.Test():
             if time.monotonic() >= deadline:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+from intentpm.foundation.deadlines import LONGEST_S, call_s, wait_s
 from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
 MAGIC = b"IPMRDV02"
@@ -59,7 +60,7 @@ def join_proof(secret: bytes, server_nonce: bytes, nonce: bytes, rank: int, size
 
 
 def pack_gather(payload: bytes, timeout_s: float) -> bytes:
-    return _TIMEOUT.pack(timeout_s) + payload
+    return _TIMEOUT.pack(wait_s(timeout_s)) + payload
 
 
 def unpack_gather(body: bytes) -> tuple[bytes, float]:
@@ -67,7 +68,7 @@ def unpack_gather(body: bytes) -> tuple[bytes, float]:
     if len(body) < _TIMEOUT.size:
         raise ValueError("gather frame too short")
     (timeout_s,) = _TIMEOUT.unpack_from(body)
-    if not 0 <= timeout_s < 1e9:
+    if not 0 <= timeout_s <= LONGEST_S:
         raise ValueError(f"gather frame with timeout {timeout_s}")
     return body[_TIMEOUT.size :], timeout_s
 
@@ -145,9 +146,10 @@ class Rendezvous:
         if self._socket is None:
             raise TransportError("the rendezvous of this rank is closed")
         body = pack_gather(payload, timeout_s)
-        deadline = time.monotonic() + timeout_s + VERDICT_MARGIN_S
+        wait = wait_s(timeout_s) + VERDICT_MARGIN_S
+        deadline = time.monotonic() + wait
         try:
-            self._socket.settimeout(timeout_s + VERDICT_MARGIN_S)
+            self._socket.settimeout(call_s(wait))
             self._socket.sendall(FRAME.pack(GATHER, self._sequence, len(body)) + body)
             kind, reply = self._receive_frame(deadline)
         except TimeoutError:
@@ -185,7 +187,7 @@ class Rendezvous:
                 return kind, body
 
     def _find_server(self, addresses: Sequence[Address], timeout_s: float) -> socket.socket:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         pause_s = 0.02
         while True:
             said: dict[Address, Exception] = {}
@@ -259,8 +261,11 @@ def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             raise TimeoutError("no answer in time")
-        connection.settimeout(remaining_s)
-        piece = connection.recv(min(size - len(data), 1 << 16))
+        connection.settimeout(call_s(remaining_s))
+        try:
+            piece = connection.recv(min(size - len(data), 1 << 16))
+        except TimeoutError:  # of this call; whether the deadline has passed is asked above
+            continue
         if not piece:
             raise ConnectionError("the other side closed the connection")
         data += piece

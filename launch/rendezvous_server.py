@@ -22,7 +22,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from intentpm.foundation.deadlines import call_s, wait_s
 from intentpm.foundation.errors import TransportError
+from intentpm.foundation.losses import LEFT_RENDEZVOUS, how_connection_broke
 from intentpm.launch.meeting import Meeting
 from intentpm.launch.rendezvous import (
     ACCEPTED,
@@ -139,7 +141,7 @@ class RendezvousServer:
         times += [connection.expires for connection in self._connections if connection.rank is None]
         if self._stop_at is not None:
             times.append(self._stop_at)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        return call_s(min(times) - time.monotonic()) if times else None
 
     def _post(self, request: Callable[[], None]) -> None:
         self._requests.append(request)
@@ -150,7 +152,7 @@ class RendezvousServer:
         self._wake_receiver.recv(4096)
 
     def _stop(self, timeout_s: float) -> None:
-        self._stop_at = time.monotonic() + timeout_s
+        self._stop_at = time.monotonic() + wait_s(timeout_s)
 
     def _accept(self) -> None:
         try:
@@ -173,13 +175,13 @@ class RendezvousServer:
             if events & selectors.EVENT_READ:
                 piece = connection.socket.recv(1 << 16)
                 if not piece:
-                    raise ConnectionError("closed its connection without a goodbye")
+                    raise EOFError
                 connection.received += piece
                 self._parse(connection)
         except BlockingIOError:
             pass
-        except (OSError, ValueError) as error:
-            self._drop(connection, str(error))
+        except (OSError, EOFError, ValueError) as error:
+            self._drop(connection, how_connection_broke(error))
 
     def _parse(self, connection: _Connection) -> None:
         if connection.closing:
@@ -242,7 +244,7 @@ class RendezvousServer:
             assert connection.rank is not None
             connection.meeting.contribute(connection.rank, sequence, payload, timeout_s)
         elif kind == LEAVE:
-            self._drop(connection, "has closed its connection to the rendezvous")
+            self._drop(connection, LEFT_RENDEZVOUS)
         else:
             raise ValueError(f"sent a frame of unknown kind {kind}")
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import TransportError, WaitTimeoutError
 from intentpm.launch.agreement import name_ranks
 
@@ -35,7 +36,7 @@ def meet(store: Any, rank: int, size: int, timeout_s: float, deadline: float | N
     Raises WaitTimeoutError naming who did not come, TransportError when another process came as this rank.
     """
     call = _Call(store, rank, size)
-    deadline = time.monotonic() + timeout_s if deadline is None else deadline
+    deadline = time.monotonic() + wait_s(timeout_s) if deadline is None else deadline
     wait_until(call.is_over, deadline, lambda: f"not all {size} ranks came within {timeout_s:g} s: {call.missing()}")
     return call.name
 

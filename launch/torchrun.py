@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from intentpm.foundation.deadlines import call_s, wait_s
 from intentpm.foundation.errors import ConfigError, TransportError
 from intentpm.launch.agreement import name_ranks
 from intentpm.launch.introduction import introduce
@@ -49,7 +50,7 @@ class TorchrunWorld:
         try:
             store.set(keys[self.rank], payload)
             # Asked again and again, because a wait() that times out writes warnings, and cannot be interrupted.
-            wait_until(lambda: store.check(keys), time.monotonic() + timeout_s, complain)
+            wait_until(lambda: store.check(keys), time.monotonic() + wait_s(timeout_s), complain)
             answers: list[bytes] = store.multi_get(keys)
         except RuntimeError as error:  # torch's DistError
             raise self._failure(error) from None
@@ -61,7 +62,7 @@ class TorchrunWorld:
 
     def _meet(self, environment: Mapping[str, str], timeout_s: float) -> Any:
         """The store, under the name of this meeting."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + wait_s(timeout_s)
         while True:
             store = _open_store(self.rank, environment, max(0.1, deadline - time.monotonic()))
             try:
@@ -93,7 +94,7 @@ def _open_store(rank: int, environment: Mapping[str, str], timeout_s: float) -> 
             host,
             port,
             is_master=is_server,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timedelta(seconds=call_s(timeout_s)),
             wait_for_workers=False,
             multi_tenant=is_server,
         )

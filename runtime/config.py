@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError
 
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication"]
@@ -46,11 +47,13 @@ class Config:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name in ("peer_timeout", "start_timeout", "sync_interval"):
-            if not getattr(self, name) > 0:
+            seconds = wait_s(getattr(self, name), name)
+            if seconds == 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: needs a positive number of seconds")
+            object.__setattr__(self, name, seconds)
         if not self.sync_threshold >= 0:
             raise ConfigError(f"sync_threshold={self.sync_threshold!r}: needs a number >= 0")
-        if self.spin_us is not None and self.spin_us < 0:
+        if self.spin_us is not None and wait_s(self.spin_us, "spin_us", "microseconds") > self.spin_us:
             raise ConfigError(f"spin_us={self.spin_us!r}: needs a number of microseconds >= 0")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise ConfigError(f"memory_budget={self.memory_budget!r}: needs a positive number of bytes")

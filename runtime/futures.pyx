@@ -7,9 +7,11 @@ Guarantees
 
 cimport cython
 
+from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operation
 
+from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError
 
 
@@ -25,17 +27,18 @@ cdef class Future:
         """True when ``wait`` would return (or raise) at once. Does not wait."""
         return load_acquire(&self.operation.done) != 0
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout=None) -> None:
         """Waits until the call is finished; the GIL is released meanwhile.
 
         timeout: seconds; None waits as long as the ranks asked are alive.
         Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied).
         """
-        self.engine.calls.wait_operation(&self.operation, -1.0 if timeout is None else timeout, self._describe)
+        self.engine.calls.wait_operation(
+            &self.operation, FOREVER_NS if timeout is None else wait_ns(timeout), self._describe)
         if self.operation.status == OPERATION_ABANDONED:
             raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
 
-    def result(self, timeout: float | None = None):
+    def result(self, timeout=None):
         """Waits, then returns the rows: ndarray [K, *row_shape] for a pull, None for a write."""
         self.wait(timeout)
         return self.rows

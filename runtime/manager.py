@@ -4,11 +4,10 @@ Start: engine, progress thread.  Stop: workers settle their writes, the ranks le
 left), progress thread, transport, world. After a failure: tell the peers why, then the same without waiting for them.
 """
 
-import atexit
+import contextlib
 import itertools
 import json
 import os
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,13 @@ from intentpm.foundation.errors import (
     MemoryBudgetError,
     ShapeError,
 )
+from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.slabs import stride_for
 from intentpm.runtime._native.store import Table, resolve_dtype
 from intentpm.runtime.config import Config, Management
+from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init, describe_init, fill_table
@@ -80,7 +81,7 @@ class ParameterManager:
         if world.size > 1 and not transport.virtual_time:
             self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
             self._thread.start()
-        atexit.register(self._close_at_exit)
+        watch(self)
 
     # -- tables and workers --------------------------------------------------------------------------------------------
 
@@ -392,35 +393,51 @@ class ParameterManager:
             self._engine.check()
             for worker in self._workers:
                 worker.close()
-            self._engine.leave()
+            self._leave()
+        except BaseException as problem:
+            self._engine.fail(how_it_failed(problem))  # to those that do not know of it
+            raise
         finally:
             self._release()
 
+    def _leave(self) -> None:
+        """Serves the others until all have left. A signal handler's ``sys.exit(0)`` meanwhile asks for just that."""
+        orderly: SystemExit | None = None
+        while True:
+            try:
+                self._engine.leave()
+                break
+            except SystemExit as problem:
+                if why_failed(problem) is not None:
+                    raise
+                orderly = problem
+        if orderly is not None:
+            raise orderly
+
     def abort(self, why: str) -> None:
-        """Ends this rank at once; every other rank raises PeerLostError with ``why``. Idempotent."""
+        """Ends this rank at once; every other rank raises PeerLostError with ``why``. Idempotent.
+
+        why: goes on from "rank 3": "ran out of data".
+        """
         if self._closed or self._engine.is_forked():
             return
         self._closed = True
-        self._engine.fail(why)
+        self._engine.fail(" ".join(str(why).split()))
         self._release()
 
     def _release(self) -> None:
-        atexit.unregister(self._close_at_exit)
-        self._engine.stop()
-        if self._thread is not None:
-            self._thread.join(CLOSE_FLUSH_S)
-        self._engine.close(CLOSE_FLUSH_S)
-        self._world.close()
+        forget(self)
+        with contextlib.ExitStack() as ending:  # every step, last to first, even if one of them is interrupted
+            ending.callback(self._world.close)
+            ending.callback(self._engine.close, CLOSE_FLUSH_S)
+            if self._thread is not None:
+                ending.callback(self._thread.join, CLOSE_FLUSH_S)
+            ending.callback(self._engine.stop)
 
-    def _close_at_exit(self) -> None:
-        """A script that ends without close(): leave in order, unless it ends because of an error."""
-        if self._engine.is_forked():
-            return
-        problem = getattr(sys, "last_value", None)
-        if problem is not None:
-            self.abort(f"ended with {problem!r}")
-            return
-        self.close()
+    def close_at_exit(self) -> None:
+        """The program ends, in order, without close()."""
+        if not self._engine.is_forked():
+            self.close()
 
     def __enter__(self) -> "ParameterManager":
         return self
@@ -428,10 +445,13 @@ class ParameterManager:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if problem is None:
+        why = why_failed(problem)
+        if problem is not None and why is None and self._engine.has_failed():
+            why = "left a job that had failed"  # which it has been told: its sys.exit(0) stands
+        if why is None:
             self.close()
         else:
-            self.abort(f"failed with {problem!r}")
+            self.abort(why)
 
     def __repr__(self) -> str:
         return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"

@@ -21,6 +21,7 @@ import numpy as np
 
 from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
 
+from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
@@ -210,7 +211,7 @@ cdef class Worker:
         """This worker's logical time: how often ``advance_clock`` was called. Any thread may look."""
         return load_relaxed_i64(&self.intents.clock)
 
-    def wait_sync(self, timeout: float | None = None) -> None:
+    def wait_sync(self, timeout=None) -> None:
         """Waits until this worker's earlier writes are at the owners, its due intents are acted on, and this rank's replicas
         hold what the owners had when it was called.
 
@@ -343,7 +344,7 @@ cdef class Worker:
         begin_operation(operation, table.state, kind, data, NULL)
         try:
             self._submit(operation, keys, data, True)
-            self.engine.calls.wait_operation(operation, -1.0, "an access to remote keys")
+            self.engine.calls.wait_operation(operation, FOREVER_NS, "an access to remote keys")
         finally:
             end_operation(operation)
 

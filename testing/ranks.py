@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import PeerLostError, WaitTimeoutError
 from intentpm.runtime.config import Config
 from intentpm.runtime.manager import ParameterManager
@@ -181,7 +182,7 @@ def _run_until(job: _Job, threads: list[threading.Thread], timeout_s: float) -> 
 
 
 def _join(threads: list[threading.Thread], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + wait_s(timeout_s)
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
 

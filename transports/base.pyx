@@ -21,14 +21,14 @@ cdef class Transport:
         """What the peers need to reach this rank; opaque, at most 64 KiB."""
         raise NotImplementedError
 
-    def connect(self, addresses, timeout_s: float) -> None:
+    def connect(self, addresses, timeout_s) -> None:
         """Connects to every peer, given the addresses of all ranks in rank order (own included).
 
         Raises TransportError (with the ranks missing and what was tried) when not all are connected in ``timeout_s``.
         """
         raise NotImplementedError
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s=5.0) -> None:
         """Flushes what was accepted, for at most ``timeout_s``, then closes. Idempotent. Peers see a clean end."""
         raise NotImplementedError
 

@@ -44,15 +44,15 @@ cdef FrameStatus check_prefix(const FramePrefix* prefix) noexcept nogil:
 
 cdef const char* describe_frame_error(FrameStatus status) noexcept nogil:
     if status == FRAME_BAD_MAGIC:
-        return "malformed frame: wrong magic number"
+        return "wrong magic number"
     if status == FRAME_BAD_VERSION:
-        return "malformed frame: other protocol version"
+        return "other protocol version"
     if status == FRAME_BAD_RESERVED:
-        return "malformed frame: reserved bytes are not zero"
+        return "reserved bytes are not zero"
     if status == FRAME_HEADER_TOO_LONG:
-        return "malformed frame: header too long"
+        return "header too long"
     if status == FRAME_BODY_TOO_LONG:
-        return "malformed frame: body too long"
+        return "body too long"
     return "no memory for a received frame"
 
 

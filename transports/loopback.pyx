@@ -16,11 +16,13 @@ How a sleeper is never forgotten
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset
 from libcpp.vector cimport vector
 from posix.unistd cimport close as close_descriptor, read, usleep, write
 
+from intentpm.foundation.losses cimport LOSS_GAVE_UP, LOSS_TRANSPORT_CLOSED, loss_text
 from intentpm.foundation.system cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, done_fn)
@@ -30,6 +32,7 @@ from intentpm.transports.message_store cimport (
 from intentpm.transports.send_queue cimport (
     SendItem, SendQueue, item_start, queue_advance, queue_fail, queue_keep, spare_clear)
 
+from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ConfigError, TransportError
 
 
@@ -157,13 +160,13 @@ cdef class LoopbackTransport(Transport):
     def address(self) -> bytes:
         return b"loopback"
 
-    def connect(self, addresses, timeout_s: float) -> None:
+    def connect(self, addresses, timeout_s) -> None:
         if list(addresses) != [b"loopback"] * self.size:
             raise TransportError(
                 f"the loopback transport connects ranks of one process: expected {self.size} loopback addresses")
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        cdef int64_t deadline_ns = self.now_ns() + <int64_t>(timeout_s * 1e9)
+    def close(self, timeout_s=5.0) -> None:
+        cdef int64_t deadline_ns = self.now_ns() + <int64_t>wait_ns(timeout_s)
         cdef MessageList discarded
         if self.is_closed:
             return
@@ -285,6 +288,7 @@ cdef class LoopbackTransport(Transport):
     cdef void take_in(self, MessageList* messages) noexcept nogil:
         """Empties the inbox into ``messages`` and notes which links went down: all they brought is in ``messages``."""
         cdef vector[char] links, waiting
+        cdef char why[64]
         cdef uint32_t rank
         cdef StoredMessage* message
         waiting.resize(self.size)
@@ -301,9 +305,10 @@ cdef class LoopbackTransport(Transport):
         self.inbox.lock.unlock()
         for rank in range(self.size):
             if links[rank] == LINK_LEFT:
-                self.cut_peer(rank, "the other rank closed its transport")
+                self.cut_peer(rank, loss_text(LOSS_TRANSPORT_CLOSED))
             elif links[rank] == LINK_DROPPED:
-                self.cut_peer(rank, "the other rank dropped the connection")
+                snprintf(why, sizeof(why), loss_text(LOSS_GAVE_UP), self.rank)
+                self.cut_peer(rank, why)
         self.wake_senders(waiting)
 
     cdef void wake_senders(self, const vector[char]& waiting) noexcept nogil:

@@ -12,12 +12,14 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libcpp.vector cimport vector
 
+from intentpm.foundation.losses cimport LOSS_MEASUREMENT_ENDED
 from intentpm.transports.base cimport HOST_MEMORY, SEND_OK, Piece, SendStatus
 from intentpm.transports.messenger cimport FIRST_OWN_ID, Messenger
 
 import numpy as np
 
 from intentpm.foundation.errors import PeerLostError, WaitTimeoutError
+from intentpm.foundation.losses import while_waiting
 
 cdef enum:
     PING = 250
@@ -44,7 +46,7 @@ cdef class Mailbox(Messenger):
         for index in range(self.reply_buffers.size()):
             self.transport.release(self.reply_buffers[index], self.reply_sizes[index])
 
-    def pingpong(self, uint32_t peer, size_t size_bytes, int iterations, timeout_s: float = 60.0, bint sleep=False):
+    def pingpong(self, uint32_t peer, size_t size_bytes, int iterations, timeout_s=60.0, bint sleep=False):
         """Round trips with ``peer``, which must be making progress: in ``echo``, for comparable numbers.
 
         Parameters
@@ -75,7 +77,7 @@ cdef class Mailbox(Messenger):
         self._check_count(self.pongs, awaited, peer, f"{iterations} round trips with rank {peer}", timeout_s)
         return np.asarray(samples)
 
-    def echo(self, uint32_t peer, int iterations, timeout_s: float = 60.0, bint sleep=False) -> None:
+    def echo(self, uint32_t peer, int iterations, timeout_s=60.0, bint sleep=False) -> None:
         """Answers ``iterations`` pings of ``peer``, earlier ones included. Raises WaitTimeoutError, PeerLostError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         self.pings_awaited += iterations
@@ -84,7 +86,7 @@ cdef class Mailbox(Messenger):
         self._check_count(self.pings, self.pings_awaited, peer, f"{iterations} pings of rank {peer}", timeout_s)
         self.flush(peer, deadline_ns, timeout_s)
 
-    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s: float = 60.0, bint sleep=True) -> float:
+    def stream(self, uint32_t peer, size_t size_bytes, int count, timeout_s=60.0, bint sleep=True) -> float:
         """Sends ``count`` messages of ``size_bytes`` to ``peer``, which must be in ``sink``.
 
         sleep: sleep on the event descriptor when there is nothing to do, as an engine does; else poll.
@@ -119,10 +121,10 @@ cdef class Mailbox(Messenger):
 
     def _leave_stream(self, uint32_t peer, body):
         if self.transport.backlog_bytes(peer):
-            self.transport.drop(peer, b"a measurement was abandoned")
+            self.give_up(peer, LOSS_MEASUREMENT_ENDED)
             self.progress()
 
-    def sink(self, uint32_t peer, int count, timeout_s: float = 60.0, bint sleep=True) -> None:
+    def sink(self, uint32_t peer, int count, timeout_s=60.0, bint sleep=True) -> None:
         """Receives ``count`` messages of a ``stream`` and tells ``peer``. Raises WaitTimeoutError, PeerLostError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         self.streamed_awaited += count
@@ -137,7 +139,7 @@ cdef class Mailbox(Messenger):
         if counted >= awaited:
             return
         if not self.transport.is_alive(peer):
-            raise PeerLostError(peer, f"rank {peer} was lost while waiting for {what}: {self._why_lost(peer)}")
+            raise PeerLostError(peer, while_waiting(peer, self._why_lost(peer), what))
         raise WaitTimeoutError(f"waited {timeout_s:g} s for {what}: {awaited - counted} to come")
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -48,10 +48,13 @@ cdef class Messenger:
     cdef object arrived                 # messages not taken yet
     cdef list unfinished                # SendHandles that the transport still reads from
 
-    cdef int64_t deadline(self, double timeout_s)
+    # When ``timeout_s`` is over. Raises ConfigError (no number).
+    cdef int64_t deadline(self, timeout_s) except -1
     # Progress, or sleep until there may be some. Raises WaitTimeoutError after ``deadline_ns``.
     cdef int step(self, int64_t deadline_ns, str what, double timeout_s) except -1
     cdef void advance(self, bint may_sleep, int64_t deadline_ns) noexcept nogil
+    # Drops a rank; ``loss``: one that is given at most this rank.
+    cdef void give_up(self, uint32_t rank, int loss) noexcept nogil
     # A message has arrived; runs inside progress().
     cdef void take(
         self, uint32_t source, uint8_t message_id,

@@ -2,8 +2,10 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
+from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_SEND, LOSS_UNWANTED, loss_text
 from intentpm.foundation.system cimport POLLIN, poll, pollfd
 from intentpm.transports.base cimport (
     HOST_MEMORY, MAX_HEADER_BYTES, SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport)
@@ -11,7 +13,9 @@ from intentpm.transports.base cimport (
 from collections import deque
 from typing import NamedTuple
 
+from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
+from intentpm.foundation.losses import NOT_CONNECTED
 
 cdef enum:
     ECHO_COPY_BYTES = 64            # room for an EchoCopy before the body it precedes
@@ -81,7 +85,7 @@ cdef class SendHandle:
         """Of the ``done`` call: 0 sent or copied, else the peer was lost first."""
         return self.state.status
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout_s) -> int:
         """Makes progress until the buffers may be changed; returns ``status``. Raises WaitTimeoutError."""
         cdef int64_t deadline_ns = self.messenger.deadline(timeout_s)
         while self.state.done_calls == 0:
@@ -104,7 +108,7 @@ cdef void _take_message(
         void* context, uint32_t source, uint8_t message_id,
         const char* header, size_t header_bytes, const char* body, size_t body_bytes) noexcept nogil:
     if (<Messenger>context).auto_drop:
-        (<Messenger>context).transport.drop(source, "dropped by its first message")
+        (<Messenger>context).give_up(source, LOSS_UNWANTED)
     (<Messenger>context).take(source, message_id, header, header_bytes, body, body_bytes)
 
 
@@ -173,14 +177,14 @@ cdef class Messenger:
 
     def _check_sent(self, int status, uint32_t rank, size_t header_bytes):
         if status == SEND_PEER_LOST:
-            raise PeerLostError(rank, f"cannot send to rank {rank}: {self._why_lost(rank)}")
+            raise PeerLostError(rank, f"rank {rank} {self._why_lost(rank)}: cannot send to it")
         if status == SEND_NO_MEMORY:
             raise TransportError(
                 f"the transport refused a message to rank {rank}: out of memory, body too long, or header of "
                 f"{header_bytes} bytes above {MAX_HEADER_BYTES}")
 
     def _why_lost(self, uint32_t rank):
-        return next((loss.why for loss in self.lost if loss.rank == rank), "it is not connected")
+        return next((loss.why for loss in self.lost if loss.rank == rank), NOT_CONNECTED)
 
     def progress(self) -> int:
         """One call of the transport's progress(); returns what it returned."""
@@ -205,28 +209,28 @@ cdef class Messenger:
                 Py_DECREF(handle)
         self.unfinished = waiting
 
-    def receive(self, timeout_s: float) -> Message:
+    def receive(self, timeout_s) -> Message:
         """Returns the next message, waiting for it. Raises WaitTimeoutError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         while not self.arrived:
             self.step(deadline_ns, "a message", timeout_s)
         return self.arrived.popleft()
 
-    def receive_many(self, count: int, timeout_s: float) -> list:
+    def receive_many(self, count: int, timeout_s) -> list:
         """Returns the next ``count`` messages, waiting for them. Raises WaitTimeoutError and keeps what came."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         while len(self.arrived) < count:
             self.step(deadline_ns, f"{count} messages ({len(self.arrived)} are here)", timeout_s)
         return [self.arrived.popleft() for _ in range(count)]
 
-    def wait_lost(self, uint32_t rank, timeout_s: float) -> str:
+    def wait_lost(self, uint32_t rank, timeout_s) -> str:
         """Waits for the loss of ``rank``; returns the reason. Raises WaitTimeoutError."""
         cdef int64_t deadline_ns = self.deadline(timeout_s)
         while all(loss.rank != rank for loss in self.lost):
             self.step(deadline_ns, f"the loss of rank {rank}", timeout_s)
         return self._why_lost(rank)
 
-    def run_for(self, duration_s: float) -> None:
+    def run_for(self, duration_s) -> None:
         """Makes progress for ``duration_s``, sleeping when there is nothing to do."""
         cdef int64_t deadline_ns = self.deadline(duration_s)
         while self.transport.now_ns() < deadline_ns:
@@ -270,15 +274,15 @@ cdef class Messenger:
         """The descriptor that becomes readable when there is work, after a successful arm()."""
         return self.transport.event_fd()
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s=5.0) -> None:
         """Closes the transport."""
         self.transport.close(timeout_s)
         self._settle()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    cdef int64_t deadline(self, double timeout_s):
-        return self.transport.now_ns() + <int64_t>(timeout_s * 1e9)
+    cdef int64_t deadline(self, timeout_s) except -1:
+        return self.transport.now_ns() + <int64_t>wait_ns(timeout_s)
 
     cdef int step(self, int64_t deadline_ns, str what, double timeout_s) except -1:
         """Progress, or sleep until there may be some."""
@@ -300,6 +304,11 @@ cdef class Messenger:
         if entry.fd >= 0 and left_ms > 0:
             poll(&entry, 1, <int>min(left_ms, 200))    # now and then up: Python may have a signal to handle
 
+    cdef void give_up(self, uint32_t rank, int loss) noexcept nogil:
+        cdef char why[160]
+        snprintf(why, sizeof(why), loss_text(loss), self.transport.rank)
+        self.transport.drop(rank, why)
+
     cdef void take(
             self, uint32_t source, uint8_t message_id,
             const char* header, size_t header_bytes, const char* body, size_t body_bytes) noexcept nogil:
@@ -316,7 +325,7 @@ cdef class Messenger:
         cdef EchoCopy* copy = <EchoCopy*>block
         cdef Piece piece
         if block == NULL:
-            self.transport.drop(source, "no memory for an echo")
+            self.give_up(source, LOSS_NO_MEMORY_TO_SEND)
             return
         copy.messenger = <void*>self
         copy.size_bytes = ECHO_COPY_BYTES + body_bytes

@@ -1,13 +1,16 @@
 """The ``sim`` transport; ``sim.pxd`` is the contract."""
 
 from cython.operator cimport dereference, preincrement
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import TransportError
 from intentpm.transports.sim_model import NetworkModel
 from intentpm.transports.sim_tasks import SimulationError
 
+from intentpm.foundation.losses cimport LOSS_CONNECTION_CLOSED, LOSS_SIMULATION_ENDED, loss_text
 from intentpm.foundation.system cimport aligned_alloc
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, condition_fn, done_fn)
@@ -35,7 +38,7 @@ cdef class SimNetwork(TaskScheduler):
     Threads: one thread makes it and runs it; the tasks it starts use the transports.
     """
 
-    def __init__(self, size: int, seed: int, model=None, max_events: int = 2_000_000, max_virtual_s: float = 600.0):
+    def __init__(self, size: int, seed: int, model=None, max_events: int = 2_000_000, max_virtual_s=600.0):
         if not 1 <= size <= 65535:
             raise ValueError(f"size={size}: a simulation has 1 to 65535 ranks")
         self.size = size
@@ -44,7 +47,7 @@ cdef class SimNetwork(TaskScheduler):
         self.links = Links(size, self.model)
         self._mutations = Mutations()
         self._late_done_share = self.model.late_done_share
-        self._step_delay_ns = self.model.step_delay_us * 1e3
+        self._step_delay_ns = wait_s(self.model.step_delay_us, "step_delay_us") * 1e3
         self._follow_up_due.resize(size, 0)
         self._step_due_ns.resize(size, NEVER)
         self._allocations.resize(size, 0)
@@ -81,11 +84,11 @@ cdef class SimNetwork(TaskScheduler):
         """
         self._mutations.plant(action, message_id, nth, matches)
 
-    def kill(self, rank: int, notice_us: float = 100.0) -> None:
+    def kill(self, rank: int, notice_us=100.0) -> None:
         """The rank's process dies: its connections break, which each peer sees within ``notice_us``."""
         cdef SimTransport transport = self.transports[rank]
         transport.closed = True
-        self.leave(rank, <int64_t>(notice_us * 1e3))
+        self.leave(rank, <int64_t>(<double>wait_s(notice_us, "notice_us") * 1e3))
 
     def silence(self, rank: int) -> None:
         """Nothing gets to or from the rank any more, and nobody is told."""
@@ -175,12 +178,14 @@ cdef class SimNetwork(TaskScheduler):
             self.schedule(at, EVENT_STEP, rank, rank, NULL)
 
     cdef void _tell_stopped(self, const char* why) noexcept nogil:
+        cdef char ended[160]
         cdef void* endpoint
         cdef uint32_t rank
+        snprintf(ended, sizeof(ended), loss_text(LOSS_SIMULATION_ENDED), why)
         for rank in range(self.size):
             endpoint = self._endpoints[rank]
             if not (<SimTransport>endpoint).closed and (<SimTransport>endpoint).on_lost != NULL:
-                (<SimTransport>endpoint).on_lost((<SimTransport>endpoint).context, (rank + 1) % self.size, why)
+                (<SimTransport>endpoint).on_lost((<SimTransport>endpoint).context, (rank + 1) % self.size, ended)
             self.look_at_waiting(rank)
 
     # -- losing a peer -----------------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ cdef class SimNetwork(TaskScheduler):
         cdef uint64_t way = <uint64_t>rank * self.size + peer
         if self._drop_reasons.count(way):
             return self._drop_reasons[way].c_str()
-        return "closed its connection"
+        return loss_text(LOSS_CONNECTION_CLOSED)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -310,12 +315,12 @@ cdef class SimTransport(Transport):
     def address(self) -> bytes:
         return b"%d" % self.rank
 
-    def connect(self, addresses, timeout_s: float) -> None:
+    def connect(self, addresses, timeout_s) -> None:
         """The ranks of a simulation are connected by construction."""
         if len(addresses) != self.size:
             raise TransportError(f"{len(addresses)} addresses for {self.size} simulated ranks")
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s=5.0) -> None:
         if not self.closed:
             self.closed = True
             self.network.leave(self.rank, <int64_t>self.network.links.latency_ns)

@@ -1,5 +1,7 @@
 """Latency, bandwidth and disorder of a simulated network; ``sim_links.pxd`` states what they guarantee."""
 
+from intentpm.foundation.deadlines import wait_s
+
 from intentpm.transports.sim_time cimport random_ns, random_share
 
 
@@ -8,12 +10,12 @@ cdef class Links:
 
     def __init__(self, uint32_t size, model):
         self._size = size
-        self.latency_ns = model.latency_us * 1e3
+        self.latency_ns = wait_s(model.latency_us, "latency_us") * 1e3
         self._ns_per_byte = 1.0 / model.bandwidth_gbytes_per_s
-        self._message_ns = model.message_us * 1e3
-        self._jitter_ns = model.jitter_us * 1e3
+        self._message_ns = wait_s(model.message_us, "message_us") * 1e3
+        self._jitter_ns = wait_s(model.jitter_us, "jitter_us") * 1e3
         self._slow_share = model.slow_share
-        self._slow_ns = model.slow_us * 1e3
+        self._slow_ns = wait_s(model.slow_us, "slow_us") * 1e3
         self._fifo = model.fifo
         self._egress_free.resize(size, 0)
         self.ingress_free.resize(size, 0)

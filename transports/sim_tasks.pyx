@@ -11,6 +11,8 @@ from cython.operator cimport dereference
 from libc.errno cimport EINTR, errno
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
+from intentpm.foundation.deadlines import wait_ns, wait_s
+
 from intentpm.transports.sim_time cimport EVENT_WAKE, NEVER, Event, random_ns
 
 cdef extern from "<semaphore.h>" nogil:
@@ -39,11 +41,11 @@ cdef class TaskScheduler(Timeline):
     def __cinit__(self):
         sem_init(&self._handed_over, 0, 0)
 
-    def __init__(self, seed: int, max_events: int, max_virtual_s: float, wake_delay_us: float):
+    def __init__(self, seed: int, max_events: int, max_virtual_s, wake_delay_us):
         super().__init__(seed)
         self._max_events = max_events
-        self._max_ns = <int64_t>(max_virtual_s * 1e9)
-        self._wake_delay_ns = wake_delay_us * 1e3
+        self._max_ns = wait_ns(max_virtual_s, "max_virtual_s")
+        self._wake_delay_ns = wait_s(wake_delay_us, "wake_delay_us") * 1e3
         self._tasks = []
 
     def __dealloc__(self):
@@ -68,10 +70,10 @@ cdef class TaskScheduler(Timeline):
         self._schedule_wake(&task.state, self.now + random_ns(&self.random_state, self._wake_delay_ns))
         return task
 
-    def pause(self, duration_us: float = 0.0) -> None:
+    def pause(self, duration_us=0.0) -> None:
         """Called by a task: lets ``duration_us`` of virtual time pass (and a random delay, as the model says)."""
         cdef TaskState* task = self._own_state()
-        cdef int64_t duration_ns = <int64_t>(duration_us * 1e3)
+        cdef int64_t duration_ns = <int64_t>(<double>wait_s(duration_us, "duration_us") * 1e3)
         with nogil:
             self._schedule_wake(task, self.now + duration_ns + random_ns(&self.random_state, self._wake_delay_ns))
             self._hand_over(task)

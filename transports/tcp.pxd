@@ -5,7 +5,7 @@ from libcpp.vector cimport vector
 
 from intentpm.transports.base cimport Piece, SendStatus, Transport, done_fn
 from intentpm.transports.buffer_pool cimport BufferPool
-from intentpm.transports.framing cimport FrameReader
+from intentpm.transports.framing cimport FrameReader, FrameStatus
 from intentpm.transports.message_store cimport MessageList
 from intentpm.transports.send_queue cimport SendItem, SendQueue, SpareItems
 
@@ -62,6 +62,8 @@ cdef class TcpTransport(Transport):
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1
     cdef void break_sending(self, Peer* peer, int error) noexcept nogil
     cdef void cut_peer(self, Peer* peer, const char* why) noexcept nogil
+    cdef void cut_peer_for(self, Peer* peer, int loss) noexcept nogil
+    cdef void cut_peer_by_frame(self, Peer* peer, FrameStatus status) noexcept nogil
     cdef void cut_peer_by_errno(self, Peer* peer, int error) noexcept nogil
     cdef SendStatus send_to_self(
         self, uint8_t message_id, const char* header, size_t header_bytes,

@@ -20,14 +20,17 @@ from libcpp.vector cimport vector
 from posix.uio cimport iovec
 from posix.unistd cimport close as close_descriptor
 
+from intentpm.foundation.losses cimport (
+    LOSS_CONNECTION_BROKE, LOSS_CONNECTION_CLOSED, LOSS_MALFORMED, LOSS_NO_ANSWER, LOSS_NO_MEMORY_TO_RECEIVE,
+    LOSS_NO_MEMORY_TO_SEND, loss_text)
 from intentpm.foundation.system cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, done_fn)
 from intentpm.transports.buffer_pool cimport pool_clear
 from intentpm.transports.framing cimport (
-    FRAME_COMPLETE, PROTOCOL_VERSION, Frame, FrameStatus, describe_frame_error, frame_size, reader_clear, reader_commit,
-    reader_next, reader_space)
+    FRAME_COMPLETE, FRAME_NO_MEMORY, PROTOCOL_VERSION, Frame, FrameStatus, describe_frame_error, frame_size,
+    reader_clear, reader_commit, reader_next, reader_space)
 from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
@@ -38,6 +41,7 @@ from intentpm.transports.tcp_socket cimport (
 import os
 from importlib.metadata import version
 
+from intentpm.foundation.deadlines import wait_ns, wait_s
 from intentpm.foundation.errors import ConfigError, TransportError
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
@@ -62,13 +66,13 @@ cdef class TcpTransport(Transport):
     def __cinit__(self):
         self.epoll_fd = -1
 
-    def __init__(self, rank: int, size: int, secret: bytes, *, host=None, port: int = 0, peer_timeout_s: float = 10.0):
+    def __init__(self, rank: int, size: int, secret: bytes, *, host=None, port: int = 0, peer_timeout_s=10.0):
         if not 0 <= rank < size:
             raise ConfigError(f"rank {rank} of {size}: the rank must be from 0 to {size - 1}")
         self.rank = rank
         self.size = size
         self.name = "tcp"
-        self.peer_timeout_s = peer_timeout_s
+        self.peer_timeout_s = wait_s(peer_timeout_s, "peer_timeout_s")
         secret = check_secret(secret)
         self.identity = Identity(rank, size, secret, os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
         self.peers = <Peer*>calloc(size, sizeof(Peer))
@@ -94,12 +98,12 @@ cdef class TcpTransport(Transport):
             RankAddress(me.rank, me.size, me.instance.hex(), me.package_version, me.protocol_version, self.candidates),
             me.secret)
 
-    def connect(self, addresses, timeout_s: float) -> None:
+    def connect(self, addresses, timeout_s) -> None:
         try:
             if len(addresses) != self.size:
                 raise TransportError(f"{len(addresses)} addresses for {self.size} ranks: one per rank is needed")
             decoded = [decode_address(payload, rank, self.identity) for rank, payload in enumerate(addresses)]
-            sockets = connect_ranks(self.identity, self.listeners, decoded, timeout_s, self.peer_timeout_s)
+            sockets = connect_ranks(self.identity, self.listeners, decoded, wait_s(timeout_s), self.peer_timeout_s)
         finally:
             self._close_listeners()
         for rank, sock in sockets.items():
@@ -107,8 +111,8 @@ cdef class TcpTransport(Transport):
             set_data_path_options(sock, self.peer_timeout_s)
             self.adopt(rank, sock.detach(), name.replace("::ffff:", "").encode())
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        cdef int64_t deadline_ns = self.now_ns() + <int64_t>(timeout_s * 1e9)
+    def close(self, timeout_s=5.0) -> None:
+        cdef int64_t deadline_ns = self.now_ns() + <int64_t>wait_ns(timeout_s)
         if self.is_closed:
             return
         self._close_listeners()
@@ -163,9 +167,25 @@ cdef class TcpTransport(Transport):
     cdef void cut_peer_by_errno(self, Peer* peer, int error) noexcept nogil:
         cdef char why[WHY_BYTES]
         if error == ETIMEDOUT:
-            snprintf(why, WHY_BYTES, "no answer for %.1f s", self.peer_timeout_s)
+            snprintf(why, WHY_BYTES, loss_text(LOSS_NO_ANSWER), self.rank, self.peer_timeout_s)
+        elif error == ECONNRESET:
+            snprintf(why, WHY_BYTES, "%s", loss_text(LOSS_CONNECTION_CLOSED))
         else:
-            snprintf(why, WHY_BYTES, "the connection broke: %s", strerror(error))
+            snprintf(why, WHY_BYTES, loss_text(LOSS_CONNECTION_BROKE), self.rank, strerror(error))
+        self.cut_peer(peer, why)
+
+    cdef void cut_peer_for(self, Peer* peer, int loss) noexcept nogil:
+        """``loss``: one that is given at most this rank."""
+        cdef char why[WHY_BYTES]
+        snprintf(why, WHY_BYTES, loss_text(loss), self.rank)
+        self.cut_peer(peer, why)
+
+    cdef void cut_peer_by_frame(self, Peer* peer, FrameStatus status) noexcept nogil:
+        cdef char why[WHY_BYTES]
+        if status == FRAME_NO_MEMORY:
+            self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_RECEIVE)
+            return
+        snprintf(why, WHY_BYTES, loss_text(LOSS_MALFORMED), self.rank, describe_frame_error(status))
         self.cut_peer(peer, why)
 
     cdef void break_sending(self, Peer* peer, int error) noexcept nogil:
@@ -174,7 +194,7 @@ cdef class TcpTransport(Transport):
         if error != EPIPE and error != ECONNRESET:
             self.cut_peer_by_errno(peer, error)
             return
-        snprintf(peer.why, WHY_BYTES, "the other side closed the connection (%s)", peer.name)
+        snprintf(peer.why, WHY_BYTES, "%s (%s)", loss_text(LOSS_CONNECTION_CLOSED), peer.name)
         peer.state = PEER_BROKEN
 
     cdef int report_cut(self) noexcept nogil:
@@ -270,7 +290,7 @@ cdef class TcpTransport(Transport):
     cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil:
         if not queue_keep(&peer.queue, item, &self.spare_items):
             if item.unsent_bytes < item.frame_bytes:
-                self.cut_peer(peer, "no memory to finish a message")
+                self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_SEND)
             return False
         if not peer.is_backlogged:
             peer.is_backlogged = True
@@ -370,12 +390,12 @@ cdef class TcpTransport(Transport):
                 break
             room = reader_space(&peer.reader, &where)
             if room == 0:
-                self.cut_peer(peer, "no memory to receive into")
+                self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_RECEIVE)
                 break
             received = receive(peer.fd, where, room)
             if received <= 0:
                 if received == 0:
-                    self.cut_peer(peer, "the other side closed the connection")
+                    self.cut_peer_for(peer, LOSS_CONNECTION_CLOSED)
                 elif errno != EAGAIN and errno != EINTR:
                     self.cut_peer_by_errno(peer, errno)
                 break
@@ -403,7 +423,7 @@ cdef class TcpTransport(Transport):
             if peer.state == PEER_CUT:
                 return delivered    # the handler dropped this peer
         if status < 0:
-            self.cut_peer(peer, describe_frame_error(status))
+            self.cut_peer_by_frame(peer, status)
         return delivered
 
     # -- waiting -------------------------------------------------------------------------------------------------------
@@ -498,7 +518,7 @@ cdef class TcpTransport(Transport):
             while received > 0:
                 received = receive(peer.fd, scratch, scratch_bytes)
             if received == 0 or (errno != EAGAIN and errno != EINTR):
-                self.cut_peer(peer, "closed")
+                self.cut_peer_for(peer, LOSS_CONNECTION_CLOSED)
 
     cdef void release_all(self, bint silent) noexcept nogil:
         cdef uint32_t rank

@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from intentpm.foundation.errors import TransportError, VersionMismatchError
+from intentpm.foundation.losses import STOPPED_LISTENING
 from intentpm.transports.handshake import StrangerError, convince, greet, judge, receive_greeting
 from intentpm.transports.tcp_address import Candidate, Identity, RankAddress, host_key
 
 HANDSHAKE_TIMEOUT_S = 5.0
 CANDIDATE_TIMEOUT_S = 3.0
 CANDIDATE_STAGGER_S = 0.1
+MOST_KEEPALIVE_S, MOST_USER_TIMEOUT_MS = 32_767, 2**31 - 1  # what the kernel takes
 MAX_STRANGERS = 64
 """Connections in handshake beyond one per rank; the oldest makes room for the next."""
 
@@ -190,9 +192,7 @@ class _Connector:
         now = time.monotonic()
         dial.refused_since = dial.refused_since or now
         if now - dial.refused_since >= self.gone_after_s:
-            raise TransportError(
-                self.explain(f": rank {dial.target.rank} stopped listening, its process ended or gave up")
-            )
+            raise TransportError(f"rank {dial.target.rank} {STOPPED_LISTENING}; {self.explain('')}")
 
     # -- being dialled -------------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class _Connector:
 
     def explain(self, what: str) -> str:
         missing = sorted(set(self.instances) - set(self.connected))
-        lines = [f"rank {self.me.rank} of {self.me.size} is not connected to rank {_join(missing)} {what}"]
+        lines = [f"rank {self.me.rank} of {self.me.size} is not connected to rank {_join(missing)} {what}".rstrip()]
         for rank in missing[:8]:
             tried = ", ".join(f"{name}: {outcome}" for name, outcome in self.outcomes[rank].items())
             lines.append(f"rank {rank}: {tried or 'has not dialled us'}")
@@ -371,7 +371,9 @@ def set_data_path_options(sock: socket.socket, peer_timeout_s: float) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(peer_timeout_s / 3)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(peer_timeout_s / 3)))
+    probe_s = min(max(1, int(peer_timeout_s / 3)), MOST_KEEPALIVE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(peer_timeout_s * 1000)))
+    user_timeout_ms = min(max(1, int(peer_timeout_s * 1000)), MOST_USER_TIMEOUT_MS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)

@@ -27,6 +27,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid, pid_t
 
+from intentpm.foundation.deadlines import wait_ns, wait_s
 from intentpm.foundation.errors import ClosedError, ForkError, TransportError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_address, ucx_library, ucx_limits
@@ -95,12 +96,12 @@ cdef class UcxTransport(Transport):
     def __cinit__(self):
         self._process = getpid()
 
-    def __init__(self, int64_t rank, int64_t size, bytes secret, *, double peer_timeout_s=10.0, options=None):
+    def __init__(self, int64_t rank, int64_t size, bytes secret, *, peer_timeout_s=10.0, options=None):
         if not 0 <= rank < size <= 0xFFFF_FFFF:
             raise ValueError(f"rank={rank}, size={size}: rank must be from 0 to size - 1")
         self.rank, self.size, self.name = rank, size, "ucx"
         self._secret = secret
-        self._ucx = UcxWorker(size, peer_timeout_s, dict(options or {}))
+        self._ucx = UcxWorker(size, wait_s(peer_timeout_s, "peer_timeout_s"), dict(options or {}))
         self._ucp = self._ucx.ucp
         self._worker = self._ucx.handle
         self._pool = RegisteredPool()
@@ -134,9 +135,9 @@ cdef class UcxTransport(Transport):
             self._secret, self.rank, self.size,
             ucx_address.PeerAddress(self._ucx.address(), self._process, _table_digest()))
 
-    def connect(self, addresses, timeout_s: float) -> None:
+    def connect(self, addresses, timeout_s) -> None:
         """See ``Transport.connect``. Also raises VersionMismatchError. A failed transport can only be closed."""
-        cdef int64_t deadline_ns = self.now_ns() + <int64_t>(timeout_s * 1e9)
+        cdef int64_t deadline_ns = self.now_ns() + <int64_t>wait_ns(timeout_s)
         self._check_usable()
         if len(addresses) != self.size:
             raise TransportError(f"{len(addresses)} addresses for {self.size} ranks")
@@ -159,7 +160,7 @@ cdef class UcxTransport(Transport):
         lost, silent = [], []
         for rank in range(self.size):
             if self._peers.all[rank].why[0]:
-                lost.append(f"rank {rank}: {self._peers.all[rank].why.decode()}")
+                lost.append(f"rank {rank} {self._peers.all[rank].why.decode()}")
             elif rank != self.rank and not self._peers.all[rank].said_hello:
                 silent.append(rank)
         if silent:
@@ -170,9 +171,9 @@ cdef class UcxTransport(Transport):
 
     # -- close -------------------------------------------------------------------------------------------------------
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s=5.0) -> None:
         """See ``Transport.close``. A peer that is not told (dead, or never answers) costs at most ``timeout_s``."""
-        cdef int64_t deadline_ns = self.now_ns() + <int64_t>(timeout_s * 1e9)
+        cdef int64_t deadline_ns = self.now_ns() + <int64_t>wait_ns(timeout_s)
         cdef uint32_t rank
         if self._peers.phase == CLOSED or getpid() != self._process:
             self._check_process()

@@ -4,6 +4,7 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_RECEIVE
 from intentpm.transports.base cimport BODY_ALIGNMENT, Transport, pack_pieces
 from intentpm.transports.ucp cimport *
 from intentpm.transports.ucx_peers cimport CLOSING, DELIVERING, is_reachable
@@ -176,7 +177,7 @@ cdef class UcxArrivals:
             self._recycle(arrival)
 
     cdef void _lose_for_memory(self, uint32_t source) noexcept nogil:
-        self._peers.fail(&self._peers.all[source], "out of memory for its message")
+        self._peers.fail_for(&self._peers.all[source], LOSS_NO_MEMORY_TO_RECEIVE)
 
     # -- records -----------------------------------------------------------------------------------------------------
 

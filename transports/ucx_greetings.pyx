@@ -5,6 +5,7 @@ from libc.string cimport memcmp
 
 from intentpm.transports import ucx_address
 
+from intentpm.foundation.losses cimport LOSS_GAVE_UP, LOSS_TRANSPORT_CLOSED
 from intentpm.transports.base cimport Transport
 from intentpm.transports.ucp cimport *
 from intentpm.transports.ucx_peers cimport is_reachable
@@ -73,7 +74,7 @@ cdef class UcxGreetings:
         elif kind == BYE_SEEN:
             peer.said_bye = True
         elif kind == GIVEN_UP:
-            self._peers.fail(peer, "it gave this rank up as lost")
+            self._peers.fail_for(peer, LOSS_GAVE_UP)
         else:
             self.foreign_messages += 1
 
@@ -89,7 +90,7 @@ cdef class UcxGreetings:
         if is_reachable(peer):
             self._sends.post_control(peer, BYE_SEEN, NULL, 0)
         # Also while closing: a peer that closes discards what it still gets, so nothing waits for it.
-        self._peers.fail(peer, "it closed its transport")
+        self._peers.fail_for(peer, LOSS_TRANSPORT_CLOSED)
 
 
 # -- called by UCX -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from intentpm.foundation.losses cimport LOSS_PROCESS_ENDED
 from intentpm.transports.base cimport Transport
 from intentpm.transports.ucp cimport UCS_OK
 from intentpm.transports.ucx_greetings cimport GIVEN_UP
@@ -9,8 +10,6 @@ from intentpm.transports.ucx_peers cimport DELIVERING, GONE, is_reachable
 
 cdef enum:
     IDLE_CALLS_AFTER_END = 8            # of progress(), before a peer whose process has ended counts as lost
-
-cdef const char* PROCESS_ENDED = "its process has ended"
 
 
 cdef class UcxLosses:
@@ -28,7 +27,7 @@ cdef class UcxLosses:
 
     cdef int watch_process(self, uint32_t rank, int process) except -1:
         if not self._sleep.watch.watch(rank, process):
-            self._peers.fail(&self._peers.all[rank], PROCESS_ENDED)
+            self._peers.fail_for(&self._peers.all[rank], LOSS_PROCESS_ENDED)
         return 0
 
     cdef void note_ended(self) noexcept nogil:
@@ -50,7 +49,7 @@ cdef class UcxLosses:
         self.ended_peers = 0
         for i in range(self._peers.job.size):
             if self._peers.all[i].ended:
-                self._peers.fail(&self._peers.all[i], PROCESS_ENDED)
+                self._peers.fail_for(&self._peers.all[i], LOSS_PROCESS_ENDED)
 
     # -- carrying out ------------------------------------------------------------------------------------------------
 

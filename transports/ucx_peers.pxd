@@ -76,6 +76,8 @@ cdef class UcxPeers:
     cdef list paths(self, uint32_t rank)
     cdef void note_paths(self)
     cdef void fail(self, Peer* peer, const char* why) noexcept nogil
+    # ``loss``: one that is given at most this rank.
+    cdef void fail_for(self, Peer* peer, int loss) noexcept nogil
     cdef void fail_status(self, Peer* peer, ucs_status_t status) noexcept nogil
 
     cdef void _endpoint_let_go(self, void* request, bint was_waited_for) noexcept nogil

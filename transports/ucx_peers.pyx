@@ -1,11 +1,13 @@
 """The peers of a ucx transport and their endpoints; ``ucx_peers.pxd`` states what they guarantee."""
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdio cimport snprintf
 from libc.string cimport memset, strncpy
 
 from intentpm.foundation.errors import TransportError
 from intentpm.transports import ucx_library
 
+from intentpm.foundation.losses cimport LOSS_CONNECTION_BROKE, LOSS_CONNECTION_CLOSED, LOSS_UNREACHABLE, loss_text
 from intentpm.transports.ucp cimport *
 
 
@@ -96,13 +98,20 @@ cdef class UcxPeers:
         strncpy(peer.why, why, REASON_BYTES - 1)
         self.failing += 1
 
+    cdef void fail_for(self, Peer* peer, int loss) noexcept nogil:
+        cdef char why[REASON_BYTES]
+        snprintf(why, REASON_BYTES, loss_text(loss), self.job.rank)
+        self.fail(peer, why)
+
     cdef void fail_status(self, Peer* peer, ucs_status_t status) noexcept nogil:
+        cdef char why[REASON_BYTES]
         if status == UCS_ERR_CONNECTION_RESET:
-            self.fail(peer, "it closed the connection (its process has ended?)")
+            self.fail_for(peer, LOSS_CONNECTION_CLOSED)
         elif status == UCS_ERR_ENDPOINT_TIMEOUT:
-            self.fail(peer, "its process has ended, or it can no longer be reached")
+            self.fail_for(peer, LOSS_UNREACHABLE)
         else:
-            self.fail(peer, self._ucp.status_string(status))
+            snprintf(why, REASON_BYTES, loss_text(LOSS_CONNECTION_BROKE), self.job.rank, self._ucp.status_string(status))
+            self.fail(peer, why)
 
 
 # -- called by UCX -----------------------------------------------------------------------------------------------------

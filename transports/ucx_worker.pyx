@@ -4,6 +4,7 @@ import os
 
 from libc.string cimport memset
 
+from intentpm.foundation.deadlines import call_s
 from intentpm.foundation.errors import ConfigError, TransportUnavailableError
 from intentpm.transports import ucp as ucp_module
 from intentpm.transports import ucx_library, ucx_limits
@@ -139,7 +140,7 @@ def _defaults(double peer_timeout_s):
     ours = {
         # Lets UCX use shared memory together with reports of lost peers.
         "MM_ERROR_HANDLING": "y",
-        "KEEPALIVE_INTERVAL": f"{max(peer_timeout_s / 4, 0.05):.3f}s",
+        "KEEPALIVE_INTERVAL": f"{max(call_s(peer_timeout_s / 4), 0.05):.3f}s",
     }
     if ucp_module.version() >= (1, 17, 0):
         # Through shared memory UCX's rendezvous copies as often as its eager protocol: slower around 1 MiB.

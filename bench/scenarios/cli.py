@@ -13,6 +13,7 @@ from rich.table import Table
 
 from intentpm.bench.results import Row, write_results
 from intentpm.bench.runner import run_scenario
+from intentpm.launch.seconds_option import Seconds
 
 OUT = click.Path(path_type=Path, file_okay=False)
 DTYPES = ["float32", "float64", "int32", "int64"]
@@ -29,9 +30,7 @@ START_S = 120.0
 @click.option("--num-keys", type=click.IntRange(2), default=20_000, show_default=True, help="Rows of the table.")
 @click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="float32 values per row.")
 @click.option("--repeats", type=click.IntRange(1), default=100_000, show_default=True, help="Calls per case at most.")
-@click.option(
-    "--seconds", "case_s", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Per case at most."
-)
+@click.option("--seconds", "case_s", type=Seconds(least=0.1), default=1.0, show_default=True, help="Per case at most.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
@@ -87,7 +86,7 @@ def _show_remote(rows: list[Row], dim: int, path: Path) -> None:
 @click.command()
 @click.option("-n", "ranks", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads per rank.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=20.0, show_default=True)
+@click.option("--seconds", type=Seconds(least=0.1), default=20.0, show_default=True)
 @click.option("--transport", default="auto", show_default=True)
 @click.option("--num-keys", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
@@ -134,7 +133,7 @@ def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
 @click.option("--transport", default="auto", show_default=True)
 @click.option("--num-keys", type=click.IntRange(2), default=2_000_000, show_default=True)
 @click.option("--dim", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--seconds", type=Seconds(least=0.1), default=5.0, show_default=True)
 @click.option("--out", type=OUT, default=Path("results"), show_default=True)
 def idle(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
     """What a job costs in which all keys are replicated everywhere and nothing happens; fails if it sends bytes."""

@@ -9,7 +9,7 @@ them holds the lock.
 """
 
 cimport cython
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.monitor cimport Monitor
@@ -40,9 +40,9 @@ cdef class Calls:
     # Ends an operation's interest in its answers. Afterwards nothing writes to the caller's memory.
     cdef void abandon(self, Operation* operation) noexcept nogil
     # Holding the GIL: waits for an operation, looks after signals; raises what went wrong. ``what`` is waited for: a text, or a
-    # callable that makes one when it is needed. Negative: as long as the peers are alive.
-    cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1
+    # callable that makes one when it is needed. FOREVER_NS: as long as the peers are alive.
+    cdef int wait_operation(self, Operation* operation, int64_t limit_ns, object what) except -1
     # The same for any condition, whose context are the ``Turns``.
-    cdef wait(self, condition_fn ready, void* argument, double timeout_s, object what)
+    cdef wait(self, condition_fn ready, void* argument, int64_t limit_ns, object what)
     # Raises what keeps this rank from working; returns when nothing does.
     cdef int raise_state(self) except -1

@@ -4,14 +4,16 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.errors import ClosedError, ForkError, MemoryBudgetError, PeerLostError, WaitTimeoutError
+from intentpm.foundation.losses import sentence
 
+from intentpm.foundation.losses cimport LOSS_OUT_OF_MEMORY, loss_text
 from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.remote cimport WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess, Submission, SubmitResult
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation,
 )
 from intentpm.runtime._native.turns cimport (
-    ENGINE_CLOSED, ENGINE_FAILED, ENGINE_FORKED, ENGINE_RUNNING, Turns, is_over, no_memory_text,
+    ENGINE_CLOSED, ENGINE_FAILED, ENGINE_FORKED, ENGINE_RUNNING, Turns, is_over,
 )
 from intentpm.runtime._native.wheel cimport Wheel
 from intentpm.transports.base cimport condition_fn
@@ -113,10 +115,10 @@ cdef class Calls:
 
     # -- waited for ------------------------------------------------------------------------------------------------------
 
-    cdef int wait_operation(self, Operation* operation, double timeout_s, object what) except -1:
+    cdef int wait_operation(self, Operation* operation, int64_t limit_ns, object what) except -1:
         if not load_acquire(&operation.done):
             try:
-                self.wait(_operation_done, operation, timeout_s, what)
+                self.wait(_operation_done, operation, limit_ns, what)
             except BaseException:
                 with nogil:
                     self.abandon(operation)
@@ -124,15 +126,15 @@ cdef class Calls:
         if operation.status == OPERATION_PEER_LOST:
             self.raise_state()
             # A transport refuses to send as soon as it knows of a loss; it reports it, with the reason, a little later.
-            self.wait(_job_failed, NULL, self.control.peer_timeout_ns * 1e-9, "the report of a lost rank")
+            self.wait(_job_failed, NULL, self.control.peer_timeout_ns, "the report of a lost rank")
             self.raise_state()
         elif operation.status == OPERATION_NO_MEMORY:
             raise MemoryBudgetError(f"out of memory while sending for {_text(what)}")
         return 0
 
-    cdef wait(self, condition_fn ready, void* argument, double timeout_s, object what):
+    cdef wait(self, condition_fn ready, void* argument, int64_t limit_ns, object what):
         cdef int64_t started = self.transport.now_ns()
-        cdef int64_t deadline = started + <int64_t>(timeout_s * 1e9) if timeout_s >= 0 else 0x7fffffffffffffff
+        cdef int64_t deadline = started + limit_ns
         cdef int64_t slice_ns = min(<int64_t>WAIT_SLICE_NS, self.control.peer_timeout_ns // 20)
         cdef bint done
         while True:
@@ -147,7 +149,7 @@ cdef class Calls:
                 return
             PyErr_CheckSignals()
             if self.transport.now_ns() >= deadline:
-                raise WaitTimeoutError(f"rank {self.transport.rank} waited {timeout_s:g} s for {_text(what)}")
+                raise WaitTimeoutError(f"rank {self.transport.rank} waited {limit_ns * 1e-9:g} s for {_text(what)}")
 
     cdef int raise_state(self) except -1:
         cdef uint32_t state = load_acquire(&self.turns.state)
@@ -155,11 +157,11 @@ cdef class Calls:
             state = ENGINE_FAILED
         if state == ENGINE_FAILED and self.control.failed_rank == self.transport.rank and self.transport.out_of_memory:
             raise MemoryBudgetError(
-                f"rank {self.transport.rank} {no_memory_text().decode()}; the job cannot go on: restart it with more memory")
+                f"rank {self.transport.rank} {loss_text(LOSS_OUT_OF_MEMORY).decode()}; the job cannot go on: restart it with "
+                "more memory")
         if state == ENGINE_FAILED:
-            raise PeerLostError(self.control.failed_rank, (
-                f"rank {self.transport.rank}: lost rank {self.control.failed_rank}, which "
-                f"{self.control.failed_why.decode('utf-8', 'replace')}; the job cannot go on: restart it"))
+            raise PeerLostError(self.control.failed_rank, sentence(
+                self.control.failed_rank, self.control.failed_why.decode("utf-8", "replace"), self.transport.rank))
         if state == ENGINE_CLOSED:
             raise ClosedError("the parameter manager is closed: call intentpm.init() again, on every rank")
         if state == ENGINE_FORKED:

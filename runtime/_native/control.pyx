@@ -5,9 +5,12 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 from libcpp.string cimport string
 
+from intentpm.foundation.deadlines import wait_ns
+
 from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
 )
+from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_TELL, LOSS_SILENT, loss_text
 from intentpm.foundation.primitives cimport store_release
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
@@ -25,7 +28,7 @@ cdef class Control:
         self.requests = requests
         self.rank = transport.rank
         self.size = transport.size
-        self.peer_timeout_ns = <int64_t>(peer_timeout_s * 1e9)
+        self.peer_timeout_ns = wait_ns(peer_timeout_s, "peer_timeout")
         self.contributions.resize(self.size)
         self.contributed.resize(self.size, 0)
         self.missing = self.size
@@ -154,6 +157,7 @@ cdef class Control:
         cdef ControlHeader header
         cdef Piece piece
         cdef uint32_t peer
+        cdef char untold[128]
         if self.failed:
             return
         self.failed_rank = culprit
@@ -170,7 +174,8 @@ cdef class Control:
             if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
                 if SEND_NO_MEMORY == self.transport.send(
                         peer, MSG_ABORT, <const char*>&header, sizeof(header), &piece, 1, NULL, NULL):
-                    self.transport.drop(peer, "could not be told that the job has failed: out of memory")
+                    snprintf(untold, sizeof(untold), loss_text(LOSS_NO_MEMORY_TO_TELL), self.rank)
+                    self.transport.drop(peer, untold)
         self.requests.fail(NULL, OPERATION_PEER_LOST)
         self._end(OPERATION_PEER_LOST)
 
@@ -200,7 +205,7 @@ cdef class Control:
     cdef void _check_peer(self, uint32_t peer, int64_t now, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t heard = self.transport.last_heard_ns(peer)
         cdef ControlHeader header
-        cdef char why[96]
+        cdef char why[128]
         if heard >= self.pinged_ns[peer]:
             self.pinged_ns[peer] = 0
         if now - max(heard, waiting_since_ns) < self.peer_timeout_ns // 10:
@@ -210,7 +215,7 @@ cdef class Control:
             self.pinged_ns[peer] = now
             self._send(peer, MSG_PING, &header, NULL, 0)
         elif now - self.pinged_ns[peer] > self.peer_timeout_ns * 7 // 10:
-            snprintf(why, sizeof(why), "gave no sign of life for %.1f s (peer_timeout %.1f s)",
+            snprintf(why, sizeof(why), loss_text(LOSS_SILENT), self.rank,
                      (now - max(heard, waiting_since_ns)) * 1e-9, self.peer_timeout_ns * 1e-9)
             self.transport.drop(peer, why)
 

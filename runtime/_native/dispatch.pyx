@@ -1,8 +1,10 @@
 """Which part of a rank a message is for; ``dispatch.pxd`` is the contract."""
 
 from libc.stdint cimport uint8_t, uint32_t
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy, strlen
 
+from intentpm.foundation.losses cimport LOSS_NONSENSE, loss_text
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
@@ -47,7 +49,13 @@ cdef void _on_message(
         else:
             understood = (<Dispatch>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
-        (<Dispatch>context).transport.drop(source, "sent a message that makes no sense (a defect)")
+        _drop_for_nonsense((<Dispatch>context).transport, source)
+
+
+cdef void _drop_for_nonsense(Transport transport, uint32_t source) noexcept nogil:
+    cdef char why[128]
+    snprintf(why, sizeof(why), loss_text(LOSS_NONSENSE), transport.rank)
+    transport.drop(source, why)
 
 
 cdef void _on_step(void* context) noexcept nogil:

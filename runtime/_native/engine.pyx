@@ -6,8 +6,10 @@ import weakref
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libcpp.vector cimport vector
 
+from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import CollectiveMismatchError, Error
 
+from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire, store_release
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.control cimport Control
@@ -62,7 +64,7 @@ cdef class Engine:
         self.serving = Serving(self.remote)
         self.control = Control(transport, self.requests, peer_timeout_s)
         self.rounds = Rounds(
-            self.serving, management, <int64_t>(sync_interval_s * 1e9), sync_threshold, budget_bytes)
+            self.serving, management, wait_ns(sync_interval_s, "sync_interval"), sync_threshold, budget_bytes)
         self.inquiry = Inquiry(self.rounds)
         self.turns = Turns(self.monitor, self.control, self.rounds)
         self.wheel = Wheel(self.turns, worker_spin_us, thread_spin_us)
@@ -118,7 +120,7 @@ cdef class Engine:
 
     # -- collective calls ------------------------------------------------------------------------------------------------
 
-    def exchange(self, payload: bytes, what: str, timeout_s: float | None = None) -> list:
+    def exchange(self, payload: bytes, what: str, timeout_s=None) -> list:
         """Collective: gives every rank the payloads of all ranks, in rank order.
 
         Raises PeerLostError, CollectiveMismatchError when a rank has left instead, WaitTimeoutError after ``timeout_s``
@@ -127,6 +129,7 @@ cdef class Engine:
         cdef Operation operation
         cdef const char* data = payload
         cdef size_t size_bytes = len(payload)
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
         self.calls.raise_state()
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
@@ -139,7 +142,7 @@ cdef class Engine:
                 self.turns.wake_finished()
                 self.monitor.arm_sleeper()
             self.monitor.release()
-        self.calls.wait_operation(&operation, -1.0 if timeout_s is None else timeout_s, lambda: self._missing_for(what))
+        self.calls.wait_operation(&operation, limit_ns, lambda: self._missing_for(what))
         if operation.status == OPERATION_ABANDONED:
             raise CollectiveMismatchError(
                 f"rank {self.transport.rank} called {what}, but rank {self.control.left_early} has closed its parameter "
@@ -185,7 +188,7 @@ cdef class Engine:
             self.turns.step()
             self.monitor.arm_sleeper()
             self.monitor.release()
-        self.calls.wait(_news_flushed, NULL, -1.0, "replicas at other ranks to be refreshed")
+        self.calls.wait(_news_flushed, NULL, FOREVER_NS, "replicas at other ranks to be refreshed")
         self.calls.raise_state()
 
     # -- life and end ----------------------------------------------------------------------------------------------------
@@ -204,13 +207,17 @@ cdef class Engine:
         """Raises what keeps the engine from working, if anything does."""
         self.calls.raise_state()
 
+    def has_failed(self) -> bool:
+        """A rank is lost: every call raises PeerLostError."""
+        return load_acquire(&self.control.failed) != 0
+
     def is_forked(self) -> bool:
         """This process is a forked child: the connections and threads are its parent's."""
         return load_acquire(&self.turns.state) == ENGINE_FORKED
 
     def fail(self, why: str) -> None:
         """Tells every rank that this one gives up, and why. They raise PeerLostError naming this rank."""
-        cdef bytes text = why.encode()
+        cdef bytes text = why.encode(errors="replace")
         cdef const char* data = text
         cdef size_t size_bytes = len(text)
         with nogil:
@@ -230,10 +237,10 @@ cdef class Engine:
             self.turns.wake_finished()
             self.monitor.arm_sleeper()
             self.monitor.release()
-        self.calls.wait(_all_left, NULL, -1.0, "the other ranks to close")
+        self.calls.wait(_all_left, NULL, FOREVER_NS, "the other ranks to close")
         self.calls.raise_state()
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s) -> None:
         """Closes the transport (``timeout_s``: for what is still to be sent). Calls under way or to come raise ClosedError.
 
         After ``stop``. Waits for the GIL with the lock held: whoever waits for the lock meanwhile finds the engine closed.

@@ -9,6 +9,8 @@ from libc.string cimport memcpy
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from intentpm.foundation.deadlines import wait_ns
+
 from intentpm.foundation.primitives cimport load_relaxed_i64
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
@@ -122,11 +124,12 @@ cdef class Inspector:
             self.engine.monitor.release()
         return facts
 
-    def ask_facts(self, rank: int, Table table not None, key: int, timeout_s: float) -> bytes:
+    def ask_facts(self, rank: int, Table table not None, key: int, timeout_s) -> bytes:
         """What another rank knows of a key. One thread at a time. Raises PeerLostError, WaitTimeoutError."""
         cdef Operation operation
         cdef uint32_t peer = rank, wanted = key
         cdef string facts
+        cdef int64_t limit_ns = wait_ns(timeout_s)
         begin_operation(&operation, NULL, 0, NULL, NULL)
         try:
             with nogil:
@@ -134,7 +137,7 @@ cdef class Inspector:
                 self.engine.inquiry.ask(&operation, peer, table.table_id, wanted)
                 self.engine.turns.wake_finished()
                 self.engine.monitor.release()
-            self.engine.calls.wait_operation(&operation, timeout_s, f"rank {rank} to explain key {key} of {table.name!r}")
+            self.engine.calls.wait_operation(&operation, limit_ns, f"rank {rank} to explain key {key} of {table.name!r}")
             with nogil:
                 self.engine.monitor.acquire()
                 facts = self.engine.inquiry.answer

@@ -61,7 +61,3 @@ cdef class Turns:
 cdef inline bint is_over(Turns turns) noexcept nogil:
     """Nothing will come any more. Engine lock held."""
     return turns.control.failed or turns.state >= ENGINE_CLOSED
-
-
-cdef inline const char* no_memory_text() noexcept nogil:
-    return "ran out of memory for messages"

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport strlen
 
+from intentpm.foundation.losses cimport LOSS_OUT_OF_MEMORY, loss_text
 from intentpm.foundation.primitives cimport (
     exchange_acquire, load_acquire_i64, load_relaxed, store_release, store_release_i64,
 )
@@ -19,6 +20,7 @@ cdef enum:
     # that led to nothing. At least and at most:
     LOOK_GAP_NS = 400_000
     MOST_LOOK_GAP_NS = 12_800_000
+    MOST_SLEEP_MS = 3_600_000    # of the progress thread, which then looks again
 
 
 cdef class Turns:
@@ -56,7 +58,7 @@ cdef class Turns:
 
     cdef void wake_finished(self) noexcept nogil:
         if self.transport.out_of_memory and self.state == ENGINE_RUNNING:
-            self.control.fail(self.transport.rank, no_memory_text(), strlen(no_memory_text()))
+            self.control.fail(self.transport.rank, loss_text(LOSS_OUT_OF_MEMORY), strlen(loss_text(LOSS_OUT_OF_MEMORY)))
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
             self.rounds.sync.fail(OPERATION_PEER_LOST)
@@ -74,7 +76,8 @@ cdef class Turns:
         self.thread_wakes_ns = self.step_at_ns
         if self.step_at_ns == NEVER:
             return -1
-        return <int>max(<int64_t>0, (self.step_at_ns - self.transport.now_ns() + 999999) // 1000000)
+        return <int>max(<int64_t>0, min(
+            (self.step_at_ns - self.transport.now_ns() + 999999) // 1000000, <int64_t>MOST_SLEEP_MS))
 
     cdef bint kick(self, bint urgent) noexcept nogil:
         # A worker signals and advances its clock many times in a round trip. To wake the thread each time would take the core

@@ -3,6 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport read
 
+from intentpm.foundation.deadlines import wait_ns
+
 from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed, store_release_i64
 from intentpm.foundation.system cimport epoll_event, epoll_wait, intentpm_prefer_latency, sched_yield, set_timer
 from intentpm.runtime._native.turns cimport ENGINE_CLOSED, Turns
@@ -34,8 +36,8 @@ cdef class Wheel:
         self.monitor = turns.monitor
         self.transport = turns.transport
         self.no_spin_ns = LEAST_NO_SPIN_NS
-        self.worker_spin_ns = <int64_t>(worker_spin_us * 1000)
-        self.thread_spin_ns = <int64_t>(thread_spin_us * 1000)
+        self.worker_spin_ns = wait_ns(worker_spin_us * 1e-6, "spin_us")
+        self.thread_spin_ns = wait_ns(thread_spin_us * 1e-6, "spin_us")
 
     # -- a worker drives -------------------------------------------------------------------------------------------------
 

@@ -255,7 +255,7 @@ def asks_the_dead():
 def test_asking_a_rank_that_has_died_is_an_error(spawn_world):
     survivor, dead = spawn_world.outcomes(2, asks_the_dead)
     assert dead.exit_code == 7
-    assert "lost rank 1" in survivor.value, survivor.traceback
+    assert survivor.value.startswith("rank 1 ended without a goodbye"), survivor.traceback
 
 
 # -- traces ------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def own_rank() -> int:
 @pytest.fixture
 def stub_transports(monkeypatch: pytest.MonkeyPatch) -> None:
     Stub.opened = []
-    monkeypatch.setattr(bootstrap, "survey_transports", lambda wish: {"ucx": "", "tcp": ""})
+    monkeypatch.setattr(bootstrap, "survey_transports", lambda wish, *_: {"ucx": "", "tcp": ""})
 
 
 def test_tcp_connects(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_taken_port_on_one_rank_fails_all() -> None:
 def test_auto_falls_back_on_all_ranks_when_one_cannot_open(
     stub_transports: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def make(name: str, config: Config, world: object) -> Stub:
+    def make(name: str, config: Config, world: object, plan: object) -> Stub:
         if name == "ucx" and own_rank() == 1:
             raise TransportError("no device")
         stub = Stub()
@@ -129,9 +129,28 @@ def test_auto_falls_back_on_all_ranks_when_one_cannot_open(
     assert [transport.name for transport in start_all(3, lambda _: Config())] == ["tcp"] * 3
     assert [stub.closed for stub in Stub.opened if stub.name == "ucx"] == [True, True]
     said = capsys.readouterr().err
-    assert (
-        said == "intentpm: using the tcp transport, because ucx cannot be opened: rank 1: TransportError: no device\n"
-    )
+    because = "it cannot open the ucx transport: rank 1: TransportError: no device"
+    assert said == f"intentpm: using the tcp transport, because {because}\n"
+
+
+def test_auto_falls_back_on_all_ranks_when_one_cannot_connect(
+    stub_transports: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unreachable(Stub):
+        def connect(self, addresses: list[bytes], timeout_s: float) -> None:
+            if self.name == "ucx" and own_rank() == 2:
+                raise TransportError("no way")
+
+    def make(name: str, config: Config, world: object, plan: object) -> Stub:
+        stub = Unreachable()
+        stub.name = name
+        return stub
+
+    monkeypatch.setattr(bootstrap, "_make", make)
+    assert [transport.name for transport in start_all(3, lambda _: Config())] == ["tcp"] * 3
+    assert [stub.closed for stub in Stub.opened if stub.name == "ucx"] == [True] * 3
+    because = "it cannot connect over ucx: rank 2: TransportError: no way"
+    assert capsys.readouterr().err == f"intentpm: using the tcp transport, because {because}\n"
 
 
 def test_failure_to_connect_on_one_rank_fails_all_and_closes_all(
@@ -145,14 +164,14 @@ def test_failure_to_connect_on_one_rank_fails_all_and_closes_all(
     monkeypatch.setattr(bootstrap, "_make", lambda *_: Failing())
     results = start_all(3, lambda _: Config())
     assert all(isinstance(result, TransportError) for result in results)
-    assert str(results[0]) == "cannot connect over stub: rank 2: TransportError: no route to rank 0"
-    assert len(Stub.opened) == 3
+    assert str(results[0]) == "cannot connect over tcp: rank 2: TransportError: no route to rank 0"
+    assert len(Stub.opened) == 6  # ucx, then tcp
     assert all(stub.closed for stub in Stub.opened)
 
 
 def test_different_versions_are_an_error_on_every_rank(stub_transports: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        bootstrap, "_greet", lambda config: Greeting("2.0" if own_rank() == 1 else "1.0", 1, "auto", {"tcp": ""})
+        bootstrap, "_greet", lambda *_: Greeting("2.0" if own_rank() == 1 else "1.0", 1, "auto", {"tcp": ""})
     )
     results = start_all(3, lambda _: Config())
     assert all(isinstance(result, VersionMismatchError) for result in results)

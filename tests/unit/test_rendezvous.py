@@ -174,7 +174,7 @@ def test_a_rank_that_dies_ends_the_wait_at_once(serve, join, pool) -> None:
     assert waits(waiting[0])
     dying._socket.close()  # as the kernel does for a killed process: no goodbye
     for future in waiting:
-        with pytest.raises(PeerLostError, match="rank 2 closed its connection without a goodbye") as error:
+        with pytest.raises(PeerLostError, match="rank 2 ended without a goodbye: it closed its connection") as error:
             future.result(timeout=5)
         assert error.value.rank == 2
 
