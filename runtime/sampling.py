@@ -13,14 +13,16 @@ How a sample's keys are drawn is declared once per use of a table (``pm.create_s
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.foundation.errors import SampleError, WindowError
+from intentpm.foundation.errors import DtypeError, SampleError, ShapeError, WindowError
+from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime._native.draws import Distribution, Drawer
 from intentpm.runtime._native.store import Table
+from intentpm.runtime.arguments import as_array, whole_number
 
 Keys = npt.NDArray[np.int64]
 Scheme = Literal["naive", "preloc", "pool", "local"]
@@ -49,6 +51,9 @@ class Sample:
     def left(self) -> int:
         """Keys not yet pulled."""
         return self.size - self.used
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        refuse_to_cross(self, "draw here, and pass the keys on")
 
 
 @dataclass(slots=True)
@@ -84,9 +89,12 @@ class Sampling:
         """``ParameterManager.create_sampling`` explains the arguments; ``size`` is the number of ranks."""
         if scheme not in get_args(Scheme):
             raise SampleError(f"scheme={scheme!r}: choose one of {', '.join(get_args(Scheme))}")
+        pool_size, pool_uses = whole_number(pool_size, "pool_size"), whole_number(pool_uses, "pool_uses")
         for name, value in (("pool_size", pool_size), ("pool_uses", pool_uses)):
             if value < 1:
                 raise SampleError(f"{name}={value}: needs at least 1")
+        if seed is not None and whole_number(seed, "seed") < 0:
+            raise SampleError(f"seed={seed}: needs 0 or more")
         self.table = table
         self.scheme: Scheme = scheme
         self.replacement = replacement
@@ -103,7 +111,8 @@ class Sampling:
 
     def prepare(self, worker: Any, size: int, start: int, end: int | None) -> Sample:
         """What ``Worker.prepare_sample`` does."""
-        last = start + 1 if end is None else end
+        size, start = whole_number(size, "n"), whole_number(start, "start")
+        last = start + 1 if end is None else whole_number(end, "end")
         if last <= start:
             raise WindowError(f"window [{start}, {last}) of a sample is empty: end must be after start")
         if size < 0:
@@ -122,7 +131,7 @@ class Sampling:
         """The next ``count`` keys of a sample (None: all that are left)."""
         if sample.worker is not worker:
             raise SampleError(f"{sample.worker!r} prepared this sample, {worker!r} cannot pull it")
-        count = sample.left if count is None else count
+        count = sample.left if count is None else whole_number(count, "count")
         if not 0 <= count <= sample.left:
             raise SampleError(f"cannot pull {count} keys of a sample with {sample.left} of {sample.size} left")
         if sample.keys is None:
@@ -204,6 +213,9 @@ class Sampling:
         pool.uses += 1
         pool.taken = 0
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        refuse_to_cross(self, "draw here, and pass the keys on")
+
     def __repr__(self) -> str:
         kind = "with" if self.replacement else "without"
         return f"<intentpm.Sampling of {self.table.name!r}, {self.scheme}, {kind} replacement>"
@@ -214,11 +226,13 @@ def _distribution(table: Table, wanted: Any) -> Distribution:
         if wanted not in ("uniform", "log-uniform"):
             raise SampleError(f"distribution={wanted!r}: choose uniform, log-uniform or an array of weights")
         return Distribution(table.num_keys, wanted)
-    weights = np.asarray(wanted)
-    if weights.shape != (table.num_keys,) or weights.dtype.kind not in "fiu":
+    try:
+        weights = as_array(wanted, f"the weights for table {table.name!r}")
+    except (ShapeError, DtypeError) as error:
+        raise SampleError(str(error)) from None
+    if weights.shape != (table.num_keys,):
         raise SampleError(
-            f"weights have shape {weights.shape} and dtype {weights.dtype}: table {table.name!r} needs "
-            f"one number for each of its {table.num_keys} keys"
+            f"weights have shape {weights.shape}: table {table.name!r} needs one number for each of its {table.num_keys} keys"
         )
     weights = weights.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))

@@ -9,6 +9,7 @@ Guarantees
 Assumption: one thread at a time uses a worker (checked).
 """
 
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -17,9 +18,9 @@ from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
-import numpy as np
-
-from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
+from intentpm.foundation.errors import Error, KeyRangeError, WindowError
+from intentpm.foundation.handles import refuse_to_cross
+from intentpm.runtime.arguments import as_keys, as_out, as_rows, whole_number
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
@@ -60,7 +61,8 @@ cdef inline uint32_t _filter_slot(int64_t key) noexcept nogil:
 cdef class Worker:
     """A training thread's handle to the tables; ``worker.clock`` starts at 0. Made by ``ParameterManager.worker()``.
 
-    Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer sequence is converted), duplicates allowed.
+    Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer array, tensor or sequence is converted),
+    duplicates allowed.
     All calls release the GIL while they copy more than a few rows or wait for other ranks.
     """
 
@@ -101,8 +103,9 @@ cdef class Worker:
 
         Parameters
             keys: int64 [K].
-            out: array [K, *row_shape] of the table's dtype, C-contiguous and writable, to read into. Default: a new one.
-        Returns the rows, ndarray [K, *row_shape]: each row as some write left it, never torn.
+            out: array or torch tensor (in host memory) [K, *row_shape] of the table's dtype, C-contiguous and writable,
+                to read into. Default: a new array.
+        Returns the rows, ``out`` or ndarray [K, *row_shape]: each row as some write left it, never torn.
         Raises KeyRangeError, ShapeError, DtypeError (nothing read), PeerLostError (``out`` is undefined), ClosedError.
         """
         cdef Operation operation
@@ -113,7 +116,7 @@ cdef class Worker:
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_PULL, wanted, rows)
-            return rows
+            return rows if out is None else out
         finally:
             self.busy = False
 
@@ -122,7 +125,8 @@ cdef class Worker:
 
         Parameters
             keys: int64 [K].
-            deltas: [K, *row_shape] of the table's dtype.
+            deltas: [K, *row_shape] of the table's dtype: an array, a torch tensor in host memory, or nested lists of
+                numbers that the dtype can hold.
         Returns when applied here or acknowledged by the owners.
         Raises KeyRangeError, ShapeError, DtypeError (nothing applied), PeerLostError, ClosedError.
         """
@@ -143,6 +147,7 @@ cdef class Worker:
         try:
             rows = self._rows_for(table, wanted, out)
             future = self._new_future(table, ACCESS_PULL, rows)
+            future.answer = rows if out is None else out
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
             self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
             return future
@@ -162,7 +167,7 @@ cdef class Worker:
 
     # -- public: samples -------------------------------------------------------------------------------------------------
 
-    def prepare_sample(self, source, n: int, start: int, end: int | None = None):
+    def prepare_sample(self, source, n, start, end=None):
         """Announces that this worker will pull ``n`` keys of the manager's choice while its clock is in [start, end).
 
         source: a Table, whose last declared sampling is used, or a Sampling (``ParameterManager.create_sampling``).
@@ -173,7 +178,7 @@ cdef class Worker:
         sampling = self.manager.sampling(source) if isinstance(source, Table) else source
         return sampling.prepare(self, n, start, end)
 
-    def pull_sample(self, sample, n: int | None = None) -> tuple:
+    def pull_sample(self, sample, n=None) -> tuple:
         """The next ``n`` keys of a prepared sample and their rows: (int64 [n], ndarray [n, *row_shape]).
 
         n: default: all keys left.
@@ -184,14 +189,15 @@ cdef class Worker:
 
     # -- public: intent and time -----------------------------------------------------------------------------------------
 
-    def intent(self, Table table not None, keys, start: int, end: int | None = None) -> None:
+    def intent(self, Table table not None, keys, start, end=None) -> None:
         """Says that this worker will access ``keys`` while its clock is in [start, end); ``end`` defaults to start + 1.
 
+        start, end: whole numbers; those beyond 2^63 count as never.
         Returns at once. A window that is already over is a no-op.
         Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
         """
-        cdef int64_t first = start
-        cdef int64_t last = min(first, NEVER - 1) + 1 if end is None else end
+        cdef int64_t first = min(_clock(start, "start"), <int64_t>NEVER - 1)
+        cdef int64_t last = first + 1 if end is None else _clock(end, "end")
         cdef cnp.ndarray wanted
         if last <= first:
             raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
@@ -290,10 +296,9 @@ cdef class Worker:
         cdef cnp.npy_intp dims[32]
         cdef int axis
         if out is not None:
-            _check_rows(table, keys, out, "out")
-            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>out):
-                raise ShapeError(f"out for table {table.name!r} must be C-contiguous, aligned and writable")
-            return <cnp.ndarray>out
+            if cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and _fit(table, keys, <cnp.ndarray>out):
+                return <cnp.ndarray>out
+            return as_out(out, table.dtype, _rows_shape(table, keys), f"out for table {table.name!r}")
         dims[0] = cnp.PyArray_DIM(keys, 0)
         for axis in range(table.row_ndim):
             dims[axis + 1] = table.row_dims[axis]
@@ -302,12 +307,10 @@ cdef class Worker:
             &PyArray_Type, <PyArray_Descr*>table.dtype, table.row_ndim + 1, dims, NULL, NULL, 0, NULL)
 
     cdef cnp.ndarray _values_for(self, Table table, cnp.ndarray keys, object values):
-        if not cnp.PyArray_CheckExact(values):
-            values = _as_rows(table, values)
-        _check_rows(table, keys, values, "deltas or values")
-        if cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values):
+        if (cnp.PyArray_CheckExact(values) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values)
+                and _fit(table, keys, <cnp.ndarray>values)):
             return <cnp.ndarray>values
-        return np.ascontiguousarray(values)
+        return as_rows(values, table.dtype, _rows_shape(table, keys), f"deltas or values for table {table.name!r}")
 
     # -- local, then remote ----------------------------------------------------------------------------------------------
 
@@ -431,44 +434,37 @@ cdef class Worker:
         memset(self.filter, 0, sizeof(self.filter))
         self.filter_marked = False
 
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "make accesses here, in a thread with a worker of its own, and pass keys and rows on")
+
     def __repr__(self):
         return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
 
 
-cpdef cnp.ndarray as_keys(object keys):
-    """``keys`` as int64 [K], whatever integers they are. Raises ShapeError, DtypeError, KeyRangeError."""
-    array = np.asarray(keys)
-    if array.ndim != 1:
-        raise ShapeError(f"keys have shape {array.shape}: pass a one-dimensional array")
-    if array.size and array.dtype.kind not in "iu":
-        raise DtypeError(f"keys have dtype {array.dtype}: pass integers (int64)")
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise KeyRangeError(f"key {array.max()} does not fit in int64")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-cdef object _as_rows(Table table, object values):
-    array = np.asarray(values)
-    if array.dtype != table.dtype and not isinstance(values, (list, tuple, int, float)):
-        return array                     # _check_rows will say what is wrong
-    return np.asarray(array, dtype=table.dtype)
-
-
-cdef _check_rows(Table table, cnp.ndarray keys, object rows, str what):
-    cdef cnp.ndarray array
+cdef bint _fit(Table table, cnp.ndarray keys, cnp.ndarray rows) except -1:
+    """``rows`` are one row of the table for each of the keys."""
     cdef int axis
-    cdef bint fits
-    if not cnp.PyArray_Check(rows):
-        raise DtypeError(f"{what} for table {table.name!r} must be a numpy array, not {type(rows).__name__}")
-    array = <cnp.ndarray>rows
-    if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>table.dtype and array.dtype != table.dtype:
-        raise DtypeError(f"{what} for table {table.name!r} have dtype {array.dtype}, the table has {table.dtype}")
-    fits = cnp.PyArray_NDIM(array) == table.row_ndim + 1
-    if fits:
-        fits = cnp.PyArray_DIM(array, 0) == cnp.PyArray_DIM(keys, 0)
-        for axis in range(table.row_ndim):
-            fits = fits and cnp.PyArray_DIM(array, axis + 1) == table.row_dims[axis]
-    if not fits:
-        raise ShapeError(
-            f"{what} for table {table.name!r} have shape {rows.shape}, expected "
-            f"{(cnp.PyArray_DIM(keys, 0), *table.row_shape)}")
+    if <PyObject*>cnp.PyArray_DESCR(rows) != <PyObject*>table.dtype and rows.dtype != table.dtype:
+        return False
+    if cnp.PyArray_NDIM(rows) != table.row_ndim + 1 or cnp.PyArray_DIM(rows, 0) != cnp.PyArray_DIM(keys, 0):
+        return False
+    for axis in range(table.row_ndim):
+        if cnp.PyArray_DIM(rows, axis + 1) != table.row_dims[axis]:
+            return False
+    return True
+
+
+cdef tuple _rows_shape(Table table, cnp.ndarray keys):
+    return (cnp.PyArray_DIM(keys, 0), *table.row_shape)
+
+
+cdef int64_t _clock(object value, str name) except? -1:
+    """A clock, as it is or as far as there are any."""
+    cdef int overflow = 0
+    cdef int64_t clock
+    if not PyLong_CheckExact(value):
+        value = whole_number(value, name)
+    clock = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow:
+        return <int64_t>NEVER if overflow > 0 else -<int64_t>NEVER
+    return clock
