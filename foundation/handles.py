@@ -8,6 +8,6 @@ from intentpm.foundation.errors import HandleError
 def refuse_to_cross(handle: Any, instead: str) -> NoReturn:
     """For ``__reduce_ex__``. ``instead``: what to do, as the end of a sentence. Raises HandleError."""
     raise HandleError(
-        f"{handle!r} is a handle to memory, threads and connections of this process, which no other process (a DataLoader's "
-        f"worker, a pool's) and no copy has: it cannot be pickled or copied; {instead}"
+        f"{handle!r} is a handle to memory, threads and connections of this process, which no other process "
+        f"(a DataLoader's worker, a pool's) and no copy has: it cannot be pickled or copied; {instead}"
     )

@@ -1,8 +1,8 @@
 """What people pass as keys, rows and numbers, as what the store takes: NumPy arrays of its dtypes, and whole numbers.
 
-Accepted: NumPy arrays (memory maps too), torch tensors in host memory, nested lists, numbers, whatever else NumPy can read.
-Refused, never bent: values that the dtype cannot hold, bools, text, a mask's holes, a float where a whole number is meant.
-The data path comes here only with what it cannot use as it is.
+Accepted: NumPy arrays (memory maps too), torch tensors in host memory, nested lists, numbers, whatever else NumPy can
+read. Refused, never bent: values that the dtype cannot hold, bools, text, a mask's holes, a float where a whole number
+is meant. The data path comes here only with what it cannot use as it is.
 """
 
 import operator
@@ -48,7 +48,8 @@ def as_keys(keys: Any) -> npt.NDArray[np.int64]:
 
 
 def as_rows(values: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
-    """``values`` as contiguous rows of ``dtype`` and ``shape``. What has a dtype must have this one; lists are converted.
+    """``values`` as contiguous rows of ``dtype`` and ``shape``. What has a dtype must have this one; lists are
+    converted.
 
     Raises ShapeError, DtypeError; ``what`` names the argument and the table.
     """
@@ -150,7 +151,8 @@ def as_number(value: Any, dtype: np.dtype[Any], what: str) -> Array:
 
 
 def whole_number(value: Any, name: str) -> int:
-    """``value`` as an int: a Python or NumPy integer. Raises DtypeError, naming the argument, for bools and floats too."""
+    """``value`` as an int: a Python or NumPy integer. Raises DtypeError, naming the argument, for bools and floats
+    too."""
     if not isinstance(value, bool | np.bool_):
         try:
             return operator.index(value)

@@ -1,15 +1,17 @@
 """Calls that all ranks make together, and what becomes of one that a rank gives up.
 
-A collective call is a few exchanges, and what the rank does between them. It is given up when a wait in it passes its deadline,
-or when anything but an ``Error`` comes out of it (Ctrl-C, say): the other ranks still count on what this rank has said.
+A collective call is a few exchanges, and what the rank does between them. It is given up when a wait in it passes its
+deadline, or when anything but an ``Error`` comes out of it (Ctrl-C, say): the other ranks still count on what this rank
+has said.
 
     OPEN -all done, or an Error-> over
     OPEN -deadline, interrupt-> GIVEN_UP
-    GIVEN_UP -the same call again-> OPEN       what was done is not done again, nor said again: it goes on where it stopped
+    GIVEN_UP -the same call again-> OPEN       what was done is not done again, nor said again: it goes on where it
+                                               stopped
     GIVEN_UP -another call-> GIVEN_UP          CollectiveMismatchError: says which call must be made first
     OPEN -withdraw-> WITHDRAWN                 this rank has undone its part, and says so in place of what it had said
-    WITHDRAWN -any call-> over                 waits until all ranks have come to the call that was withdrawn. If they had come
-                                               before they heard of it, it was made, and this rank takes part in it after all
+    WITHDRAWN -any call-> over                 waits until all ranks have come to the call that was withdrawn. If they
+                                               had come before they heard of it, it was made, with this rank
 
 Assumption: one thread at a time (as for every collective call).
 """
@@ -69,7 +71,8 @@ class Call:
         return done
 
     def exchange(self, payload: bytes) -> list[bytes]:
-        """The payloads of all ranks, in rank order. An attempt that finds its payload sent waits for the answer alone."""
+        """The payloads of all ranks, in rank order. An attempt that finds its payload sent waits for the answer
+        alone."""
         return self.once(lambda: _Exchanged(self._exchange(payload)))
 
     def remaining_s(self) -> float | None:
@@ -82,7 +85,8 @@ class Call:
         return max(0.0, self._timeout_s - (self._engine.now_ns() - self._began_ns) * 1e-9)
 
     def agree(self, arguments: dict[str, str], **said: Any) -> Answers:
-        """Tells all ranks the ``arguments``, which must be the same on all, and what is ``said``; returns what all sent.
+        """Tells all ranks the ``arguments``, which must be the same on all, and what is ``said``; returns what all
+        sent.
 
         Raises CollectiveMismatchError, on every rank, where the call or its arguments differ.
         """
@@ -104,7 +108,8 @@ class Call:
         return calls
 
     def _check_same_call(self, answers: list[bytes]) -> None:
-        """Raises CollectiveMismatchError where a rank made another call; each payload's first line is JSON that names it."""
+        """Raises CollectiveMismatchError where a rank made another call; each payload's first line is JSON that names
+        it."""
         for rank, answer in enumerate(answers):
             other = json.loads(answer.split(b"\n", 1)[0])["call"]
             if other != self.name:
@@ -114,7 +119,8 @@ class Call:
                 )
 
     def withdraw(self, when_settled: Callable[[bool], None], problem: Any) -> None:
-        """Of a call with one exchange: says ``problem`` in place of what it said, or would have. Does not wait for anybody.
+        """Of a call with one exchange: says ``problem`` in place of what it said, or would have. Does not wait for
+        anybody.
 
         when_settled: called once all ranks have come. True: they had come before they heard of it, and agreed.
         """
@@ -182,7 +188,8 @@ class Collectives:
     def call(self, name: str, what: str, identity: bytes, timeout_s: float | None = None) -> Call:
         """A new call, or the one that was given up if this is it again.
 
-        name: of the method, the same on every rank. what: the call as people write it. identity: what else makes a call the same.
+        name: of the method, the same on every rank. what: the call as people write it. identity: what else makes a
+        call the same.
         Raises CollectiveMismatchError when another call was given up; as ``barrier`` while it waits for one withdrawn.
         """
         self.engine.check()
@@ -196,7 +203,8 @@ class Collectives:
             return Call(self, name, what, identity).attempt(timeout_s)
         if last.identity != (name, identity):
             raise CollectiveMismatchError(
-                f"rank {self.rank} called {what}, but has given up {last.what}, to which the other ranks wait for it or will "
+                f"rank {self.rank} called {what}, but has given up {last.what}, to which the other ranks wait "
+                f"for it or will "
                 f"come: call that again first, with the same arguments, then {what}"
             )
         return last.attempt(timeout_s)

@@ -16,6 +16,10 @@ from intentpm.foundation.errors import ClosedError
 from intentpm.foundation.handles import refuse_to_cross
 
 
+cdef class OpenWrites:
+    pass
+
+
 # A cycle of garbage must not take ``engine`` away before __dealloc__, which ends the engine's interest in this memory.
 @cython.no_gc_clear
 cdef class Future:

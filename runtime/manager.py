@@ -36,7 +36,7 @@ from intentpm.runtime.table_creation import TableCreation, check_budget
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.trace_file import RankTrace
 from intentpm.runtime.types import World
-from intentpm.runtime.worker import Worker
+from intentpm.runtime.worker import Worker, WorkersOfRank
 
 CLOSE_FLUSH_S = 5.0
 
@@ -56,7 +56,7 @@ class ParameterManager:
         self._world = world
         self._transport = transport
         self._tables: dict[str, Table] = {}
-        self._workers: list[Worker] = []
+        self._workers = WorkersOfRank()
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
@@ -99,14 +99,16 @@ class ParameterManager:
             num_keys: 1 to 2^31 - 1; keys are 0 to num_keys - 1.
             row_shape: shape of one row; () for one number.
             dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64; NumPy's and torch's names too.
-            init: a number; rows [num_keys, *row_shape], of all ranks together, or one row [*row_shape]: an array, memory
+            init: a number; rows [num_keys, *row_shape], of all ranks together, or one row [*row_shape]: an array,
+            memory
                 map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and returns
                 their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
                 be rounded to floats; any other change of a value is refused.
             timeout: seconds; None waits as long as all ranks are alive.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
-        the same whichever rank found it; Error, MemoryBudgetError, what a callable raised (the other ranks: Error naming
+        the same whichever rank found it; Error, MemoryBudgetError, what a callable raised (the other ranks: Error
+        naming
         the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
         WaitTimeoutError: as ``barrier``. Any other exception that ends the wait, Ctrl-C say, undoes the call here, and
         the other ranks raise Error naming this one; if they had all come by then, the table is made, and this rank gets
@@ -151,11 +153,12 @@ class ParameterManager:
             self._tables[table.name] = table
 
     def worker(self) -> Worker:
-        """A new worker for the calling thread; its clock starts at 0. Not collective."""
+        """A new worker for the calling thread; its clock starts at 0. Not collective.
+
+        Its intents hold as long as it is open: until ``close``, or the end of the last reference to it.
+        """
         self._engine.check()
-        worker = Worker(self, self._engine, next(self._worker_ids))
-        self._workers.append(worker)
-        return worker
+        return Worker(self, self._engine, self._workers, next(self._worker_ids))
 
     def create_sampling(
         self,
@@ -214,7 +217,8 @@ class ParameterManager:
         (``wait_sync``) before. Memory that was free since the last barrier goes back to the system.
 
         timeout: seconds; None waits as long as all ranks are alive.
-        Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError naming the ranks that have not come. This rank has
+        Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError naming the ranks that have not come. This rank
+        has
         come all the same, for the others need not wait for it: call it again, on this rank, to wait on. Any other
         collective call raises CollectiveMismatchError until then.
         """
@@ -265,12 +269,13 @@ class ParameterManager:
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
             ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
             Whether an intended key was accessed is not recorded.
-        ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
+        ``workers[i]``, of those that are open: ``clock``; ``clocks_per_round``, the action timer's estimate;
+        ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
         if self._engine.is_forked():
             self._engine.check()
-        return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
+        return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), self._workers)
 
     def count_local(self, table: Table, keys: npt.ArrayLike) -> int:
         """How many of ``keys`` (integers [K], duplicates counted) are on this rank now, owned or as a replica.
@@ -368,8 +373,7 @@ class ParameterManager:
         self._closed = True
         try:
             self._engine.check()
-            for worker in self._workers:
-                worker.close()
+            self._workers.settle()
             self._leave()
         except BaseException as problem:
             self._engine.fail(how_it_failed(problem))  # to those that do not know of it
@@ -431,7 +435,9 @@ class ParameterManager:
             self.abort(why)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        refuse_to_cross(self, "pass what is needed to compute keys, and make accesses here; or start that process as a rank")
+        refuse_to_cross(
+            self, "pass what is needed to compute keys, and make accesses here; or start that process as a rank"
+        )
 
     def __repr__(self) -> str:
         return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"

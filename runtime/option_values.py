@@ -1,4 +1,5 @@
-"""What the values of options may be, whether arguments of ``init`` or variables: each fault is named with its option."""
+"""What the values of options may be, whether arguments of ``init`` or variables: each fault is named with its
+option."""
 
 import re
 from numbers import Integral, Real
@@ -46,6 +47,8 @@ def parse_bytes(text: str) -> int:
     """A number of bytes: "8000000000", "8 GB" (10^9 each), "7.5GiB" (2^30 each). Raises ConfigError."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ConfigError(f"memory_budget={text!r}: needs bytes, as 8000000000, '8GB' (10^9 each) or '7.5GiB' (2^30 each)")
+        raise ConfigError(
+            f"memory_budget={text!r}: needs bytes, as 8000000000, '8GB' (10^9 each) or '7.5GiB' (2^30 each)"
+        )
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()]) if unit else int(float(number))

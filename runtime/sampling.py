@@ -12,6 +12,7 @@ How a sample's keys are drawn is declared once per use of a table (``pm.create_s
 """
 
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
@@ -104,6 +105,8 @@ class Sampling:
         self._rank = rank
         self._min_local_keys = min(LOCAL_KEYS_ENOUGH, -(-table.num_keys // (4 * size)))
         self._drawers: dict[int, Drawer] = {}
+        self._past_drawn = self._past_drawn_local = 0
+        self._past_departed = 0.0
         pool_stream = self._random_stream(POOL_STREAM)
         self._pool = _Pool(Drawer(table, self._distribution, pool_stream), np.random.Generator(pool_stream))
         if scheme == "pool" and not replacement:
@@ -152,11 +155,11 @@ class Sampling:
         Relocations that move the local keys about bring the long-run frequencies closer to the target than this.
         """
         drawers = [self._pool.drawer, *self._drawers.values()]
-        drawn = sum(drawer.drawn for drawer in drawers)
-        departed = sum(drawer.departure * drawer.drawn for drawer in drawers)
+        drawn = self._past_drawn + sum(drawer.drawn for drawer in drawers)
+        departed = self._past_departed + sum(drawer.departure * drawer.drawn for drawer in drawers)
         return {
             "drawn": drawn,
-            "drawn_local": sum(drawer.drawn_local for drawer in drawers),
+            "drawn_local": self._past_drawn_local + sum(drawer.drawn_local for drawer in drawers),
             "local_keys": sum(drawer.local_keys_now for drawer in drawers) / max(1, len(drawers) - 1),
             "departure": departed / drawn if drawn else 0.0,
         }
@@ -167,7 +170,15 @@ class Sampling:
             stream = self._random_stream(worker.worker_id)
             drawer = Drawer(self.table, self._distribution, stream, self._min_local_keys)
             self._drawers[worker.worker_id] = drawer
+            weakref.finalize(worker, self._forget, worker.worker_id).atexit = False
         return drawer
+
+    def _forget(self, worker_id: int) -> None:
+        """Of a worker that is gone: its counts stay."""
+        drawer = self._drawers.pop(worker_id)
+        self._past_drawn += drawer.drawn
+        self._past_drawn_local += drawer.drawn_local
+        self._past_departed += drawer.departure * drawer.drawn
 
     def _random_stream(self, worker_id: int) -> np.random.BitGenerator:
         return np.random.SFC64(np.random.SeedSequence(self._entropy, spawn_key=(self._rank, worker_id)))
@@ -232,7 +243,8 @@ def _distribution(table: Table, wanted: Any) -> Distribution:
         raise SampleError(str(error)) from None
     if weights.shape != (table.num_keys,):
         raise SampleError(
-            f"weights have shape {weights.shape}: table {table.name!r} needs one number for each of its {table.num_keys} keys"
+            f"weights have shape {weights.shape}: table {table.name!r} needs one number for each of its "
+            f"{table.num_keys} keys"
         )
     weights = weights.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))

@@ -118,5 +118,6 @@ def _check_size(where: str, num_keys: int, shape: tuple[int, ...], dtype: np.dty
         raise ShapeError(f"{where}: row_shape={shape}: a row has {row_bytes} bytes, at most {MAX_ROW_BYTES} work")
     if num_keys * stride_for(row_bytes) > ADDRESS_SPACE_BYTES:
         raise MemoryBudgetError(
-            f"{where}: {num_keys} rows of {row_bytes} bytes are more than a process can address: use fewer or shorter rows"
+            f"{where}: {num_keys} rows of {row_bytes} bytes are more than a process can address: use fewer or "
+            f"shorter rows"
         )

@@ -1,4 +1,5 @@
-"""One rank's part in ``create_table``: the table is made and filled before the ranks agree, and taken back if they do not."""
+"""One rank's part in ``create_table``: the table is made and filled before the ranks agree, and taken back if they do
+not."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -94,6 +95,7 @@ def check_budget(arguments: TableArguments, size: int, used_bytes: int, budget_b
     needed = -(-arguments.num_keys // size) * arguments.stride_bytes
     if used_bytes + needed > budget_bytes:
         raise MemoryBudgetError(
-            f"table {arguments.name!r}: this rank's share needs {needed} bytes and {used_bytes} are in use, of a memory_budget "
+            f"table {arguments.name!r}: this rank's share needs {needed} bytes and {used_bytes} are in use, of "
+            f"a memory_budget "
             f"of {budget_bytes}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
         )

@@ -132,6 +132,18 @@ cdef class Engine:
             self.rounds.intents.add_worker(queue)
             self.monitor.release()
 
+    def remove_worker(self, IntentQueue queue not None) -> None:
+        """Ends the intents of a worker that is closed. Of a closed or forked engine nothing is left to end."""
+        if load_acquire(&self.turns.state) >= ENGINE_CLOSED:
+            return                       # ``close`` runs Python with the lock held: do not wait for it here
+        with nogil:
+            self.monitor.acquire()
+            self.rounds.intents.remove_worker(queue)
+            self.turns.step()
+            self.monitor.arm_sleeper()
+            self.monitor.release()
+        self.rounds.intents.release(queue)
+
     # -- collective calls ------------------------------------------------------------------------------------------------
 
     def exchange(self, payload: bytes, what: str, timeout_s=None) -> list:
@@ -142,7 +154,7 @@ cdef class Engine:
         """
         return self._collect(payload, what, timeout_s)
 
-    def rejoin(self, what: str, timeout_s: float | None = None) -> list:
+    def rejoin(self, what: str, timeout_s=None) -> list:
         """The answer of the newest ``exchange``, which was given up, or ``amend``. Raises as ``exchange``."""
         return self._collect(None, what, timeout_s)
 
@@ -234,7 +246,7 @@ cdef class Engine:
             self.monitor.release()
         return held
 
-    def refresh_replicas(self, timeout_s: float | None = None) -> None:
+    def refresh_replicas(self, timeout_s=None) -> None:
         """Waits until this rank's replicas hold what the owners have now. Raises PeerLostError, WaitTimeoutError."""
         cdef Operation operation
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
@@ -244,7 +256,7 @@ cdef class Engine:
             self.calls.sync(&operation)
         self.calls.wait_operation(&operation, limit_ns, "replicas here to be refreshed")
 
-    def flush_news(self, timeout_s: float | None = None) -> None:
+    def flush_news(self, timeout_s=None) -> None:
         """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError,
         WaitTimeoutError.
         """

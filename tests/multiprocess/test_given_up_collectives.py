@@ -48,9 +48,7 @@ def wait_in_slices(straggler: int, folder: str) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_barrier_is_waited_for_in_slices(
-    spawn_world: WorldSpawner, tmp_path: Any, transport: str, size: int
-) -> None:
+def test_a_barrier_is_waited_for_in_slices(spawn_world: WorldSpawner, tmp_path: Any, transport: str, size: int) -> None:
     for straggler in (0, size - 1):
         folder = tmp_path / str(straggler)
         folder.mkdir()

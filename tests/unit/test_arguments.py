@@ -1,4 +1,5 @@
-"""Keys, rows, ``init`` and numbers in all the forms people have them: what fits is taken, what would change is refused, and
+"""Keys, rows, ``init`` and numbers in all the forms people have them: what fits is taken, what would change is
+refused, and
 every rank says the same of it, however many there are."""
 
 import tracemalloc
@@ -59,7 +60,7 @@ def one_error(**arguments: Any) -> Exception:
     return errors[0]  # type: ignore[no-any-return]
 
 
-# -- init that fits --------------------------------------------------------------------------------------------------------
+# -- init that fits ----------------------------------------------------------------------------------------------------
 
 FITTING: dict[str, Callable[[Path], Any]] = {
     "array": lambda _: by_key(4),
@@ -169,7 +170,7 @@ def test_a_memory_map_is_not_copied_whole(tmp_path: Path) -> None:
         assert pm.worker().pull(table, [4, 5, 6])[:, 0].tolist() == [0.0, 5.0, 0.0]
 
 
-# -- init that does not fit ------------------------------------------------------------------------------------------------
+# -- init that does not fit --------------------------------------------------------------------------------------------
 
 
 def holed() -> Any:
@@ -228,7 +229,7 @@ def test_the_first_key_at_fault_is_named_whichever_rank_has_it() -> None:
     assert "(key 3)" in str(one_error(num_keys=KEYS, row_shape=ROW, dtype="int32", init=rows))
 
 
-# -- the other arguments of create_table -----------------------------------------------------------------------------------
+# -- the other arguments of create_table -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,9 @@ def test_a_row_shape_that_wraps_or_is_none_is_refused(row_shape: Any) -> None:
     assert "row_shape=" in str(error)
 
 
-@pytest.mark.parametrize("num_keys", [10.0, np.float64(10), True, np.bool_(True), "10", None, -1, 2**31, 2**70], ids=repr)
+@pytest.mark.parametrize(
+    "num_keys", [10.0, np.float64(10), True, np.bool_(True), "10", None, -1, 2**31, 2**70], ids=repr
+)
 def test_num_keys_that_is_no_whole_number_of_keys_is_refused(num_keys: Any) -> None:
     error = one_error(num_keys=num_keys)
     assert type(error) is intentpm.ShapeError
@@ -281,7 +284,7 @@ def test_a_name_that_is_no_text_is_refused_before_any_rank_waits(name: Any) -> N
         job.on_every_rank(target)
 
 
-# -- keys, rows and out of accesses ----------------------------------------------------------------------------------------
+# -- keys, rows and out of accesses ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -380,7 +383,9 @@ def test_rows_in_any_form_are_written(table: Any, worker: Any, call: str, make: 
         lambda: np.ones((2, 4), ">f4"),
     ],
 )
-def test_rows_that_would_have_to_be_bent_are_refused(table: Any, worker: Any, call: str, make: Callable[[], Any]) -> None:
+def test_rows_that_would_have_to_be_bent_are_refused(
+    table: Any, worker: Any, call: str, make: Callable[[], Any]
+) -> None:
     with pytest.raises(intentpm.DtypeError, match="table 't'"):
         getattr(worker, call)(table, [1, 2], make())
     assert not worker.pull(table, np.arange(KEYS)).any()
@@ -441,7 +446,7 @@ def test_an_out_that_cannot_be_read_into_is_refused(
             pull(table, [1, 2], out=make())
 
 
-# -- clocks, counts, keys of questions -------------------------------------------------------------------------------------
+# -- clocks, counts, keys of questions ---------------------------------------------------------------------------------
 
 NO_WHOLE_NUMBERS = [1.5, 2.0, np.float32(1), True, np.bool_(True), "1", None, [1], np.nan]
 
@@ -482,7 +487,9 @@ def test_a_table_of_another_manager_is_refused_by_every_call(pm: Any, table: Any
             getattr(pm, call)(foreign, *arguments)
 
 
-@pytest.mark.parametrize("weights", [[True] * KEYS, np.ma.masked_array(np.ones(KEYS), mask=np.arange(KEYS) < 2), [[1]] * KEYS])
+@pytest.mark.parametrize(
+    "weights", [[True] * KEYS, np.ma.masked_array(np.ones(KEYS), mask=np.arange(KEYS) < 2), [[1]] * KEYS]
+)
 def test_weights_that_are_none_are_refused(pm: Any, table: Any, weights: Any) -> None:
     with pytest.raises(intentpm.Error):
         pm.create_sampling(table, weights)
