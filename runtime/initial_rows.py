@@ -1,10 +1,8 @@
 """A table's first rows, from the ``init`` of ``create_table``: each rank makes those of the keys it starts with.
 
 What ``init`` is, and whether its shape and dtype fit, is decided from the whole of it, before the keys are shared out:
-so every
-rank finds the same, however many there are. Its values are looked at where they are used; the first key at fault of
-all ranks
-is the one that every rank names.
+so every rank finds the same, however many there are. Its values are looked at where they are used; the first key at
+fault of all ranks is the one that every rank names.
 """
 
 import mmap
