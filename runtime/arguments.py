@@ -89,7 +89,7 @@ def as_array(value: Any, what: str, kinds: str = "iufV") -> Array:
     """``value`` as an array of numbers, without a copy where that is possible. Raises ShapeError, DtypeError."""
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
-            raise DtypeError(f"{what}: {np.ma.count_masked(value)} elements are masked: fill them (array.filled(...))")
+            raise DtypeError(f"{what}: {int(np.sum(value.mask))} elements are masked: fill them (array.filled(...))")
         value = value.data
     if is_tensor(value):
         value = _tensor_memory(value, what)
