@@ -333,6 +333,11 @@ cdef class Worker:
             self.use = WORKER_IDLE
         self._end()
 
+    def access_counts(self, table_id: int) -> tuple:
+        """(local, replica, remote) keys accessed in a table since the worker was made. Any thread."""
+        cdef AccessCounts* counts = &self.counts[table_id]
+        return (load_relaxed_u64(&counts.local), load_relaxed_u64(&counts.replica), load_relaxed_u64(&counts.remote))
+
     def settle(self) -> None:
         """Waits for this worker's asynchronous writes."""
         self._settle_writes(None)
