@@ -20,7 +20,7 @@ class ShapeError(Error, ValueError):
 
 
 class DtypeError(Error, TypeError):
-    """An array does not have the dtype the call needs. Nothing of the call was applied."""
+    """An argument does not have the type, or the dtype, the call needs. Nothing of the call was applied."""
 
 
 class WindowError(Error, ValueError):
@@ -37,6 +37,10 @@ class ClosedError(Error, RuntimeError):
 
 class ForkError(Error, RuntimeError):
     """A forked child touched the parameter manager of its parent. Start children with spawn or forkserver."""
+
+
+class HandleError(Error, TypeError):
+    """A handle (manager, table, worker, future, ...) was pickled or copied; the message says what to do instead."""
 
 
 class WaitTimeoutError(Error, TimeoutError):

@@ -40,7 +40,7 @@ def init(
     sync_threshold: float | None = None,
     secret: str | None = None,
     spin_us: float | None = None,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
     seed: int | None = None,
     host: str | None = None,
     port: int | None = None,
@@ -63,7 +63,7 @@ def init(
     sync_threshold: L2 norm that a replica's gathered writes must reach to be sent (a wait_sync sends all); 0.
     secret: shared by the ranks of the job, at least 16 characters; made by the launcher.
     spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
-    memory_budget: bytes of row memory this rank may use; what the machine has.
+    memory_budget: bytes of row memory this rank may use, a number or a text as "8GiB"; what the machine has.
     seed: of everything random; from the operating system.
     host, port: address (or interface name) and port the tcp transport listens on; found and free ones.
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError
+from intentpm.runtime.option_values import check_value, parse_bytes
 
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication"]
 Timing = Literal["adaptive", "immediate"]
@@ -33,7 +34,8 @@ class Config:
     spin_us: float | None = None
     """Microseconds a waiting thread polls before it sleeps. Default: from the cores per rank."""
     memory_budget: int | None = None
-    """Bytes of row memory this rank may use. A table that does not fit is an error; replicas that would not fit are not
+    """Bytes of row memory this rank may use, also as "8GiB" or "8GB". A table that does not fit is an error; replicas
+    that would not fit are not
     made (such keys stay remote). Default: what the machine has."""
     seed: int | None = None
     """Seed of everything random (sampling, generated data). Default: from the operating system."""
@@ -43,6 +45,8 @@ class Config:
     """Port the tcp transport listens on; 0: any free one."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, check_value(field.name, getattr(self, field.name)))
         for name, allowed in (("management", get_args(Management)), ("timing", get_args(Timing))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
@@ -67,7 +71,7 @@ _PARSERS: Mapping[str, Any] = {
     "sync_interval": float,
     "sync_threshold": float,
     "spin_us": float,
-    "memory_budget": int,
+    "memory_budget": parse_bytes,
     "seed": int,
     "port": int,
 }
@@ -88,6 +92,8 @@ def read_config(arguments: Mapping[str, Any], environment: Mapping[str, str] = o
         if environment.get(variable):
             try:
                 values[name] = _PARSERS.get(name, str)(environment[variable])
+            except ConfigError as error:
+                raise ConfigError(f"{variable}: {error}") from None
             except ValueError:
                 raise ConfigError(f"{variable}={environment[variable]!r}: not a number") from None
         if arguments.get(name) is not None:

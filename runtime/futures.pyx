@@ -13,6 +13,11 @@ from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operatio
 
 from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError
+from intentpm.foundation.handles import refuse_to_cross
+
+
+cdef class OpenWrites:
+    pass
 
 
 # A cycle of garbage must not take ``engine`` away before __dealloc__, which ends the engine's interest in this memory.
@@ -39,9 +44,12 @@ cdef class Future:
             raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
 
     def result(self, timeout=None):
-        """Waits, then returns the rows: ndarray [K, *row_shape] for a pull, None for a write."""
+        """Waits, then returns the rows: ``out`` or an ndarray [K, *row_shape] for a pull, None for a write."""
         self.wait(timeout)
-        return self.rows
+        return self.answer
+
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "wait here, and pass its result() on")
 
     def _describe(self) -> str:
         return f"an asynchronous call on {self.table!r}"

@@ -12,35 +12,32 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
-import numpy as np
 import numpy.typing as npt
 
-from intentpm.foundation.errors import (
-    CollectiveMismatchError,
-    Error,
-    KeyRangeError,
-    MemoryBudgetError,
-    ShapeError,
-)
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
+from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
-from intentpm.runtime._native.slabs import stride_for
-from intentpm.runtime._native.store import Table, resolve_dtype
+from intentpm.runtime._native.store import Table
+from intentpm.runtime.arguments import as_keys, whole_number
+from intentpm.runtime.collectives import Collectives
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
-from intentpm.runtime.initial_rows import Init, describe_init, fill_table
+from intentpm.runtime.initial_rows import Init
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
+from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
+from intentpm.runtime.table_creation import TableCreation, check_budget
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
+from intentpm.runtime.trace_file import RankTrace
 from intentpm.runtime.types import World
-from intentpm.runtime.worker import Worker, as_keys
+from intentpm.runtime.worker import Worker, WorkersOfRank
 
-MAX_KEYS = 2**31 - 1
 CLOSE_FLUSH_S = 5.0
 
 
@@ -59,7 +56,7 @@ class ParameterManager:
         self._world = world
         self._transport = transport
         self._tables: dict[str, Table] = {}
-        self._workers: list[Worker] = []
+        self._workers = WorkersOfRank()
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
@@ -74,6 +71,7 @@ class ParameterManager:
             config.sync_threshold,
             config.memory_budget or 0,
         )
+        self._collectives = Collectives(self._engine, self.rank)
         self._inspector = Inspector(self._engine)
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
@@ -92,86 +90,75 @@ class ParameterManager:
         row_shape: int | tuple[int, ...] = (),
         dtype: npt.DTypeLike = "float32",
         init: Init = 0.0,
+        timeout: float | None = None,
     ) -> Table:
         """Collective. Makes a table of ``num_keys`` rows, spread over the ranks.
 
         Parameters
+            name: of printable characters, at most 255 bytes.
             num_keys: 1 to 2^31 - 1; keys are 0 to num_keys - 1.
             row_shape: shape of one row; () for one number.
-            dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64.
-            init: a number; an array [num_keys, *row_shape] or [*row_shape]; or a callable that is given int64 keys [K]
-                and returns their rows [K, *row_shape]. Each rank evaluates it for the keys it starts with.
-        Raises, on every rank: CollectiveMismatchError when the ranks' arguments differ; ShapeError, DtypeError, Error,
-        MemoryBudgetError for arguments that cannot be used (the other ranks: Error naming the rank); PeerLostError.
+            dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64; NumPy's and torch's names too.
+            init: a number; rows [num_keys, *row_shape], of all ranks together, or one row [*row_shape]: an array,
+            memory
+                map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and returns
+                their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
+                be rounded to floats; any other change of a value is refused.
+            timeout: seconds; None waits as long as all ranks are alive.
+        Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
+        Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
+        the same whichever rank found it; Error, MemoryBudgetError, what a callable raised (the other ranks: Error
+        naming
+        the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
+        WaitTimeoutError: as ``barrier``. Any other exception that ends the wait, Ctrl-C say, undoes the call here, and
+        the other ranks raise Error naming this one; if they had all come by then, the table is made, and this rank gets
+        it by the same call again.
         """
-        self._engine.check()
-        table, problem = self._make_table(name, num_keys, row_shape, dtype, init)
-        if table is not None:
-            self._engine.add_table(table)
-        try:
-            self._agree_on_table(name, num_keys, row_shape, dtype, init, problem)
-        except Error:
-            if table is not None:
-                self._engine.remove_last_table()
-            raise
-        assert table is not None
-        self._tables[name] = table
-        self._engine.replicate_all(table)
-        return table
+        check_name(name)
+        arguments, problem = check_table_arguments(name, num_keys, row_shape, dtype, init)
+        described = arguments.describe() if arguments else describe_unchecked(name, num_keys, row_shape, dtype, init)
+        what, identity = f"create_table({described['name']})", json.dumps(described).encode()
+        with self._collectives.call("create_table", what, identity, timeout) as call:
+            creation = TableCreation(self._engine, described["name"])
+            try:
+                creation = call.once(lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size))
+                answers = call.agree(described, problem=creation.problem)
+                self._settle_table(creation, not any(answer["problem"] for answer in answers))
+            except WaitTimeoutError:
+                raise
+            except Error:
+                creation.undo()
+                raise
+            except BaseException as interrupt:
+                call.withdraw(lambda made: self._settle_table(creation, made), creation.given_up(interrupt))
+                raise
+        return creation.result(answers)
 
-    def _make_table(
-        self, name: str, num_keys: int, row_shape: Any, dtype: npt.DTypeLike, init: Init
-    ) -> tuple[Table | None, Exception | None]:
-        """The table with its initial rows, or why there is none: other ranks must hear of it before this one raises."""
-        try:
-            shape = _row_shape(row_shape)
-            if name in self._tables:
-                raise Error(f"table {name!r} exists already: choose another name")
-            if not isinstance(num_keys, int | np.integer) or not 0 < num_keys <= MAX_KEYS:
-                raise ShapeError(f"table {name!r}: num_keys={num_keys!r}: needs 1 to {MAX_KEYS}")
-            self._check_budget(name, int(num_keys), shape, dtype)
-            table = Table(name, len(self._tables), int(num_keys), shape, dtype, self.rank, self.size)
-            fill_table(table, init)
-        except Exception as problem:  # an init callable may raise anything
-            return None, problem
-        return table, None
+    def _check_new(self, arguments: TableArguments) -> int:
+        """The id of a table that can be made. Raises Error, MemoryBudgetError."""
+        if arguments.name in self._tables:
+            raise Error(f"table {arguments.name!r} exists already: choose another name")
+        if self.config.memory_budget is not None:
+            used = sum(table.memory()["rows"] for table in self._tables.values())
+            check_budget(arguments, self.size, used, self.config.memory_budget)
+        return len(self._tables)
 
-    def _check_budget(self, name: str, num_keys: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        budget = self.config.memory_budget
-        if budget is None:
-            return
-        stride = stride_for(int(np.prod(shape, dtype=np.int64)) * resolve_dtype(dtype).itemsize)
-        needed = -(-num_keys // self.size) * stride
-        used = sum(table.memory()["rows"] for table in self._tables.values())
-        if used + needed > budget:
-            raise MemoryBudgetError(
-                f"table {name!r}: this rank's share needs {needed} bytes and {used} are in use, of a memory_budget of "
-                f"{budget}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
-            )
-
-    def _agree_on_table(
-        self, name: str, num_keys: Any, row_shape: Any, dtype: Any, init: Init, problem: Exception | None
-    ) -> None:
-        arguments = {
-            "name": name,
-            "num_keys": repr(num_keys),
-            "row_shape": repr(row_shape),
-            "dtype": repr(dtype),
-            "init": describe_init(init),
-        }
-        answers = self._collective("create_table", arguments, {"problem": repr(problem) if problem else None})
-        if problem is not None:
-            raise problem
-        for rank, answer in enumerate(answers):
-            if answer["problem"]:
-                raise Error(f"table {name!r} was not made: rank {rank} failed with {answer['problem']}")
+    def _settle_table(self, creation: TableCreation, made: bool) -> None:
+        """All ranks have come: the table is made, or was not to be."""
+        table = creation.table
+        if table is None or not made:
+            creation.undo()
+        elif table.name not in self._tables:
+            self._engine.replicate_all(table)
+            self._tables[table.name] = table
 
     def worker(self) -> Worker:
-        """A new worker for the calling thread; its clock starts at 0. Not collective."""
+        """A new worker for the calling thread; its clock starts at 0. Not collective.
+
+        Its intents hold as long as it is open: until ``close``, or the end of the last reference to it.
+        """
         self._engine.check()
-        worker = Worker(self, self._engine, next(self._worker_ids))
-        self._workers.append(worker)
-        return worker
+        return Worker(self, self._engine, self._workers, next(self._worker_ids))
 
     def create_sampling(
         self,
@@ -199,9 +186,9 @@ class ParameterManager:
                 naive does.
             replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
             seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case.
-        Raises SampleError.
+        Raises SampleError, DtypeError.
         """
-        self._engine.check()
+        self._check_own(table)
         chosen = self.config.seed if seed is None else seed
         sampling = Sampling(
             table, distribution, scheme, replacement, pool_size, pool_uses, chosen, rank=self.rank, size=self.size
@@ -211,8 +198,17 @@ class ParameterManager:
 
     def sampling(self, table: Table) -> Sampling:
         """The sampling last declared for ``table``; declares one with the defaults if there is none."""
+        self._check_own(table)
         found = self._samplings.get(table.table_id)
         return self.create_sampling(table) if found is None else found
+
+    def _check_own(self, table: Table) -> None:
+        """Raises what keeps this manager from working, and Error for a table that it does not have."""
+        self._engine.check()
+        if not isinstance(table, Table):
+            raise DtypeError(f"table={table!r}: needs a table of create_table, not {type(table).__name__}")
+        if self._tables.get(table.name) is not table:
+            raise Error(f"{table!r} belongs to another parameter manager")
 
     # -- collectives ---------------------------------------------------------------------------------------------------
 
@@ -221,50 +217,29 @@ class ParameterManager:
         (``wait_sync``) before. Memory that was free since the last barrier goes back to the system.
 
         timeout: seconds; None waits as long as all ranks are alive.
-        Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError, after which the job cannot go on.
+        Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError naming the ranks that have not come. This rank
+        has
+        come all the same, for the others need not wait for it: call it again, on this rank, to wait on. Any other
+        collective call raises CollectiveMismatchError until then.
         """
-        answers = self._collective("barrier", {}, {"replicas": self._engine.has_replicas()}, timeout)
-        if any(answer["replicas"] for answer in answers):
-            # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
-            self._engine.flush_news()
-            self._collective("barrier", {}, {}, timeout)
+        with self._collectives.call("barrier", "barrier()", b"", timeout) as call:
+            answers = call.agree({}, replicas=self._engine.has_replicas())
+            if any(answer["replicas"] for answer in answers):
+                # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
+                call.once(lambda: self._engine.flush_news(call.remaining_s()))
+                call.agree({})
+            elif call.resumed and self._engine.has_replicas():
+                # They came after this rank had said that it had none, when the others may have gone on already.
+                self._engine.refresh_replicas(call.remaining_s())
         self._engine.trim()
 
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.
 
-        Raises as ``barrier``.
+        Raises as ``barrier``; after WaitTimeoutError it is the same call with the same payload.
         """
-        answers = self._engine.exchange(b'{"call": "allgather"}\n' + payload, "allgather()", timeout)
-        self._check_same_call("allgather", answers)
-        return [answer.split(b"\n", 1)[1] for answer in answers]
-
-    def _collective(
-        self, call: str, arguments: dict[str, str], extra: dict[str, Any], timeout: float | None = None
-    ) -> list[dict[str, Any]]:
-        """Calls ``call`` together with all ranks, which must pass the same ``arguments``. Returns what all sent."""
-        payload = json.dumps({"call": call, "arguments": arguments, **extra}).encode() + b"\n"
-        described = f"{call}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
-        answers = self._engine.exchange(payload, described, timeout)
-        self._check_same_call(call, answers)
-        calls = [json.loads(answer) for answer in answers]
-        for key, mine in arguments.items():
-            for rank, other in enumerate(calls):
-                if other["arguments"][key] != mine and not any(c.get("problem") for c in calls):
-                    raise CollectiveMismatchError(
-                        f"{call}: {key} is {mine} on rank {self.rank} but {other['arguments'][key]} on rank {rank}: "
-                        "pass the same arguments on every rank"
-                    )
-        return calls
-
-    def _check_same_call(self, call: str, answers: list[bytes]) -> None:
-        for rank, answer in enumerate(answers):
-            other = json.loads(answer.split(b"\n", 1)[0])["call"]
-            if other != call:
-                raise CollectiveMismatchError(
-                    f"rank {self.rank} called {call}() while rank {rank} called {other}(): "
-                    "every rank must make the same collective calls in the same order"
-                )
+        with self._collectives.call("allgather", "allgather()", payload, timeout) as call:
+            return call.gather(payload)
 
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
@@ -294,12 +269,13 @@ class ParameterManager:
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
             ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
             Whether an intended key was accessed is not recorded.
-        ``workers[i]``: ``clock``; ``clocks_per_round``, the action timer's estimate; ``horizon_clocks``, how many
+        ``workers[i]``, of those that are open: ``clock``; ``clocks_per_round``, the action timer's estimate;
+        ``horizon_clocks``, how many
             clocks ahead of their start intents are acted on.
         """
         if self._engine.is_forked():
             self._engine.check()
-        return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), list(self._workers))
+        return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), self._workers)
 
     def count_local(self, table: Table, keys: npt.ArrayLike) -> int:
         """How many of ``keys`` (integers [K], duplicates counted) are on this rank now, owned or as a replica.
@@ -307,7 +283,7 @@ class ParameterManager:
         Takes no lock and holds nobody up: cheap enough to poll. Any thread.
         Raises ShapeError, DtypeError, KeyRangeError, ClosedError.
         """
-        self._engine.check()
+        self._check_own(table)
         wanted = as_keys(keys)
         here: int = self._inspector.count_here(table, wanted)
         if here < 0:
@@ -324,7 +300,8 @@ class ParameterManager:
         Not collective; any thread. For people: it looks through all intents of this rank.
         Raises KeyRangeError, PeerLostError, WaitTimeoutError, ClosedError.
         """
-        self._engine.check()
+        self._check_own(table)
+        key = whole_number(key, "key")
         if not 0 <= key < table.num_keys:
             raise KeyRangeError(f"key {key} is not in table {table.name!r}, whose keys are 0 to {table.num_keys - 1}")
         report = self._report_of(self.rank, table, key, timeout)
@@ -347,7 +324,7 @@ class ParameterManager:
         Not collective: call it on every rank whose view is wanted. Any thread.
         Raises KeyRangeError, Error, ClosedError; nothing has changed then.
         """
-        self._engine.check()
+        self._check_own(table)
         begin_trace(self._inspector, table, keys, events)
 
     def trace_stop(self) -> None:
@@ -361,16 +338,21 @@ class ParameterManager:
         Raises Error, on every rank, when nothing was traced or the file cannot be written (the message says where the
         trace was kept then); and as ``barrier``.
         """
-        traces = gather_traces(self._inspector, self.allgather)
-        problem = None
+        with self._collectives.call("write_trace", "write_trace()", str(path).encode()) as call:
+            traces = gather_traces(lambda: call.once(self._inspector.now_ns), self._inspector.trace, call.gather)
+            problem = call.once(lambda: self._write_traces(Path(path), traces))
+            failed = call.agree({}, failed=problem)[0]["failed"]
+        if failed:
+            raise Error(f"write_trace({str(path)!r}): {failed}")
+
+    def _write_traces(self, path: Path, traces: list[RankTrace]) -> str | None:
+        """On rank 0. Returns what went wrong."""
         if self.rank == 0:
             try:
-                write_document(Path(path), traces, {table.table_id: name for name, table in self._tables.items()})
+                write_document(path, traces, {table.table_id: name for name, table in self._tables.items()})
             except (Error, OSError) as error:
-                problem = str(error)
-        answers = self._collective("write_trace", {}, {"failed": problem})
-        if answers[0]["failed"]:
-            raise Error(f"write_trace({str(path)!r}): {answers[0]['failed']}")
+                return str(error)
+        return None
 
     @property
     def transport_name(self) -> str:
@@ -391,8 +373,7 @@ class ParameterManager:
         self._closed = True
         try:
             self._engine.check()
-            for worker in self._workers:
-                worker.close()
+            self._workers.settle()
             self._leave()
         except BaseException as problem:
             self._engine.fail(how_it_failed(problem))  # to those that do not know of it
@@ -453,6 +434,11 @@ class ParameterManager:
         else:
             self.abort(why)
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        refuse_to_cross(
+            self, "pass what is needed to compute keys, and make accesses here; or start that process as a rank"
+        )
+
     def __repr__(self) -> str:
         return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"
 
@@ -474,10 +460,3 @@ def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[fl
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _row_shape(row_shape: Any) -> tuple[int, ...]:
-    shape = (row_shape,) if isinstance(row_shape, int | np.integer) else tuple(row_shape)
-    if not all(isinstance(length, int | np.integer) and length > 0 for length in shape):
-        raise ShapeError(f"row_shape={row_shape!r}: needs positive lengths")
-    return tuple(int(length) for length in shape)

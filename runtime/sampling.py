@@ -12,15 +12,18 @@ How a sample's keys are drawn is declared once per use of a table (``pm.create_s
 """
 
 import threading
+import weakref
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.foundation.errors import SampleError, WindowError
+from intentpm.foundation.errors import DtypeError, SampleError, ShapeError, WindowError
+from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime._native.draws import Distribution, Drawer
 from intentpm.runtime._native.store import Table
+from intentpm.runtime.arguments import as_array, whole_number
 
 Keys = npt.NDArray[np.int64]
 Scheme = Literal["naive", "preloc", "pool", "local"]
@@ -49,6 +52,9 @@ class Sample:
     def left(self) -> int:
         """Keys not yet pulled."""
         return self.size - self.used
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        refuse_to_cross(self, "draw here, and pass the keys on")
 
 
 @dataclass(slots=True)
@@ -84,9 +90,12 @@ class Sampling:
         """``ParameterManager.create_sampling`` explains the arguments; ``size`` is the number of ranks."""
         if scheme not in get_args(Scheme):
             raise SampleError(f"scheme={scheme!r}: choose one of {', '.join(get_args(Scheme))}")
+        pool_size, pool_uses = whole_number(pool_size, "pool_size"), whole_number(pool_uses, "pool_uses")
         for name, value in (("pool_size", pool_size), ("pool_uses", pool_uses)):
             if value < 1:
                 raise SampleError(f"{name}={value}: needs at least 1")
+        if seed is not None and whole_number(seed, "seed") < 0:
+            raise SampleError(f"seed={seed}: needs 0 or more")
         self.table = table
         self.scheme: Scheme = scheme
         self.replacement = replacement
@@ -96,6 +105,8 @@ class Sampling:
         self._rank = rank
         self._min_local_keys = min(LOCAL_KEYS_ENOUGH, -(-table.num_keys // (4 * size)))
         self._drawers: dict[int, Drawer] = {}
+        self._past_drawn = self._past_drawn_local = 0
+        self._past_departed = 0.0
         pool_stream = self._random_stream(POOL_STREAM)
         self._pool = _Pool(Drawer(table, self._distribution, pool_stream), np.random.Generator(pool_stream))
         if scheme == "pool" and not replacement:
@@ -103,7 +114,8 @@ class Sampling:
 
     def prepare(self, worker: Any, size: int, start: int, end: int | None) -> Sample:
         """What ``Worker.prepare_sample`` does."""
-        last = start + 1 if end is None else end
+        size, start = whole_number(size, "n"), whole_number(start, "start")
+        last = start + 1 if end is None else whole_number(end, "end")
         if last <= start:
             raise WindowError(f"window [{start}, {last}) of a sample is empty: end must be after start")
         if size < 0:
@@ -122,7 +134,7 @@ class Sampling:
         """The next ``count`` keys of a sample (None: all that are left)."""
         if sample.worker is not worker:
             raise SampleError(f"{sample.worker!r} prepared this sample, {worker!r} cannot pull it")
-        count = sample.left if count is None else count
+        count = sample.left if count is None else whole_number(count, "count")
         if not 0 <= count <= sample.left:
             raise SampleError(f"cannot pull {count} keys of a sample with {sample.left} of {sample.size} left")
         if sample.keys is None:
@@ -143,11 +155,11 @@ class Sampling:
         Relocations that move the local keys about bring the long-run frequencies closer to the target than this.
         """
         drawers = [self._pool.drawer, *self._drawers.values()]
-        drawn = sum(drawer.drawn for drawer in drawers)
-        departed = sum(drawer.departure * drawer.drawn for drawer in drawers)
+        drawn = self._past_drawn + sum(drawer.drawn for drawer in drawers)
+        departed = self._past_departed + sum(drawer.departure * drawer.drawn for drawer in drawers)
         return {
             "drawn": drawn,
-            "drawn_local": sum(drawer.drawn_local for drawer in drawers),
+            "drawn_local": self._past_drawn_local + sum(drawer.drawn_local for drawer in drawers),
             "local_keys": sum(drawer.local_keys_now for drawer in drawers) / max(1, len(drawers) - 1),
             "departure": departed / drawn if drawn else 0.0,
         }
@@ -158,7 +170,15 @@ class Sampling:
             stream = self._random_stream(worker.worker_id)
             drawer = Drawer(self.table, self._distribution, stream, self._min_local_keys)
             self._drawers[worker.worker_id] = drawer
+            weakref.finalize(worker, self._forget, worker.worker_id).atexit = False
         return drawer
+
+    def _forget(self, worker_id: int) -> None:
+        """Of a worker that is gone: its counts stay."""
+        drawer = self._drawers.pop(worker_id)
+        self._past_drawn += drawer.drawn
+        self._past_drawn_local += drawer.drawn_local
+        self._past_departed += drawer.departure * drawer.drawn
 
     def _random_stream(self, worker_id: int) -> np.random.BitGenerator:
         return np.random.SFC64(np.random.SeedSequence(self._entropy, spawn_key=(self._rank, worker_id)))
@@ -204,6 +224,9 @@ class Sampling:
         pool.uses += 1
         pool.taken = 0
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        refuse_to_cross(self, "draw here, and pass the keys on")
+
     def __repr__(self) -> str:
         kind = "with" if self.replacement else "without"
         return f"<intentpm.Sampling of {self.table.name!r}, {self.scheme}, {kind} replacement>"
@@ -214,11 +237,14 @@ def _distribution(table: Table, wanted: Any) -> Distribution:
         if wanted not in ("uniform", "log-uniform"):
             raise SampleError(f"distribution={wanted!r}: choose uniform, log-uniform or an array of weights")
         return Distribution(table.num_keys, wanted)
-    weights = np.asarray(wanted)
-    if weights.shape != (table.num_keys,) or weights.dtype.kind not in "fiu":
+    try:
+        weights = as_array(wanted, f"the weights for table {table.name!r}")
+    except (ShapeError, DtypeError) as error:
+        raise SampleError(str(error)) from None
+    if weights.shape != (table.num_keys,):
         raise SampleError(
-            f"weights have shape {weights.shape} and dtype {weights.dtype}: table {table.name!r} needs "
-            f"one number for each of its {table.num_keys} keys"
+            f"weights have shape {weights.shape}: table {table.name!r} needs one number for each of its "
+            f"{table.num_keys} keys"
         )
     weights = weights.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))

@@ -1,9 +1,7 @@
 """``pm.stats()``: the counters of a rank, named and grouped for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 # Message ids of _native/messages.pxd; all others are control messages.
 KINDS = {1: "access_requests", 2: "replies", 16: "rounds", 17: "answers", 18: "refreshes", 19: "refreshes"}
@@ -15,7 +13,7 @@ PLAIN = (
 )  # fmt: skip
 
 
-def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers: Sequence[Any]) -> dict[str, Any]:
+def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers: Any) -> dict[str, Any]:
     """What ``ParameterManager.stats`` returns."""
     counters, timers = inspector.counters()
     seconds = (counters["now_ns"] - started_ns) * 1e-9
@@ -51,7 +49,7 @@ def _staleness(counters: dict[str, Any]) -> dict[str, float]:
 
 def _intents(counters: dict[str, Any], timers: list[dict[str, Any]]) -> dict[str, int]:
     return {
-        "signalled": sum(timer["keys_signalled"] for timer in timers),
+        "signalled": counters["keys_signalled"] + sum(timer["keys_signalled"] for timer in timers),
         "acted": counters["intents_acted"],
         "in_time": counters["intents_in_time"],
         "late": counters["intents_late"],
@@ -64,7 +62,6 @@ def _worker(timer: dict[str, Any]) -> dict[str, Any]:
     return {name: timer[name] for name in ("clock", "clocks_per_round", "horizon_clocks")}
 
 
-def _table(table: Any, workers: Sequence[Any]) -> dict[str, int]:
-    counts = np.sum([worker.access_counts(table.table_id) for worker in workers] or [(0, 0, 0)], axis=0)
-    local, replica, remote = (int(count) for count in counts)
+def _table(table: Any, workers: Any) -> dict[str, int]:
+    local, replica, remote = workers.access_counts(table.table_id)
     return {"local": local, "replica": replica, "remote": remote, **table.memory()}

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from intentpm.foundation.errors import Error, KeyRangeError
 from intentpm.foundation.whole_file import write_or_keep
+from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.clocks import clock_offsets, time_exchanges
 from intentpm.runtime.events import EVENT, SAMPLE
 from intentpm.runtime.trace_file import RankTrace, trace_document
-from intentpm.runtime.worker import as_keys
 
 MOST_EVENTS = 1 << 24
 
@@ -28,15 +28,20 @@ def begin_trace(inspector: Any, table: Any, keys: npt.ArrayLike, events: int) ->
     if wanted.size and (wanted[0] < 0 or wanted[-1] >= table.num_keys):
         bad = wanted[0] if wanted[0] < 0 else wanted[-1]
         raise KeyRangeError(f"key {bad} is not in table {table.name!r}, whose keys are 0 to {table.num_keys - 1}")
+    events = whole_number(events, "events")
     if not 0 < events <= MOST_EVENTS:
         raise Error(f"events={events}: a trace has room for 1 to {MOST_EVENTS} events per rank")
     inspector.begin_trace(table, wanted, 1 << (events - 1).bit_length())
 
 
-def gather_traces(inspector: Any, allgather: Callable[[bytes], list[bytes]]) -> list[RankTrace]:
-    """Collective: what all ranks recorded, with the offsets of their clocks."""
-    entered, left = time_exchanges(inspector.now_ns, lambda: allgather(b""))
-    events, samples, lost = inspector.trace()
+def gather_traces(
+    now_ns: Callable[[], int],
+    recorded: Callable[[], tuple[bytes, bytes, int]],
+    allgather: Callable[[bytes], list[bytes]],
+) -> list[RankTrace]:
+    """Collective: what all ranks ``recorded``, with the offsets of their clocks."""
+    entered, left = time_exchanges(now_ns, lambda: allgather(b""))
+    events, samples, lost = recorded()
     contents = io.BytesIO()
     np.savez_compressed(
         contents,

@@ -9,6 +9,9 @@ Guarantees
 Assumption: one thread at a time uses a worker (checked).
 """
 
+import weakref
+
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -17,9 +20,9 @@ from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
-import numpy as np
-
-from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, ShapeError, WindowError
+from intentpm.foundation.errors import ClosedError, Error, KeyRangeError, WindowError
+from intentpm.foundation.handles import refuse_to_cross
+from intentpm.runtime.arguments import as_keys, as_out, as_rows, whole_number
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
@@ -35,7 +38,7 @@ from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
-from intentpm.runtime.futures cimport Future
+from intentpm.runtime.futures cimport Future, OpenWrites
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyTypeObject:
@@ -57,22 +60,82 @@ cdef inline uint32_t _filter_slot(int64_t key) noexcept nogil:
     return <uint32_t>(<uint32_t>key * <uint32_t>2654435769) >> (32 - FILTER_BITS)
 
 
+cdef enum WorkerUse:
+    WORKER_IDLE = 0
+    WORKER_BUSY = 1
+    WORKER_CLOSED = 2
+
+
+cdef class WorkersOfRank:
+    """The workers of a rank, as long as somebody has them, and what those that are closed have counted. Guarded by: GIL."""
+
+    cdef readonly object members         # weakly
+    cdef list writes                     # asynchronous ones of workers that are gone, not known to be done
+    cdef AccessCounts* past              # per table id
+
+    def __cinit__(self):
+        self.members = weakref.WeakSet()
+        self.writes = []
+        self.past = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
+        if self.past == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.past)
+
+    def settle(self) -> None:
+        """Waits for the asynchronous writes of all workers."""
+        for worker in list(self.members):
+            worker.settle()
+        for write in self.writes:
+            write.wait()
+
+    cdef take_writes(self, Worker worker):
+        """A write that nobody keeps would be given up: one whose key is on its way here waits for it."""
+        self.writes = [write for write in self.writes if not write.done()] + worker.writes
+
+    cdef void take_counts(self, Worker worker) noexcept:
+        cdef uint32_t table_id
+        for table_id in range(worker.engine.remote.table_count):
+            _add_counts(&self.past[table_id], &worker.counts[table_id])
+
+    def access_counts(self, table_id: int) -> tuple:
+        """(local, replica, remote) keys accessed in a table by all workers since start. Any thread."""
+        cdef AccessCounts total
+        cdef Worker worker
+        workers = list(self.members)
+        total = self.past[<int>table_id]         # from here on no other thread runs Python
+        for worker in workers:
+            if worker.use != WORKER_CLOSED:
+                _add_counts(&total, &worker.counts[<int>table_id])
+        return (total.local, total.replica, total.remote)
+
+
+cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
+    total.local += load_relaxed_u64(&counts.local)
+    total.replica += load_relaxed_u64(&counts.replica)
+    total.remote += load_relaxed_u64(&counts.remote)
+
+
 cdef class Worker:
     """A training thread's handle to the tables; ``worker.clock`` starts at 0. Made by ``ParameterManager.worker()``.
 
-    Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer sequence is converted), duplicates allowed.
+    Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer array, tensor or sequence is converted),
+    duplicates allowed.
     All calls release the GIL while they copy more than a few rows or wait for other ranks.
     """
 
+    cdef object __weakref__
     cdef Engine engine
     cdef readonly object manager
     cdef IntentQueue intents             # holds the clock
     cdef readonly uint32_t worker_id
     cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by access_counts()
     cdef vector[int32_t] misses          # scratch of the call in progress
-    cdef bint busy                       # guarded by: GIL
+    cdef WorkerUse use                   # guarded by: GIL
+    cdef WorkersOfRank workers
     cdef bint managed                    # intents are acted on
-    cdef uint32_t open_writes            # atomic: this worker adds / the engine subtracts
+    cdef OpenWrites open_writes
     cdef list writes                     # futures of asynchronous writes not known to be done
     cdef uint8_t filter[1 << FILTER_BITS]    # marks of keys with unacknowledged writes
     cdef bint filter_marked
@@ -82,14 +145,23 @@ cdef class Worker:
         if self.counts == NULL:
             raise MemoryError
         self.writes = []
+        self.open_writes = OpenWrites()
+        self.use = WORKER_CLOSED
 
-    def __init__(self, manager, Engine engine not None, worker_id: int):
+    def __init__(self, manager, Engine engine not None, WorkersOfRank workers not None, worker_id: int):
         self.manager = manager
         self.engine = engine
         self.worker_id = worker_id
-        self.intents = IntentQueue(manager.config.timing == "immediate")
+        self.intents = IntentQueue(manager.config.timing == "immediate", worker_id)
         self.managed = engine.rounds.uses_intents()
+        self.workers = workers
         engine.add_worker(self.intents)
+        self.use = WORKER_IDLE
+        workers.members.add(self)
+
+    def __del__(self):
+        """Nobody can use it any more: its intents end. Its writes are under way, and are not waited for."""
+        self._end()
 
     def __dealloc__(self):
         free(self.counts)
@@ -101,8 +173,9 @@ cdef class Worker:
 
         Parameters
             keys: int64 [K].
-            out: array [K, *row_shape] of the table's dtype, C-contiguous and writable, to read into. Default: a new one.
-        Returns the rows, ndarray [K, *row_shape]: each row as some write left it, never torn.
+            out: array or torch tensor (in host memory) [K, *row_shape] of the table's dtype, C-contiguous and writable,
+                to read into. Default: a new array.
+        Returns the rows, ``out`` or ndarray [K, *row_shape]: each row as some write left it, never torn.
         Raises KeyRangeError, ShapeError, DtypeError (nothing read), PeerLostError (``out`` is undefined), ClosedError.
         """
         cdef Operation operation
@@ -113,16 +186,17 @@ cdef class Worker:
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_PULL, wanted, rows)
-            return rows
+            return rows if out is None else out
         finally:
-            self.busy = False
+            self.use = WORKER_IDLE
 
     def push(self, Table table not None, keys, deltas):
         """Adds to rows: ``row += delta``; deltas of duplicate keys accumulate. Integers wrap, as in numpy.
 
         Parameters
             keys: int64 [K].
-            deltas: [K, *row_shape] of the table's dtype.
+            deltas: [K, *row_shape] of the table's dtype: an array, a torch tensor in host memory, or nested lists of
+                numbers that the dtype can hold.
         Returns when applied here or acknowledged by the owners.
         Raises KeyRangeError, ShapeError, DtypeError (nothing applied), PeerLostError, ClosedError.
         """
@@ -143,11 +217,12 @@ cdef class Worker:
         try:
             rows = self._rows_for(table, wanted, out)
             future = self._new_future(table, ACCESS_PULL, rows)
+            future.answer = rows if out is None else out
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
             self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
             return future
         finally:
-            self.busy = False
+            self.use = WORKER_IDLE
 
     def push_async(self, Table table not None, keys, deltas):
         """As ``push``, but returns a Future at once; ``keys`` and ``deltas`` may be reused right away.
@@ -162,7 +237,7 @@ cdef class Worker:
 
     # -- public: samples -------------------------------------------------------------------------------------------------
 
-    def prepare_sample(self, source, n: int, start: int, end: int | None = None):
+    def prepare_sample(self, source, n, start, end=None):
         """Announces that this worker will pull ``n`` keys of the manager's choice while its clock is in [start, end).
 
         source: a Table, whose last declared sampling is used, or a Sampling (``ParameterManager.create_sampling``).
@@ -170,28 +245,33 @@ cdef class Worker:
         Returns a Sample for ``pull_sample``; one that is never pulled needs no clean-up.
         Raises SampleError, WindowError; as ``intent`` where the scheme signals one.
         """
+        if self.use != WORKER_IDLE:
+            self._refuse()
         sampling = self.manager.sampling(source) if isinstance(source, Table) else source
         return sampling.prepare(self, n, start, end)
 
-    def pull_sample(self, sample, n: int | None = None) -> tuple:
+    def pull_sample(self, sample, n=None) -> tuple:
         """The next ``n`` keys of a prepared sample and their rows: (int64 [n], ndarray [n, *row_shape]).
 
         n: default: all keys left.
         Raises SampleError (fewer left, or another worker's sample), and as ``pull``.
         """
+        if self.use != WORKER_IDLE:
+            self._refuse()
         keys = sample.sampling.take(sample, self, n)
         return keys, self.pull(sample.sampling.table, keys)
 
     # -- public: intent and time -----------------------------------------------------------------------------------------
 
-    def intent(self, Table table not None, keys, start: int, end: int | None = None) -> None:
+    def intent(self, Table table not None, keys, start, end=None) -> None:
         """Says that this worker will access ``keys`` while its clock is in [start, end); ``end`` defaults to start + 1.
 
+        start, end: whole numbers; those beyond 2^63 count as never.
         Returns at once. A window that is already over is a no-op.
         Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
         """
-        cdef int64_t first = start
-        cdef int64_t last = min(first, NEVER - 1) + 1 if end is None else end
+        cdef int64_t first = min(_clock(start, "start"), <int64_t>NEVER - 1)
+        cdef int64_t last = first + 1 if end is None else _clock(end, "end")
         cdef cnp.ndarray wanted
         if last <= first:
             raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
@@ -201,7 +281,10 @@ cdef class Worker:
 
     def advance_clock(self) -> int:
         """Adds one to this worker's clock; returns the new clock."""
-        cdef Attention attention = self.intents.advance()
+        cdef Attention attention
+        if self.use == WORKER_CLOSED:
+            self._refuse()
+        attention = self.intents.advance()
         if attention != NO_ATTENTION and self.managed:
             self._kick(attention == URGENT)
         return load_relaxed_i64(&self.intents.clock)
@@ -223,6 +306,8 @@ cdef class Worker:
         """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
         cdef Future future
         self.engine.calls.raise_state()
+        if self.use != WORKER_IDLE:
+            self._refuse()
         self._settle_writes(None)
         future = self._new_future(None, ACCESS_PULL, None)
         with nogil:
@@ -230,13 +315,51 @@ cdef class Worker:
         return future
 
     def close(self) -> None:
-        """Waits for this worker's asynchronous writes. The manager closes its workers at the end of the with block."""
-        self._settle_writes(None)
+        """Waits for this worker's asynchronous writes, ends its intents, and gives its memory back; its counts stay in
+        ``pm.stats()``. Idempotent. Any thread, while no other call of the worker is in progress. Futures go on.
+
+        The end of the last reference to a worker does the same without waiting; so does the end of the manager's with
+        block for all of them. ``with pm.worker() as worker:`` closes at the end of the block.
+        Raises PeerLostError; Error when another thread uses the worker; it is not closed then.
+        """
+        if self.use == WORKER_CLOSED:
+            return
+        if self.use == WORKER_BUSY:
+            self._refuse()
+        self.use = WORKER_BUSY
+        try:
+            self._settle_writes(None)
+        finally:
+            self.use = WORKER_IDLE
+        self._end()
 
     def access_counts(self, table_id: int) -> tuple:
         """(local, replica, remote) keys accessed in a table since the worker was made. Any thread."""
         cdef AccessCounts* counts = &self.counts[table_id]
         return (load_relaxed_u64(&counts.local), load_relaxed_u64(&counts.replica), load_relaxed_u64(&counts.remote))
+
+    def settle(self) -> None:
+        """Waits for this worker's asynchronous writes."""
+        self._settle_writes(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.close()
+
+    cdef _end(self):
+        if self.use != WORKER_CLOSED:
+            self.use = WORKER_CLOSED
+            self.workers.take_counts(self)
+            self.workers.take_writes(self)
+            self.engine.remove_worker(self.intents)
+
+    cdef _refuse(self):
+        self.engine.calls.raise_state()
+        if self.use == WORKER_CLOSED:
+            raise ClosedError(f"{self!r} is closed: make another (pm.worker())")
+        raise Error("two threads use one worker at the same time: make one worker per thread (pm.worker())")
 
     # -- arguments -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +368,7 @@ cdef class Worker:
         cdef cnp.ndarray wanted = self._check_call(table, keys)
         if self.filter_marked:
             self._settle_own_writes(wanted)
-        self.busy = True
+        self.use = WORKER_BUSY
         return wanted
 
     cdef cnp.ndarray _check_call(self, Table table, object keys):
@@ -256,8 +379,8 @@ cdef class Worker:
             self.engine.calls.raise_state()
         if self.engine.remote.tables[table.table_id] != table.state:
             raise Error(f"{table!r} belongs to another parameter manager")
-        if self.busy:
-            raise Error("two threads use one worker at the same time: make one worker per thread (pm.worker())")
+        if self.use != WORKER_IDLE:
+            self._refuse()
         if (cnp.PyArray_CheckExact(keys) and cnp.PyArray_TYPE(<cnp.ndarray>keys) == cnp.NPY_INT64
                 and cnp.PyArray_NDIM(<cnp.ndarray>keys) == 1 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>keys)):
             wanted = <cnp.ndarray>keys
@@ -290,10 +413,9 @@ cdef class Worker:
         cdef cnp.npy_intp dims[32]
         cdef int axis
         if out is not None:
-            _check_rows(table, keys, out, "out")
-            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>out):
-                raise ShapeError(f"out for table {table.name!r} must be C-contiguous, aligned and writable")
-            return <cnp.ndarray>out
+            if cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and _fit(table, keys, <cnp.ndarray>out):
+                return <cnp.ndarray>out
+            return as_out(out, table.dtype, _rows_shape(table, keys), f"out for table {table.name!r}")
         dims[0] = cnp.PyArray_DIM(keys, 0)
         for axis in range(table.row_ndim):
             dims[axis + 1] = table.row_dims[axis]
@@ -302,12 +424,10 @@ cdef class Worker:
             &PyArray_Type, <PyArray_Descr*>table.dtype, table.row_ndim + 1, dims, NULL, NULL, 0, NULL)
 
     cdef cnp.ndarray _values_for(self, Table table, cnp.ndarray keys, object values):
-        if not cnp.PyArray_CheckExact(values):
-            values = _as_rows(table, values)
-        _check_rows(table, keys, values, "deltas or values")
-        if cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values):
+        if (cnp.PyArray_CheckExact(values) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values)
+                and _fit(table, keys, <cnp.ndarray>values)):
             return <cnp.ndarray>values
-        return np.ascontiguousarray(values)
+        return as_rows(values, table.dtype, _rows_shape(table, keys), f"deltas or values for table {table.name!r}")
 
     # -- local, then remote ----------------------------------------------------------------------------------------------
 
@@ -367,7 +487,7 @@ cdef class Worker:
             if not self.misses.empty():
                 self._access_remote(&operation, table, kind, wanted, rows)
         finally:
-            self.busy = False
+            self.use = WORKER_IDLE
 
     cdef Future _write_async(self, Table table, int kind, object keys, object values):
         cdef cnp.ndarray wanted = self._begin(table, keys)
@@ -383,7 +503,7 @@ cdef class Worker:
             self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
             return future
         finally:
-            self.busy = False
+            self.use = WORKER_IDLE
 
     cdef Future _new_future(self, Table table, int kind, object rows):
         cdef Future future = Future.__new__(Future)
@@ -395,7 +515,8 @@ cdef class Worker:
         if rows is not None:
             data = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
         if kind != ACCESS_PULL:
-            open_writes = &self.open_writes
+            open_writes = &self.open_writes.count
+            future.open_writes = self.open_writes
         future.engine = self.engine
         future.table = table
         future.rows = rows
@@ -414,7 +535,7 @@ cdef class Worker:
         """Waits for the asynchronous writes when one of ``keys`` may be among theirs (a filter: false alarms cost time)."""
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef int64_t i
-        cdef bint hit = load_acquire(&self.open_writes) == 0
+        cdef bint hit = load_acquire(&self.open_writes.count) == 0
         if is_planted(MUTATION_WRITES_NOT_SETTLED):
             return
         if not hit:
@@ -431,44 +552,37 @@ cdef class Worker:
         memset(self.filter, 0, sizeof(self.filter))
         self.filter_marked = False
 
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "make accesses here, in a thread with a worker of its own, and pass keys and rows on")
+
     def __repr__(self):
         return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
 
 
-cpdef cnp.ndarray as_keys(object keys):
-    """``keys`` as int64 [K], whatever integers they are. Raises ShapeError, DtypeError, KeyRangeError."""
-    array = np.asarray(keys)
-    if array.ndim != 1:
-        raise ShapeError(f"keys have shape {array.shape}: pass a one-dimensional array")
-    if array.size and array.dtype.kind not in "iu":
-        raise DtypeError(f"keys have dtype {array.dtype}: pass integers (int64)")
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise KeyRangeError(f"key {array.max()} does not fit in int64")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-cdef object _as_rows(Table table, object values):
-    array = np.asarray(values)
-    if array.dtype != table.dtype and not isinstance(values, (list, tuple, int, float)):
-        return array                     # _check_rows will say what is wrong
-    return np.asarray(array, dtype=table.dtype)
-
-
-cdef _check_rows(Table table, cnp.ndarray keys, object rows, str what):
-    cdef cnp.ndarray array
+cdef bint _fit(Table table, cnp.ndarray keys, cnp.ndarray rows) except -1:
+    """``rows`` are one row of the table for each of the keys."""
     cdef int axis
-    cdef bint fits
-    if not cnp.PyArray_Check(rows):
-        raise DtypeError(f"{what} for table {table.name!r} must be a numpy array, not {type(rows).__name__}")
-    array = <cnp.ndarray>rows
-    if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>table.dtype and array.dtype != table.dtype:
-        raise DtypeError(f"{what} for table {table.name!r} have dtype {array.dtype}, the table has {table.dtype}")
-    fits = cnp.PyArray_NDIM(array) == table.row_ndim + 1
-    if fits:
-        fits = cnp.PyArray_DIM(array, 0) == cnp.PyArray_DIM(keys, 0)
-        for axis in range(table.row_ndim):
-            fits = fits and cnp.PyArray_DIM(array, axis + 1) == table.row_dims[axis]
-    if not fits:
-        raise ShapeError(
-            f"{what} for table {table.name!r} have shape {rows.shape}, expected "
-            f"{(cnp.PyArray_DIM(keys, 0), *table.row_shape)}")
+    if <PyObject*>cnp.PyArray_DESCR(rows) != <PyObject*>table.dtype and rows.dtype != table.dtype:
+        return False
+    if cnp.PyArray_NDIM(rows) != table.row_ndim + 1 or cnp.PyArray_DIM(rows, 0) != cnp.PyArray_DIM(keys, 0):
+        return False
+    for axis in range(table.row_ndim):
+        if cnp.PyArray_DIM(rows, axis + 1) != table.row_dims[axis]:
+            return False
+    return True
+
+
+cdef tuple _rows_shape(Table table, cnp.ndarray keys):
+    return (cnp.PyArray_DIM(keys, 0), *table.row_shape)
+
+
+cdef int64_t _clock(object value, str name) except? -1:
+    """A clock, as it is or as far as there are any."""
+    cdef int overflow = 0
+    cdef int64_t clock
+    if not PyLong_CheckExact(value):
+        value = whole_number(value, name)
+    clock = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow:
+        return <int64_t>NEVER if overflow > 0 else -<int64_t>NEVER
+    return clock

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from intentpm.foundation.handles import refuse_to_cross
+
 from intentpm.foundation.system cimport aligned_alloc
 
 
@@ -42,6 +44,9 @@ cdef class Transport:
             "sent_messages": self.sent_messages, "sent_bytes": self.sent_bytes,
             "received_messages": self.received_messages, "received_bytes": self.received_bytes,
         }
+
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "each rank makes and connects its own")
 
     cdef SendStatus send(
             self, uint32_t destination, uint8_t message_id, const char* header, size_t header_bytes,

@@ -3,6 +3,20 @@
 Collectives: every rank calls them in the same order; rank 0 gathers one payload per rank and answers all with all of them.
 What the payloads mean, and whether they fit together, is for the caller to compare: each rank sees the same list.
 
+A rank's calls are numbered from 0. Of the newest, number ``entered`` - 1, this rank is
+    ANSWERED   entered == completed: nothing to wait for. ``result`` is its answer, until the next call is entered
+    WAITING    it has contributed, and an operation waits for the answer
+    GIVEN_UP   it has contributed, and nobody waits: a deadline passed, or the caller was interrupted
+and goes
+    ANSWERED -enter-> WAITING -answer-> ANSWERED
+    WAITING  -abandon-> GIVEN_UP -answer-> ANSWERED
+    GIVEN_UP -rejoin-> WAITING              the same call, the same number: what was contributed stands
+    ANSWERED -rejoin-> ANSWERED             the answer came while nobody waited
+    GIVEN_UP -amend-> GIVEN_UP              another contribution takes the place of the first, if not all have come yet
+    ANSWERED -amend-> GIVEN_UP              contributes to the next call without waiting for it
+    ANSWERED -amend-> ANSWERED              the call it was about is over: too late
+No rank enters a call before the one before it was answered: rank 0 gathers one at a time.
+
 Life of a peer:  ALIVE -LEAVE-> LEFT (still serves; its disconnection is no loss)
                  ALIVE -disconnected, silent, ABORT-> LOST: the job has failed, on every rank, for good
 
@@ -32,8 +46,12 @@ cdef class Control:
     cdef string result                       # its answer: N lengths, then payloads
     cdef uint32_t result_flags
     cdef vector[string] contributions        # rank 0: one per rank, of the collective being gathered
-    cdef vector[uint8_t] contributed
+    cdef vector[uint32_t] revisions          # rank 0: 1 + how often each rank has amended its own; 0: has not come
     cdef uint32_t missing                    # rank 0: contributions still to come
+    cdef uint32_t revision                   # of this rank's contribution to its newest call
+    # Who has not come to this rank's newest call: asked of rank 0, for the message of a wait that ended without an answer.
+    cdef bint roll_called                    # ``absent`` is rank 0's answer
+    cdef vector[uint32_t] absent
     # Peers.
     cdef vector[uint8_t] left
     cdef vector[uint64_t] left_after         # collectives the peer had completed when it left
@@ -49,6 +67,10 @@ cdef class Control:
 
     cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void abandon(self) noexcept nogil
+    cdef void rejoin(self, Operation* operation) noexcept nogil
+    cdef void amend(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
+    # Asks rank 0 which ranks have not come to this rank's newest call.
+    cdef void call_roll(self) noexcept nogil
     cdef void leave(self) noexcept nogil
     # The transport is about to be closed: ends the collective this rank is in.
     cdef void close(self) noexcept nogil
@@ -64,7 +86,13 @@ cdef class Control:
         self, uint32_t to, uint8_t message_id, const ControlHeader* header, const char* payload,
         size_t payload_bytes) noexcept nogil
     cdef void _end(self, int status) noexcept nogil
-    cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void _contribute(self, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef bint _await_answer(self, Operation* operation) noexcept nogil
+    cdef void _gather(
+        self, uint32_t source, uint32_t revision, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void _answer_roll(self, uint32_t source, uint64_t sequence) noexcept nogil
+    cdef bint _take_roll(
+        self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     cdef void _answer(self) noexcept nogil
     cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil

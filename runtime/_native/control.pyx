@@ -8,7 +8,7 @@ from libcpp.string cimport string
 from intentpm.foundation.deadlines import wait_ns
 
 from intentpm.runtime._native.messages cimport (
-    FLAG_SAME, MSG_ABORT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, ControlHeader,
+    FLAG_SAME, MSG_ABORT, MSG_ABSENT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, MSG_ROLL_CALL, ControlHeader,
 )
 from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_TELL, LOSS_SILENT, loss_text
 from intentpm.foundation.primitives cimport store_release
@@ -30,7 +30,7 @@ cdef class Control:
         self.size = transport.size
         self.peer_timeout_ns = wait_ns(peer_timeout_s, "peer_timeout")
         self.contributions.resize(self.size)
-        self.contributed.resize(self.size, 0)
+        self.revisions.resize(self.size, 0)
         self.missing = self.size
         self.left.resize(self.size, 0)
         self.left_after.resize(self.size, 0)
@@ -51,28 +51,53 @@ cdef class Control:
     # -- collectives -----------------------------------------------------------------------------------------------------
 
     cdef void enter(self, Operation* operation, const char* payload, size_t payload_bytes) noexcept nogil:
-        cdef ControlHeader header
-        cdef uint32_t peer
-        memset(&header, 0, sizeof(header))
-        header.sequence = self.entered
-        self.entered += 1
-        self.waiting = operation
-        self.left_early = -1
-        if self.failed:
-            self._end(OPERATION_PEER_LOST)
-            return
-        for peer in range(self.size):
-            self._check_left(peer)
-        if self.waiting == NULL:
-            return
-        if self.rank == 0:
-            self._gather(0, payload, payload_bytes)
+        if self.entered == self.completed:   # else a rank has left, and the call that it left out never ends
+            self.entered += 1
+            self.revision = 0
+        if self._await_answer(operation):
+            self._contribute(payload, payload_bytes)
+
+    cdef void rejoin(self, Operation* operation) noexcept nogil:
+        if self.entered == self.completed:
+            self.waiting = operation
+            self._end(0)
         else:
-            self._send(0, MSG_COLLECT, &header, payload, payload_bytes)
+            self._await_answer(operation)
+
+    cdef void amend(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
+        if self.completed > number:
+            return
+        if self.entered == number:
+            self.entered += 1
+            self.revision = 0
+        else:
+            self.revision += 1
+        self._contribute(payload, payload_bytes)
 
     cdef void abandon(self) noexcept nogil:
-        """The caller no longer waits; the answer will find nobody."""
         self.waiting = NULL
+
+    cdef bint _await_answer(self, Operation* operation) noexcept nogil:
+        """False: the operation has ended already, as no answer can come."""
+        cdef uint32_t peer
+        self.waiting = operation
+        self.left_early = -1
+        self.roll_called = False
+        if self.failed:
+            self._end(OPERATION_PEER_LOST)
+        for peer in range(self.size):
+            self._check_left(peer)
+        return self.waiting != NULL
+
+    cdef void _contribute(self, const char* payload, size_t payload_bytes) noexcept nogil:
+        cdef ControlHeader header
+        if self.rank == 0:
+            self._gather(0, self.revision, payload, payload_bytes)
+            return
+        memset(&header, 0, sizeof(header))
+        header.sequence = self.entered - 1
+        header.flags = self.revision
+        self._send(0, MSG_COLLECT, &header, payload, payload_bytes)
 
     cdef void close(self) noexcept nogil:
         self._end(OPERATION_PEER_LOST)
@@ -85,12 +110,13 @@ cdef class Control:
         operation.status = status
         self.requests.close_submission(operation)
 
-    cdef void _gather(self, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil:
-        if self.contributed[source]:
-            return                           # cannot be: a rank begins the next collective after this one's answer
-        self.contributed[source] = 1
+    cdef void _gather(
+            self, uint32_t source, uint32_t revision, const char* payload, size_t payload_bytes) noexcept nogil:
+        if revision < self.revisions[source]:
+            return                           # overtaken by one that takes its place
+        self.missing -= self.revisions[source] == 0
+        self.revisions[source] = revision + 1
         self.contributions[source].assign(payload, payload_bytes)
-        self.missing -= 1
         if self.missing == 0:
             self._answer()
 
@@ -111,7 +137,7 @@ cdef class Control:
         for peer in range(1 if same else self.size):
             answer.append(self.contributions[peer])
         for peer in range(self.size):
-            self.contributed[peer] = 0
+            self.revisions[peer] = 0
             self.contributions[peer].clear()
         self.missing = self.size
         for peer in range(1, self.size):
@@ -123,6 +149,46 @@ cdef class Control:
         self.result.assign(body, body_bytes)
         self.result_flags = header.flags
         self._end(0)
+
+    # -- who has not come ------------------------------------------------------------------------------------------------
+
+    cdef void call_roll(self) noexcept nogil:
+        cdef ControlHeader header
+        self.roll_called = False
+        if self.rank == 0:
+            self._answer_roll(0, self.entered - 1)
+            return
+        memset(&header, 0, sizeof(header))
+        header.sequence = self.entered - 1
+        self._send(0, MSG_ROLL_CALL, &header, NULL, 0)
+
+    cdef void _answer_roll(self, uint32_t source, uint64_t sequence) noexcept nogil:
+        """Rank 0: says who has not come to a call; nobody, where it was answered."""
+        cdef ControlHeader header
+        cdef vector[uint32_t] absent
+        cdef uint32_t peer
+        memset(&header, 0, sizeof(header))
+        header.sequence = sequence
+        if sequence == self.completed:
+            for peer in range(self.size):
+                if self.revisions[peer] == 0:
+                    absent.push_back(peer)
+        if source == 0:
+            self._take_roll(0, &header, <const char*>absent.data(), absent.size() * sizeof(uint32_t))
+        else:
+            self._send(source, MSG_ABSENT, &header, <const char*>absent.data(), absent.size() * sizeof(uint32_t))
+
+    cdef bint _take_roll(
+            self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        if source != 0 or body_bytes % sizeof(uint32_t) or body_bytes > self.size * sizeof(uint32_t):
+            return False
+        if header.sequence + 1 == self.entered:  # else it was asked about an earlier call
+            self.absent.resize(body_bytes // sizeof(uint32_t))
+            if body_bytes:
+                memcpy(self.absent.data(), body, body_bytes)
+            self.roll_called = True
+            self.requests.finished += 1          # somebody waits for it
+        return True
 
     # -- leaving ---------------------------------------------------------------------------------------------------------
 
@@ -190,7 +256,7 @@ cdef class Control:
             return not self.left[peer]
         if self.waiting == NULL:
             return False
-        return not self.contributed[peer] if self.rank == 0 else peer == 0
+        return self.revisions[peer] == 0 if self.rank == 0 else peer == 0
 
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t now = self.transport.now_ns()
@@ -224,13 +290,20 @@ cdef class Control:
             const char* body, size_t body_bytes) noexcept nogil:
         cdef ControlHeader pong
         if message_id == MSG_COLLECT:
-            if self.rank != 0 or header.sequence != self.completed:
+            if self.rank != 0 or header.sequence > self.completed:
                 return False
-            self._gather(source, body, body_bytes)
+            if header.sequence == self.completed:    # else all had come before it was amended
+                self._gather(source, header.flags, body, body_bytes)
         elif message_id == MSG_RESULT:
             if source != 0 or body_bytes < self.size * sizeof(uint32_t):
                 return False
             self._take_result(header, body, body_bytes)
+        elif message_id == MSG_ROLL_CALL:
+            if self.rank != 0:
+                return False
+            self._answer_roll(source, header.sequence)
+        elif message_id == MSG_ABSENT:
+            return self._take_roll(source, header, body, body_bytes)
         elif message_id == MSG_PING:
             memset(&pong, 0, sizeof(pong))
             self._send(source, MSG_PONG, &pong, NULL, 0)

@@ -45,5 +45,7 @@ cdef class Engine:
     cdef Dispatch dispatch
     cdef readonly Wheel wheel
     cdef Calls calls
+    cdef list tables             # guarded by: GIL. Keeps alive whose states ``remote.tables`` points to
     # private
-    cdef _payloads(self)
+    cdef list _collect(self, bytes payload, str what, object timeout_s)
+    cdef list _payloads(self)

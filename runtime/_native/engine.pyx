@@ -3,11 +3,12 @@
 import os
 import weakref
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.foundation.deadlines import wait_ns
-from intentpm.foundation.errors import CollectiveMismatchError, Error
+from intentpm.foundation.errors import CollectiveMismatchError, Error, WaitTimeoutError
+from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire, store_release
@@ -31,10 +32,15 @@ from intentpm.transports.base cimport Transport
 
 cdef enum:
     TRIM_BYTES = 4 << 20         # of rows: for less it is not worth the calls
+    ROLL_CALL_NS = 2_000_000_000  # rank 0's progress thread answers at once, unless it is lost
 
 
 cdef bint _all_left(void* turns, void* argument) noexcept nogil:
     return is_over(<Turns>turns) or (<Turns>turns).control.left_count + 1 >= (<Turns>turns).control.size
+
+
+cdef bint _roll_called(void* turns, void* argument) noexcept nogil:
+    return is_over(<Turns>turns) or (<Turns>turns).control.roll_called
 
 
 cdef bint _news_flushed(void* turns, void* argument) noexcept nogil:
@@ -70,14 +76,18 @@ cdef class Engine:
         self.wheel = Wheel(self.turns, worker_spin_us, thread_spin_us)
         self.calls = Calls(self.wheel, self.remote)
         self.dispatch = Dispatch(self.turns, self.serving, self.inquiry)
+        self.tables = []
         _engines.add(self)
 
     # -- tables and workers ----------------------------------------------------------------------------------------------
 
     def add_table(self, Table table not None) -> None:
-        """Makes a table known: from now on its keys can be asked for by other ranks. Its id is the next free one."""
+        """Makes a table known, and keeps it alive: from now on its keys can be asked for by other ranks. Its id is the next
+        free one.
+        """
         if self.remote.table_count >= MAX_TABLES:
             raise Error(f"a job has at most {MAX_TABLES} tables")
+        self.tables.append(table)
         with nogil:
             self.monitor.acquire()
             self.remote.tables[table.table_id] = table.state
@@ -85,13 +95,17 @@ cdef class Engine:
             self.rounds.holder.count_rows(table)
             self.monitor.release()
 
-    def remove_last_table(self) -> None:
-        """Takes back ``add_table``: the ranks did not agree on the table, so nobody has used it."""
+    def remove_table(self, Table table not None) -> None:
+        """Takes back ``add_table`` of the last table: the ranks did not agree on it, so nobody has used it."""
+        if table not in self.tables:
+            return
         with nogil:
             self.monitor.acquire()
-            self.remote.table_count -= 1
-            self.remote.tables[self.remote.table_count] = NULL
+            self.remote.table_count = table.table_id
+            self.remote.tables[table.table_id] = NULL
+            self.rounds.holder.discount_rows(table)
             self.monitor.release()
+        self.tables.remove(table)
 
     def replicate_all(self, Table table not None) -> None:
         """Management "full_replication": asks for a replica of every key of a new table."""
@@ -118,17 +132,58 @@ cdef class Engine:
             self.rounds.intents.add_worker(queue)
             self.monitor.release()
 
+    def remove_worker(self, IntentQueue queue not None) -> None:
+        """Ends the intents of a worker that is closed. Of a closed or forked engine nothing is left to end."""
+        if load_acquire(&self.turns.state) >= ENGINE_CLOSED:
+            return                       # ``close`` runs Python with the lock held: do not wait for it here
+        with nogil:
+            self.monitor.acquire()
+            self.rounds.intents.remove_worker(queue)
+            self.turns.step()
+            self.monitor.arm_sleeper()
+            self.monitor.release()
+        self.rounds.intents.release(queue)
+
     # -- collective calls ------------------------------------------------------------------------------------------------
 
     def exchange(self, payload: bytes, what: str, timeout_s=None) -> list:
         """Collective: gives every rank the payloads of all ranks, in rank order.
 
         Raises PeerLostError, CollectiveMismatchError when a rank has left instead, WaitTimeoutError after ``timeout_s``
-        (None: as long as the peers are alive).
+        (None: as long as the peers are alive). A call whose wait ended without an answer is to be joined again (``rejoin``).
         """
-        cdef Operation operation
+        return self._collect(payload, what, timeout_s)
+
+    def rejoin(self, what: str, timeout_s=None) -> list:
+        """The answer of the newest ``exchange``, which was given up, or ``amend``. Raises as ``exchange``."""
+        return self._collect(None, what, timeout_s)
+
+    def amend(self, payload: bytes, number: int) -> None:
+        """Puts another payload in the place of what this rank gave to collective ``number``, or would have given. Has no
+        effect where all ranks have come to it. Does not wait.
+        """
         cdef const char* data = payload
         cdef size_t size_bytes = len(payload)
+        cdef uint64_t call = number
+        with nogil:
+            self.monitor.acquire()
+            if not is_over(self.turns):
+                self.control.amend(call, data, size_bytes)
+                self.turns.wake_finished()
+                self.monitor.arm_sleeper()
+            self.monitor.release()
+
+    def entered(self) -> int:
+        """How many collectives this rank has contributed to."""
+        return self.control.entered
+
+    cdef list _collect(self, bytes payload, str what, object timeout_s):
+        """payload: None: rejoin."""
+        cdef Operation operation
+        cdef bint again = payload is None
+        cdef bytes given = b"" if again else payload
+        cdef const char* data = given
+        cdef size_t size_bytes = len(given)
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
         self.calls.raise_state()
         begin_operation(&operation, NULL, 0, NULL, NULL)
@@ -137,10 +192,12 @@ cdef class Engine:
             if is_over(self.turns):
                 operation.status = OPERATION_PEER_LOST
                 self.requests.close_submission(&operation)
+            elif again:
+                self.control.rejoin(&operation)
             else:
                 self.control.enter(&operation, data, size_bytes)
-                self.turns.wake_finished()
-                self.monitor.arm_sleeper()
+            self.turns.wake_finished()
+            self.monitor.arm_sleeper()
             self.monitor.release()
         self.calls.wait_operation(&operation, limit_ns, lambda: self._missing_for(what))
         if operation.status == OPERATION_ABANDONED:
@@ -150,17 +207,26 @@ cdef class Engine:
         return self._payloads()
 
     def _missing_for(self, what: str) -> str:
-        cdef vector[uint8_t] contributed
-        if self.transport.rank != 0:
-            return f"{what} (rank 0 knows which ranks have not come)"
+        cdef vector[uint32_t] absent
         with nogil:
             self.monitor.acquire()
-            contributed = self.control.contributed
+            if not is_over(self.turns):
+                self.control.call_roll()
+                self.turns.wake_finished()
+                self.monitor.arm_sleeper()
             self.monitor.release()
-        missing = [rank for rank in range(self.transport.size) if not contributed[rank]]
-        return f"{what}: ranks {missing} have not come"
+        try:
+            self.calls.wait(_roll_called, NULL, ROLL_CALL_NS, "rank 0 to say who has not come")
+        except WaitTimeoutError:
+            return f"{what}: rank 0, which knows which ranks have not come, does not answer"
+        with nogil:
+            self.monitor.acquire()
+            absent = self.control.absent
+            self.monitor.release()
+        who = f"ranks {list(absent)} have not come" if absent.size() else "all ranks have come by now"
+        return f"{what}: {who}; call it again to go on waiting"
 
-    cdef _payloads(self):
+    cdef list _payloads(self):
         cdef uint32_t size = self.transport.size
         cdef bytes raw = self.control.result
         lengths = memoryview(raw)[:4 * size].cast("I").tolist()
@@ -180,15 +246,28 @@ cdef class Engine:
             self.monitor.release()
         return held
 
-    def flush_news(self) -> None:
-        """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError."""
+    def refresh_replicas(self, timeout_s=None) -> None:
+        """Waits until this rank's replicas hold what the owners have now. Raises PeerLostError, WaitTimeoutError."""
+        cdef Operation operation
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        self.calls.raise_state()
+        begin_operation(&operation, NULL, 0, NULL, NULL)
+        with nogil:
+            self.calls.sync(&operation)
+        self.calls.wait_operation(&operation, limit_ns, "replicas here to be refreshed")
+
+    def flush_news(self, timeout_s=None) -> None:
+        """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError,
+        WaitTimeoutError.
+        """
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
         with nogil:
             self.monitor.acquire()
             self.rounds.sync.flush()
             self.turns.step()
             self.monitor.arm_sleeper()
             self.monitor.release()
-        self.calls.wait(_news_flushed, NULL, FOREVER_NS, "replicas at other ranks to be refreshed")
+        self.calls.wait(_news_flushed, NULL, limit_ns, "replicas at other ranks to be refreshed")
         self.calls.raise_state()
 
     # -- life and end ----------------------------------------------------------------------------------------------------
@@ -210,6 +289,13 @@ cdef class Engine:
     def has_failed(self) -> bool:
         """A rank is lost: every call raises PeerLostError."""
         return load_acquire(&self.control.failed) != 0
+
+    def now_ns(self) -> int:
+        """Time on the clock of all waits, events and samples."""
+        return self.transport.now_ns()
+
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "each rank has its own")
 
     def is_forked(self) -> bool:
         """This process is a forked child: the connections and threads are its parent's."""

@@ -98,6 +98,7 @@ cdef class Holder:
     cdef void take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
     # A new table's rows count towards the memory budget.
     cdef void count_rows(self, Table table) noexcept nogil
+    cdef void discount_rows(self, Table table) noexcept nogil
 
     # Begins the round that is due with ``peer``, if one is.
     cdef inline void step(self, uint32_t peer) noexcept nogil:

@@ -354,6 +354,9 @@ cdef class Holder:
     cdef void count_rows(self, Table table) noexcept nogil:
         self.taken_bytes += table.state.slots_used * table.state.stride_bytes
 
+    cdef void discount_rows(self, Table table) noexcept nogil:
+        self.taken_bytes -= table.state.slots_used * table.state.stride_bytes
+
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0

@@ -55,5 +55,5 @@ cdef class Inquiry:
         const char* body, size_t body_bytes) noexcept nogil
     # private
     cdef uint32_t _add_intents(
-        self, IntentQueue queue, uint32_t worker, uint32_t table_id, uint32_t key, string& facts) noexcept nogil
+        self, IntentQueue queue, uint32_t table_id, uint32_t key, string& facts) noexcept nogil
     cdef uint32_t _add_events(self, uint32_t table_id, uint32_t key, string& facts) noexcept nogil

@@ -78,17 +78,17 @@ cdef class Inquiry:
                 <const char*>holders_of(table, key), table.holder_words * sizeof(RankWord))
         for worker in range(<uint32_t>self.rounds.intents.workers.size()):
             known.intents += self._add_intents(
-                <IntentQueue>self.rounds.intents.workers[worker], worker, table_id, key, facts)
+                <IntentQueue>self.rounds.intents.workers[worker], table_id, key, facts)
         known.events = self._add_events(table_id, key, facts)
         memcpy(&facts[0], &known, sizeof(known))
 
     cdef uint32_t _add_intents(
-            self, IntentQueue queue, uint32_t worker, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
+            self, IntentQueue queue, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
         cdef IntentFact fact
         cdef uint32_t found
         queue.collect()
         fact.clock = queue.now()
-        fact.worker = worker
+        fact.worker = queue.worker_id
         fact.active = 1
         found = _add_from_heap(queue.active, &fact, table_id, key, facts)
         fact.active = 0

@@ -52,6 +52,7 @@ cdef struct Counters:
     uint64_t intents_in_time
     uint64_t intents_late
     uint64_t intents_withdrawn
+    int64_t keys_signalled               # by workers that are closed
     uint64_t stale_rows
     uint64_t stale_row_ns
     uint64_t stalest_ns
@@ -90,6 +91,7 @@ cdef class Inspector:
             self.engine.monitor.acquire()
             _copy_transfers(self.engine.transport, self.engine.serving, &rank)
             _copy_rounds(self.engine.rounds, &rank)
+            rank.keys_signalled = self.engine.rounds.intents.keys_signalled
             for i in range(self.engine.rounds.intents.workers.size()):
                 _copy_worker(<IntentQueue>self.engine.rounds.intents.workers[i], &worker)
                 workers.push_back(worker)

@@ -45,6 +45,7 @@ ctypedef pair[pair[int64_t, int64_t], size_t] HeapEntry
 
 @cython.final
 cdef class IntentQueue:
+    cdef readonly uint32_t worker_id
     cdef int64_t clock               # atomic: the worker stores release / the engine loads acquire
     cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look
     cdef int64_t act_before          # guarded by: incoming_lock. Intents that start before this clock are due
@@ -85,6 +86,9 @@ cdef class IntentQueue:
     cdef int64_t now(self) noexcept nogil
     # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
     cdef bint publish(self) noexcept nogil
+    # Of a worker that is closed: hands out every active intent, and forgets the others.
+    cdef Intent* next_active(self) noexcept nogil
+    cdef void drop_waiting(self) noexcept nogil
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
     # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
     cdef void look_began(self) noexcept nogil

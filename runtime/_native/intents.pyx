@@ -16,8 +16,9 @@ cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
 
 
 cdef class IntentQueue:
-    def __init__(self, immediate: bool):
+    def __init__(self, immediate: bool, worker_id: int = 0):
         """immediate: every intent is due when it is signalled (timing="immediate")."""
+        self.worker_id = worker_id
         self.immediate = immediate
         self.round_clock = -1
         self.look_by_clock = NEVER
@@ -128,6 +129,22 @@ cdef class IntentQueue:
     cdef void forget(self, Intent* intent) noexcept nogil:
         add_relaxed_i64(&self.signalled_keys, -<int64_t>intent.count)
         free(intent)
+
+    cdef Intent* next_active(self) noexcept nogil:
+        cdef Intent* intent
+        if self.active.empty():
+            return NULL
+        intent = <Intent*>self.active.top().second
+        self.active.pop()
+        return intent
+
+    cdef void drop_waiting(self) noexcept nogil:
+        self.collect()
+        while not self.starting.empty():         # these are active too
+            self.starting.pop()
+        while not self.waiting.empty():
+            self.forget(<Intent*>self.waiting.top().second)
+            self.waiting.pop()
 
     cdef bint publish(self) noexcept nogil:
         cdef uint32_t seen = lock_word(&self.incoming_lock)

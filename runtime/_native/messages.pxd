@@ -7,8 +7,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
               sender believes the receiver became the owner), rows [K, row_bytes] if push or set
     REPLY     answers some or all keys of an ACCESS. Body: rows [K, row_bytes] if pull, index u32 [K] if INDEXED,
               keys u32 [K] and epochs u32 [K] if FORWARDED (so that the origin learns where they are)
-    COLLECT   a rank's contribution to a collective call, to rank 0. Body: payload
+    COLLECT   a rank's contribution to a collective call, to rank 0; the one with the highest ``flags`` counts. Body: payload
     RESULT    rank 0's answer to all: the contributions in rank order. Body: lengths u32 [N], payloads; if SAME one payload
+    ROLL_CALL, ABSENT   which ranks have not come to this collective call? The answer's body: ranks u32
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
 
@@ -45,6 +46,8 @@ cdef enum MessageId:
     MSG_SYNCED = 10
     MSG_EXPLAIN = 11
     MSG_EXPLAINED = 12
+    MSG_ROLL_CALL = 13
+    MSG_ABSENT = 14
     MSG_FIRST_ROUND = 16         # from here on the header is a RoundHeader
     MSG_ROUND = 16
     MSG_ANSWER = 17
@@ -98,7 +101,7 @@ cdef struct RoundHeader:
 cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
     uint32_t culprit             # ABORT
-    uint32_t flags
+    uint32_t flags               # RESULT: AccessFlags. COLLECT: how often the sender has amended it
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:

@@ -47,6 +47,7 @@ cdef class RankIntents:
     cdef readonly uint64_t intents_acted
     cdef readonly uint64_t intents_late          # not here when the window of their intent started
     cdef readonly uint64_t intents_in_time
+    cdef int64_t keys_signalled                  # by workers that were removed
 
     # Something the next step should look at: an intent that is due or over.
     cdef inline void look(self) noexcept nogil:
@@ -62,6 +63,9 @@ cdef class RankIntents:
     # A new worker's intents are looked after; it must have been given to ``keep`` before (which needs the GIL, not the lock).
     cdef keep(self, IntentQueue queue)
     cdef void add_worker(self, IntentQueue queue) noexcept nogil
+    # Ends the intents of a worker that signals no more; ``release`` its queue afterwards (as ``keep``).
+    cdef void remove_worker(self, IntentQueue queue) noexcept nogil
+    cdef release(self, IntentQueue queue)
     # Management "full_replication": this rank intends every key of the table for good.
     cdef void replicate_all(self, Table table) noexcept nogil
     # private

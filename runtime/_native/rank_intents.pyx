@@ -150,3 +150,22 @@ cdef class RankIntents:
 
     cdef void add_worker(self, IntentQueue queue) noexcept nogil:
         self.workers.push_back(<void*>queue)
+
+    cdef void remove_worker(self, IntentQueue queue) noexcept nogil:
+        cdef Intent* intent
+        cdef size_t i, kept = 0
+        queue.drop_waiting()
+        intent = queue.next_active()
+        while intent != NULL:
+            self._end(intent)
+            queue.forget(intent)
+            intent = queue.next_active()
+        self.keys_signalled += queue.keys_signalled
+        for i in range(self.workers.size()):
+            if self.workers[i] != <void*>queue:
+                self.workers[kept] = self.workers[i]
+                kept += 1
+        self.workers.resize(kept)
+
+    cdef release(self, IntentQueue queue):
+        self.queues.remove(queue)

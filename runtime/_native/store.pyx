@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 import numpy as np
 
 from intentpm.foundation.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
+from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.directory cimport home_rank, known_owner
@@ -188,6 +189,9 @@ cdef class Table:
             "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
             "index": state.num_keys * sizeof(KeyPlace) + load_relaxed_i64(&state.slots_touched) * sizeof(int32_t),
         }
+
+    def __reduce_ex__(self, protocol):
+        refuse_to_cross(self, "pass its name, num_keys and row_shape, which are all that computing keys needs")
 
     def __repr__(self):
         return f"<intentpm.Table {self.name!r}: {self.num_keys} keys x {self.row_shape} {self.dtype}>"

@@ -1,0 +1,214 @@
+"""Calls that all ranks make together, and what becomes of one that a rank gives up.
+
+A collective call is a few exchanges, and what the rank does between them. It is given up when a wait in it passes its
+deadline, or when anything but an ``Error`` comes out of it (Ctrl-C, say): the other ranks still count on what this rank
+has said.
+
+    OPEN -all done, or an Error-> over
+    OPEN -deadline, interrupt-> GIVEN_UP
+    GIVEN_UP -the same call again-> OPEN       what was done is not done again, nor said again: it goes on where it
+                                               stopped
+    GIVEN_UP -another call-> GIVEN_UP          CollectiveMismatchError: says which call must be made first
+    OPEN -withdraw-> WITHDRAWN                 this rank has undone its part, and says so in place of what it had said
+    WITHDRAWN -any call-> over                 waits until all ranks have come to the call that was withdrawn. If they
+                                               had come before they heard of it, it was made, with this rank
+
+Assumption: one thread at a time (as for every collective call).
+"""
+
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from intentpm.foundation.errors import CollectiveMismatchError, Error, WaitTimeoutError
+from intentpm.runtime._native.engine import Engine
+
+T = TypeVar("T")
+Answers = list[dict[str, Any]]
+
+
+class _Exchanged(list[bytes]):
+    """The answer of an exchange, among what else a call remembers."""
+
+
+class Call:
+    """One collective call of this rank; a context manager. Made by ``Collectives.call``."""
+
+    def __init__(self, collectives: "Collectives", name: str, what: str, identity: bytes) -> None:
+        self.name = name
+        self.what = what
+        self.identity = (name, identity)
+        self.when_settled: Callable[[bool], None] | None = None
+        """Of a withdrawn call: what to do once all have come."""
+        self._owner = collectives
+        self._engine = collectives.engine
+        self._first = self._engine.entered()
+        self._attempts = 0
+        self._done: list[Any] = []
+        self._at = 0
+        self._timeout_s: float | None = None
+        self._began_ns: int | None = None
+
+    @property
+    def resumed(self) -> bool:
+        """This call was given up before."""
+        return self._attempts > 1
+
+    def attempt(self, timeout_s: float | None) -> Self:
+        """Begins, or goes on where it was given up; ``timeout_s`` is for all waits of this attempt."""
+        self._attempts += 1
+        self._at = 0
+        self._timeout_s, self._began_ns = timeout_s, None
+        return self
+
+    def once(self, make: Callable[[], T]) -> T:
+        """What ``make()`` returned in the first attempt that came this far."""
+        if self._at == len(self._done):
+            self._done.append(make())
+        self._at += 1
+        done: T = self._done[self._at - 1]
+        return done
+
+    def exchange(self, payload: bytes) -> list[bytes]:
+        """The payloads of all ranks, in rank order. An attempt that finds its payload sent waits for the answer
+        alone."""
+        if self._at == len(self._done):
+            self._done.append(_Exchanged(self._exchange(payload)))
+        self._at += 1
+        answers: list[bytes] = self._done[self._at - 1]
+        return answers
+
+    def remaining_s(self) -> float | None:
+        """Of this attempt's time; None: no limit."""
+        if self._began_ns is None:
+            self._began_ns = self._engine.now_ns()
+            return self._timeout_s
+        if self._timeout_s is None:
+            return None
+        return max(0.0, self._timeout_s - (self._engine.now_ns() - self._began_ns) * 1e-9)
+
+    def agree(self, arguments: dict[str, str], **said: Any) -> Answers:
+        """Tells all ranks the ``arguments``, which must be the same on all, and what is ``said``; returns what all
+        sent.
+
+        Raises CollectiveMismatchError, on every rank, where the call or its arguments differ.
+        """
+        answers = self.exchange(self._payload(arguments, **said))
+        return self._agreed(answers)
+
+    def gather(self, payload: bytes) -> list[bytes]:
+        """The payloads of all ranks, in rank order; all have made this call. Raises CollectiveMismatchError."""
+        answers = self.exchange(json.dumps({"call": self.name}).encode() + b"\n" + payload)
+        self._check_same_call(answers)
+        return [answer.split(b"\n", 1)[1] for answer in answers]
+
+    def _agreed(self, answers: list[bytes]) -> Answers:
+        self._check_same_call(answers)
+        calls = [json.loads(answer) for answer in answers]
+        if not any(call.get("problem") for call in calls):
+            for key in calls[0]["arguments"]:
+                self._check_same(key, [call["arguments"][key] for call in calls])
+        return calls
+
+    def _check_same_call(self, answers: list[bytes]) -> None:
+        """Raises CollectiveMismatchError where a rank made another call; each payload's first line is JSON that names
+        it."""
+        for rank, answer in enumerate(answers):
+            other = json.loads(answer.split(b"\n", 1)[0])["call"]
+            if other != self.name:
+                raise CollectiveMismatchError(
+                    f"rank {self._owner.rank} called {self.name}() while rank {rank} called {other}(): "
+                    "every rank must make the same collective calls in the same order"
+                )
+
+    def withdraw(self, when_settled: Callable[[bool], None], problem: Any) -> None:
+        """Of a call with one exchange: says ``problem`` in place of what it said, or would have. Does not wait for
+        anybody.
+
+        when_settled: called once all ranks have come. True: they had come before they heard of it, and agreed.
+        """
+        self.when_settled = when_settled
+        self._engine.amend(self._payload({}, problem=problem), self._first)
+
+    def settle(self, timeout_s: float | None) -> bool:
+        """Of a withdrawn call: waits until all ranks have come; returns what ``when_settled`` was given."""
+        self.attempt(timeout_s)
+        self._at = next((at for at, done in enumerate(self._done) if isinstance(done, _Exchanged)), len(self._done))
+        answers = self.exchange(b"")
+        try:
+            made = not any(answer.get("problem") for answer in self._agreed(answers))
+        except CollectiveMismatchError:
+            made = False
+        assert self.when_settled is not None
+        self.when_settled(made)
+        self.when_settled = None
+        return made
+
+    def has_begun(self) -> bool:
+        """The other ranks have heard of this call, or will."""
+        return self._engine.entered() > self._first
+
+    def _has_contributed(self) -> bool:
+        """To one exchange more than it has the answers of."""
+        answered = sum(isinstance(done, _Exchanged) for done in self._done)
+        return self._engine.entered() > self._first + answered
+
+    def _exchange(self, payload: bytes) -> list[bytes]:
+        if self._has_contributed():
+            return self._engine.rejoin(self.what, self.remaining_s())
+        return self._engine.exchange(payload, self.what, self.remaining_s())
+
+    def _payload(self, arguments: dict[str, str], **said: Any) -> bytes:
+        return json.dumps({"call": self.name, "arguments": arguments, **said}).encode() + b"\n"
+
+    def _check_same(self, key: str, values: list[str]) -> None:
+        mine = values[self._owner.rank]
+        for rank, other in enumerate(values):
+            if other != mine:
+                raise CollectiveMismatchError(
+                    f"{self.name}: {key} is {mine} on rank {self._owner.rank} but {other} on rank {rank}: "
+                    "pass the same arguments on every rank"
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        is_open = problem is not None and (isinstance(problem, WaitTimeoutError) or not isinstance(problem, Error))
+        self._owner.given_up = self if is_open and self.has_begun() else None
+
+
+class Collectives:
+    """The collective calls of this rank, one at a time."""
+
+    def __init__(self, engine: Engine, rank: int) -> None:
+        self.engine = engine
+        self.rank = rank
+        self.given_up: Call | None = None
+
+    def call(self, name: str, what: str, identity: bytes, timeout_s: float | None = None) -> Call:
+        """A new call, or the one that was given up if this is it again.
+
+        name: of the method, the same on every rank. what: the call as people write it. identity: what else makes a
+        call the same.
+        Raises CollectiveMismatchError when another call was given up; as ``barrier`` while it waits for one withdrawn.
+        """
+        self.engine.check()
+        last = self.given_up
+        if last is not None and last.when_settled is not None:
+            was_made = last.settle(timeout_s)
+            self.given_up = None
+            if not was_made or last.identity != (name, identity):
+                last = None
+        if last is None:
+            return Call(self, name, what, identity).attempt(timeout_s)
+        if last.identity != (name, identity):
+            raise CollectiveMismatchError(
+                f"rank {self.rank} called {what}, but has given up {last.what}, to which the other ranks wait "
+                f"for it or will "
+                f"come: call that again first, with the same arguments, then {what}"
+            )
+        return last.attempt(timeout_s)

@@ -1,0 +1,123 @@
+"""The arguments of ``create_table``, checked and in one form before anything is made of them."""
+
+import math
+import operator
+import reprlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime._native.store import resolve_dtype
+from intentpm.runtime.arguments import whole_number
+from intentpm.runtime.initial_rows import Init, InitialRows
+
+MAX_KEYS = 2**31 - 1
+MAX_ROW_BYTES = 2**31 - 1
+MAX_NAME_BYTES = 255
+ADDRESS_SPACE_BYTES = 2**47
+
+
+@dataclass(frozen=True)
+class TableArguments:
+    """What a table is to be."""
+
+    name: str
+    num_keys: int
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    init: InitialRows
+
+    @property
+    def stride_bytes(self) -> int:
+        return stride_for(math.prod(self.row_shape) * self.dtype.itemsize)
+
+    def describe(self) -> dict[str, str]:
+        """What all ranks must have passed alike."""
+        return {
+            "name": repr(self.name),
+            "num_keys": repr(self.num_keys),
+            "row_shape": repr(self.row_shape),
+            "dtype": repr(self.dtype.name),
+            "init": self.init.describe(),
+        }
+
+
+def check_table_arguments(
+    name: str, num_keys: Any, row_shape: Any, dtype: npt.DTypeLike, init: Init
+) -> tuple[TableArguments | None, Exception | None]:
+    """The arguments, or what is wrong with them."""
+    try:
+        where = f"table {name!r}"
+        keys = _num_keys(where, num_keys)
+        shape = _row_shape(row_shape)
+        resolved = _dtype(where, dtype)
+        _check_size(where, keys, shape, resolved)
+        rows = InitialRows(init, keys, shape, resolved, f"{where}: init")
+        return TableArguments(name, keys, shape, resolved, rows), None
+    except Exception as problem:  # an array-like of somebody else's may raise anything
+        return None, problem
+
+
+def describe_unchecked(name: Any, num_keys: Any, row_shape: Any, dtype: Any, init: Any) -> dict[str, str]:
+    """Of arguments that are wrong, for who reads what the ranks said to each other."""
+    passed = {"name": name, "num_keys": num_keys, "row_shape": row_shape, "dtype": dtype, "init": init}
+    return {key: _short(value) for key, value in passed.items()}
+
+
+def _short(value: Any) -> str:
+    try:
+        return reprlib.repr(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return type(value).__name__
+
+
+def check_name(name: Any) -> None:
+    """Raises DtypeError, Error for what cannot be a table's name."""
+    if not isinstance(name, str):
+        raise DtypeError(f"table name {reprlib.repr(name)}: needs a str, not {type(name).__name__}")
+    if not name.strip() or not name.isprintable():
+        raise Error(f"table name {reprlib.repr(name)}: needs printable characters, and not only spaces")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise Error(f"table name {reprlib.repr(name)}: has {len(name.encode())} bytes, at most {MAX_NAME_BYTES} work")
+
+
+def _num_keys(where: str, num_keys: Any) -> int:
+    try:
+        count = whole_number(num_keys, "num_keys")
+    except DtypeError as error:
+        raise ShapeError(f"{where}: {error}") from None
+    if not 0 < count <= MAX_KEYS:
+        raise ShapeError(f"{where}: num_keys={num_keys!r}: needs 1 to {MAX_KEYS}")
+    return count
+
+
+def _row_shape(row_shape: Any) -> tuple[int, ...]:
+    try:
+        lengths = (operator.index(row_shape),) if np.ndim(row_shape) == 0 else tuple(row_shape)
+        shape = tuple(whole_number(length, "length") for length in lengths)
+    except (DtypeError, TypeError, ValueError):
+        raise ShapeError(f"row_shape={row_shape!r}: needs whole numbers above 0, as in row_shape=(8, 2)") from None
+    if isinstance(row_shape, bool | np.bool_) or not all(length > 0 for length in shape):
+        raise ShapeError(f"row_shape={row_shape!r}: needs lengths above 0")
+    return shape
+
+
+def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
+    if dtype is None:
+        raise DtypeError(f"{where}: dtype=None: say which one")
+    return resolve_dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
+
+
+def _check_size(where: str, num_keys: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    row_bytes = math.prod(shape) * dtype.itemsize
+    if row_bytes > MAX_ROW_BYTES:
+        raise ShapeError(f"{where}: row_shape={shape}: a row has {row_bytes} bytes, at most {MAX_ROW_BYTES} work")
+    if num_keys * stride_for(row_bytes) > ADDRESS_SPACE_BYTES:
+        raise MemoryBudgetError(
+            f"{where}: {num_keys} rows of {row_bytes} bytes are more than a process can address: use fewer or "
+            f"shorter rows"
+        )

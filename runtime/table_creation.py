@@ -1,0 +1,101 @@
+"""One rank's part in ``create_table``: the table is made and filled before the ranks agree, and taken back if they do
+not."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.store import Table
+from intentpm.runtime.arguments import UnfitError
+from intentpm.runtime.collectives import Answers
+from intentpm.runtime.table_arguments import TableArguments
+
+OF_THE_ARGUMENTS = {"ShapeError": ShapeError, "DtypeError": DtypeError}
+"""Errors that are the same for every rank, whichever found the fault."""
+
+
+class TableCreation:
+    """Of a table called ``name`` (as people read it)."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.table: Table | None = None
+        self.problem: dict[str, Any] | None = None
+        """Why there is no table, as the other ranks are told."""
+        self._error: Exception | None = None
+        self._engine = engine
+        self._name = name
+
+    def make(
+        self,
+        arguments: TableArguments | None,
+        error: Exception | None,
+        check: Callable[[TableArguments], int],
+        rank: int,
+        size: int,
+    ) -> Self:
+        """The table, filled and known to the engine, or a problem: the other ranks hear of it before this one raises.
+
+        arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id.
+        """
+        shared = True
+        if arguments is not None:
+            try:
+                table_id = check(arguments)
+                table = Table(
+                    arguments.name, table_id, arguments.num_keys, arguments.row_shape, arguments.dtype, rank, size
+                )
+                shared = arguments.init.is_shared
+                arguments.init.fill(table)
+                self._engine.add_table(table)
+                self.table = table
+            except Exception as problem:  # an init callable may raise anything
+                error = problem
+        if error is not None:
+            self._error = error
+            self.problem = _told(error, shared)
+        return self
+
+    def given_up(self, why: BaseException) -> dict[str, Any]:
+        """What the other ranks are told when this one was interrupted."""
+        return {"error": "", "text": f"gave up, because of {why!r}"}
+
+    def undo(self) -> None:
+        """The engine forgets the table."""
+        if self.table is not None:
+            self._engine.remove_table(self.table)
+            self.table = None
+
+    def result(self, answers: Answers) -> Table:
+        """The table. Raises what kept it from being made: the same on every rank where it lies in the arguments."""
+        problems = [(answer["problem"], rank) for rank, answer in enumerate(answers) if answer["problem"]]
+        of_all = [problem for problem, _ in problems if problem["error"] in OF_THE_ARGUMENTS]
+        if of_all:
+            first = min(of_all, key=lambda problem: problem["key"])
+            raise OF_THE_ARGUMENTS[first["error"]](first["text"])
+        if self._error is not None:
+            raise self._error
+        for problem, rank in problems:
+            raise Error(f"table {self._name} was not made: rank {rank} {problem['text']}")
+        assert self.table is not None
+        return self.table
+
+
+def _told(error: Exception, shared: bool) -> dict[str, Any]:
+    """shared: the fault is in what every rank passed."""
+    key = error.position if isinstance(error, UnfitError) else -1
+    kind = "DtypeError" if isinstance(error, UnfitError) else type(error).__name__
+    if shared and kind in OF_THE_ARGUMENTS:
+        return {"error": kind, "text": str(error), "key": key}
+    return {"error": "", "text": f"failed with {error!r}"}
+
+
+def check_budget(arguments: TableArguments, size: int, used_bytes: int, budget_bytes: int) -> None:
+    """Raises MemoryBudgetError when this rank's share would not fit beside the ``used_bytes``."""
+    needed = -(-arguments.num_keys // size) * arguments.stride_bytes
+    if used_bytes + needed > budget_bytes:
+        raise MemoryBudgetError(
+            f"table {arguments.name!r}: this rank's share needs {needed} bytes and {used_bytes} are in use, of "
+            f"a memory_budget "
+            f"of {budget_bytes}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
+        )
