@@ -13,6 +13,7 @@ from intentpm.runtime._native.holders cimport (
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_REFRESH_SENT, note_traced
 from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHeader
+from intentpm.runtime._native.mutations cimport MUTATION_NEWS_NEVER_RIPE, MUTATION_ROUNDING_FORGOTTEN, is_planted
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport read_row
@@ -152,7 +153,7 @@ cdef class News:
                 continue                         # moved or dropped meanwhile
             if not holding.flags & HOLDING_NEWS:
                 holding.flags &= <uint8_t>~HOLDING_LISTED
-            elif ns_since(holding.since, now_ns) >= patience_ns:
+            elif ns_since(holding.since, now_ns) >= patience_ns and not (patience_ns >= 0 and is_planted(MUTATION_NEWS_NEVER_RIPE)):
                 self.ripe.push_back(references[0][at])
             else:
                 references[0][kept] = references[0][at]
@@ -241,7 +242,8 @@ cdef class News:
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil:
         self.flush_asked[holder] |= who
         self.flush_drained[holder] = False
-        self._list_rounded(holder)
+        if not is_planted(MUTATION_ROUNDING_FORGOTTEN):
+            self._list_rounded(holder)
 
     cdef uint8_t _end_flush(self, uint32_t holder) noexcept nogil:
         cdef uint8_t asked = self.flush_asked[holder]

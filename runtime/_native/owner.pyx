@@ -18,7 +18,7 @@ from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED,
     RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
 )
-from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, is_planted
+from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_ADAPTIVE, decide, may_relocate
@@ -98,7 +98,7 @@ cdef class Owner:
         prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
         if record & (RECORD_ADD | RECORD_SET):
             before = self._take_delta(table, key, holder, delta, record & RECORD_SET)
-            holds = holds and (before == seen_version or (record & RECORD_SET) != 0)
+            holds = holds and (before == seen_version or (record & RECORD_SET) != 0 or is_planted(MUTATION_SAME_ALWAYS))
             seen_version = next_version(before)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
@@ -114,6 +114,8 @@ cdef class Owner:
             version = seen_version
             if record & RECORD_ADD and not table.adds_exactly:
                 self.news.note_rounded(table, key, holder)
+            if is_planted(MUTATION_SAME_ALWAYS):
+                self._add_holder(table, key, holder)         # forgets its news
         else:
             result = RESULT_ROW
             self._add_holder(table, key, holder)

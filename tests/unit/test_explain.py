@@ -13,7 +13,12 @@ from intentpm.runtime.explain import MOST_ASKED, ask_owner, read_report
 
 def facts(intents=(), events=(), holders=(), **fields):
     known = np.zeros(1, FACTS)
-    known["now_ns"], known["intents"], known["events"], known["holders"] = 10**10, len(intents), len(events), len(holders)
+    known["now_ns"], known["intents"], known["events"], known["holders"] = (
+        10**10,
+        len(intents),
+        len(events),
+        len(holders),
+    )
     for name, value in fields.items():
         known[name] = value
     return (
