@@ -56,6 +56,8 @@ def relocations_and_replicas():
         pm.barrier()
         worker.push(table, np.arange(NUM_KEYS), ones(np.arange(NUM_KEYS)))
         worker.wait_sync(WAIT_S)
+        pm.barrier()
+        worker.push(table, table.owned_keys(), ones(table.owned_keys()))  # the other rank only holds these
         look(pm, seen)
         for _ in range(10):
             worker.advance_clock()
