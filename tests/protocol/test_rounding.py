@@ -17,8 +17,10 @@ def copies(seed: int, management: str, dtype: str) -> tuple[list[np.ndarray], in
     with simulate(RANKS, seed, Config(management=management, seed=seed)) as job:  # type: ignore[arg-type]
         tables = job.create_table("t", NUM_KEYS, (DIM,), dtype=dtype, init=0 if dtype == "int64" else 1 / 3)
 
+        workers = job.on_every_rank(lambda pm: pm.worker())
+
         def train(pm: Any) -> None:
-            worker, table = pm.worker(), tables[pm.rank]
+            worker, table = workers[pm.rank], tables[pm.rank]
             random = np.random.default_rng([seed, pm.rank])
             worker.intent(table, np.arange(NUM_KEYS), 0, 10 * STEPS)
             worker.wait_sync()
