@@ -19,7 +19,8 @@ or an OFFER has come). Knows nobody of them; hands parked records whose keys hav
 Guarantees
     * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
     * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
-    * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for it again.
+    * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for
+      it again.
     * A replica is given up with its last delta acknowledged, never before.
 Assumption: every method is called under the engine's lock.
 """

@@ -1,7 +1,7 @@
 """Which ranks hold replicas of a row owned here, and what they lack of it: a chain of holdings per slot, one per rank.
 
-A holding takes 12 bytes, whatever the number of ranks in the job, and is there only while its rank holds the key. The key's word
-says whether there is any (SHARED): no need to look at the chains of most keys. Guarded by the engine's lock.
+A holding takes 12 bytes, whatever the number of ranks in the job, and is there only while its rank holds the key. The key's
+word says whether there is any (SHARED): no need to look at the chains of most keys. Guarded by the engine's lock.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t

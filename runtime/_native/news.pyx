@@ -125,6 +125,8 @@ cdef class News:
             return NEVER                         # first the acknowledgements of what was sent
         if not at_once and now_ns < self.due_ns[holder]:
             return self.due_ns[holder]
+        if not at_once and is_planted(MUTATION_NEWS_NEVER_RIPE):
+            return NEVER
         if not at_once and self.refreshes_open[holder] >= self.window[holder]:
             return NEVER                         # the acknowledgements go on with it
         patience_ns = self._patience_ns(holder, now_ns)
@@ -153,7 +155,7 @@ cdef class News:
                 continue                         # moved or dropped meanwhile
             if not holding.flags & HOLDING_NEWS:
                 holding.flags &= <uint8_t>~HOLDING_LISTED
-            elif ns_since(holding.since, now_ns) >= patience_ns and not (patience_ns >= 0 and is_planted(MUTATION_NEWS_NEVER_RIPE)):
+            elif ns_since(holding.since, now_ns) >= patience_ns:
                 self.ripe.push_back(references[0][at])
             else:
                 references[0][kept] = references[0][at]

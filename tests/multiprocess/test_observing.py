@@ -277,6 +277,9 @@ def traced(path, events, traced_by):
                 worker.wait_sync(WAIT_S)
             pm.barrier()
             time.sleep(0.005)  # so that it is long enough for a sample of the totals
+        if pm.rank == 0:
+            worker.push(table, [key], ones([key]))  # news for rank 1, which has nothing to tell
+        pm.barrier()
         worker.push(table, [key], ones([key]))
         worker.wait_sync(WAIT_S)
         pm.barrier()

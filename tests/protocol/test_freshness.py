@@ -12,7 +12,7 @@ READ, WRITTEN, LIMIT_US, STEP_US = 0, 1, 200_000.0, 500.0
 
 
 def read_until_seen(seed: int, reader_writes: bool, limit_us: float = LIMIT_US) -> float:
-    """Two ranks hold copies of a third one's row; one writes to it. Virtual us until the other sees it; inf: not in time.
+    """Two ranks hold copies of a third one's row; one writes. Virtual us until the other sees it; inf: not in time.
 
     reader_writes: to another shared key, all the time: the answers to its rounds do not concern the row it reads.
     """
