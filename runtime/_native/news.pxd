@@ -1,9 +1,9 @@
 """News: what this rank's holders of replicas have not been sent yet, and how it gets to them.
 
 A row owned here has changed: every holder but the one that wrote has news of it (``spread``). They wait at least for
-sync_interval_ns. A holder that sends rounds writes, and will again: the answer to its next record of a key brings the key's
-row anyway. So news for it wait for about two of its rounds, and most of them need no message of their own. What has waited for
-so long is sent in REFRESH messages. How many of these may be unacknowledged follows from how fast acknowledgements come, so that
+sync_interval_ns. A holder that sends rounds writes, and will again: the answer to its next record of a key brings the row
+anyway. So news for it wait for about two of its rounds, and most of them need no message of their own. What has waited for so
+long is sent in REFRESH messages. How many of these may be unacknowledged follows from how fast acknowledgements come, so that
 where a link is full, rows that are out of date do not queue up on it.
 
 A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for rounding
