@@ -74,9 +74,9 @@ FACTS = np.dtype(
         (name, "u4")
         for name in (
             "rank", "state", "owner", "epoch", "home", "active_intents", "pending_writes", "in_flight", "parked",
-            "holder_words", "intents", "events",
+            "holders", "intents", "events",
         )
     ]
 )  # fmt: skip
-RANK_WORD = np.dtype("u2")
+RANK = np.dtype("u2")
 INTENT = np.dtype([("start", "i8"), ("end", "i8"), ("clock", "i8"), ("worker", "u4"), ("active", "u4")])

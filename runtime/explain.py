@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK_WORD, EventKind, KeyState, Reason
+from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK, EventKind, KeyState, Reason
 
 MOST_ASKED = 8  # ranks, one after the other, while the key moves on
 
@@ -137,8 +137,8 @@ def read_report(facts: bytes, table: str, key: int) -> KeyReport:
     """The report in ``facts``, laid out as ``_native/inquiry.pxd`` says."""
     known = np.frombuffer(facts, FACTS, 1)[0]
     at = FACTS.itemsize
-    words = np.frombuffer(facts, RANK_WORD, int(known["holder_words"]), at)
-    at += words.nbytes
+    ranks = np.frombuffer(facts, RANK, int(known["holders"]), at)
+    at += ranks.nbytes
     intents = np.frombuffer(facts, INTENT, int(known["intents"]), at)
     at += intents.nbytes
     events = np.frombuffer(facts, EVENT, int(known["events"]), at)
@@ -151,7 +151,7 @@ def read_report(facts: bytes, table: str, key: int) -> KeyReport:
         owner=int(known["owner"]),
         epoch=int(known["epoch"]),
         home=int(known["home"]),
-        holders=_ranks(words) if state == KeyState.OWNED else None,
+        holders=tuple(sorted(ranks.tolist())) if state == KeyState.OWNED else None,
         intents=tuple(_intent(row) for row in intents),
         pending_writes=bool(known["pending_writes"]),
         in_flight=bool(known["in_flight"]),
@@ -170,10 +170,6 @@ def ask_owner(report: KeyReport, ask: Callable[[int], KeyReport]) -> KeyReport |
         if report.state == "owned":
             return report
     return None
-
-
-def _ranks(words: Any) -> tuple[int, ...]:
-    return tuple(16 * i + bit for i, word in enumerate(words) for bit in range(16) if int(word) >> bit & 1)
 
 
 def _intent(row: Any) -> IntentReport:

@@ -30,11 +30,11 @@ cdef class Draft:
     cdef Transport transport
     cdef vector[uint32_t] keys
     cdef vector[uint32_t] epochs                 # as many as keys in an ANSWER, a REFRESH, and a ROUND that is forwarded
-    cdef vector[uint32_t] versions               # as many as keys in an ANSWER and a REFRESH
+    cdef vector[uint32_t] versions               # as many as keys
     cdef vector[uint8_t] codes                   # records or results, as many as keys
 
     cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections) noexcept nogil
     # Adds the sections behind the rows in ``memory`` and sends it. The header says how many entries and rows there are.
     cdef void send(
-        self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory, bint epochs,
-        bint versions) noexcept nogil
+        self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
+        bint epochs) noexcept nogil

@@ -22,12 +22,11 @@ cdef class Draft:
 
     cdef void send(
             self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
-            bint epochs, bint versions) noexcept nogil:
-        cdef RoundBody body = round_body(memory, header, table.row_bytes, epochs, versions)
+            bint epochs) noexcept nogil:
+        cdef RoundBody body = round_body(memory, header, table.row_bytes, epochs)
         memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
         if epochs:
             memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))
-        if versions:
-            memcpy(body.versions, self.versions.data(), header.count * sizeof(uint32_t))
+        memcpy(body.versions, self.versions.data(), header.count * sizeof(uint32_t))
         memcpy(body.codes, self.codes.data(), header.count)
         send_staged(self.transport, to, message_id, header, sizeof(RoundHeader), memory, body.size_bytes)

@@ -19,7 +19,8 @@ or an OFFER has come). Knows nobody of them; hands parked records whose keys hav
 Guarantees
     * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
     * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
-    * A replica takes newer rows only; a REFRESH not at all while a record of it is unanswered: the next one asks for it again.
+    * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for
+      it again.
     * A replica is given up with its last delta acknowledged, never before.
 Assumption: every method is called under the engine's lock.
 """
@@ -143,6 +144,8 @@ cdef class Holder:
         self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _take_same(
+        self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
     cdef void _take_row(
         self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t
         version) noexcept nogil

@@ -16,14 +16,17 @@ from intentpm.runtime._native.journal cimport (
     note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RoundBody, RoundHeader,
+    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED,
+    RESULT_MOVED_SAME, RESULT_SAME, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.replicas cimport has_pending, pending_norm, promote_replica, refresh_replica, take_pending
+from intentpm.runtime._native.replicas cimport (
+    has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, take_pending,
+)
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
 from intentpm.runtime._native.staging cimport send_staged, stage, unstage
@@ -155,7 +158,7 @@ cdef class Holder:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]
         cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references.size() - at)
-        cdef char* memory = self.draft.begin(table, most, 1)
+        cdef char* memory = self.draft.begin(table, most, 2)
         cdef RoundHeader header
         cdef uint32_t key
         cdef int record
@@ -181,6 +184,8 @@ cdef class Holder:
             if _colour(table, key) != self.colour:
                 table.flags[key] |= KEY_FRESH
             self.draft.keys.push_back(key)
+            self.draft.versions.push_back(
+                table.replicas[slot_of(table, key)].seen_version if record & RECORD_HOLDS else <uint32_t>0)
             self.draft.codes.push_back(<uint8_t>record)
         if self.draft.keys.empty():
             unstage(memory, 1)
@@ -193,12 +198,12 @@ cdef class Holder:
         self.records_in_flight += header.count
         self.records += header.count
         sent_bytes[0] += header.rows * table.row_bytes
-        self.draft.send(peer, MSG_ROUND, table, &header, memory, False, False)
+        self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
 
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
         """What to tell the owner of this key now (its delta goes to ``row``); negative: nothing."""
-        cdef int pending
+        cdef int pending, holds
         if key_state(table, key) == STATE_REQUESTED:
             if table.records[key].intent_refs == 0 and not self.remote.parking.any(table, key):
                 change_state(table, key, STATE_ABSENT)      # over before it was asked for
@@ -214,7 +219,9 @@ cdef class Holder:
             return RECORD_LEAVE | (pending * RECORD_ADD)
         if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
-        return pending * RECORD_ADD
+        # What a missed refresh brought is to be sent again, though its version may be known.
+        holds = 0 if table.flags[key] & KEY_MISSED else RECORD_HOLDS
+        return holds | (pending * RECORD_ADD)
 
     # -- taking answers ------------------------------------------------------------------------------------------------
 
@@ -237,6 +244,10 @@ cdef class Holder:
                 learn_owner(table, body.keys[i], owner, body.epochs[i])
                 self._take_drop(table, body.keys[i])
                 continue
+            if body.codes[i] == RESULT_SAME or body.codes[i] == RESULT_MOVED_SAME:
+                self._take_same(
+                    owner, table, body.keys[i], body.codes[i] == RESULT_MOVED_SAME, body.epochs[i], body.versions[i])
+                continue
             self._take_row(
                 owner, table, body.keys[i], rows + row * table.row_bytes, body.codes[i] == RESULT_MOVED,
                 body.epochs[i], body.versions[i])
@@ -252,6 +263,20 @@ cdef class Holder:
             self.replicas_held -= 1
             self.taken_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
+
+    cdef void _take_same(
+            self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch,
+            uint32_t version) noexcept nogil:
+        """This replica's row is the owner's of that version already, but for the order in which deltas were added."""
+        if moved:
+            promote_in_place(table, key, version)
+            self.replicas_promoted += 1
+            self.replicas_held -= 1
+            self.relocations_in += 1
+            note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
+        else:
+            table.replicas[slot_of(table, key)].seen_version = version
+        learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
@@ -272,7 +297,7 @@ cdef class Holder:
             promote_replica(table, key, row, version)
             self.replicas_promoted += 1
             self.replicas_held -= 1
-        elif is_later(version, table.replicas[slot_of(table, key)].seen_version):
+        elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
             refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
             table.replicas[slot_of(table, key)].seen_version = version

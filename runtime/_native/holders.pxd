@@ -1,35 +1,30 @@
-"""Which ranks hold replicas of a row owned here, and have news of it to come: a bit per rank and slot.
+"""Which ranks hold replicas of a row owned here, and what they lack of it: a chain of holdings per slot, one per rank.
 
-Guarded by the engine's lock. The two sets of a slot lie side by side. The key's word says whether the first is empty (SHARED):
-no need to look at those of most keys.
+A holding takes 12 bytes, whatever the number of ranks in the job, and is there only while its rank holds the key. The key's
+word says whether there is any (SHARED): no need to look at the chains of most keys. Guarded by the engine's lock.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from intentpm.runtime._native.state cimport WORD_SHARED
-from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState, slot_of, word_of
+from intentpm.runtime._native.table_state cimport Holding, TableState, slot_of, word_of
+
+cdef enum HoldingFlags:
+    HOLDING_NEWS = 1             # lacks what others wrote, since ``since``
+    HOLDING_LISTED = 2           # is in News.unsent of its rank
+    HOLDING_ROUNDED = 4          # its row is the owner's but for rounding: a flush sends it
+    HOLDING_ROUNDED_LISTED = 8   # is in News.rounded of its rank
+
+cdef enum:
+    TICK_SHIFT = 16              # a tick is 65.5 us; they wrap after three days
 
 
-cdef inline RankWord* holders_of(const TableState* table, uint32_t key) noexcept nogil:
-    return table.holders + 2 * table.holder_words * <size_t>slot_of(table, key)
+cdef inline uint32_t tick_of(int64_t now_ns) noexcept nogil:
+    return <uint32_t>(now_ns >> TICK_SHIFT)
 
 
-cdef inline RankWord* news_of(const TableState* table, uint32_t key) noexcept nogil:
-    """Subset of the holders that lack the newest row."""
-    return holders_of(table, key) + table.holder_words
-
-
-cdef inline RankWord bit_of(uint32_t rank) noexcept nogil:
-    """In word ``rank // RANKS_PER_WORD`` of a set."""
-    return <RankWord>(1 << rank % RANKS_PER_WORD)
-
-
-cdef inline uint32_t bit_number(uint32_t bit) noexcept nogil:
-    cdef uint32_t number = 0
-    while bit > 1:
-        bit >>= 1
-        number += 1
-    return number
+cdef inline int64_t ns_since(uint32_t tick, int64_t now_ns) noexcept nogil:
+    return <int64_t>(tick_of(now_ns) - tick) << TICK_SHIFT
 
 
 cdef inline bint is_shared(const TableState* table, uint32_t key) noexcept nogil:
@@ -37,41 +32,65 @@ cdef inline bint is_shared(const TableState* table, uint32_t key) noexcept nogil
     return (word_of(table, key) & WORD_SHARED) != 0
 
 
-cdef inline bint others_hold(const TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
-    cdef const RankWord* holders
-    cdef uint32_t word, bits
-    if not is_shared(table, key):
-        return False
-    holders = holders_of(table, key)
-    for word in range(table.holder_words):
-        bits = holders[word]
-        if holder // RANKS_PER_WORD == word:
-            bits &= ~bit_of(holder)
-        if bits:
-            return True
-    return False
+cdef inline Holding* first_holding(const TableState* table, uint32_t key) noexcept nogil:
+    """Of a key owned here; NULL: nobody holds a replica."""
+    return &table.holdings[table.holdings_at[slot_of(table, key)]] if is_shared(table, key) else NULL
+
+
+cdef inline Holding* next_holding(const TableState* table, const Holding* holding) noexcept nogil:
+    return &table.holdings[holding.next] if holding.next else NULL
+
+
+cdef inline Holding* holding_of(const TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+    """That of one rank; NULL: it holds no replica."""
+    cdef Holding* holding = first_holding(table, key)
+    while holding != NULL and holding.rank != rank:
+        holding = next_holding(table, holding)
+    return holding
+
+
+cdef inline bint others_hold(const TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+    cdef const Holding* holding = first_holding(table, key)
+    return holding != NULL and (holding.rank != rank or holding.next != 0)
 
 
 cdef inline int64_t only_holder(const TableState* table, uint32_t key) noexcept nogil:
     """The rank that alone holds a replica; -1: none or several."""
-    cdef int64_t only = -1
-    cdef const RankWord* holders
-    cdef uint32_t word
-    if not is_shared(table, key):
-        return -1
-    holders = holders_of(table, key)
-    for word in range(table.holder_words):
-        if holders[word] == 0:
-            continue
-        if only >= 0 or holders[word] & (holders[word] - 1):
-            return -1
-        only = word * RANKS_PER_WORD + bit_number(holders[word])
-    return only
+    cdef const Holding* holding = first_holding(table, key)
+    return holding.rank if holding != NULL and holding.next == 0 else -1
 
 
-cdef inline bint take_news(const TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
-    cdef RankWord* news = news_of(table, key) + holder // RANKS_PER_WORD
-    if not news[0] & bit_of(holder):
-        return False
-    news[0] &= <RankWord>~bit_of(holder)
-    return True
+cdef inline Holding* add_holding(TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+    """Of a rank that has none. The caller marks the key SHARED. NULL: out of memory."""
+    cdef uint32_t at = table.holdings_free
+    cdef uint32_t* chain = &table.holdings_at[slot_of(table, key)]
+    cdef Holding* holding
+    if at:
+        table.holdings_free = table.holdings[at].next
+    elif table.holdings_touched + 1 < table.holdings_room:
+        table.holdings_touched += 1
+        at = table.holdings_touched
+    else:
+        return NULL
+    table.holdings_used += 1
+    holding = &table.holdings[at]
+    holding.next = chain[0] if is_shared(table, key) else 0
+    holding.since = 0
+    holding.rank = <uint16_t>rank
+    holding.flags = 0
+    chain[0] = at
+    return holding
+
+
+cdef inline bint remove_holding(TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+    """Of a rank that has one. True: it was the last, and the caller takes SHARED away."""
+    cdef uint32_t* link = &table.holdings_at[slot_of(table, key)]
+    cdef uint32_t at
+    while table.holdings[link[0]].rank != rank:
+        link = &table.holdings[link[0]].next
+    at = link[0]
+    link[0] = table.holdings[at].next
+    table.holdings[at].next = table.holdings_free
+    table.holdings_free = at
+    table.holdings_used -= 1
+    return table.holdings_at[slot_of(table, key)] == 0

@@ -2,7 +2,7 @@
 
     asker   EXPLAIN {table, key} ---> any rank (best the owner)   answers at once with its facts: EXPLAINED ---> asker
 
-Facts are bytes: a KeyFacts, ``holder_words`` RankWord (a bit per rank), ``intents`` IntentFact, ``events`` Event (oldest
+Facts are bytes: a KeyFacts, ``holders`` ranks (uint16), ``intents`` IntentFact, ``events`` Event (oldest
 first). Mirrored in runtime/events.py.
 
 Assumption: every method is called under the engine's lock.
@@ -29,7 +29,7 @@ cdef struct KeyFacts:
     uint32_t pending_writes      # 1: a replica's writes that the owner has not been told of
     uint32_t in_flight           # 1: a record of it is unanswered
     uint32_t parked              # requests that wait for the key there
-    uint32_t holder_words
+    uint32_t holders
     uint32_t intents
     uint32_t events
 

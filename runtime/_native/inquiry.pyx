@@ -7,7 +7,7 @@ from libcpp.string cimport string
 
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.flags cimport KEY_IN_FLIGHT
-from intentpm.runtime._native.holders cimport holders_of
+from intentpm.runtime._native.holders cimport first_holding, next_holding
 from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport Event, Ring
 from intentpm.runtime._native.messages cimport MSG_EXPLAIN, MSG_EXPLAINED, ControlHeader
@@ -16,7 +16,7 @@ from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, R
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA
-from intentpm.runtime._native.table_state cimport RankWord, TableState, key_state
+from intentpm.runtime._native.table_state cimport Holding, TableState, key_state
 
 cdef enum:
     MOST_INTENTS = 64            # of a key, per worker, and
@@ -59,6 +59,7 @@ cdef class Inquiry:
     cdef void collect(self, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
         cdef TableState* table = self.rounds.remote.tables[table_id]
         cdef KeyFacts known
+        cdef const Holding* holding
         cdef uint32_t worker
         memset(&known, 0, sizeof(known))
         known.now_ns = self.transport.now_ns()
@@ -73,9 +74,11 @@ cdef class Inquiry:
         known.parked = self.rounds.remote.count_waiting(table, key)
         facts.assign(<const char*>&known, sizeof(known))
         if known.state == STATE_OWNED:
-            known.holder_words = table.holder_words
-            facts.append(
-                <const char*>holders_of(table, key), table.holder_words * sizeof(RankWord))
+            holding = first_holding(table, key)
+            while holding != NULL:
+                facts.append(<const char*>&holding.rank, sizeof(holding.rank))
+                known.holders += 1
+                holding = next_holding(table, holding)
         for worker in range(<uint32_t>self.rounds.intents.workers.size()):
             known.intents += self._add_intents(
                 <IntentQueue>self.rounds.intents.workers[worker], table_id, key, facts)

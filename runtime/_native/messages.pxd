@@ -15,9 +15,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
 
     Management (rounds.pxd). R is the header's ``rows``; sections in this order:
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
-              records u8 [K]; a record with ADD or SET has the next row
-    ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; a result other
-              than DROPPED has the next row
+              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
+    ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
+              MOVED have the next row
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
@@ -81,11 +81,14 @@ cdef enum RecordFlags:
     RECORD_LEAVE = 1             # its intent is over: forget it as a holder
     RECORD_ADD = 2               # the row is to be added
     RECORD_SET = 4               # the row overwrites
+    RECORD_HOLDS = 8             # the holder has the owner's row of this version, and whatever it wrote itself
 
 cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row
     RESULT_MOVED = 1             # you are the owner now
     RESULT_DROPPED = 2           # you are no longer a holder
+    RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
+    RESULT_MOVED_SAME = 4        # the same, and you are the owner now
 
 cdef struct RoundHeader:
     uint32_t count
@@ -183,20 +186,19 @@ cdef struct RoundBody:
 
 
 cdef inline RoundBody round_body(
-        char* base, const RoundHeader* header, size_t row_bytes, bint epochs, bint versions) noexcept nogil:
-    """Layout of the body of a ROUND (epochs if forwarded, no versions), ANSWER or REFRESH (both)."""
+        char* base, const RoundHeader* header, size_t row_bytes, bint epochs) noexcept nogil:
+    """Layout of the body of a ROUND (epochs if forwarded), ANSWER or REFRESH (with epochs)."""
     cdef RoundBody body
     cdef size_t at = padded(header.rows * row_bytes)
     body.rows = base
     body.keys = <uint32_t*>(base + at)
     at += indices_bytes(header.count)
-    body.epochs = body.versions = NULL
+    body.epochs = NULL
     if epochs:
         body.epochs = <uint32_t*>(base + at)
         at += indices_bytes(header.count)
-    if versions:
-        body.versions = <uint32_t*>(base + at)
-        at += indices_bytes(header.count)
+    body.versions = <uint32_t*>(base + at)
+    at += indices_bytes(header.count)
     body.codes = <uint8_t*>(base + at)
     body.size_bytes = at + padded(header.count)
     return body

@@ -20,6 +20,9 @@ cdef enum Mutation:
     MUTATION_RECORDS_FIRST = 1 << 5          # parked records are served before parked accesses
     MUTATION_SYNC_WITHOUT_NEWS = 1 << 6      # wait_sync does not ask for what others wrote
     MUTATION_PARKING_REFUSED = 1 << 7        # there is no memory for what waits for a key on its way
+    MUTATION_SAME_ALWAYS = 1 << 8            # a holder that wrote is told that its row is right, though others have written
+    MUTATION_NEWS_NEVER_RIPE = 1 << 9        # no refresh is sent but by a flush
+    MUTATION_ROUNDING_FORGOTTEN = 1 << 10    # a flush does not send rows that are right but for rounding
 
 
 cdef uint32_t planted            # set while no other thread runs

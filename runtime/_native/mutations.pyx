@@ -11,6 +11,9 @@ NAMES = {
     "records first": MUTATION_RECORDS_FIRST,
     "sync without news": MUTATION_SYNC_WITHOUT_NEWS,
     "parking refused": MUTATION_PARKING_REFUSED,
+    "same always": MUTATION_SAME_ALWAYS,
+    "news never ripe": MUTATION_NEWS_NEVER_RIPE,
+    "rounding forgotten": MUTATION_ROUNDING_FORGOTTEN,
 }
 
 

@@ -1,16 +1,22 @@
 """News: what this rank's holders of replicas have not been sent yet, and how it gets to them.
 
-A row owned here has changed: every holder but the one that wrote has news of it (``spread``). They are gathered for
-sync_interval_ns and sent as REFRESH messages, of which at most REFRESH_WINDOW per holder are unacknowledged.
+A row owned here has changed: every holder but the one that wrote has news of it (``spread``). They wait at least for
+sync_interval_ns. A holder that sends rounds writes, and will again: the answer to its next record of a key brings the row
+anyway. So news for it wait for about two of its rounds, and most of them need no message of their own. What has waited for so
+long is sent in REFRESH messages. How many of these may be unacknowledged follows from how fast acknowledgements come, so that
+where a link is full, rows that are out of date do not queue up on it.
+
+A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for rounding
+where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
 
 A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged. Once
 the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
 
 Called by: Owner (a holder's delta is in) and RankWrites (this rank wrote): ``spread``; Sync: flushes; Rounds: every step,
-and when a REFRESHED has come. Knows nobody of them.
+and when a ROUND or a REFRESHED has come. Knows nobody of them.
 
 Guarantees
-    * A key whose news bit is set for a holder (holders.pxd) is sent to it, and is in its list once, however often written.
+    * What a holder lacks (HOLDING_NEWS, holders.pxd) is sent to it, and is in its list once, however often written.
     * What is sent is the row as it is then. A key that was moved, dropped or answered meanwhile is left out.
 Assumption: every method is called under the engine's lock.
 """
@@ -25,7 +31,7 @@ from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport RoundHeader
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.table_state cimport Holding, TableState
 from intentpm.transports.base cimport Transport
 
 cdef enum:
@@ -42,18 +48,20 @@ cdef class News:
     cdef uint32_t rank
     cdef readonly int64_t sync_interval_ns
     # Per holder:
-    cdef vector[vector[KeyRef]] unsent           # keys whose news bit is or was set
-    cdef vector[uint32_t] refreshes_open         # unacknowledged REFRESH messages
-    cdef vector[int64_t] refreshed_ns            # when the last was sent
+    cdef vector[vector[KeyRef]] unsent           # keys that are HOLDING_LISTED
+    cdef vector[vector[KeyRef]] rounded          # keys that are HOLDING_ROUNDED_LISTED
+    cdef vector[int64_t] due_ns                  # when ``unsent`` is looked at next
+    cdef vector[int64_t] heard_ns                # when its last round came
+    cdef vector[int64_t] gap_ns                  # between its rounds, smoothed
+    cdef vector[uint32_t] window                 # REFRESH messages that may be unacknowledged
+    cdef vector[uint32_t] refreshes_open         # that are
     cdef vector[uint8_t] flush_asked             # who waits until all its news are sent and acknowledged
     cdef vector[uint8_t] flush_drained           # all sent, acknowledgements to come
-    # Age of news: since this rank knew of the oldest write among them.
-    cdef vector[int64_t] news_since_ns           # 0: no news
-    # Under load the news never run out. So their later half, from this position on, has an age of its own.
-    cdef vector[size_t] later_news_at
-    cdef vector[int64_t] later_news_since_ns     # 0: not begun
-    cdef vector[int64_t] refresh_since_ns        # and per window slot: of a REFRESH not acknowledged yet
     cdef vector[uint8_t] refresh_slots           # window slots in use, a bit each
+    # And per window slot, of a REFRESH not acknowledged yet:
+    cdef vector[int64_t] news_since_ns           # since when this rank has known of the oldest write among its rows
+    cdef vector[int64_t] sent_ns
+    cdef vector[KeyRef] ripe                     # scratch: of one holder, what is to be sent now
     # Counters.
     cdef readonly uint64_t refreshed_rows
     cdef readonly uint64_t stale_rows            # refreshed and acknowledged
@@ -62,6 +70,10 @@ cdef class News:
 
     # The row of a key owned here has changed, as this rank knows since ``written_ns``.
     cdef void spread(self, TableState* table, uint32_t key, uint32_t writer, int64_t written_ns) noexcept nogil
+    # The holder wrote, and is told that its row is right.
+    cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    # The holder has sent a ROUND itself.
+    cdef void note_round_from(self, uint32_t holder) noexcept nogil
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil
     # False: no REFRESH was unacknowledged in that window slot.
     cdef bint take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil
@@ -75,10 +87,14 @@ cdef class News:
         return self._end_flush(holder) if self.flush_asked[holder] else 0
 
     # private
-    cdef void _note_age(self, uint32_t holder, int64_t written_ns) noexcept nogil
-    cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil
+    cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil
+    cdef void _list_rounded(self, uint32_t holder) noexcept nogil
+    cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
-    cdef bint _fills_message(self, const vector[KeyRef]& references, size_t at) noexcept nogil
+    cdef void _gather_ripe(self, uint32_t holder, int64_t patience_ns, int64_t now_ns) noexcept nogil
+    cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil
+    cdef bint _fills_message(self, size_t at) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
-    cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil
+    cdef uint8_t _open_window_slot(self, uint32_t holder, int64_t since_ns) noexcept nogil
+    cdef void _adapt_window(self, uint32_t holder, int64_t took_ns) noexcept nogil
     cdef uint8_t _end_flush(self, uint32_t holder) noexcept nogil

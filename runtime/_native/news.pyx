@@ -6,19 +6,33 @@ from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
-from intentpm.runtime._native.holders cimport bit_number, bit_of, holders_of, news_of, take_news
+from intentpm.runtime._native.holders cimport (
+    HOLDING_LISTED, HOLDING_NEWS, HOLDING_ROUNDED, HOLDING_ROUNDED_LISTED, first_holding, holding_of, next_holding, ns_since,
+    tick_of,
+)
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_REFRESH_SENT, note_traced
 from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHeader
+from intentpm.runtime._native.mutations cimport MUTATION_NEWS_NEVER_RIPE, MUTATION_ROUNDING_FORGOTTEN, is_planted
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport read_row
-from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState
+from intentpm.runtime._native.table_state cimport Holding, TableState
 
 cdef enum:
-    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder; the bits of refresh_slots
+    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder, at most; the bits of refresh_slots
+    PATIENCE_ROUNDS = 2              # of a holder: so long news wait for an answer that brings them
+    QUIET_ROUNDS = 3                 # a holder that has sent none for so long writes no more
+    LONGEST_GAP_NS = 1_000_000_000   # between two rounds that counts
+    SLOW_NS = 8_000_000              # an acknowledgement that takes longer: there is a queue on the way
+
+
+cdef inline KeyRef _reference(const TableState* table, uint32_t key) noexcept nogil:
+    cdef KeyRef reference
+    reference.table = table.table_id
+    reference.key = key
+    return reference
 
 
 cdef class News:
@@ -31,151 +45,207 @@ cdef class News:
         self.rank = remote.transport.rank
         self.sync_interval_ns = sync_interval_ns
         self.unsent.resize(size)
+        self.rounded.resize(size)
+        self.due_ns.resize(size, 0)
+        self.heard_ns.resize(size, 0)
+        self.gap_ns.resize(size, 0)
+        self.window.resize(size, REFRESH_WINDOW)
         self.refreshes_open.resize(size, 0)
-        self.refreshed_ns.resize(size, 0)
         self.flush_asked.resize(size, 0)
         self.flush_drained.resize(size, 0)
-        self.news_since_ns.resize(size, 0)
-        self.later_news_at.resize(size, 0)
-        self.later_news_since_ns.resize(size, 0)
-        self.refresh_since_ns.resize(size * REFRESH_WINDOW, 0)
         self.refresh_slots.resize(size, 0)
+        self.news_since_ns.resize(size * REFRESH_WINDOW, 0)
+        self.sent_ns.resize(size * REFRESH_WINDOW, 0)
 
     # -- spreading -------------------------------------------------------------------------------------------------------
 
     cdef void spread(self, TableState* table, uint32_t key, uint32_t writer, int64_t written_ns) noexcept nogil:
         """News for every holder but the one that wrote."""
-        cdef const RankWord* holders = holders_of(table, key)
-        cdef RankWord* news = news_of(table, key)
-        cdef uint32_t word, fresh, bit, holder
-        cdef KeyRef reference
-        reference.table = table.table_id
-        reference.key = key
-        for word in range(table.holder_words):
-            fresh = holders[word] & ~news[word]
-            if writer // RANKS_PER_WORD == word:
-                fresh &= ~bit_of(writer)
-            while fresh:
-                bit = fresh & (~fresh + 1)
-                fresh ^= bit
-                holder = word * RANKS_PER_WORD + bit_number(bit)
-                news[word] |= <RankWord>bit
-                self._note_age(holder, written_ns)
-                self.unsent[holder].push_back(reference)
+        cdef Holding* holding = first_holding(table, key)
+        while holding != NULL:
+            if holding.rank != writer:
+                self._list(table, key, holding, written_ns)
+            holding = next_holding(table, holding)
 
-    cdef void _note_age(self, uint32_t holder, int64_t written_ns) noexcept nogil:
-        """Of the news about to be added for this holder."""
-        if self.news_since_ns[holder] == 0:
-            self.news_since_ns[holder] = written_ns
-        elif written_ns < self.news_since_ns[holder]:
-            self.news_since_ns[holder] = written_ns
-        elif self.later_news_since_ns[holder] == 0:
-            if written_ns > self.news_since_ns[holder]:
-                self.later_news_at[holder] = self.unsent[holder].size()
-                self.later_news_since_ns[holder] = written_ns
-        elif written_ns < self.later_news_since_ns[holder]:
-            self.later_news_since_ns[holder] = written_ns
-
-    cdef void _forget_age(self, uint32_t holder, size_t sent) noexcept nogil:
-        """The first ``sent`` news are gone; what is left is no older than the later half once the first is gone."""
-        if self.unsent[holder].empty():
-            self.news_since_ns[holder] = self.later_news_since_ns[holder] = 0
-        elif self.later_news_since_ns[holder] == 0:
+    cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil:
+        if holding.flags & HOLDING_NEWS:
             return
-        elif sent < self.later_news_at[holder]:
-            self.later_news_at[holder] -= sent
-        else:
-            self.news_since_ns[holder] = self.later_news_since_ns[holder]
-            self.later_news_since_ns[holder] = 0
+        holding.since = tick_of(written_ns)
+        if not holding.flags & HOLDING_LISTED:
+            self.unsent[holding.rank].push_back(_reference(table, key))
+        holding.flags |= HOLDING_NEWS | HOLDING_LISTED
+
+    cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        cdef Holding* holding = holding_of(table, key, holder)
+        if holding == NULL:
+            return
+        if not holding.flags & HOLDING_ROUNDED_LISTED:
+            self.rounded[holder].push_back(_reference(table, key))
+        holding.flags |= HOLDING_ROUNDED | HOLDING_ROUNDED_LISTED
+
+    cdef void _list_rounded(self, uint32_t holder) noexcept nogil:
+        """From now on what is rounded counts as news."""
+        cdef Holding* holding
+        cdef TableState* table
+        cdef uint32_t key
+        cdef size_t i
+        for i in range(self.rounded[holder].size()):
+            table = self.remote.tables[self.rounded[holder][i].table]
+            key = self.rounded[holder][i].key
+            holding = holding_of(table, key, holder) if known_owner(table, key) == self.rank else NULL
+            if holding == NULL or not holding.flags & HOLDING_ROUNDED_LISTED:
+                continue                         # moved or dropped meanwhile
+            holding.flags &= <uint8_t>~HOLDING_ROUNDED_LISTED
+            if holding.flags & HOLDING_ROUNDED:
+                self._list(table, key, holding, self.journal.now_ns)
+        self.rounded[holder].clear()
+
+    # -- when ------------------------------------------------------------------------------------------------------------
+
+    cdef void note_round_from(self, uint32_t holder) noexcept nogil:
+        cdef int64_t gap_ns = self.journal.now_ns - self.heard_ns[holder]
+        if self.heard_ns[holder]:
+            self.gap_ns[holder] += (min(gap_ns, <int64_t>LONGEST_GAP_NS) - self.gap_ns[holder]) // 4
+        self.heard_ns[holder] = self.journal.now_ns
+
+    cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil:
+        """How long news wait for a record of the holder, whose answer brings them."""
+        if now_ns - self.heard_ns[holder] > QUIET_ROUNDS * self.gap_ns[holder]:
+            return self.sync_interval_ns
+        return max(self.sync_interval_ns, PATIENCE_ROUNDS * self.gap_ns[holder])
 
     # -- refreshing ------------------------------------------------------------------------------------------------------
 
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil:
-        """Sends the holder its news, when the last is long enough ago; returns when that will be."""
+        """Sends the holder its news that are ripe, when it is time to look; returns when that will be."""
         cdef bint at_once = self.flush_asked[holder] != 0
-        cdef size_t at = 0, kept = 0, sent
+        cdef int64_t patience_ns
+        cdef size_t sent
         if self.flush_drained[holder]:
             return NEVER                         # first the acknowledgements of what was sent
-        if not at_once and now_ns < self.refreshed_ns[holder] + self.sync_interval_ns:
-            return self.refreshed_ns[holder] + self.sync_interval_ns
-        # While one is not acknowledged, only messages that are full are sent: rows written often gather.
-        while at < self.unsent[holder].size() and self.refreshes_open[holder] < REFRESH_WINDOW and (
-                at_once or self.refreshes_open[holder] == 0 or self._fills_message(self.unsent[holder], at)) and (
-                not self.transport.out_of_memory):
-            at = self._send_refresh(holder, at)
-        self.refreshed_ns[holder] = now_ns
-        sent = at
-        while at < self.unsent[holder].size():
-            self.unsent[holder][kept] = self.unsent[holder][at]
-            kept += 1
-            at += 1
-        self.unsent[holder].resize(kept)
-        self._forget_age(holder, sent)
-        return NEVER                             # the acknowledgements go on with it
+        if not at_once and now_ns < self.due_ns[holder]:
+            return self.due_ns[holder]
+        if not at_once and is_planted(MUTATION_NEWS_NEVER_RIPE):
+            return NEVER
+        if not at_once and self.refreshes_open[holder] >= self.window[holder]:
+            return NEVER                         # the acknowledgements go on with it
+        patience_ns = self._patience_ns(holder, now_ns)
+        self._gather_ripe(holder, <int64_t>-1 if at_once else patience_ns, now_ns)
+        sent = self._send_ripe(holder, at_once)
+        self.unsent[holder].insert(self.unsent[holder].begin(), self.ripe.begin() + sent, self.ripe.end())
+        self.due_ns[holder] = now_ns + max(self.sync_interval_ns, patience_ns // 2)
+        if self.unsent[holder].empty() or sent < self.ripe.size() and self.refreshes_open[holder] > 0:
+            return NEVER
+        return self.due_ns[holder]
 
-    cdef bint _fills_message(self, const vector[KeyRef]& references, size_t at) noexcept nogil:
-        return references.size() - at >= records_per_message(self.remote.tables[references[at].table])
+    cdef void _gather_ripe(self, uint32_t holder, int64_t patience_ns, int64_t now_ns) noexcept nogil:
+        """Moves what has waited for ``patience_ns`` from the holder's list to ``ripe``; forgets what it has got since."""
+        cdef vector[KeyRef]* references = &self.unsent[holder]
+        cdef TableState* table
+        cdef Holding* holding
+        cdef uint32_t key
+        cdef size_t at, kept = 0
+        self.ripe.clear()
+        for at in range(references[0].size()):
+            table = self.remote.tables[references[0][at].table]
+            prefetch_news(table, references[0].data(), at, references[0].size())
+            key = references[0][at].key
+            holding = holding_of(table, key, holder) if known_owner(table, key) == self.rank else NULL
+            if holding == NULL or not holding.flags & HOLDING_LISTED:
+                continue                         # moved or dropped meanwhile
+            if not holding.flags & HOLDING_NEWS:
+                holding.flags &= <uint8_t>~HOLDING_LISTED
+            elif ns_since(holding.since, now_ns) >= patience_ns:
+                self.ripe.push_back(references[0][at])
+            else:
+                references[0][kept] = references[0][at]
+                kept += 1
+        references[0].resize(kept)
+
+    cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil:
+        """As much as the window allows; returns the first reference not sent."""
+        cdef uint32_t window = REFRESH_WINDOW if at_once else self.window[holder]
+        cdef size_t at = 0
+        # While one is not acknowledged, only messages that are full are sent: rows written often gather.
+        while at < self.ripe.size() and self.refreshes_open[holder] < window and not self.transport.out_of_memory and (
+                at_once or self.refreshes_open[holder] == 0 or self._fills_message(at)):
+            at = self._send_refresh(holder, at)
+        return at
+
+    cdef bint _fills_message(self, size_t at) noexcept nogil:
+        return self.ripe.size() - at >= records_per_message(self.remote.tables[self.ripe[at].table])
 
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil:
-        cdef vector[KeyRef]* references = &self.unsent[holder]
-        cdef TableState* table = self.remote.tables[references[0][at].table]
-        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references[0].size() - at)
+        """One message of what is ripe, from ``at`` on; returns the first reference that is not in it."""
+        cdef TableState* table = self.remote.tables[self.ripe[at].table]
+        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), self.ripe.size() - at)
         cdef char* memory = self.draft.begin(table, most, 3)
         cdef RoundHeader header
+        cdef Holding* holding
         cdef uint32_t key
+        cdef int64_t oldest_ns = 0
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
-        while at < references[0].size() and references[0][at].table == table.table_id and header.rows < most:
-            prefetch_news(table, references.data(), at, references.size())
-            key = references[0][at].key
+        while at < self.ripe.size() and self.ripe[at].table == table.table_id and header.rows < most:
+            key = self.ripe[at].key
             at += 1
-            if known_owner(table, key) != self.rank or not take_news(table, key, holder):
-                continue                         # moved, dropped or answered meanwhile
+            holding = holding_of(table, key, holder)
+            holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_LISTED | HOLDING_ROUNDED)
+            oldest_ns = max(oldest_ns, ns_since(holding.since, self.journal.now_ns))
             self.draft.versions.push_back(read_row(table, key, memory + header.rows * table.row_bytes))
             note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.draft.versions.back())
             self.draft.keys.push_back(key)
             self.draft.epochs.push_back(table.records[key].epoch)
             self.draft.codes.push_back(RESULT_ROW)
             header.rows += 1
-        if header.rows == 0:
-            unstage(memory, 1)
-            return at
         header.count = header.rows
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
-        header.window_slot = self._open_window_slot(holder)
+        header.window_slot = self._open_window_slot(holder, self.journal.now_ns - oldest_ns)
         self.refreshed_rows += header.rows
-        self.draft.send(holder, MSG_REFRESH, table, &header, memory, True, True)
+        self.draft.send(holder, MSG_REFRESH, table, &header, memory, True)
         return at
 
-    cdef uint8_t _open_window_slot(self, uint32_t holder) noexcept nogil:
+    cdef uint8_t _open_window_slot(self, uint32_t holder, int64_t since_ns) noexcept nogil:
         """Notes how old the news are that are being sent. There is a free slot: at most REFRESH_WINDOW are open."""
         cdef uint8_t slot = 0
         while self.refresh_slots[holder] >> slot & 1:
             slot += 1
         self.refresh_slots[holder] |= <uint8_t>(1 << slot)
-        self.refresh_since_ns[holder * REFRESH_WINDOW + slot] = self.news_since_ns[holder]
+        self.news_since_ns[holder * REFRESH_WINDOW + slot] = since_ns
+        self.sent_ns[holder * REFRESH_WINDOW + slot] = self.journal.now_ns
         self.refreshes_open[holder] += 1
         return slot
 
     cdef bint take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil:
+        cdef uint32_t slot = holder * REFRESH_WINDOW + header.window_slot
         cdef uint64_t age_ns
         if header.window_slot >= REFRESH_WINDOW or not self.refresh_slots[holder] >> header.window_slot & 1:
             return False
         self.refresh_slots[holder] &= <uint8_t>~(1 << header.window_slot)
         self.refreshes_open[holder] -= 1
-        age_ns = self.journal.now_ns - self.refresh_since_ns[holder * REFRESH_WINDOW + header.window_slot]
+        self._adapt_window(holder, self.journal.now_ns - self.sent_ns[slot])
+        age_ns = self.journal.now_ns - self.news_since_ns[slot]
         self.stale_rows += header.rows
         self.stale_row_ns += age_ns * header.rows
         self.stalest_ns = max(self.stalest_ns, age_ns)
         return True
+
+    cdef void _adapt_window(self, uint32_t holder, int64_t took_ns) noexcept nogil:
+        """Additive increase, multiplicative decrease."""
+        if took_ns > SLOW_NS:
+            self.window[holder] = max(<uint32_t>1, self.window[holder] // 2)
+        else:
+            self.window[holder] = min(<uint32_t>REFRESH_WINDOW, self.window[holder] + 1)
 
     # -- flushing --------------------------------------------------------------------------------------------------------
 
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil:
         self.flush_asked[holder] |= who
         self.flush_drained[holder] = False
+        if not is_planted(MUTATION_ROUNDING_FORGOTTEN):
+            self._list_rounded(holder)
 
     cdef uint8_t _end_flush(self, uint32_t holder) noexcept nogil:
         cdef uint8_t asked = self.flush_asked[holder]

@@ -45,6 +45,7 @@ cdef class Owner:
     cdef readonly uint64_t relocations_out
     cdef readonly int64_t moved_out_bytes        # of row memory
     cdef readonly uint64_t forwarded_records
+    cdef readonly uint64_t rows_spared           # answers that needed none
 
     # Answers the records whose keys are owned here; forwards or parks the rest.
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
@@ -52,14 +53,14 @@ cdef class Owner:
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
     # private
     cdef void _decide(
-        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta, char* memory,
-        RoundHeader* header) noexcept nogil
-    cdef void _take_delta(
+        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* delta,
+        char* memory, RoundHeader* header) noexcept nogil
+    cdef uint32_t _take_delta(
         self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
-    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
-    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _park(
         self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil

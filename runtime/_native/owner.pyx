@@ -7,16 +7,18 @@ from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hints cimport Hints
-from intentpm.runtime._native.holders cimport bit_of, holders_of, is_shared, others_hold, take_news
+from intentpm.runtime._native.holders cimport (
+    HOLDING_NEWS, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding,
+)
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED,
     REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED, RESULT_ROW,
-    RoundBody, RoundHeader,
+    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED,
+    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
 )
-from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, is_planted
+from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_ADAPTIVE, decide, may_relocate
@@ -25,7 +27,8 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport apply_write, mark_shared, read_row
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
-from intentpm.runtime._native.table_state cimport RANKS_PER_WORD, RankWord, TableState, prefetch_row
+from intentpm.runtime._native.state cimport next_version
+from intentpm.runtime._native.table_state cimport Holding, TableState, prefetch_row
 
 
 cdef class Owner:
@@ -59,11 +62,12 @@ cdef class Owner:
                 self.left_over.push_back(i)
                 self.row_numbers.push_back(row)
             else:
-                self._decide(table, asked.origin, body.keys[i], body.codes[i], delta, memory, &header)
+                self._decide(
+                    table, asked.origin, body.keys[i], body.codes[i], body.versions[i], delta, memory, &header)
             row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
         header.count = <uint32_t>self.draft.keys.size()
         if header.count > 0:
-            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True, True)
+            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)
         else:
             unstage(memory, 1)
         if not self.left_over.empty():
@@ -78,21 +82,24 @@ cdef class Owner:
         body.rows = message.row
         body.keys = &key
         body.epochs = &message.epoch
-        body.versions = NULL
+        body.versions = &message.version
         body.codes = &message.record
         self.serve_round(table, &header, &body)
 
     cdef void _decide(
-            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, const char* delta,
+            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* delta,
             char* memory, RoundHeader* header) noexcept nogil:
         """One record for a key owned here: applies its delta and adds the result to the answer being built."""
         cdef char* row = memory + header.rows * table.row_bytes
-        cdef uint8_t result = RESULT_ROW
-        cdef uint32_t version = 0
+        cdef uint8_t result
+        cdef uint32_t before, version = 0
+        cdef bint holds = (record & RECORD_HOLDS) != 0          # the holder's row is of version ``seen_version``
         # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
         prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
         if record & (RECORD_ADD | RECORD_SET):
-            self._take_delta(table, key, holder, delta, record & RECORD_SET)
+            before = self._take_delta(table, key, holder, delta, record & RECORD_SET)
+            holds = holds and (before == seen_version or (record & RECORD_SET) != 0 or is_planted(MUTATION_SAME_ALWAYS))
+            seen_version = next_version(before)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
             self._remove_holder(table, key, holder)
@@ -100,25 +107,35 @@ cdef class Owner:
                 self.hints.offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
                 self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
-            result = RESULT_MOVED
             version = self._move_to(table, key, holder, row)
+            result = RESULT_MOVED_SAME if holds and version == seen_version else RESULT_MOVED
+        elif holds and record & (RECORD_ADD | RECORD_SET):
+            result = RESULT_SAME
+            version = seen_version
+            if record & RECORD_ADD and not table.adds_exactly:
+                self.news.note_rounded(table, key, holder)
+            if is_planted(MUTATION_SAME_ALWAYS):
+                self._add_holder(table, key, holder)         # forgets its news
         else:
+            result = RESULT_ROW
             self._add_holder(table, key, holder)
             version = read_row(table, key, row)
-        if result != RESULT_DROPPED:
-            header.rows += 1
+        header.rows += result == RESULT_ROW or result == RESULT_MOVED
+        self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
         self.draft.epochs.push_back(table.records[key].epoch)
         self.draft.versions.push_back(version)
         self.draft.codes.push_back(result)
 
-    cdef inline void _take_delta(
+    cdef inline uint32_t _take_delta(
             self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil:
-        apply_write(table, key, delta, is_set)
+        """Returns the row's version before."""
+        cdef uint32_t before = apply_write(table, key, delta, is_set)
         if is_planted(MUTATION_DELTAS_TWICE):
             apply_write(table, key, delta, is_set)
         note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
         self.news.spread(table, key, holder, self.journal.now_ns)
+        return before
 
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
         """Why ``decide`` did not relocate."""
@@ -143,24 +160,25 @@ cdef class Owner:
 
     # -- who holds -------------------------------------------------------------------------------------------------------
 
-    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
-        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
-        if not holders[0] & bit_of(holder):
-            holders[0] |= bit_of(holder)
-            mark_shared(table, key, True)       # before the row is read: later writes are marked dirty
-            note_decision(
-                self.journal, table, key, EVENT_HOLDER_ADDED, holder, table.records[key].epoch,
-                self._reason_to_replicate(table, key))
-        take_news(table, key, holder)
-
-    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
-        cdef RankWord* holders = holders_of(table, key) + holder // RANKS_PER_WORD
-        if not is_shared(table, key) or not holders[0] & bit_of(holder):
+    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+        """It holds a replica from now on, and is being sent the row."""
+        cdef Holding* holding = holding_of(table, key, rank)
+        if holding != NULL:
+            holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_ROUNDED)
             return
-        holders[0] &= <RankWord>~bit_of(holder)
-        take_news(table, key, holder)
-        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, holder, table.records[key].epoch)
-        if not others_hold(table, key, holder):
+        if add_holding(table, key, rank) == NULL:
+            self.transport.out_of_memory = True
+            return
+        mark_shared(table, key, True)           # before the row is read: later writes are marked dirty
+        note_decision(
+            self.journal, table, key, EVENT_HOLDER_ADDED, rank, table.records[key].epoch,
+            self._reason_to_replicate(table, key))
+
+    cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+        if holding_of(table, key, rank) == NULL:
+            return
+        note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, rank, table.records[key].epoch)
+        if remove_holding(table, key, rank):
             mark_shared(table, key, False)
 
     # -- records of keys that are not here -------------------------------------------------------------------------------
@@ -197,7 +215,8 @@ cdef class Owner:
         if body.codes[i] & (RECORD_ADD | RECORD_SET):
             delta = body.rows + row * table.row_bytes
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
-        if not self.parking.park_record(table, body.keys[i], asked, body.codes[i], body.epochs[i], delta):
+        if not self.parking.park_record(
+                table, body.keys[i], asked, body.codes[i], body.epochs[i], body.versions[i], delta):
             self.transport.out_of_memory = True
 
     cdef void _forward(
@@ -206,7 +225,7 @@ cdef class Owner:
         cdef RoundHeader header = asked[0]
         cdef size_t n
         cdef uint32_t i
-        cdef char* memory = self.draft.begin(table, numbers.size(), 2)
+        cdef char* memory = self.draft.begin(table, numbers.size(), 3)
         if memory == NULL:
             return
         header.hops += 1
@@ -222,6 +241,7 @@ cdef class Owner:
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.draft.keys.push_back(body.keys[i])
             self.draft.epochs.push_back(table.records[body.keys[i]].epoch)
+            self.draft.versions.push_back(body.versions[i])
             self.draft.codes.push_back(body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
-        self.draft.send(owner, MSG_ROUND, table, &header, memory, True, False)
+        self.draft.send(owner, MSG_ROUND, table, &header, memory, True)

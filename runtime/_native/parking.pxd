@@ -20,6 +20,7 @@ cdef struct ParkedMessage:
     RoundHeader round
     uint32_t index               # of an access: position in the origin's request
     uint32_t epoch               # the forwarder's
+    uint32_t version             # of a record
     uint8_t record
     bint has_row
     char* row                    # in the same allocation
@@ -36,7 +37,7 @@ cdef class Parking:
         const char* row) noexcept nogil
     cdef bint park_record(
         self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
-        const char* row) noexcept nogil
+        uint32_t version, const char* row) noexcept nogil
     cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil
     # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.

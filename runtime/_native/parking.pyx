@@ -46,13 +46,14 @@ cdef class Parking:
 
     cdef bint park_record(
             self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
-            const char* row) noexcept nogil:
+            uint32_t version, const char* row) noexcept nogil:
         cdef ParkedMessage* message = _new(table, row)
         if message == NULL:
             return False
         message.round = header[0]
         message.record = record
         message.epoch = epoch
+        message.version = version
         return self._put(table, key, message, row)
 
     cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil:

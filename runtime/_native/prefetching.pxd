@@ -7,7 +7,7 @@ What hangs on an entry is brought near when that has come: entries, then what th
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport load_relaxed, prefetch_read, prefetch_write
-from intentpm.runtime._native.holders cimport holders_of, is_shared
+from intentpm.runtime._native.holders cimport is_shared
 from intentpm.runtime._native.replicas cimport pending_row
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA, KeyRef
 from intentpm.runtime._native.table_state cimport (
@@ -38,7 +38,7 @@ cdef inline void prefetch_entries(const TableState* table, uint32_t key) noexcep
 cdef inline void prefetch_beside(const TableState* table, uint32_t key) noexcept nogil:
     """Who holds a row owned here, or what is written when it leaves; what is pending of a replica, and which row it is."""
     if key_state(table, key) == STATE_OWNED:
-        prefetch_write(holders_of(table, key))
+        prefetch_write(&table.holdings_at[slot_of(table, key)])
         prefetch_write(&table.key_of[slot_of(table, key)])
     elif key_state(table, key) == STATE_REPLICA:
         prefetch_write(&table.replicas[slot_of(table, key)])
@@ -59,7 +59,7 @@ cdef inline void prefetch_released(
     if key < 0 or table.records[key].intent_refs != 1:
         return
     if is_shared(table, <uint32_t>key):
-        prefetch_read(holders_of(table, <uint32_t>key))
+        prefetch_read(&table.holdings_at[slot_of(table, key)])
     elif key_state(table, key) == STATE_REPLICA:
         prefetch_write(&table.flags[key])
 
@@ -122,7 +122,7 @@ cdef inline void prefetch_news(
         prefetch_read(&table.records[key])
     key = key_here_at(table, references, i + PREFETCH_ROWS, count)
     if key >= 0:
-        prefetch_write(holders_of(table, <uint32_t>key))
+        prefetch_write(&table.holdings_at[slot_of(table, key)])
         prefetch_key(table, key, False)
 
 
@@ -138,7 +138,7 @@ cdef inline void prefetch_hints(
         prefetch_read(&table.places[key])
     key = key_here_at(table, references, i + PREFETCH_ROWS, count)
     if key >= 0:
-        prefetch_read(holders_of(table, <uint32_t>key))
+        prefetch_read(&table.holdings_at[slot_of(table, key)])
 
 
 cdef inline void prefetch_dirty(const TableState* table, const uint32_t* keys, size_t i, size_t count) noexcept nogil:
@@ -149,7 +149,7 @@ cdef inline void prefetch_dirty(const TableState* table, const uint32_t* keys, s
     key = keys[i + PREFETCH_ROWS]
     prefetch_write(&table.dirty_next[key])
     if key_state(table, key) == STATE_OWNED:
-        prefetch_write(holders_of(table, key))
+        prefetch_write(&table.holdings_at[slot_of(table, key)])
     else:
         prefetch_write(&table.flags[key])
         prefetch_read(&table.records[key])

@@ -76,3 +76,11 @@ cdef void promote_replica(TableState* table, int64_t key, const char* row, uint3
     if table.replicas[place.slot].pending:
         _free_pending(table, &table.replicas[place.slot])
     unlock_changed(&place.word, with_state(continue_version(seen, version), STATE_OWNED))
+
+
+cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    if table.replicas[place.slot].pending:
+        _free_pending(table, &table.replicas[place.slot])
+    unlock_changed(&place.word, with_state(continue_version(seen, version), STATE_OWNED))

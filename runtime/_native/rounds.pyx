@@ -78,12 +78,14 @@ cdef class Rounds:
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
             return self._take_hint(message_id, table, header, body, body_bytes)
         sections = round_body(
-            <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED, answers)
+            <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED)
         if sections.size_bytes != body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
             return False
         if not _rows_fit(header, &sections, answers):
             return False
         if message_id == MSG_ROUND:
+            if not header.flags & FLAG_FORWARDED:
+                self.news.note_round_from(source)
             self.owner.serve_round(table, header, &sections)
         elif message_id == MSG_ANSWER:
             self._take_answer(source, table, header, &sections)
@@ -133,5 +135,5 @@ cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bin
     """There are as many rows as the records, or results, say."""
     cdef uint32_t i, rows = 0
     for i in range(header.count):
-        rows += body.codes[i] != RESULT_DROPPED if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+        rows += body.codes[i] < RESULT_DROPPED if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
     return rows == header.rows

@@ -109,8 +109,11 @@ cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcep
     return seen // WORD_VERSION_ONE
 
 
-cdef inline void apply_write(TableState* table, int64_t key, const char* row, bint is_set) noexcept nogil:
-    """A holder's delta or value, at the owner: marks nothing dirty, for the caller knows who has to hear of it."""
+cdef inline uint32_t apply_write(TableState* table, int64_t key, const char* row, bint is_set) noexcept nogil:
+    """A holder's delta or value, at the owner: marks nothing dirty, for the caller knows who has to hear of it.
+
+    Returns the row's version before; it has the next one now.
+    """
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
     if is_set:
@@ -118,6 +121,7 @@ cdef inline void apply_write(TableState* table, int64_t key, const char* row, bi
     else:
         table.add(row_of(table, place.slot), row, table.row_items)
     unlock_changed(&place.word, seen)
+    return seen // WORD_VERSION_ONE
 
 
 cdef inline void mark_shared(TableState* table, int64_t key, bint shared) noexcept nogil:

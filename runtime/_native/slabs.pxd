@@ -3,7 +3,7 @@
 Guarantees
     * Memory is zero when it is first touched, and again after it was given back; that a table is large costs nothing yet.
     * Rows lie in huge pages where there is enough of them: a random access then rarely misses the TLB.
-Called by ``Table``, once each; ``give_back_slots`` by ``slots``, under the engine's lock.
+Called by ``Table``, once each; ``give_back_...`` by ``slots``, under the engine's lock.
 """
 
 from libc.stdint cimport int64_t
@@ -16,3 +16,5 @@ cdef int map_arrays(TableState* table) except -1
 cdef void unmap_arrays(TableState* table) noexcept
 # The slots from ``end`` up to the last that was ever bound are free, and of the free ones ``kept`` lie below.
 cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept nogil
+# No row has a holder.
+cdef void give_back_holdings(TableState* table) noexcept nogil

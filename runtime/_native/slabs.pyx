@@ -1,6 +1,6 @@
 """The memory of a table; ``slabs.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from posix.mman cimport (
     MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap,
     munmap,
@@ -10,7 +10,7 @@ from intentpm.foundation.errors import MemoryBudgetError
 
 from intentpm.runtime._native.state cimport KeyPlace
 from intentpm.runtime._native.table_state cimport (
-    CACHE_LINE_BYTES, RANKS_PER_WORD, KeyRecord, RankWord, ReplicaRecord, TableState,
+    CACHE_LINE_BYTES, Holding, KeyRecord, ReplicaRecord, TableState,
 )
 
 cdef enum:
@@ -32,13 +32,14 @@ cdef int map_arrays(TableState* table) except -1:
     table.key_of = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.rows = <char*>_map(keys * table.stride_bytes, True)
     # What only keys with intents, replicas or relocations touch; a one-rank job touches none of it.
-    table.holder_words = (table.size + RANKS_PER_WORD - 1) // RANKS_PER_WORD
+    table.holdings_room = min(keys * (table.size - 1) + 1, <size_t>0xffffffff)
     table.pending_stride = max(<size_t>8, table.stride_bytes)
     table.records = <KeyRecord*>_map(keys * sizeof(KeyRecord), True)
     table.flags = <uint8_t*>_map(keys, False)
     table.dirty_next = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.replicas = <ReplicaRecord*>_map(keys * sizeof(ReplicaRecord), False)
-    table.holders = <RankWord*>_map(2 * keys * table.holder_words * sizeof(RankWord), False)
+    table.holdings_at = <uint32_t*>_map(keys * sizeof(uint32_t), False)
+    table.holdings = <Holding*>_map(table.holdings_room * sizeof(Holding), False)
     table.pending = <char*>_map(keys * table.pending_stride, False)
     table.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
     return 0
@@ -53,7 +54,8 @@ cdef void unmap_arrays(TableState* table) noexcept:
     _unmap(table.flags, keys)
     _unmap(table.dirty_next, keys * sizeof(int32_t))
     _unmap(table.replicas, keys * sizeof(ReplicaRecord))
-    _unmap(table.holders, 2 * keys * table.holder_words * sizeof(RankWord))
+    _unmap(table.holdings_at, keys * sizeof(uint32_t))
+    _unmap(table.holdings, table.holdings_room * sizeof(Holding))
     _unmap(table.pending, keys * table.pending_stride)
     _unmap(table.free_slots, keys * sizeof(int32_t))
 
@@ -66,6 +68,11 @@ cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept
     _give_back(table.key_of, end * sizeof(int32_t), touched * sizeof(int32_t), PAGE_BYTES)
     _give_back(table.replicas, end * sizeof(ReplicaRecord), touched * sizeof(ReplicaRecord), PAGE_BYTES)
     _give_back(table.free_slots, kept * sizeof(int32_t), table.free_count * sizeof(int32_t), PAGE_BYTES)
+
+
+cdef void give_back_holdings(TableState* table) noexcept nogil:
+    _give_back(table.holdings, 0, (table.holdings_touched + 1) * sizeof(Holding), PAGE_BYTES)
+    table.holdings_touched = table.holdings_free = 0
 
 
 cdef void* _map(size_t size_bytes, bint huge) except? NULL:

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from intentpm.foundation.primitives cimport (
     copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
 )
-from intentpm.runtime._native.slabs cimport give_back_slots
+from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, WORD_VERSION_ONE, KeyPlace, KeyState, continue_version, lock_word, unlock_changed,
     unlock_unchanged, with_state,
@@ -86,6 +86,8 @@ cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
     cdef int64_t end = touched
     cdef int64_t i, kept = 0
     table.slots_bound_below = 0
+    if table.holdings_used == 0:
+        give_back_holdings(table)
     if <size_t>(touched - bound_below) * table.stride_bytes < least_bytes:
         return 0
     while end > bound_below and table.key_of[end - 1] < 0:

@@ -51,6 +51,7 @@ cdef enum:
     WORD_HERE = 2 << 1           # REPLICA or OWNED
     WORD_SHARED = 1 << 3
     WORD_VERSION_ONE = 1 << 4
+    VERSION_MASK = 0xfffffff
 
 
 cdef inline KeyState state_of(uint32_t word) noexcept nogil:
@@ -64,7 +65,11 @@ cdef inline uint32_t with_state(uint32_t word, KeyState state) noexcept nogil:
 
 cdef inline bint is_later(uint32_t version, uint32_t other) noexcept nogil:
     """Of two versions: they wrap, and never lie half the range apart."""
-    return ((version - other) & 0xfffffff) - 1 < 0x7ffffff
+    return ((version - other) & VERSION_MASK) - 1 < VERSION_MASK // 2
+
+
+cdef inline uint32_t next_version(uint32_t version) noexcept nogil:
+    return (version + 1) & VERSION_MASK
 
 
 cdef inline uint32_t continue_version(uint32_t word, uint32_t version) noexcept nogil:

@@ -82,6 +82,7 @@ cdef class Table:
         state.row_items = items
         state.row_bytes = items * self.dtype.itemsize
         state.add = row_add_for(_dtype_code(self.dtype))
+        state.adds_exactly = self.dtype.kind in "iu"
         state.square = row_square_for(_dtype_code(self.dtype))
         state.dirty_head = END_OF_DIRTY
         map_arrays(state)

@@ -15,17 +15,19 @@ from intentpm.foundation.primitives cimport (
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
 
 
-# Of a set of ranks; short, for in small jobs most slots have two sets.
-ctypedef uint16_t RankWord
-
-cdef enum:
-    RANKS_PER_WORD = 16
-
 # What only management looks at. All zero: never managed. Guarded by: engine lock.
 cdef struct KeyRecord:
     uint32_t epoch               # at which ``owner`` was learned; 0: the owner is the home rank, whatever ``owner`` says
     uint16_t owner               # location cache; authoritative at the home rank and the owner. See directory.pxd
     uint16_t intent_refs         # active intents of this rank's workers
+
+# That a rank holds a replica of a row owned here (holders.pxd). Guarded by: engine lock.
+cdef struct Holding:
+    uint32_t next                # of the same row, or of those that are free; 0: none
+    uint32_t since               # tick since when it lacks news
+    uint16_t rank
+    uint8_t flags                # HoldingFlags
+    uint8_t unused
 
 # What there is of a slot that holds a replica.
 cdef struct ReplicaRecord:
@@ -43,6 +45,7 @@ cdef struct TableState:
     size_t row_bytes             # of the payload
     size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
     row_add_fn add
+    bint adds_exactly            # integers: the order of additions does not matter
     row_square_fn square         # sum of the squares of a row's items
     # Per key, num_keys each; memory is committed by the system at first touch.
     KeyPlace* places             # see state.pxd
@@ -54,10 +57,13 @@ cdef struct TableState:
     char* rows                   # the slab; a row is touched only under the rules of its key's word
     int32_t* key_of              # atomic relaxed, written under the engine's lock. Of a free slot: -1
     ReplicaRecord* replicas
-    # guarded by: engine lock. Of an owned row two sets of ranks, holder_words each, empty unless its key's word is SHARED:
-    # which ranks hold replicas, and which of them lack the newest row (holders.pxd).
-    RankWord* holders
-    uint32_t holder_words        # RANKS_PER_WORD ranks each
+    # guarded by: engine lock. holders.pxd
+    uint32_t* holdings_at        # per slot, of an owned row whose key's word is SHARED: the first of its holdings
+    Holding* holdings            # numbered from 1 on
+    size_t holdings_room
+    uint32_t holdings_free       # the first of a chain; 0: none
+    uint32_t holdings_touched    # those beyond are free, and not in the chain
+    uint32_t holdings_used
     # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
     char* pending
     size_t pending_stride

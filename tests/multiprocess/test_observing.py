@@ -56,6 +56,8 @@ def relocations_and_replicas():
         pm.barrier()
         worker.push(table, np.arange(NUM_KEYS), ones(np.arange(NUM_KEYS)))
         worker.wait_sync(WAIT_S)
+        pm.barrier()
+        worker.push(table, table.owned_keys(), ones(table.owned_keys()))  # the other rank only holds these
         look(pm, seen)
         for _ in range(10):
             worker.advance_clock()
@@ -275,6 +277,9 @@ def traced(path, events, traced_by):
                 worker.wait_sync(WAIT_S)
             pm.barrier()
             time.sleep(0.005)  # so that it is long enough for a sample of the totals
+        if pm.rank == 0:
+            worker.push(table, [key], ones([key]))  # news for rank 1, which has nothing to tell
+        pm.barrier()
         worker.push(table, [key], ones([key]))
         worker.wait_sync(WAIT_S)
         pm.barrier()

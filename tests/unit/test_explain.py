@@ -7,21 +7,23 @@ import pytest
 
 import intentpm
 from intentpm.foundation.errors import Error, KeyRangeError
-from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK_WORD, EventKind, KeyState, Reason
+from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK, EventKind, KeyState, Reason
 from intentpm.runtime.explain import MOST_ASKED, ask_owner, read_report
 
 
 def facts(intents=(), events=(), holders=(), **fields):
     known = np.zeros(1, FACTS)
-    known["now_ns"], known["intents"], known["events"], known["holder_words"] = 10**10, len(intents), len(events), 5
+    known["now_ns"], known["intents"], known["events"], known["holders"] = (
+        10**10,
+        len(intents),
+        len(events),
+        len(holders),
+    )
     for name, value in fields.items():
         known[name] = value
-    words = np.zeros(5, RANK_WORD)
-    for rank in holders:
-        words[rank // 16] |= RANK_WORD.type(1 << rank % 16)
     return (
         known.tobytes()
-        + words.tobytes()
+        + np.array(holders, RANK).tobytes()
         + np.array(list(intents), INTENT).tobytes()
         + np.array(list(events), EVENT).tobytes()
     )

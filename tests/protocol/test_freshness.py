@@ -1,0 +1,58 @@
+"""A copy that is held comes to show what others wrote, without any wait_sync, whether or not its rank writes itself."""
+
+import numpy as np
+import pytest
+from support.simulation import simulate
+
+from intentpm.runtime._native import mutations
+from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
+
+READ, WRITTEN, LIMIT_US, STEP_US = 0, 1, 200_000.0, 500.0
+
+
+def read_until_seen(seed: int, reader_writes: bool, limit_us: float = LIMIT_US) -> float:
+    """Two ranks hold copies of a third one's row; one writes. Virtual us until the other sees it; inf: not in time.
+
+    reader_writes: to another shared key, all the time: the answers to its rounds do not concern the row it reads.
+    """
+    with simulate(3, seed, Config(management="replicate"), NetworkModel.disorderly(seed)) as job:
+        tables = job.create_table("t", 64, dtype="int64")
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0].owned_keys()[[READ, WRITTEN]]
+
+        def hold(pm: object) -> None:
+            workers[pm.rank].intent(tables[pm.rank], owned, 0, 10**9)
+            workers[pm.rank].wait_sync()
+            pm.barrier()
+
+        job.on_every_rank(hold)
+        started_ns, seen_ns = job.network.now, [0]
+
+        def write() -> None:
+            workers[1].push(tables[1], owned[:1], [1])
+
+        def read() -> None:
+            while job.network.now - started_ns < limit_us * 1000:
+                if reader_writes:
+                    workers[2].push(tables[2], owned[1:], [1])
+                if workers[2].pull(tables[2], owned[:1])[0] == 1:
+                    seen_ns[0] = job.network.now
+                    return
+                job.network.pause(STEP_US)
+
+        job.spawn(1, write)
+        job.spawn(2, read)
+        job.run()
+        return (seen_ns[0] - started_ns) / 1000 if seen_ns[0] else float(np.inf)
+
+
+@pytest.mark.parametrize("reader_writes", [False, True], ids=["reads", "reads and writes"])
+def test_a_copy_comes_to_show_what_others_wrote(reader_writes: bool) -> None:
+    late = {seed: waited for seed in range(40) if (waited := read_until_seen(seed, reader_writes)) > 50_000}
+    assert not late, f"seen after more than 50 ms of virtual time (or never) with seeds {late}"
+
+
+def test_refreshes_that_are_not_sent_are_found() -> None:
+    with mutations.plant("news never ripe"):
+        assert all(read_until_seen(seed, False) == np.inf for seed in range(3))
