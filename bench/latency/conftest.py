@@ -42,6 +42,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     for name, (theirs, ours) in DEFAULTS.items():
         if str(getattr(config.option, name)) == str(theirs):
             setattr(config.option, name, ours)
+    # Where nothing was selected there is nothing to save: no error.
+    config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
     try:
         here = join()
     except intentpm.Error as error:

@@ -39,7 +39,8 @@ class Rank:
     """This process as a rank of the job; what is measured lives in ``pm`` and ``tables``."""
 
     def __init__(self, control: Any) -> None:
-        self.rank, self.size = (control.rank, control.size) if control else (0, 1)
+        self.rank: int = control.rank if control else 0
+        self.size: int = control.size if control else 1
         self.pm: Any = None
         self.tables: dict[str, Any] = {}
         self.state: dict[str, Any] = {}

@@ -37,7 +37,7 @@ def access(window: Any, operation: str, num_keys: int, dim: int, count: int) -> 
     from mpi4py import MPI
 
     row = MPI.FLOAT.Create_contiguous(dim).Commit()
-    keys = np.random.default_rng(0).choice(num_keys, count, replace=False).astype(np.int32)
+    keys: Any = np.random.default_rng(0).choice(num_keys, count, replace=False).astype(np.int32)
     rows = np.ones((count, dim), np.float32)
 
     def move(target: Any) -> None:

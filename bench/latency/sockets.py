@@ -13,8 +13,8 @@ NAME = "plain sockets"
 MOVE_S = 30.0
 
 
-def connect(here: Rank) -> socket.socket | None:
-    """One end of a connection between ranks 0 and 1, which does not block; None on any other. Collective."""
+def connect(here: Rank) -> Any:
+    """The socket that connects ranks 0 and 1, which does not block; None on any other. Collective."""
     if here.rank == 1:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(MOVE_S)

@@ -1,10 +1,10 @@
 """What signalling an intent costs the training thread, and what advance_clock does.
 
 Every call is timed as users make it, ``worker.intent(table, keys, start, end)``. In a job of several ranks the others
-own their part of the keys, and serve. "In training" it is part of a training loop: signal the keys of a later step, pull
-and push those of this one, advance the clock. The others are calls in a row: intents "far ahead" that are not due, and
-keys "signalled again" that are intended already. Calls in a row pile up, so they touch fresh memory all the time, which
-some virtual machines charge 10 us a page for. The limit is the copy of the keys that any intent makes.
+own their part of the keys, and serve. "In training" it is part of a training loop: signal the keys of a later step,
+pull and push those of this one, advance the clock. The others are calls in a row: intents "far ahead" that are not due,
+and keys "signalled again" that are intended already. Calls in a row pile up, so they touch fresh memory all the time,
+which some virtual machines charge 10 us a page for. The limit is the copy of the keys that any intent makes.
 """
 
 from collections.abc import Callable

@@ -133,12 +133,23 @@ def _signal(worker: Any, table: Any, owned: NDArray[np.int64], count: int) -> No
     worker.wait_sync()
 
 
+class MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2`` (2.33 or newer)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    )  # fmt: skip
+
+
 def _allocated_bytes() -> int:
-    """What malloc has handed out: resident memory would not show what was free before. glibc 2.33 or newer."""
+    """What malloc has handed out: resident memory would not show what was free before."""
     libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = ctypes.c_size_t * 10  # struct mallinfo2
-    _, _, _, _, mapped, _, _, in_use, _, _ = libc.mallinfo2()
-    return int(in_use + mapped)
+    libc.mallinfo2.restype = MallInfo
+    found = libc.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
 
 
 def _time_operations(
@@ -153,7 +164,7 @@ def _time_operations(
         worker.wait_sync()
 
     def timed(among: NDArray[np.int64], call: Callable[[NDArray[np.int64]], object]) -> list[float]:
-        end, samples = time.perf_counter() + CASE_S, []
+        end, samples = time.perf_counter() + CASE_S, list[float]()
         while len(samples) < repeats + 5 and (len(samples) < 6 or time.perf_counter() < end):
             keys = random.choice(among, OPERATION_KEYS, replace=False)
             start = time.perf_counter()

@@ -115,7 +115,7 @@ class Turns:
     def pull_remote(self, table: Any, count: int, repeats: int, limit_s: float) -> list[float]:
         """Seconds per pull of keys that are at the other rank, one rank after the other. Collective."""
         away = np.setdiff1d(np.arange(table.num_keys), table.owned_keys())[:count]
-        rows, samples = np.empty((count, DIM), np.float32), []
+        rows, samples = np.empty((count, DIM), np.float32), list[float]()
         for rank in range(2):
             self.pm.barrier()
             end = time.perf_counter() + limit_s

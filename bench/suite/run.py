@@ -80,9 +80,9 @@ def _measure(name: str, effort: float, path: Path) -> None:
 
 def _measure_latencies(name: str, effort: float, path: Path) -> None:
     """Raises RuntimeError: not all cases passed; what was said is in a file beside ``path``."""
-    import intentpm.bench.latency
+    from intentpm.bench import latency
 
-    tests = sorted(Path(intentpm.bench.latency.__path__[0]).glob("test_*.py"))
+    tests = sorted(Path(str(latency.__file__)).parent.glob("test_*.py"))
     chosen = [str(test) for test in tests if (test.stem == "test_local") == (name == LOCAL)]
     argv = [
         *([] if name == LOCAL else _two_ranks()), sys.executable, "-m", "pytest", *chosen, "-p", "no:cacheprovider",
