@@ -17,8 +17,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import click
 
 from intentpm.bench.results import source_commit
 
@@ -53,6 +56,12 @@ def describe_case(info: Mapping[str, Any]) -> str:
     ]
     unit = info["unit"]
     return ", ".join([info["operation"], *parts]) + (f" [{unit}]" if unit != "s" else "")
+
+
+def require_pytest_benchmark() -> None:
+    """Raises click.ClickException, before anything is measured, where the results could not be written."""
+    if find_spec("pytest_benchmark") is None:
+        raise click.ClickException("pytest-benchmark is not installed: pip install 'intentpm[bench]'")
 
 
 def write_benchmarks(path: Path, name: str, cases: Iterable[Case]) -> None:

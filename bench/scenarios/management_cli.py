@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from intentpm.bench.benchmarks import Case, write_benchmarks
+from intentpm.bench.benchmarks import Case, require_pytest_benchmark, write_benchmarks
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment
 from intentpm.bench.runner import run_scenario
@@ -46,6 +46,7 @@ TIMEOUT_S = 240.0
 @click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True)
 def management(sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, out: Path) -> None:
     """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas."""
+    require_pytest_benchmark()
     cases = []
     for case in _measure(sizes, workloads, repeats, transport):
         cases.append(case)

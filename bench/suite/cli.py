@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from intentpm.bench.benchmarks import require_pytest_benchmark
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment, source_commit
 from intentpm.bench.suite.run import PARTS, read_runs, run_suite
@@ -28,6 +29,8 @@ def suite(names: tuple[str, ...], effort: float, repeats: int, out: Path, no_run
     """Run the benchmark suite: a file of pytest-benchmark's per part and run, a plot per part, the table of targets."""
     from intentpm.bench.plots import save_benchmarks
 
+    if not no_run:
+        require_pytest_benchmark()
     failures = {} if no_run else run_suite(names or tuple(PARTS), effort, repeats, out, click.echo)
     try:
         runs = read_runs(out)

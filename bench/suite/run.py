@@ -85,8 +85,8 @@ def _measure_latencies(name: str, effort: float, path: Path) -> None:
     tests = sorted(Path(str(latency.__file__)).parent.glob("test_*.py"))
     chosen = [str(test) for test in tests if (test.stem == "test_local") == (name == LOCAL)]
     argv = [
-        *([] if name == LOCAL else _two_ranks()), sys.executable, "-m", "pytest", *chosen, "-p", "no:cacheprovider",
-        "--import-mode=importlib", f"--benchmark-json={path}", f"--benchmark-max-time={CASE_S * effort:g}",
+        *([] if name == LOCAL else _two_ranks()), sys.executable, "-m", "pytest", *chosen,
+        "-p", "no:cacheprovider", "--color=no", "--import-mode=importlib", f"--benchmark-json={path}", f"--benchmark-max-time={CASE_S * effort:g}",
         *(["--all-tables"] if effort >= QUICK_EFFORT else []),
     ]  # fmt: skip
     log = path.with_suffix(".log")
