@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 
+from intentpm.bench.output import save_file
 from intentpm.bench.results import source_commit
 
 SUBJECT = "intentpm"
@@ -65,7 +66,10 @@ def require_pytest_benchmark() -> None:
 
 
 def write_benchmarks(path: Path, name: str, cases: Iterable[Case]) -> None:
-    """Writes the file, as pytest-benchmark would. ``name``: of the part. Cases without a finite sample are left out."""
+    """Writes the file, as pytest-benchmark would. ``name``: of the part. Cases without a finite sample are left out.
+
+    Raises OutputError, which says where the contents were kept instead.
+    """
     from pytest_benchmark import __version__
     from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
     from pytest_benchmark.utils import get_commit_info, safe_dumps
@@ -78,8 +82,7 @@ def write_benchmarks(path: Path, name: str, cases: Iterable[Case]) -> None:
         "datetime": datetime.now(UTC).isoformat(),
         "version": __version__,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(safe_dumps(document, indent=1))
+    save_file(path, safe_dumps(document, indent=1).encode())
 
 
 def _benchmark(name: str, case: Case, commit: str | None) -> dict[str, Any] | None:

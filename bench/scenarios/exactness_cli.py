@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from intentpm.bench.output import OutFolder
 from intentpm.bench.results import write_results
 from intentpm.bench.runner import run_scenario
 
-OUT = click.Path(path_type=Path, file_okay=False)
 DTYPES = ["float32", "float64", "int32", "int64"]
 START_S = 120.0
 """Time allowed for starting the ranks and creating the tables, on top of the measuring."""
@@ -26,7 +26,7 @@ START_S = 120.0
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option("--intents/--no-intents", default=True, show_default=True, help="Signal intents of random windows.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=OUT, default=Path("results"), show_default=True)
+@click.option("--out", type=OutFolder(), default=Path("results"), show_default=True)
 def exactness(ranks: int, transport: str, out: Path, **arguments: Any) -> None:
     """Push and set random integers from all ranks and threads, then compare every value; fails on any difference."""
     results = run_scenario(

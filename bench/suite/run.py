@@ -86,7 +86,8 @@ def _measure_latencies(name: str, effort: float, path: Path) -> None:
     chosen = [str(test) for test in tests if (test.stem == "test_local") == (name == LOCAL)]
     argv = [
         *([] if name == LOCAL else _two_ranks()), sys.executable, "-m", "pytest", *chosen,
-        "-p", "no:cacheprovider", "--color=no", "--import-mode=importlib", f"--benchmark-json={path}", f"--benchmark-max-time={CASE_S * effort:g}",
+        "-p", "no:cacheprovider", "--color=no", "--import-mode=importlib",
+        f"--benchmark-json={path}", f"--benchmark-max-time={CASE_S * effort:g}",
         *(["--all-tables"] if effort >= QUICK_EFFORT else []),
     ]  # fmt: skip
     log = path.with_suffix(".log")
