@@ -24,7 +24,7 @@ STEPS_AHEAD, BATCHES = 16, 64
 FAR_CLOCKS, WINDOW_CLOCKS = 1_000_000_000, 1_000_000
 WAITING_INTENTS = 10_000
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[Any, ...]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def in_training(worker: Any, table: Any, batches: list[Any]) -> Callable[[], Arg
             worker.push(table, keys, rows)
             worker.advance_clock()
         ahead = step + STEPS_AHEAD
-        return (table, batches[ahead % BATCHES], ahead, ahead + 1), {}
+        return table, batches[ahead % BATCHES], ahead, ahead + 1
 
     return train_a_step
 
@@ -54,7 +54,7 @@ def far_ahead(worker: Any, table: Any, batches: list[Any]) -> Callable[[], Argum
 
     def arguments() -> Arguments:
         n = next(calls)
-        return (table, batches[n % BATCHES], FAR_CLOCKS + n, FAR_CLOCKS + n + 1), {}
+        return table, batches[n % BATCHES], FAR_CLOCKS + n, FAR_CLOCKS + n + 1
 
     return arguments
 
@@ -62,7 +62,7 @@ def far_ahead(worker: Any, table: Any, batches: list[Any]) -> Callable[[], Argum
 def signalled_again(worker: Any, table: Any, batches: list[Any]) -> Callable[[], Arguments]:
     worker.intent(table, batches[0], 0, WINDOW_CLOCKS)
     worker.wait_sync()
-    return lambda: ((table, batches[0], 0, WINDOW_CLOCKS), {})
+    return lambda: (table, batches[0], 0, WINDOW_CLOCKS)
 
 
 SITUATIONS = {"in training": in_training, "far ahead": far_ahead, "signalled again": signalled_again}
@@ -82,7 +82,7 @@ def test_intent(
     if by != SUBJECT:
         turns = count()
         time_calls(benchmark, lambda batch: batch.astype(np.uint32), budget_s,
-                   setup=lambda: ((batches[next(turns) % BATCHES],), {}))  # fmt: skip
+                   setup=lambda: (batches[next(turns) % BATCHES],))  # fmt: skip
         return
     worker = job.pm.worker()
     time_calls(benchmark, worker.intent, budget_s, setup=SITUATIONS[situation](worker, table, batches))
