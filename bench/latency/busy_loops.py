@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from intentpm.bench.accesses import one_thread_torch
-from intentpm.bench.latency.job import Rank
+from intentpm.bench.latency.job import ANSWER_S, Rank
 
 LOOK_S = 0.05
 """How often a rank that does nothing asks whether it may end."""
@@ -69,3 +69,8 @@ def serve(here: Rank, situation: str) -> None:
             step()
         else:
             time.sleep(LOOK_S)
+
+
+def come_to_barrier(here: Rank) -> None:
+    """Waits in the job that is measured, as a rank that is done earlier does: it polls for messages as well. A task."""
+    here.pm.barrier(ANSWER_S)

@@ -8,7 +8,9 @@ from typing import Any
 from intentpm.bench.benchmarks import describe_case
 from intentpm.bench.results import source_commit
 
-MOST_ROUNDS, FEWEST_ROUNDS, WARM_UP_ROUNDS = 1000, 20, 5
+MOST_ROUNDS, FEWEST_ROUNDS = 1000, 20
+WARM_UP_SHARE = 0.2
+"""Of the budget."""
 
 
 def declare(benchmark: Any, operation: str, by: str, **info: Any) -> None:
@@ -30,6 +32,11 @@ def time_calls(
 
     pause_s: before each call. setup: returns the arguments of the next call; not timed.
     """
+    _samples(call, WARM_UP_SHARE * budget_s, pause_s, setup)
+    record(benchmark, _samples(call, budget_s, pause_s, setup))
+
+
+def _samples(call: Callable[..., object], budget_s: float, pause_s: float, setup: Any) -> list[float]:
     samples: list[float] = []
     end = time.perf_counter() + budget_s
     while len(samples) < MOST_ROUNDS and (len(samples) < FEWEST_ROUNDS or time.perf_counter() < end):
@@ -39,7 +46,7 @@ def time_calls(
         start = time.perf_counter()
         call(*arguments)
         samples.append(time.perf_counter() - start)
-    record(benchmark, samples[WARM_UP_ROUNDS:])
+    return samples
 
 
 def record(benchmark: Any, samples_s: Iterable[float]) -> None:

@@ -1,5 +1,6 @@
 """Remote pull and push between two ranks of this machine, over each link, next to what else could fetch these rows.
 
+The server's main thread waits in a barrier, polling a little, unless it computes ("python loop" and the like).
 Baselines: UCX's own round trip (plain sockets' for the tcp transport), MPI one-sided access, torch's RPC. The last two
 choose their own way, and are measured once: MPI in the groups of the first link, RPC in those of the last.
 """
@@ -15,7 +16,7 @@ import pytest
 from intentpm.bench.accesses import access as local_access
 from intentpm.bench.benchmarks import SUBJECT
 from intentpm.bench.latency import mpi, rpc, sockets
-from intentpm.bench.latency.busy_loops import BUSY_LOOPS, serve
+from intentpm.bench.latency.busy_loops import BUSY_LOOPS, come_to_barrier, serve
 from intentpm.bench.latency.job import MeasuringRank, create_table
 from intentpm.bench.latency.measuring import declare, record, time_calls
 from intentpm.bench.latency.perftest import UnavailableError, one_way_s
@@ -93,7 +94,14 @@ def test_intentpm(
     keys = np.random.default_rng(0).choice(away, access.keys, replace=False)
     values = np.ones((len(keys), DIM), np.float32)
     call = local_access(access.operation, SUBJECT, worker, table, None, values)
-    measure_access(benchmark, job, lambda: call(keys), access, budget_s)
+    if access.situation in BUSY_LOOPS:
+        measure_access(benchmark, job, lambda: call(keys), access, budget_s)
+        return
+    with job.others(come_to_barrier):
+        try:
+            time_calls(benchmark, lambda: call(keys), budget_s, pause_s=access.pause_s)
+        finally:
+            come_to_barrier(job)
 
 
 @of(WIRE_ACCESSES)
