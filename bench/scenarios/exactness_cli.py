@@ -9,6 +9,7 @@ import click
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import write_results
 from intentpm.bench.runner import run_scenario
+from intentpm.launch.seconds_option import Seconds
 
 DTYPES = ["float32", "float64", "int32", "int64"]
 START_S = 120.0
@@ -18,7 +19,7 @@ START_S = 120.0
 @click.command()
 @click.option("-n", "ranks", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads per rank.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=20.0, show_default=True)
+@click.option("--seconds", type=Seconds(least=0.1), default=20.0, show_default=True)
 @click.option("--transport", default="auto", show_default=True)
 @click.option("--num-keys", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--owned-keys", type=click.IntRange(1), default=500, show_default=True, help="Set by one worker each.")
