@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from intentpm.bench.kernels.cli import local
-from intentpm.bench.scenarios.cli import exactness, idle, remote
+from intentpm.bench.scenarios.exactness_cli import exactness
 from intentpm.bench.scenarios.management_cli import management
-from intentpm.bench.suite.cli import compare, suite
+from intentpm.bench.suite.cli import suite
 from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
 
@@ -19,7 +18,7 @@ def train() -> None:
 
 @click.group()
 def bench() -> None:
-    """Measure the parameter manager, next to a baseline in the same run."""
+    """Measure what takes more than timing calls. Latencies: pytest bench/latency."""
 
 
 @click.command()
@@ -36,5 +35,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (kge, mf):
     train.add_command(_command)
-for _command in (suite, compare, local, remote, exactness, idle, management):
+for _command in (suite, exactness, management):
     bench.add_command(_command)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from intentpm.bench.suite.parts import load
-from intentpm.bench.suite.run import KIND as SUITE
-from intentpm.bench.suite.run import draw_part
+from intentpm.bench.benchmark_plot import draw_benchmarks
+from intentpm.bench.benchmarks import Benchmark
 from intentpm.bench.trace_plot import draw_trace, is_trace
 from intentpm.foundation.whole_file import write_whole
 
@@ -35,10 +34,11 @@ def draw(results: Path, picture: Path) -> None:
         document = json.loads(results.read_bytes())  # of bytes, it tells the encoding
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
-    kind = document.get("bench") if isinstance(document, dict) else None
-    if kind not in (*PLOTS, SUITE) and not is_trace(document):
-        known = ", ".join((*PLOTS, "parts of the suite", "traces"))
-        raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {known}")
+    known = isinstance(document, dict) and (document.get("bench") in PLOTS or document.get("benchmarks"))
+    if not known and not is_trace(document):
+        kind = document.get("bench") if isinstance(document, dict) else None
+        plots = ", ".join((*PLOTS, "pytest-benchmark's files", "traces"))
+        raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {plots}")
     try:
         save(document, picture)
     except OSError as error:
@@ -48,19 +48,33 @@ def draw(results: Path, picture: Path) -> None:
 
 
 def save(document: Mapping[str, Any], picture: Path) -> None:
-    """Draws what ``write_results`` returned, or a trace; the suffix of ``picture`` says in which format, PNG if none.
+    """Draws what ``write_results`` returned, a file of pytest-benchmark's, or a trace.
 
-    KeyError: no plot for its kind, or a part is missing. ClickException: no such format. OSError: nothing was written.
+    The suffix of ``picture`` says in which format, PNG if none. KeyError: no plot for its kind, or a part is missing.
+    ClickException: no such format. OSError: nothing was written.
     """
+
+    def fill(figure: Figure) -> None:
+        if is_trace(document):
+            draw_trace(document, figure)
+        elif "benchmarks" in document:
+            draw_benchmarks(document["benchmarks"], figure)
+        else:
+            PLOTS[document["bench"]](document, figure.add_subplot())
+
+    _save(fill, picture)
+
+
+def save_benchmarks(benchmarks: Sequence[Benchmark], picture: Path) -> None:
+    """Draws the cases of one or several files of pytest-benchmark's."""
+    _save(lambda figure: draw_benchmarks(benchmarks, figure), picture)
+
+
+def _save(fill: Callable[[Figure], object], picture: Path) -> None:
     drawn = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, layout="constrained")
-        if is_trace(document):
-            draw_trace(document, figure)
-        elif document["bench"] == SUITE:
-            draw_part(load(document["config"]["part"]), document["rows"], figure)
-        else:
-            PLOTS[document["bench"]](document, figure.add_subplot())
+        fill(figure)
         figure.savefig(drawn, format=_format(figure, picture))
     write_whole(picture, drawn.getvalue())
 

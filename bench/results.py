@@ -1,7 +1,7 @@
-"""Results as JSON files: one shape for the benches and the training tasks.
+"""Results as JSON files: of training tasks, and of benches that time nothing.
 
-A file holds ``bench`` (what ran), ``environment`` (where), ``config`` (its options) and ``rows`` (what came out).
-A bench's row is a ``Row`` with its raw samples; a training task's is one epoch.
+A file holds ``bench`` (what ran), ``environment`` (where), ``config`` (its options) and ``rows`` (what came out), such
+as one per epoch. Measured times are in files of pytest-benchmark's: ``benchmarks.py``.
 """
 
 import json
@@ -11,7 +11,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,31 +23,6 @@ from intentpm.bench.output import save_file
 
 GIT_TIMEOUT_S = 5
 PACKAGES = ("intentpm", "numpy", "torch", "mpi4py", "ucxx-cu12", "libucx-cu12")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One measured case."""
-
-    name: str
-    samples: Sequence[float]
-    """Raw measurements in ``unit``, in the order they were taken."""
-    unit: str = "s"
-    transport: str = "none"
-    ranks: int = 1
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    """Keys per call, row length, keys of the table and the like."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping, such as which baseline this is compared with."""
-
-    @property
-    def median(self) -> float:
-        """Median of the samples, in ``unit``."""
-        return self.quantile(0.5)
-
-    def quantile(self, share: float) -> float:
-        """The sample below which ``share`` (0 to 1) of the samples lie, interpolated; nan without samples."""
-        return float(np.quantile(self.samples, share)) if len(self.samples) else math.nan
 
 
 def describe_environment() -> dict[str, Any]:
@@ -101,7 +76,7 @@ def write_results(
 def results_document(bench: str, config: Mapping[str, Any], rows: Sequence[Any], **more: Any) -> dict[str, Any]:
     """What a results file holds.
 
-    ``rows`` are ``Row`` or other dataclass objects, or mappings. A number that JSON cannot hold (nan) becomes null.
+    ``rows`` are dataclass objects or mappings. A number that JSON cannot hold (nan) becomes null.
     """
     document = {
         "bench": bench,

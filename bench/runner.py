@@ -49,6 +49,13 @@ def run_scenario(
         return [json.loads(_result_path(folder, rank).read_text()) for rank in range(ranks)]
 
 
+def usable_transports() -> list[str]:
+    """The transports between processes that work on this machine."""
+    from intentpm.transports.registry import available
+
+    return [name for name, found in available().items() if found.usable and name not in ("loopback", "sim")]
+
+
 def _result_path(folder: Path, rank: int) -> Path:
     return folder / f"rank{rank}.json"
 

@@ -1,15 +1,15 @@
 """``intentpm bench management``: every way of managing keys, on the same workloads, in one run."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from intentpm.bench.benchmarks import Case, require_pytest_benchmark, write_benchmarks
 from intentpm.bench.output import OutFolder
-from intentpm.bench.results import describe_environment, write_results
+from intentpm.bench.results import describe_environment
 from intentpm.bench.runner import run_scenario
 
 WAYS = (
@@ -19,8 +19,8 @@ WAYS = (
     ("relocate", "immediate"),
     ("replicate", "adaptive"),
     ("replicate", "immediate"),
-    ("static", "adaptive"),
-    ("full_replication", "adaptive"),
+    ("static", "-"),
+    ("full_replication", "-"),
 )
 """Pairs of management and timing; where intents are not acted on, the timing says nothing."""
 WORKLOADS = ("zipf", "mf", "kge")
@@ -32,22 +32,6 @@ ARGUMENTS = {
 LOOK_AHEAD = {"zipf": 128, "mf": 32, "kge": 32}
 """Batches. A step of zipf takes 0.1 ms: where ranks share cores, 32 of them are less than a round trip."""
 TIMEOUT_S = 240.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One workload under one way of managing keys; per-rank figures are means over the ranks."""
-
-    workload: str
-    ranks: int
-    management: str
-    timing: str
-    seconds: float
-    """Median over the repetitions of the slowest rank's training time."""
-    mb_per_rank: float
-    local_percent: float
-    relocations: float
-    replicas: float
 
 
 @click.command()
@@ -62,21 +46,22 @@ class Outcome:
 @click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True)
 def management(sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, out: Path) -> None:
     """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas."""
-    outcomes = []
-    for outcome in _measure(sizes, workloads, repeats, transport):
-        outcomes.append(outcome)
+    require_pytest_benchmark()
+    cases = []
+    for case in _measure(sizes, workloads, repeats, transport):
+        cases.append(case)
+        notes = case.info["notes"]
         click.echo(
-            f"{outcome.workload:5} {outcome.ranks} ranks  {outcome.management:16} {outcome.timing:9} "
-            f"{outcome.seconds:7.2f} s {outcome.mb_per_rank:8.1f} MB/rank {outcome.local_percent:7.2f} % local"
+            f"{case.operation:5} {case.info['ranks']} ranks  {case.by:27} {np.median(case.samples):7.2f} s "
+            f"{notes['mb_per_rank']:8.1f} MB/rank {notes['local_percent']:7.2f} % local"
         )
-    arguments = {**ARGUMENTS, "look_ahead": LOOK_AHEAD, "repeats": repeats}
-    write_results(out / "ablation.json", "bench management", arguments, outcomes)
-    (out / "ablation.md").write_text(_page(outcomes, repeats, transport))
-    _plot(outcomes, out / "ablation.png")
+    write_benchmarks(out / "ablation.json", "management", cases)
+    (out / "ablation.md").write_text(_page(cases, repeats, transport))
+    _plot(cases, out / "ablation.png")
     click.echo(f"written: {out}/ablation.md, ablation.json, ablation.png")
 
 
-def _measure(sizes: Iterable[int], workloads: Iterable[str], repeats: int, transport: str) -> Iterator[Outcome]:
+def _measure(sizes: Iterable[int], workloads: Iterable[str], repeats: int, transport: str) -> Iterator[Case]:
     for workload in workloads:
         for ranks in sizes:
             # Repetitions in turn, so that what else the machine does falls on all ways alike.
@@ -85,31 +70,33 @@ def _measure(sizes: Iterable[int], workloads: Iterable[str], repeats: int, trans
                 for way in WAYS:
                     runs[way].append(_run(workload, ranks, way, transport))
             for way in WAYS:
-                yield _summarise(workload, ranks, way, runs[way])
+                yield _case(workload, ranks, transport, way, runs[way])
 
 
 def _run(workload: str, ranks: int, way: tuple[str, str], transport: str) -> list[dict[str, Any]]:
-    init = {"management": way[0], "timing": way[1]}
+    init = {"management": way[0], "timing": way[1] if way[1] != "-" else "adaptive"}
     arguments = {**ARGUMENTS, "workload": workload, "look_ahead": LOOK_AHEAD[workload], "init": init}
     return run_scenario(
         "intentpm.bench.scenarios.management", ranks, arguments, transport=transport, timeout_s=TIMEOUT_S
     )
 
 
-def _summarise(workload: str, ranks: int, way: tuple[str, str], runs: list[list[dict[str, Any]]]) -> Outcome:
+def _case(workload: str, ranks: int, transport: str, way: tuple[str, str], runs: list[list[dict[str, Any]]]) -> Case:
+    """Training time of each run's slowest rank; the notes are means over the ranks."""
+
     def mean(name: str) -> float:
         return float(np.mean([[rank[name] for rank in run] for run in runs]))
 
     here = mean("local") + mean("replica")
-    return Outcome(
-        workload, ranks, *way,
-        seconds=float(np.median([max(rank["seconds"] for rank in run) for run in runs])),
-        mb_per_rank=mean("bytes_sent") / 1e6, local_percent=100 * here / max(1.0, here + mean("remote")),
-        relocations=mean("relocations_in"), replicas=mean("replicas_set_up"),
-    )  # fmt: skip
+    notes = {
+        "mb_per_rank": mean("bytes_sent") / 1e6, "local_percent": 100 * here / max(1.0, here + mean("remote")),
+        "relocations": mean("relocations_in"), "replicas": mean("replicas_set_up"), "way": way,
+    }  # fmt: skip
+    seconds = [max(rank["seconds"] for rank in run) for run in runs]
+    return Case(workload, seconds, ", ".join(way), info={"ranks": ranks, "transport": transport, "notes": notes})
 
 
-def _page(outcomes: list[Outcome], repeats: int, transport: str) -> str:
+def _page(cases: list[Case], repeats: int, transport: str) -> str:
     machine = describe_environment()
     lines = [
         "# Ways of managing keys, compared",
@@ -121,40 +108,45 @@ def _page(outcomes: list[Outcome], repeats: int, transport: str) -> str:
         "",
         "![seconds and bytes](ablation.png)",
     ]
-    for workload, ranks in dict.fromkeys((outcome.workload, outcome.ranks) for outcome in outcomes):
+    for (workload, ranks), of_case in _by_workload(cases).items():
         lines += ["", f"## {workload}, {ranks} ranks", ""]
         lines += ["| management | timing | seconds | MB sent | local % | relocations | replicas set up |"]
         lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-        lines += [
-            f"| {o.management} | {o.timing if o.management in ('adaptive', 'relocate', 'replicate') else '-'} "
-            f"| {o.seconds:.2f} | {o.mb_per_rank:.1f} | {o.local_percent:.2f} "
-            f"| {o.relocations:,.0f} | {o.replicas:,.0f} |"
-            for o in outcomes
-            if (o.workload, o.ranks) == (workload, ranks)
-        ]
+        for case in of_case:
+            notes = case.info["notes"]
+            lines.append(
+                f"| {' | '.join(notes['way'])} | {np.median(case.samples):.2f} | {notes['mb_per_rank']:.1f} "
+                f"| {notes['local_percent']:.2f} | {notes['relocations']:,.0f} | {notes['replicas']:,.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def _plot(outcomes: list[Outcome], path: Path) -> None:
-    import matplotlib as mpl
+def _by_workload(cases: list[Case]) -> dict[tuple[str, int], list[Case]]:
+    found: dict[tuple[str, int], list[Case]] = {}
+    for case in cases:
+        found.setdefault((case.operation, case.info["ranks"]), []).append(case)
+    return found
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
-    cases = list(dict.fromkeys((outcome.workload, outcome.ranks) for outcome in outcomes))
-    figure, axes = plt.subplots(2, len(cases), figsize=(2.9 * len(cases), 6), squeeze=False, layout="constrained")
-    for column, case in enumerate(cases):
-        of_case = [asdict(outcome) for outcome in outcomes if (outcome.workload, outcome.ranks) == case]
-        names = [f"{row['management']}\n{row['timing']}".replace("full_replication", "full repl.") for row in of_case]
-        for line, field in enumerate(("seconds", "mb_per_rank")):
-            bars = axes[line][column]
-            colours = ["tab:green" if row["management"] == "adaptive" else "tab:gray" for row in of_case]
-            bars.barh(names, [row[field] for row in of_case], color=colours)
+def _plot(cases: list[Case], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    of_workload = _by_workload(cases)
+    figure = Figure(figsize=(2.9 * len(of_workload), 6), layout="constrained")
+    axes = figure.subplots(2, len(of_workload), squeeze=False)
+    for column, ((workload, ranks), of_case) in enumerate(of_workload.items()):
+        names = ["\n".join(case.info["notes"]["way"]).replace("full_replication", "full repl.") for case in of_case]
+        seconds = [float(np.median(case.samples)) for case in of_case]
+        colours = ["tab:green" if case.by.startswith("adaptive") else "tab:gray" for case in of_case]
+        megabytes = [case.info["notes"]["mb_per_rank"] for case in of_case]
+        for bars, values, label in zip(
+            axes[:, column], (seconds, megabytes), ("seconds", "MB sent per rank"), strict=True
+        ):
+            bars.barh(names, values, color=colours)
             bars.invert_yaxis()
             bars.tick_params(labelsize=7)
-            bars.set_xlabel("seconds" if field == "seconds" else "MB sent per rank", fontsize=8)
+            bars.set_xlabel(label, fontsize=8)
             if column:
                 bars.set_yticklabels([])
-        axes[0][column].set_title(f"{case[0]}, {case[1]} ranks", fontsize=10)
+        axes[0][column].set_title(f"{workload}, {ranks} ranks", fontsize=10)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

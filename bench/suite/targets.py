@@ -1,66 +1,73 @@
-"""The table of targets: what intentpm must reach (section 8 of its design), and whether a set of results reaches it.
+"""The table of targets: what intentpm must reach, and whether the cases of one or several runs reach it.
 
-Each target picks its own row, a baseline and a limit from the results of the suite. Values are medians over the runs of
-each run's statistic. Ratios are taken within a run, then their median: a disturbance that lasts hits both alike.
+Each target picks its own case, a baseline and a limit. Values are medians over the runs of each run's statistic. Ratios
+are taken within a run, then their median: a disturbance that lasts hits both alike.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from intentpm.bench.suite.cases import RowMapping, runs_of
-from intentpm.bench.suite.parts import SUBJECT
-from intentpm.bench.suite.units import plain, scaled, shown_unit, with_unit
+from intentpm.bench.benchmarks import SUBJECT, Benchmark
 
-Results = Mapping[str, Sequence[RowMapping]]
-"""Part -> rows of all runs. A part that was not run is not in it."""
+Runs = Sequence[Sequence[Benchmark]]
+"""The cases of each run."""
+SHOWN = {"s": ("us", 1e6), "share": ("%", 100.0), "rows/s": ("M rows/s", 1e-6)}
+"""Unit of a value -> the unit shown, and how many of it make one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Finds one row of a run, and its statistic."""
+    """Finds one case of a run, and its statistic."""
 
-    part: str
-    name: str
+    operation: str
     by: str = SUBJECT
     where: Mapping[str, Any] = field(default_factory=dict)
-    """Transport, ranks, sizes and facts that the row must have."""
+    """What ``extra_info`` must hold besides."""
     quantile: float = 0.5
     label: str | None = None
     """What the table calls it; default: ``by``."""
 
-    def find(self, rows: Sequence[RowMapping]) -> RowMapping | None:
-        """Of several that fit, that of the largest table; of these, the first. None: none fits."""
-        fitting = [row for row in rows if self._fits(row)]
-        return max(fitting, key=lambda row: row["sizes"].get("num_keys", 0), default=None)
+    def values(self, runs: Runs) -> dict[int, float]:
+        """Run -> value, of the runs that have the case. Of several that fit, that of the largest table; of these, the
+        first. A throughput's is in rows per second."""
+        found = {number: case for number, run in enumerate(runs) if (case := self._find(run))}
+        return {number: self._value(case) for number, case in found.items()}
 
-    def value(self, row: RowMapping) -> float:
-        """The statistic of the row's samples, in its unit."""
-        return float(np.quantile(row["samples"], self.quantile))
+    def unit(self, runs: Runs) -> str:
+        """Of the values. There must be some."""
+        unit: str = next(case for run in runs if (case := self._find(run)))["extra_info"]["unit"]
+        return "rows/s" if unit == "s/row" else unit
 
-    def why_missing(self, results: Results) -> str:
-        """Which condition no row meets."""
-        if self.part not in results:
-            return f"part {self.part} was not run"
-        rows = list(results[self.part])
-        for name, wanted in {"name": self.name, "by": self.by, **self.where}.items():
-            rows = [row for row in rows if _property(row, name) == wanted]
-            if not rows:
-                return f"part {self.part} has no {name} {wanted}"
-        return "has no samples"
+    def shown(self, runs: Runs) -> str | None:
+        """The median for people; None: no run has the case."""
+        values = list(self.values(runs).values())
+        name = self.by if self.label is None else self.label
+        return f"{name} {with_unit(float(np.median(values)), self.unit(runs))}" if values else None
 
-    def _fits(self, row: RowMapping) -> bool:
-        wanted = {"name": self.name, "by": self.by, **self.where}
-        return bool(row["samples"]) and all(_property(row, name) == value for name, value in wanted.items())
+    def why_missing(self, runs: Runs) -> str:
+        """Which condition no case meets."""
+        cases = [case for run in runs for case in run]
+        for name, wanted in self._wanted().items():
+            cases = [case for case in cases if case["extra_info"].get(name) == wanted]
+            if not cases:
+                return f"no case has {name} {wanted}"
+        return "no samples"
 
+    def _wanted(self) -> dict[str, Any]:
+        return {"operation": self.operation, "by": self.by, **self.where}
 
-def _property(row: RowMapping, name: str) -> Any:
-    for place in (row, row["facts"], row["sizes"]):
-        if name in place:
-            return place[name]
-    return None
+    def _find(self, run: Sequence[Benchmark]) -> Benchmark | None:
+        wanted = self._wanted().items()
+        fitting = [case for case in run if wanted <= case["extra_info"].items()]
+        return max(fitting, key=lambda case: case["extra_info"].get("num_keys", 0), default=None)
+
+    def _value(self, case: Benchmark) -> float:
+        value = float(np.quantile(case["stats"]["data"], self.quantile))
+        return 1 / value if case["extra_info"]["unit"] == "s/row" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,74 +106,66 @@ class Target:
     """The unit shown, as long as nothing was measured."""
 
 
+COLUMNS = ("what", "limit", "baseline", "intentpm", "ratio", "target", "reached?")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target next to what was measured; texts for people."""
+    """A target next to what was measured."""
 
-    what: str
-    limit: str
-    baseline: str
-    own: str
-    ratio: str
-    target: str
+    cells: tuple[str, ...]
+    """Texts for people, one per column."""
     reached: bool | None
     """None: not measured."""
-    verdict: str
 
 
-def judge(target: Target, results: Results) -> Verdict:
-    """Looks the target up in the results."""
-    measured = _per_run(target.own, results)
-    if not measured:
-        goal, why = target.goal.text(target.unit), target.own.why_missing(results)
-        return Verdict(target.what, "-", "-", "-", "-", goal, None, f"not measured: {why}")
-    own, unit = _values(target.own, measured), measured[0][1]["unit"]
-    value = float(np.median(own))
-    ratio, baseline, limit = None, "-", "-"
+def judge(target: Target, runs: Runs) -> Verdict:
+    """Looks the target up in the runs."""
+    own = target.own.values(runs)
+    if not own:
+        why = f"not measured: {target.own.why_missing(runs)}"
+        return Verdict((target.what, "-", "-", "-", "-", target.goal.text(target.unit), why), None)
+    unit, values = target.own.unit(runs), list(own.values())
+    ratio, baseline = None, "-"
     for pick in target.baselines:
-        if compared := _ratios(target.own, pick, results):
-            ratio, baseline = float(np.median(compared)), _shown(pick, results)
+        base = pick.values(runs)
+        if ratios := [value / base[run] for run, value in own.items() if base.get(run)]:
+            ratio, baseline = float(np.median(ratios)), pick.shown(runs) or "-"
             break
-    for pick in target.limits:
-        if _per_run(pick, results):
-            limit = _shown(pick, results)
-            break
-    reached = target.goal.reached(scaled(value, unit), ratio)
+    limit = next((shown for pick in target.limits if (shown := pick.shown(runs))), "-")
+    value = float(np.median(values))
+    reached = target.goal.reached(_scaled(value, unit), ratio)
     verdict = {True: "yes", False: "no", None: "not measured: no baseline"}[reached]
-    shown, shown_ratio = with_unit(value, unit) + _spread(own, unit), "-" if ratio is None else f"{ratio:.2f}"
-    goal = target.goal.text(shown_unit(unit))
-    return Verdict(target.what, limit, baseline, shown, shown_ratio, goal, reached, verdict)
-
-
-def _per_run(pick: Pick, results: Results) -> list[tuple[int, RowMapping]]:
-    """Run and row, of each run that has the row."""
-    runs = runs_of(results.get(pick.part, ()))
-    found = ((number, pick.find(rows)) for number, rows in enumerate(runs))
-    return [(number, row) for number, row in found if row is not None]
-
-
-def _values(pick: Pick, measured: Sequence[tuple[int, RowMapping]]) -> list[float]:
-    return [pick.value(row) for _, row in measured]
-
-
-def _ratios(own: Pick, baseline: Pick, results: Results) -> list[float]:
-    """Of each run that has both."""
-    base = {number: baseline.value(row) for number, row in _per_run(baseline, results)}
-    pairs = [(own.value(row), base[number]) for number, row in _per_run(own, results) if number in base]
-    return [value / divisor for value, divisor in pairs if divisor]
-
-
-def _shown(pick: Pick, results: Results) -> str:
-    measured = _per_run(pick, results)
-    name = pick.by if pick.label is None else pick.label
-    return f"{name} {with_unit(float(np.median(_values(pick, measured))), measured[0][1]['unit'])}"
+    shown, shown_ratio = with_unit(value, unit) + _spread(values, unit), "-" if ratio is None else f"{ratio:.2f}"
+    goal = target.goal.text(SHOWN.get(unit, (unit,))[0])
+    return Verdict((target.what, limit, baseline, shown, shown_ratio, goal, verdict), reached)
 
 
 def _spread(values: Sequence[float], unit: str) -> str:
     """The range over the runs, when there are several."""
     if len(values) < 2:
         return ""
-    return f" ({plain(scaled(min(values), unit))} to {plain(scaled(max(values), unit))})"
+    return f" ({plain(_scaled(min(values), unit))} to {plain(_scaled(max(values), unit))})"
+
+
+def _scaled(value: float, unit: str) -> float:
+    """``value`` in the unit shown."""
+    return value * SHOWN.get(unit, (unit, 1.0))[1]
+
+
+def with_unit(value: float, unit: str) -> str:
+    """Such as "0.08 us"."""
+    return f"{plain(_scaled(value, unit))} {SHOWN.get(unit, (unit,))[0]}"
+
+
+def plain(number: float) -> str:
+    """Three significant digits, without exponent."""
+    if not math.isfinite(number):
+        return "-"
+    if number == 0 or abs(number) >= 100:
+        return f"{number:,.0f}"
+    decimals = max(0, min(4, 2 - math.floor(math.log10(abs(number)))))
+    return f"{number:.{decimals}f}"
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ def _local(operation: str, keys: int, goal: Goal, situation: str = "same keys") 
     where = {"keys": keys, "dim": DIM, "distribution": "uniform", "situation": situation}
 
     def by(name: str) -> Pick:
-        return Pick("local", operation, name, where)
+        return Pick(operation, name, where)
 
     what = f"local {operation}, {_count(keys)}" + (", fresh in each call" if situation == "fresh keys" else "")
     return Target(what, by(SUBJECT), goal, tuple(map(by, NUMPY_BY[operation])), (by(LIMIT_BY[operation]),))
@@ -194,9 +193,9 @@ def _threads(operation: str, situation: str) -> Target:
     where = {"keys": 10_000, "situation": situation}
 
     def of(threads: int, by: str = SUBJECT, label: str | None = None) -> Pick:
-        return Pick("threads", operation, by, {**where, "threads": threads}, label=label)
+        return Pick(operation, by, {**where, "threads": threads}, label=label)
 
-    limit = {"pull": "numpy", "push": "torch"}[operation]
+    limit = {"pull": "np.take", "push": "torch index_add_"}[operation]
     what = f"local {operation}, 10,000 keys, 2 threads, {situation}"
     return Target(what, of(2), Goal(1.7, of_ratio=True, at_least=True), (of(1, label="1 thread"),), (of(2, limit),))
 
@@ -205,10 +204,10 @@ WIRE = {"ucx-shm": "ucx_perftest round trip", "tcp": "plain sockets round trip"}
 """The same bytes there and back, with nothing done to them."""
 
 
-def _others(part: str, where: Mapping[str, Any], transport: str, quantile: float = 0.5) -> tuple[Pick, ...]:
+def _others(where: Mapping[str, Any], transport: str, quantile: float = 0.5) -> tuple[Pick, ...]:
     """Peers that fetch the same rows: MPI over the same way, else torch, whose RPC chooses its own."""
-    mpi = Pick(part, "pull", "mpi4py Win.Get", {**where, "transport": transport}, quantile)
-    rpc = Pick(part, "pull", "torch RPC", where, quantile)
+    mpi = Pick("pull", "mpi4py Win.Get", {**where, "transport": transport}, quantile)
+    rpc = Pick("pull", "torch RPC", where, quantile)
     return (mpi, rpc)
 
 
@@ -216,9 +215,8 @@ def _remote(transport: str, keys: int, goal: Goal, situation: str = "back to bac
     where = {"keys": keys, "situation": situation}
     return Target(
         f"remote pull {situation}, {_count(keys)}, {transport}, p50",
-        Pick("remote", "pull", SUBJECT, {**where, "transport": transport}), goal,
-        _others("remote", where, transport),
-        (Pick("remote", "pull", WIRE[transport], {"keys": keys, "transport": transport}),),
+        Pick("pull", SUBJECT, {**where, "transport": transport}), goal, _others(where, transport),
+        (Pick("pull", WIRE[transport], {"keys": keys, "transport": transport}),),
     )  # fmt: skip
 
 
@@ -226,29 +224,27 @@ def _busy_server(transport: str, goal: Goal) -> Target:
     where = {"keys": 1, "situation": "python loop"}
     return Target(
         f"remote pull, server runs pure Python, 1 key, {transport}, p99",
-        Pick("busy_server", "pull", SUBJECT, {**where, "transport": transport}, 0.99), goal,
-        _others("busy_server", where, transport, 0.99),
+        Pick("pull", SUBJECT, {**where, "transport": transport}, 0.99), goal, _others(where, transport, 0.99),
     )  # fmt: skip
 
 
 def _intent(keys: int, situation: str, goal: Goal) -> Target:
-    copy = Pick("intents_cost", "intent", "copy to uint32", {"keys": keys})
-    own = Pick("intents_cost", "intent", SUBJECT, {"keys": keys, "situation": situation})
+    copy = Pick("intent", "copy to uint32", {"keys": keys})
+    own = Pick("intent", SUBJECT, {"keys": keys, "situation": situation})
     return Target(f"signal intent for {keys:,} keys, {situation}", own, goal, (copy,), (copy,))
 
 
 def _due_to_local(keys: int, goal: Goal) -> Target:
-    def by(name: str) -> Pick:
-        return Pick("due_to_local", "due to local", name, {"transport": "ucx-shm", "keys": keys})
-
-    own = Pick("due_to_local", "due to local", SUBJECT, {"transport": "ucx-shm", "keys": keys, "situation": "polling"})
-    what = f"intent due until local, {keys:,} keys, ucx-shm"
-    return Target(what, own, goal, (by("remote pull without intent"),), (by(WIRE["ucx-shm"]),))
+    where = {"transport": "ucx-shm", "keys": keys}
+    own = Pick("due to local", SUBJECT, {**where, "situation": "polling"})
+    wire = Pick("pull", WIRE["ucx-shm"], {**where, "keys": 100 if keys == 100 else 10_000})
+    pull = Pick("due to local", "remote pull without intent", where)
+    return Target(f"intent due until local, {keys:,} keys, ucx-shm", own, goal, (pull,), (wire,))
 
 
 def _memory(situation: str) -> Target:
     def by(name: str) -> Pick:
-        return Pick("memory", "memory per key and rank", name, {"situation": situation})
+        return Pick("memory per key and rank", name, {"situation": situation})
 
     return Target(
         f"memory per key and rank but the row, {situation}", by(SUBJECT), Goal(24), (by("dict of int"),), unit="B"
@@ -256,8 +252,8 @@ def _memory(situation: str) -> Target:
 
 
 def _processor(situation: str, goal: Goal) -> Target:
-    sleeping = Pick("idle_cost", "processor time", "sleeping process", {"situation": situation})
-    own = Pick("idle_cost", "processor time", SUBJECT, {"situation": situation}, quantile=1.0)
+    sleeping = Pick("processor time", "sleeping process", {"situation": situation})
+    own = Pick("processor time", SUBJECT, {"situation": situation}, quantile=1.0)
     return Target(f"processor time, {situation}", own, goal, (), (sleeping,), unit="%")
 
 
@@ -298,8 +294,3 @@ TARGETS: tuple[Target, ...] = (
     _processor("local training with intents", Goal(1)),
 )
 """In the order of the table. Absolute bounds: us, bytes or percent, as the table shows them."""
-
-
-def judge_all(results: Results) -> list[Verdict]:
-    """Every target, in the order of the table."""
-    return [judge(target, results) for target in TARGETS]

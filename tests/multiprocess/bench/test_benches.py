@@ -1,6 +1,5 @@
 """The benches run and measure what they say; the exactness bench finds planted errors."""
 
-import json
 import subprocess
 import sys
 
@@ -33,34 +32,9 @@ def bench(cwd, *arguments):
     return run.stdout
 
 
-def test_local(tmp_path):
-    out = bench(tmp_path, "local", "--num-keys", 1000, "--keys", 1, "--keys", 50, "--repeats", 3, "--dim", 4)
-    assert "np.take" in out
-    document = json.loads((tmp_path / "results" / "bench-local.json").read_text())
-    kinds = {(row["name"], row["sizes"]["keys"]) for row in document["rows"] if row["facts"]["by"] == "intentpm"}
-    assert kinds == {(name, keys) for name in ("pull", "push", "set") for keys in (1, 50)}
-    assert all(len(row["samples"]) == 3 and min(row["samples"]) > 0 for row in document["rows"])
-
-
-def test_remote(tmp_path):
-    out = bench(
-        tmp_path, "remote", "--transport", "tcp", "--num-keys", 200, "--keys", 1, "--keys", 20, "--repeats", 20,
-        "--seconds", 0.2, "--json",
-    )  # fmt: skip
-    rows = json.loads(out)["rows"]
-    assert len(rows) == 12
-    assert {row["facts"]["situation"] for row in rows} == {"back to back", "spaced", "python loop"}
-    assert all(row["samples"] for row in rows)
-
-
 def test_exactness(tmp_path):
     out = bench(tmp_path, "exactness", "-n", 2, "--seconds", 1, "--transport", "tcp", "--num-keys", 500)
     assert "0 wrong, 0 reads missed an own write" in out
-
-
-def test_idle_replicas_cost_no_bytes(tmp_path):
-    out = bench(tmp_path, "idle", "--num-keys", 20_000, "--seconds", 0.5, "--transport", "tcp")
-    assert out.count(" 0 bytes sent") == 2
 
 
 def test_exactness_finds_a_lost_push(tmp_path, monkeypatch):

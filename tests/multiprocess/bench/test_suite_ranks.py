@@ -1,51 +1,49 @@
-"""Smoke runs of the suite's parts that start ranks: what they return can be told apart, compared, written and drawn."""
+"""Smoke runs of the suite's parts that start ranks: what they return can be told apart, written, compared and drawn."""
 
-import json
+import importlib
 import math
 
 import pytest
-from matplotlib.figure import Figure
 
-from intentpm.bench.results import write_results
-from intentpm.bench.scenarios.simulated_zipf import simulate_zipf
-from intentpm.bench.suite.growth import exponent
-from intentpm.bench.suite.parts import SUBJECT, load
+from intentpm.bench.benchmarks import SUBJECT, describe_case, read_benchmarks, write_benchmarks
+from intentpm.bench.plots import save_benchmarks
+from intentpm.bench.scenarios.growth import exponent
+from intentpm.bench.scenarios.scaling import simulate_zipf
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(400)]
 
 EFFORT = 0.05
 PARTS = {
-    "remote": {"pull", "push"},
-    "busy_server": {"pull"},
-    "due_to_local": {"due to local"},
-    "relocation": {"relocation, rows", "relocation, bytes"},
-    "refresh": {"refresh, rows", "refresh, bytes", "staleness", "age when read"},
-    "scaling": {"zipf step", "zipf bytes per step", "zipf messages per step", "zipf local accesses"},
+    "memory": {"memory per key and rank", "memory per replica", "memory per signalled key"},
+    "idle_cost": {"processor time", "bytes sent"},
+    "turns": {"due to local", "relocation"},
+    "refresh": {"refresh", "staleness", "age when read"},
+    "scaling": {"zipf step", "zipf bytes per step", "zipf messages per step", "zipf remote accesses"},
     "growth": {"pull", "round", "intent", "memory", "round, messages"},
 }
 
 
-def case(row):
-    """What tells rows apart."""
-    facts = row["facts"]
-    return (row["name"], facts["by"], facts.get("situation"), row["transport"], row["ranks"], *row["sizes"].items())
-
-
 @pytest.mark.parametrize("name", PARTS)
 def test_part(name, tmp_path):
-    part = load(name)
-    rows = write_results(tmp_path / "results.json", name, {}, part.measure(EFFORT))["rows"]
-    assert PARTS[name] <= {row["name"] for row in rows if row["facts"]["by"] == SUBJECT}
-    assert len({case(row) for row in rows}) == len(rows)
-    for row in rows:
-        assert row["samples"], case(row)
-        if row["name"] != "staleness":  # no refresh may have been acknowledged in a period so short
-            assert all(math.isfinite(sample) and sample >= 0 for sample in row["samples"]), case(row)
-    if name != "refresh":
-        assert any(row["facts"]["by"] != SUBJECT for row in rows), "nothing to compare with"
-    figure = Figure()
-    part.draw(json.loads((tmp_path / "results.json").read_text())["rows"], figure)
-    figure.savefig(tmp_path / "picture.png")
+    cases = importlib.import_module(f"intentpm.bench.scenarios.{name}").measure(EFFORT)
+    assert PARTS[name] <= {case.operation for case in cases if case.by == SUBJECT}
+    told = {(case.by, describe_case({"operation": case.operation, "unit": case.unit, **case.info})) for case in cases}
+    assert len(told) == len(cases)
+    for case in cases:
+        assert case.samples or case.operation in ("refresh", "age when read"), case  # so short a period may have none
+        if case.operation != "staleness":  # no refresh may have been acknowledged in a period so short
+            assert all(math.isfinite(sample) and sample >= 0 for sample in case.samples), case
+    assert name == "refresh" or any(case.by != SUBJECT for case in cases), "nothing to compare with"
+    write_benchmarks(tmp_path / "cases.json", name, cases)
+    save_benchmarks(read_benchmarks(tmp_path / "cases.json"), tmp_path / "picture.png")
+
+
+def test_idle_replicas_cost_no_bytes():
+    from intentpm.bench.scenarios import idle_cost
+
+    sent = [case for case in idle_cost.measure(EFFORT) if case.operation == "bytes sent"]
+    assert sent
+    assert all(case.samples == [0, 0] for case in sent)
 
 
 def test_a_simulated_job_is_the_same_each_time():
@@ -53,8 +51,8 @@ def test_a_simulated_job_is_the_same_each_time():
     first, again = (simulate_zipf(4, "adaptive", arguments) for _ in range(2))
     del first["real_s"], again["real_s"]
     assert first == again
-    assert first["local_share"] > 0.9
-    assert first["virtual_s"] >= 10 * 50e-6
+    assert first["remote_share"] < 0.1
+    assert first["seconds"] >= 10 * 50e-6
 
 
 def test_exponent():

@@ -1,1 +1,0 @@
-"""Benches of one rank: kernels and local accesses, next to NumPy and PyTorch."""

@@ -1,0 +1,1 @@
+"""Latencies under pytest-benchmark: ``pytest bench/latency``, alone or as the ranks of a job."""
