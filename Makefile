@@ -10,7 +10,7 @@ INSTALL := $(PIP) install -q --root-user-action=ignore -c constraints.txt
 # A kept build folder: after a change only the changed modules are compiled again.
 INSTALL_PACKAGE := PATH="$(CURDIR)/$(BIN):$$PATH" $(INSTALL) --no-build-isolation --config-settings=build-dir=build/release
 SOURCES := pyproject.toml constraints.txt meson.build meson.options $(shell find foundation transports gpu runtime launch testing bench tools \
-	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.hpp' -o -name '*.h' -o -name meson.build \) 2>/dev/null)
+	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.hpp' -o -name '*.h' -o -name '*.pyi' -o -name meson.build \) 2>/dev/null)
 
 # More ranks than cores, and root in a container, are fine for a demo.
 MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 	$(BIN)/codespell
 	$(BIN)/python tools/stage_package.py . build/lint/stage
 	MYPYPATH=build/lint/stage $(BIN)/mypy -p intentpm
+	bash tools/check_stubs.sh $(BIN)/python
 
 # docs/performance.md says what each figure is. For the medians of 5 runs: make bench BENCH_FLAGS='--repeats 5'
 bench: $(VENV)/.test

@@ -118,7 +118,9 @@ def start_transport(config: Config, world: World) -> Any:
     if config.transport not in ("auto", *registry.names()):
         raise ConfigError(f"transport={config.transport!r}: choose auto, {', '.join(registry.names())}")
     if world.size == 1:
-        return registry.load("loopback")(1).transport(0)
+        from intentpm.transports.loopback import LoopbackNetwork
+
+        return LoopbackNetwork(1).transport(0)
     deadline = time.monotonic() + config.start_timeout
     plans: dict[str, UcxPlan] = {}  # made before any rank of this host opens anything
     said = _together(world, lambda: _greet(config, world, plans).pack(), "start", deadline)

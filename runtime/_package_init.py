@@ -3,6 +3,9 @@
 Start with ``intentpm.init``.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from intentpm.foundation.errors import (
     ClosedError,
     CollectiveMismatchError,
@@ -25,6 +28,16 @@ from intentpm.foundation.errors import (
 from intentpm.launch.bootstrap import init
 from intentpm.launch.launchers import clean_environment
 
+if TYPE_CHECKING:
+    from intentpm.runtime._native.store import Table
+    from intentpm.runtime.explain import KeyReport
+    from intentpm.runtime.futures import Future
+    from intentpm.runtime.manager import ParameterManager
+    from intentpm.runtime.sampling import Sample, Sampling
+    from intentpm.runtime.worker import Worker
+
+    __version__: str
+
 __all__ = [
     "ClosedError",
     "CollectiveMismatchError",
@@ -32,27 +45,55 @@ __all__ = [
     "DtypeError",
     "Error",
     "ForkError",
+    "Future",
     "HandleError",
     "KeyRangeError",
+    "KeyReport",
     "MemoryBudgetError",
+    "ParameterManager",
     "PeerLostError",
+    "Sample",
     "SampleError",
+    "Sampling",
     "ShapeError",
+    "Table",
     "TransportError",
     "TransportUnavailableError",
     "VersionMismatchError",
     "WaitTimeoutError",
     "WindowError",
-    "__version__",  # noqa: F822
+    "Worker",
+    "__version__",
     "clean_environment",
     "init",
 ]
 
+# For annotations and isinstance. They bring numpy and the native modules along, for which ``intentpm --help`` and a
+# script that only starts others need not wait: loaded when asked for.
+_LATER = {
+    "Future": "runtime.futures",
+    "KeyReport": "runtime.explain",
+    "ParameterManager": "runtime.manager",
+    "Sample": "runtime.sampling",
+    "Sampling": "runtime.sampling",
+    "Table": "runtime._native.store",
+    "Worker": "runtime.worker",
+}
 
-def __getattr__(name: str) -> str:
-    # Reading the installed metadata costs more than the rest of the import: only on demand.
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker would take any name for an attribute
 
-        return version("intentpm")
-    raise AttributeError(f"module 'intentpm' has no attribute {name!r}")
+    def __getattr__(name):
+        if name == "__version__":  # reading the installed metadata costs more than the rest of the import
+            from importlib.metadata import version
+
+            found = version("intentpm")
+        elif name in _LATER:
+            found = getattr(import_module(f"intentpm.{_LATER[name]}"), name)
+        else:
+            raise AttributeError(f"module 'intentpm' has no attribute {name!r}")
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -66,34 +66,39 @@ class DecisionReport:
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """What one rank knows of a key at one moment. ``print`` it."""
+    """What one rank knows of a key at one moment. ``print`` it.
+
+    Attributes
+        rank: whose report this is.
+        table, key: the table's name, and the key.
+        state: "absent", "requested" (on its way here), "replica" or "owned".
+        owner: a rank, as known here; certain only where ``state`` is "owned".
+        epoch: how often the key had been relocated when ``owner`` became its owner.
+        home: the rank that hears of every relocation of the key.
+        holders: ranks with replicas; None where the key is not owned: only the owner knows.
+        intents: of this rank's workers, active ones first; at most 64 per worker.
+        pending_writes: the replica has writes that were not sent to the owner yet.
+        in_flight: a record of the key is on its way to the owner and not answered.
+        parked: requests that wait here for the key to arrive.
+        decisions: the last ones, oldest first; a rank remembers its last 4096 about all keys.
+        at_owner: the owner's report, with ``explain(..., ask_owner=True)`` on another rank; None also if the key moves
+            too fast.
+    """
 
     rank: int
-    """Whose report this is."""
     table: str
     key: int
     state: str
-    """"absent", "requested" (on its way here), "replica" or "owned"."""
     owner: int
-    """Rank, as known here; certain only where ``state`` is "owned"."""
     epoch: int
-    """How often the key had been relocated when ``owner`` became its owner."""
     home: int
-    """The rank that hears of every relocation of the key."""
     holders: tuple[int, ...] | None
-    """Ranks with replicas; None where the key is not owned: only the owner knows."""
     intents: tuple[IntentReport, ...]
-    """Of this rank's workers, active ones first; at most 64 per worker."""
     pending_writes: bool
-    """The replica has writes that were not sent to the owner yet."""
     in_flight: bool
-    """A record of the key is on its way to the owner and not answered."""
     parked: int
-    """Requests that wait here for the key to arrive."""
     decisions: tuple[DecisionReport, ...]
-    """The last ones, oldest first; a rank remembers its last 4096 about all keys."""
     at_owner: "KeyReport | None" = field(default=None)
-    """The owner's report, with ``explain(..., ask_owner=True)`` on another rank; None also if it moves too fast."""
 
     def __str__(self) -> str:
         lines = [f"key {self.key} of {self.table!r} on rank {self.rank}: {_STATES[self.state].format(self=self)}"]

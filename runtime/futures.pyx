@@ -11,6 +11,8 @@ from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, end_operation
 
+from types import GenericAlias
+
 from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError
 from intentpm.foundation.handles import refuse_to_cross
@@ -23,10 +25,18 @@ cdef class OpenWrites:
 # A cycle of garbage must not take ``engine`` away before __dealloc__, which ends the engine's interest in this memory.
 @cython.no_gc_clear
 cdef class Future:
-    """The outcome of ``pull_async``, ``push_async`` or ``set_async``. Made by a worker; any thread may wait for it."""
+    """The outcome of an asynchronous call. Made by a worker's ``pull_async``, ``push_async``, ``set_async`` and
+    ``wait_sync_async``; any thread may wait for it.
+
+    In annotations ``Future[T]``: T is what ``result`` returns.
+    """
 
     def __init__(self):
         raise TypeError("futures are made by a worker's pull_async, push_async and set_async")
+
+    @classmethod
+    def __class_getitem__(cls, result):
+        return GenericAlias(cls, result)
 
     def done(self) -> bool:
         """True when ``wait`` would return (or raise) at once. Does not wait."""
@@ -44,7 +54,10 @@ cdef class Future:
             raise ClosedError("this call was given up by an earlier wait that timed out or was interrupted")
 
     def result(self, timeout=None):
-        """Waits, then returns the rows: ``out`` or an ndarray [K, *row_shape] for a pull, None for a write."""
+        """Waits, then returns the rows: ``out`` or an ndarray [K, *row_shape] for a pull, None for all else.
+
+        Raises as ``wait``.
+        """
         self.wait(timeout)
         return self.answer
 

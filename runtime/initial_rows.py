@@ -115,5 +115,5 @@ def _checksum(rows: Rows) -> int:
     step = max(1, BATCH_BYTES // max(1, rows[:1].nbytes))
     crc = 0
     for first in range(0, len(rows), step):
-        crc = zlib.crc32(memoryview(np.ascontiguousarray(rows[first : first + step]).reshape(-1).view(np.uint8)), crc)
+        crc = zlib.crc32(np.ascontiguousarray(rows[first : first + step]).reshape(-1).view(np.uint8).data, crc)
     return crc

@@ -23,13 +23,14 @@ from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_keys, whole_number
+from intentpm.runtime.array_types import Keys, Weights
 from intentpm.runtime.collectives import Collectives
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
-from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, Sampling, Scheme
+from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
 from intentpm.runtime.table_creation import TableCreation, check_budget
@@ -37,6 +38,7 @@ from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.trace_file import RankTrace
 from intentpm.runtime.types import World
 from intentpm.runtime.worker import Worker, WorkersOfRank
+from intentpm.transports.base import Transport
 
 CLOSE_FLUSH_S = 5.0
 
@@ -44,11 +46,12 @@ CLOSE_FLUSH_S = 5.0
 class ParameterManager:
     """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
 
-    Collective calls (``create_table``, ``barrier``, ``allgather``, ``close``) must be made by every rank in the same
-    order, by one thread at a time.
+    Collective calls (``create_table``, ``barrier``, ``allgather``, ``write_trace``, ``close``) must be made by every
+    rank in the same order, by one thread at a time.
+    Attributes: ``rank``, from 0 on, of ``size`` ranks; ``config``, the options in force (``runtime.config.Config``).
     """
 
-    def __init__(self, config: Config, world: World, transport: Any) -> None:
+    def __init__(self, config: Config, world: World, transport: Transport) -> None:
         """transport: connected to all ranks of ``world``. Takes ownership of both."""
         self.config = config
         self.rank: int = world.rank
@@ -163,7 +166,7 @@ class ParameterManager:
     def create_sampling(
         self,
         table: Table,
-        distribution: str | npt.ArrayLike = "uniform",
+        distribution: DistributionName | Weights = "uniform",
         scheme: Scheme = "preloc",
         replacement: bool = True,
         pool_size: int = POOL_SIZE,
@@ -277,7 +280,7 @@ class ParameterManager:
             self._engine.check()
         return gather_stats(self._inspector, self._started_ns, list(self._tables.values()), self._workers)
 
-    def count_local(self, table: Table, keys: npt.ArrayLike) -> int:
+    def count_local(self, table: Table, keys: Keys) -> int:
         """How many of ``keys`` (integers [K], duplicates counted) are on this rank now, owned or as a replica.
 
         Takes no lock and holds nobody up: cheap enough to poll. Any thread.
@@ -316,7 +319,7 @@ class ParameterManager:
             return read_report(self._inspector.facts(table, key), table.name, key)
         return read_report(self._inspector.ask_facts(rank, table, key, timeout), table.name, key)
 
-    def trace(self, table: Table, keys: npt.ArrayLike, events: int = 65536) -> None:
+    def trace(self, table: Table, keys: Keys, events: int = 65536) -> None:
         """Records from now on what happens to ``keys`` here: intents, requests, relocations, replicas, refreshes.
 
         keys: integers [K]; several calls add up.

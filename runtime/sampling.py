@@ -24,8 +24,10 @@ from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime._native.draws import Distribution, Drawer
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_array, whole_number
+from intentpm.runtime.array_types import Weights
 
 Keys = npt.NDArray[np.int64]
+DistributionName = Literal["uniform", "log-uniform"]
 Scheme = Literal["naive", "preloc", "pool", "local"]
 
 POOL_SIZE = 1024
@@ -38,15 +40,17 @@ POOL_STREAM = 2**32 - 1
 
 @dataclass(slots=True)
 class Sample:
-    """A sample that was prepared: pass it to ``pull_sample`` of the worker that prepared it (``prepare_sample``)."""
+    """A sample that was prepared: pass it to ``pull_sample`` of the worker that prepared it (``prepare_sample``).
+
+    Attributes: ``sampling`` and ``worker``, which prepared it; ``size``, how many keys it has; ``keys``, int64 [size]
+    once drawn, None before; ``used``, how many were pulled so far.
+    """
 
     sampling: "Sampling"
     worker: Any
     size: int
     keys: Keys | None = None
-    """int64 [size] once drawn."""
     used: int = 0
-    """Keys pulled so far."""
 
     @property
     def left(self) -> int:
@@ -72,13 +76,14 @@ class _Pool:
 class Sampling:
     """How the keys of samples of one table are drawn on this rank. Made by ``ParameterManager.create_sampling``.
 
+    Attributes: ``table``, ``scheme``, ``replacement``, ``pool_size`` and ``pool_uses``, as declared.
     Threads: any number of workers use it at the same time; each has a random stream of its own.
     """
 
     def __init__(
         self,
         table: Table,
-        distribution: Any,
+        distribution: DistributionName | Weights,
         scheme: Scheme,
         replacement: bool,
         pool_size: int,
@@ -232,10 +237,12 @@ class Sampling:
         return f"<intentpm.Sampling of {self.table.name!r}, {self.scheme}, {kind} replacement>"
 
 
-def _distribution(table: Table, wanted: Any) -> Distribution:
+def _distribution(table: Table, wanted: DistributionName | Weights) -> Distribution:
     if isinstance(wanted, str):
-        if wanted not in ("uniform", "log-uniform"):
-            raise SampleError(f"distribution={wanted!r}: choose uniform, log-uniform or an array of weights")
+        if wanted not in get_args(DistributionName):
+            raise SampleError(
+                f"distribution={wanted!r}: choose {', '.join(get_args(DistributionName))} or an array of weights"
+            )
         return Distribution(table.num_keys, wanted)
     try:
         weights = as_array(wanted, f"the weights for table {table.name!r}")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from intentpm.foundation.errors import Error, KeyRangeError
 from intentpm.foundation.whole_file import write_or_keep
 from intentpm.runtime.arguments import as_keys, whole_number
+from intentpm.runtime.array_types import Keys
 from intentpm.runtime.clocks import clock_offsets, time_exchanges
 from intentpm.runtime.events import EVENT, SAMPLE
 from intentpm.runtime.trace_file import RankTrace, trace_document
@@ -19,7 +19,7 @@ from intentpm.runtime.trace_file import RankTrace, trace_document
 MOST_EVENTS = 1 << 24
 
 
-def begin_trace(inspector: Any, table: Any, keys: npt.ArrayLike, events: int) -> None:
+def begin_trace(inspector: Any, table: Any, keys: Keys, events: int) -> None:
     """Starts or extends this rank's trace.
 
     Raises ShapeError, DtypeError, KeyRangeError, Error; nothing has changed then.

@@ -123,6 +123,8 @@ cdef class Worker:
     Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer array, tensor or sequence is converted),
     duplicates allowed.
     All calls release the GIL while they copy more than a few rows or wait for other ranks.
+    Threads: one at a time uses a worker (checked); any may look at ``clock`` and ``access_counts``.
+    Attributes: ``manager``, the ParameterManager; ``worker_id``, from 0 on in the order the rank made its workers.
     """
 
     cdef object __weakref__
@@ -169,7 +171,7 @@ cdef class Worker:
     # -- public: rows ----------------------------------------------------------------------------------------------------
 
     def pull(self, Table table not None, keys, out=None):
-        """Reads rows.
+        """Reads the rows of ``keys``.
 
         Parameters
             keys: int64 [K].

@@ -20,6 +20,8 @@ from intentpm.runtime.config import Config
 from intentpm.runtime.manager import ParameterManager
 from intentpm.testing.in_process_world import InProcessWorld
 from intentpm.transports import registry
+from intentpm.transports.base import Transport
+from intentpm.transports.loopback import LoopbackNetwork
 from intentpm.transports.sim import SimNetwork
 from intentpm.transports.sim_model import NetworkModel
 
@@ -154,8 +156,12 @@ def _simulate(job: _Job, config: Config, seed: int, model: NetworkModel | None, 
         ParameterManager(config, InProcessWorld(rank, job.size, "sim"), network.transport(rank))
         for rank in range(job.size)
     ]
+
+    def spawn(rank: int, manager: ParameterManager) -> None:
+        network.spawn(lambda: job.run_rank(rank, lambda: manager), rank, f"rank {rank}")
+
     for rank, manager in enumerate(managers):
-        network.spawn(lambda rank=rank, manager=manager: job.run_rank(rank, lambda: manager), rank, f"rank {rank}")
+        spawn(rank, manager)
     problems: list[BaseException] = []
 
     def run() -> None:
@@ -187,10 +193,10 @@ def _join(threads: list[threading.Thread], timeout_s: float) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _make_transports(name: str, size: int, config: Config) -> list[Any]:
+def _make_transports(name: str, size: int, config: Config) -> list[Transport]:
     """Transports of all ranks, not connected yet. Raises ConfigError, TransportUnavailableError."""
     if name == "loopback":
-        network = registry.load(name)(size)
+        network = LoopbackNetwork(size)
         return [network.transport(rank) for rank in range(size)]
     options = {"host": "127.0.0.1"} if name == "tcp" else {}
     secret = os.urandom(32)

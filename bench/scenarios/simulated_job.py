@@ -6,6 +6,7 @@ what a task adds with ``pause_us``.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from intentpm.runtime.config import Config
@@ -54,7 +55,7 @@ class SimulatedJob:
 
     def on_every_rank(self, function: Callable[[ParameterManager], Any]) -> list[Any]:
         """Calls ``function(pm)`` once per rank, concurrently in virtual time; returns the values in rank order."""
-        tasks = [self.network.spawn(lambda pm=pm: function(pm), pm.rank, f"rank {pm.rank}") for pm in self.ranks]
+        tasks = [self.network.spawn(partial(function, pm), pm.rank, f"rank {pm.rank}") for pm in self.ranks]
         self.network.run()
         return [task.value for task in tasks]
 

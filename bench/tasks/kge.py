@@ -206,10 +206,10 @@ class KnowledgeGraphEmbedding:
         )
         rows = np.concatenate([entity_rows, negative_rows])[first]
         deltas, relation_deltas = np.empty_like(rows), np.empty_like(relation_rows)
-        index = index.astype(np.int32)
+        row_of = index.astype(np.int32)
         triples = batch.triples.copy()
-        triples[:, [0, 2]] = index[batch.triples[:, [0, 2]]]
-        negatives = index[len(batch.entity_keys) :].reshape(len(triples), 2, self.options.negatives)
+        triples[:, [0, 2]] = row_of[batch.triples[:, [0, 2]]]
+        negatives = row_of[len(batch.entity_keys) :].reshape(len(triples), 2, self.options.negatives)
         options = self.options
         loss = train_batch(
             rows, relation_rows, triples, negatives, deltas, relation_deltas, options.lr, options.reg, options.loss

@@ -206,10 +206,11 @@ class MatrixFactorisation:
 
     def _evaluate(self, part: Ratings) -> float:
         """The sum of squared errors of this rank's share of a split, in scaled units."""
-        return sum(
-            squared_error(*self._pull(batch), batch.user_index, batch.item_index, batch.rating)
-            for batch in self._batches(part, np.arange(len(part)), EVALUATION_BATCH)
-        )
+        total = 0.0
+        for batch in self._batches(part, np.arange(len(part)), EVALUATION_BATCH):
+            user_rows, item_rows = self._pull(batch)
+            total += squared_error(user_rows, item_rows, batch.user_index, batch.item_index, batch.rating)
+        return total
 
     def _batches(self, part: Ratings, order: NDArray[np.int64], size: int) -> Iterator[RatingBatch]:
         cuts = (order[first : first + size] for first in range(0, len(order), size))

@@ -51,6 +51,9 @@ cdef class Table:
     """One table as this rank sees it: the rows that live here and where every other key is.
 
     Made by ``ParameterManager.create_table``; pass it to a worker's calls. Any thread may read its attributes.
+
+    Attributes: ``name``; ``num_keys``; ``row_shape``, a tuple; ``dtype``, a numpy.dtype; ``table_id``, from 0 on in the order
+    of ``create_table``; ``DTYPES``, the names of those that a table can have.
     """
 
     DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")

@@ -1,7 +1,7 @@
 """Imports point down: from one floor to the floors below it, and between the files of a floor never in a circle.
 
-Cython's ``cimport`` counts as an import, an import inside a function too, and one for type checkers alone. The .pxd and
-.pyx of a module are one file here.
+Cython's ``cimport`` counts as an import, an import inside a function too, and one for type checkers alone. The .pxd,
+.pyx and .pyi of a module are one file here.
 """
 
 import ast
@@ -25,7 +25,7 @@ FLOORS = (
     "tests",
 )  # from the ground up
 FACADE = {"runtime/_package_init.py": "intentpm", "runtime/_package_main.py": "intentpm.__main__"}
-SOURCES = ("*.py", "*.pyx", "*.pxd", "*.pxi")
+SOURCES = ("*.py", "*.pyi", "*.pyx", "*.pxd", "*.pxi")
 _CYTHON_IMPORT = re.compile(
     r"^\s*(?:from\s+(intentpm[\w.]*)\s+c?import\s+(.*)|c?import\s+(intentpm[\w.]*))", re.MULTILINE
 )
@@ -65,7 +65,7 @@ def graph_of(sources: dict[str, list[tuple[str, str]]]) -> dict[str, set[str]]:
     for module, files in sources.items():
         found = graph.setdefault(module, set())
         for suffix, text in files:
-            for target, names in imports_of_python(text) if suffix == ".py" else imports_of_cython(text):
+            for target, names in imports_of_python(text) if suffix in (".py", ".pyi") else imports_of_cython(text):
                 if target.partition(".")[0] != "intentpm":
                     continue
                 submodules = {f"{target}.{name}" for name in names} & sources.keys()

@@ -1,0 +1,13 @@
+from intentpm.transports.base import Transport
+
+class TcpTransport(Transport):
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        secret: bytes,
+        *,
+        host: str | None = None,
+        port: int = 0,
+        peer_timeout_s: float = 10.0,
+    ) -> None: ...
