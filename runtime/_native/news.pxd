@@ -6,8 +6,8 @@ anyway. So news for it wait for about two of its rounds, and most of them need n
 long is sent in REFRESH messages. How many of these may be unacknowledged follows from how fast acknowledgements come, so that
 where a link is full, rows that are out of date do not queue up on it.
 
-A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for rounding
-where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
+A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for
+rounding where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
 
 A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged. Once
 the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
