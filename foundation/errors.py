@@ -24,7 +24,7 @@ class DtypeError(Error, TypeError):
 
 
 class OptimizerError(Error, ValueError):
-    """An optimizer's argument cannot be used, or the table has no optimizer, or cannot have one. Nothing was applied."""
+    """An optimizer's argument cannot be used, or the table has no optimizer or cannot have one. Nothing was applied."""
 
 
 class WindowError(Error, ValueError):

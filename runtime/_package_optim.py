@@ -1,4 +1,4 @@
-"""Row optimisers for tables: ``pm.create_table(..., optimizer=intentpm.optim.Adagrad(lr=0.1))``, then ``worker.push_grad``."""
+"""Row optimisers, for ``pm.create_table(..., optimizer=intentpm.optim.Adagrad(lr=0.1))`` and ``worker.push_grad``."""
 
 from intentpm.runtime.optimisers import SGD, Adagrad, Adam, PartialRowwiseAdam, RowwiseAdagrad
 

@@ -109,14 +109,13 @@ class ParameterManager:
                 map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and returns
                 their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
                 be rounded to floats; any other change of a value is refused.
-            optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the optimizer's
-                state with it. For the floating-point dtypes. Such a table has no replicas: its keys move, or are remote.
+            optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
+                the optimizer with it. For floating-point dtypes. Such a table has no replicas: keys move or are remote.
             timeout: seconds; None waits as long as all ranks are alive.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
-        the same whichever rank found it; OptimizerError, Error, MemoryBudgetError, what a callable raised (the other ranks: Error
-        naming
-        the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
+        the same whichever rank found it; OptimizerError, Error, MemoryBudgetError, what a callable raised (the other
+        ranks: Error naming the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
         WaitTimeoutError: as ``barrier``. Any other exception that ends the wait, Ctrl-C say, undoes the call here, and
         the other ranks raise Error naming this one; if they had all come by then, the table is made, and this rank gets
         it by the same call again.
@@ -281,8 +280,8 @@ class ParameterManager:
             write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
         ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
-            ``withdrawn``: over before the key was asked for; ``declined``: the owner kept the key (tables with an optimizer
-            alone); ``refused``: not asked for, because of the memory budget.
+            ``withdrawn``: over before the key was asked for; ``declined``: the owner kept the key (only of tables with
+            an optimizer); ``refused``: not asked for, because of the memory budget.
             Whether an intended key was accessed is not recorded.
         ``workers[i]``, of those that are open: ``clock``; ``clocks_per_round``, the action timer's estimate;
         ``horizon_clocks``, how many

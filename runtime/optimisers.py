@@ -22,7 +22,7 @@ PER_ROW = "per row"
 class RowOptimiser:
     """What all of them take. One is a value: equal arguments make equal optimisers. Not made by itself.
 
-    ``g`` is the gradient of a row, ``w`` its weights. In this order: ``g`` is clipped, L2 decay is added to it, the step is
+    ``g`` is the gradient of a row, ``w`` its weights. In this order: ``g`` is clipped, L2 decay is added, the step is
     taken (decoupled decay with it), ``w`` is scaled down to ``max_norm``.
     """
 
@@ -80,7 +80,10 @@ class SGD(RowOptimiser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adagrad(RowOptimiser):
-    """``G += g^2; w -= lr * g / (sqrt(G) + eps)`` (Duchi, Hazan, Singer 2011). Keeps ``sum`` (G), as many numbers as a row has."""
+    """``G += g^2; w -= lr * g / (sqrt(G) + eps)`` (Duchi, Hazan, Singer 2011).
+
+    Keeps ``sum`` (G), as many numbers as a row has.
+    """
 
     lr: float = 1e-2
     eps: float = 1e-10
@@ -98,7 +101,7 @@ class Adagrad(RowOptimiser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowwiseAdagrad(RowOptimiser):
-    """Adagrad with one accumulator per row: ``G += mean(g^2)`` (as in DLRM and FBGEMM). Keeps ``sum`` (G), one number."""
+    """Adagrad with one accumulator per row: ``G += mean(g^2)``, as in DLRM, FBGEMM. Keeps ``sum`` (G), one number."""
 
     lr: float = 1e-2
     eps: float = 1e-10
@@ -116,10 +119,10 @@ class RowwiseAdagrad(RowOptimiser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adam(RowOptimiser):
-    """Adam (Kingma, Ba 2015); with decoupled decay AdamW. ``m`` and ``v`` of a row change, and its steps are counted for the
-    correction of their bias, when it is stepped (as torch.optim.SparseAdam does it, but for the count).
+    """Adam (Kingma, Ba 2015); with decoupled decay AdamW.
 
-    Keeps ``exp_avg`` (m) and ``exp_avg_sq`` (v), each as many numbers as a row has, and ``step``.
+    The moments of a row change when it is stepped, and their bias is corrected by the count of its own steps. Keeps
+    ``exp_avg`` and ``exp_avg_sq``, each as many numbers as a row has, and ``step``.
     """
 
     lr: float = 1e-3
@@ -137,8 +140,10 @@ class Adam(RowOptimiser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialRowwiseAdam(RowOptimiser):
-    """Adam with one second moment per row: ``v`` averages ``mean(g^2)`` (as in FBGEMM). Keeps ``exp_avg`` (m), as many numbers
-    as a row has, ``exp_avg_sq`` (v) and ``step``, one number each."""
+    """Adam with one second moment per row, of ``mean(g^2)``, as in FBGEMM.
+
+    Keeps ``exp_avg``, as many numbers as a row has, ``exp_avg_sq`` and ``step``, one number each.
+    """
 
     lr: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.999))

@@ -13,8 +13,8 @@ from intentpm.runtime._native.flags cimport (
 )
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport (
-    EVENT_DECLINED, EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
-    note_decision, note_traced,
+    EVENT_DECLINED, EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED,
+    EVENT_WITHDRAWN, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
     MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,

@@ -228,6 +228,7 @@ cdef class Owner:
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
             const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
         cdef RoundHeader header = asked[0]
+        cdef size_t row_bytes = table.stored_bytes
         cdef size_t n
         cdef uint32_t i
         cdef char* memory = self.draft.begin(table, numbers.size(), 3)
@@ -241,7 +242,7 @@ cdef class Owner:
             if known_owner(table, body.keys[i]) != owner:
                 continue
             if body.codes[i] & (RECORD_ADD | RECORD_SET):
-                copy_row(memory + header.rows * table.stored_bytes, body.rows + rows[n] * table.stored_bytes, table.stored_bytes)
+                copy_row(memory + header.rows * row_bytes, body.rows + rows[n] * row_bytes, row_bytes)
                 header.rows += 1
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.draft.keys.push_back(body.keys[i])

@@ -1,4 +1,4 @@
-"""Tables with an optimizer on several ranks: the same bits as on one, exact sums while keys move, what ranks must agree on."""
+"""Tables with an optimizer on several ranks: the bits of one, exact sums while keys move, and agreement."""
 
 import threading
 import time

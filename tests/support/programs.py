@@ -1,7 +1,7 @@
 """Random programs over a simulated job, with a model of what every read may return.
 
-A program has three tables, and two with an optimizer where the mode allows it. All values are integers in float64, so sums are exact, and every row is one number repeated,
-so a torn row shows.
+A program has three tables, and two with an optimizer where the mode allows it. All values are integers in float64, so
+sums are exact, and every row is one number repeated, so a torn row shows.
 
     shared    any worker pushes; reads are bounded from both sides
     private   each key has one worker that writes it (push and set); that worker's reads are exact

@@ -29,7 +29,7 @@ def gradients_of(seed: int, steps: int, dtype: str = "float32") -> Any:
         yield keys, draw.normal(size=(12, ITEMS)).astype(resolve_dtype(dtype))
 
 
-# -- against torch ---------------------------------------------------------------------------------------------------------
+# -- against torch -----------------------------------------------------------------------------------------------------
 
 
 def torch_optimizer(name: str, parameter: Any) -> Any:
@@ -99,7 +99,7 @@ def test_a_thousand_steps_of_a_row_as_torch(pm: Any, dtype: str, optimizer: Any,
     np.testing.assert_allclose(worker.pull(table, range(KEYS)), expected, rtol=1e-5, atol=1e-6)
 
 
-# -- against the formula ----------------------------------------------------------------------------------------------------
+# -- against the formula -----------------------------------------------------------------------------------------------
 
 
 def test_rowwise_adagrad(pm: Any) -> None:
@@ -167,7 +167,7 @@ def test_weights_of_16_bits_have_state_of_32(pm: Any, dtype: str, items: int) ->
     assert (worker.pull(table, [5]) == 0).all()
 
 
-# -- a call ----------------------------------------------------------------------------------------------------------------
+# -- a call ------------------------------------------------------------------------------------------------------------
 
 
 def test_duplicates_are_summed_or_stepped_each(pm: Any) -> None:
@@ -233,7 +233,7 @@ def test_no_key_and_no_state(pm: Any) -> None:
     assert worker.pull_state(table, [0, 1]) == {}
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def test_what_a_call_refuses(pm: Any) -> None:
