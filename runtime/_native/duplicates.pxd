@@ -11,18 +11,14 @@ from libcpp.vector cimport vector
 from intentpm.runtime._native.table_state cimport TableState
 
 
-# One place of the hash map from keys to their number among the distinct ones.
-cdef struct Seen:
-    uint32_t key
-    uint32_t number              # NOT_SEEN: the place is free
-
-
 @cython.final
 cdef class Duplicates:
-    cdef vector[Seen] places     # scratch, a power of two
-    cdef vector[uint32_t] numbers        # of every key of the batch: which distinct one it is, in order of first occurrence
+    # Scratch. ``places`` is a hash map, of a power of two: where in the batch a key stands first, NO_KEY where there is none.
+    cdef vector[uint32_t] places
+    cdef vector[uint32_t] firsts         # of every key of the batch
+    cdef vector[uint32_t] numbers        # of those that stand first: which distinct key it is
 
-    # How many distinct keys there are. When they are fewer than ``count``, ``numbers`` is filled.
+    # How many distinct keys there are.
     cdef int64_t count_distinct(self, const int64_t* keys, int64_t count) noexcept nogil
     # After count_distinct: the distinct keys, and the sums of their gradients.
     cdef void sum_gradients(

@@ -1,13 +1,13 @@
 """Keys that a batch has more than once; ``duplicates.pxd`` is the contract."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.table_state cimport TableState
 
 cdef enum:
-    NOT_SEEN = 0xffffffff
+    NO_KEY = 0xffffffff
     FEWEST_PLACES = 64
 
 
@@ -20,32 +20,32 @@ cdef inline bint _ascend(const int64_t* keys, int64_t count) noexcept nogil:
     return ascend
 
 
-cdef inline size_t _scatter(uint32_t key, size_t mask) noexcept nogil:
-    return ((key * <uint32_t>2654435769) >> 7) & mask
+cdef inline size_t _scatter(int64_t key, size_t mask) noexcept nogil:
+    return (<uint64_t>key * <uint64_t>11400714819323198485 >> 32) & mask
 
 
 cdef class Duplicates:
     cdef int64_t count_distinct(self, const int64_t* keys, int64_t count) noexcept nogil:
         cdef size_t size = FEWEST_PLACES
         cdef size_t at
-        cdef uint32_t distinct = 0
-        cdef int64_t i
+        cdef uint32_t* places
+        cdef int64_t i, distinct = 0
         if _ascend(keys, count):
             return count
         while size < <size_t>(2 * count):
             size *= 2
-        self.numbers.resize(count)
+        self.firsts.resize(count)
         self.places.resize(size)
-        memset(self.places.data(), 0xff, size * sizeof(Seen))
+        places = self.places.data()
+        memset(places, 0xff, size * sizeof(uint32_t))
         for i in range(count):
-            at = _scatter(<uint32_t>keys[i], size - 1)
-            while self.places[at].number != NOT_SEEN and self.places[at].key != <uint32_t>keys[i]:
+            at = _scatter(keys[i], size - 1)
+            while places[at] != NO_KEY and keys[places[at]] != keys[i]:
                 at = (at + 1) & (size - 1)
-            if self.places[at].number == NOT_SEEN:
-                self.places[at].key = <uint32_t>keys[i]
-                self.places[at].number = distinct
+            if places[at] == NO_KEY:
+                places[at] = <uint32_t>i
                 distinct += 1
-            self.numbers[i] = self.places[at].number
+            self.firsts[i] = places[at]
         return distinct
 
     cdef void sum_gradients(
@@ -53,12 +53,13 @@ cdef class Duplicates:
             char* sums) noexcept nogil:
         cdef uint32_t found = 0
         cdef int64_t i
-        cdef char* sum
+        self.numbers.resize(count)
         for i in range(count):
-            sum = sums + self.numbers[i] * table.row_bytes
-            if self.numbers[i] == found:
+            if self.firsts[i] == i:
+                self.numbers[i] = found
                 distinct[found] = keys[i]
-                copy_row(sum, gradients + i * table.row_bytes, table.row_bytes)
+                copy_row(sums + found * table.row_bytes, gradients + i * table.row_bytes, table.row_bytes)
                 found += 1
             else:
-                table.add(sum, gradients + i * table.row_bytes, table.row_items)
+                table.add(
+                    sums + self.numbers[self.firsts[i]] * table.row_bytes, gradients + i * table.row_bytes, table.row_items)
