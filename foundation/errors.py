@@ -23,6 +23,10 @@ class DtypeError(Error, TypeError):
     """An argument does not have the type, or the dtype, the call needs. Nothing of the call was applied."""
 
 
+class OptimizerError(Error, ValueError):
+    """An optimizer's argument cannot be used, or the table has no optimizer or cannot have one. Nothing was applied."""
+
+
 class WindowError(Error, ValueError):
     """The end of an intent's window is not after its start."""
 

@@ -30,6 +30,7 @@ from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
+from intentpm.runtime.optimisers import RowOptimiser, check_management
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
@@ -93,6 +94,7 @@ class ParameterManager:
         row_shape: int | tuple[int, ...] = (),
         dtype: npt.DTypeLike = "float32",
         init: Init = 0.0,
+        optimizer: RowOptimiser | None = None,
         timeout: float | None = None,
     ) -> Table:
         """Collective. Makes a table of ``num_keys`` rows, spread over the ranks.
@@ -107,19 +109,26 @@ class ParameterManager:
                 map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and returns
                 their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
                 be rounded to floats; any other change of a value is refused.
+            optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
+                the optimizer with it. For floating-point dtypes. Such a table has no replicas: keys move or are remote.
             timeout: seconds; None waits as long as all ranks are alive.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
-        the same whichever rank found it; Error, MemoryBudgetError, what a callable raised (the other ranks: Error
-        naming
-        the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
+        the same whichever rank found it; OptimizerError, Error, MemoryBudgetError, what a callable raised (the other
+        ranks: Error naming the rank); CollectiveMismatchError when the ranks' arguments differ; PeerLostError.
         WaitTimeoutError: as ``barrier``. Any other exception that ends the wait, Ctrl-C say, undoes the call here, and
         the other ranks raise Error naming this one; if they had all come by then, the table is made, and this rank gets
         it by the same call again.
         """
         check_name(name)
-        arguments, problem = check_table_arguments(name, num_keys, row_shape, dtype, init)
-        described = arguments.describe() if arguments else describe_unchecked(name, num_keys, row_shape, dtype, init)
+        arguments, problem = check_table_arguments(name, num_keys, row_shape, dtype, init, optimizer)
+        described = (
+            arguments.describe()
+            if arguments
+            else describe_unchecked(
+                name=name, num_keys=num_keys, row_shape=row_shape, dtype=dtype, init=init, optimizer=optimizer
+            )
+        )
         what, identity = f"create_table({described['name']})", json.dumps(described).encode()
         with self._collectives.call("create_table", what, identity, timeout) as call:
             creation = TableCreation(self._engine, described["name"])
@@ -141,6 +150,7 @@ class ParameterManager:
         """The id of a table that can be made. Raises Error, MemoryBudgetError."""
         if arguments.name in self._tables:
             raise Error(f"table {arguments.name!r} exists already: choose another name")
+        check_management(arguments.name, arguments.optimizer, self.config.management)
         if self.config.memory_budget is not None:
             used = sum(table.memory()["rows"] for table in self._tables.values())
             check_budget(arguments, self.size, used, self.config.memory_budget)
@@ -270,7 +280,8 @@ class ParameterManager:
             write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
         ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
-            ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
+            ``withdrawn``: over before the key was asked for; ``declined``: the owner kept the key (only of tables with
+            an optimizer); ``refused``: not asked for, because of the memory budget.
             Whether an intended key was accessed is not recorded.
         ``workers[i]``, of those that are open: ``clock``; ``clocks_per_round``, the action timer's estimate;
         ``horizon_clocks``, how many

@@ -1,6 +1,5 @@
 """The arguments of ``create_table``, checked and in one form before anything is made of them."""
 
-import math
 import operator
 import reprlib
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import numpy.typing as npt
 
 from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
 from intentpm.runtime._native.slabs import stride_for
-from intentpm.runtime._native.store import resolve_dtype
+from intentpm.runtime._native.store import resolve_dtype, stored_bytes
 from intentpm.runtime.arguments import whole_number
 from intentpm.runtime.initial_rows import Init, InitialRows
+from intentpm.runtime.optimisers import RowOptimiser, check_optimizer
 
 MAX_KEYS = 2**31 - 1
 MAX_ROW_BYTES = 2**31 - 1
@@ -30,10 +30,11 @@ class TableArguments:
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     init: InitialRows
+    optimizer: RowOptimiser | None = None
 
     @property
     def stride_bytes(self) -> int:
-        return stride_for(math.prod(self.row_shape) * self.dtype.itemsize)
+        return stride_for(stored_bytes(self.dtype, self.row_shape, self.optimizer))
 
     def describe(self) -> dict[str, str]:
         """What all ranks must have passed alike."""
@@ -43,11 +44,17 @@ class TableArguments:
             "row_shape": repr(self.row_shape),
             "dtype": repr(self.dtype.name),
             "init": self.init.describe(),
+            "optimizer": repr(self.optimizer),
         }
 
 
 def check_table_arguments(
-    name: str, num_keys: Any, row_shape: Any, dtype: npt.DTypeLike, init: Init
+    name: str,
+    num_keys: Any,
+    row_shape: Any,
+    dtype: npt.DTypeLike,
+    init: Init,
+    optimizer: RowOptimiser | None = None,
 ) -> tuple[TableArguments | None, Exception | None]:
     """The arguments, or what is wrong with them."""
     try:
@@ -55,16 +62,17 @@ def check_table_arguments(
         keys = _num_keys(where, num_keys)
         shape = _row_shape(row_shape)
         resolved = _dtype(where, dtype)
-        _check_size(where, keys, shape, resolved)
+        check_optimizer(where, optimizer)
+        _check_size(where, keys, stored_bytes(resolved, shape, None), shape)
+        _check_size(where, keys, stored_bytes(resolved, shape, optimizer), shape)
         rows = InitialRows(init, keys, shape, resolved, f"{where}: init")
-        return TableArguments(name, keys, shape, resolved, rows), None
+        return TableArguments(name, keys, shape, resolved, rows, optimizer), None
     except Exception as problem:  # an array-like of somebody else's may raise anything
         return None, problem
 
 
-def describe_unchecked(name: Any, num_keys: Any, row_shape: Any, dtype: Any, init: Any) -> dict[str, str]:
+def describe_unchecked(**passed: Any) -> dict[str, str]:
     """Of arguments that are wrong, for who reads what the ranks said to each other."""
-    passed = {"name": name, "num_keys": num_keys, "row_shape": row_shape, "dtype": dtype, "init": init}
     return {key: _short(value) for key, value in passed.items()}
 
 
@@ -112,8 +120,7 @@ def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
     return resolve_dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
 
 
-def _check_size(where: str, num_keys: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    row_bytes = math.prod(shape) * dtype.itemsize
+def _check_size(where: str, num_keys: int, row_bytes: int, shape: tuple[int, ...]) -> None:
     if row_bytes > MAX_ROW_BYTES:
         raise ShapeError(f"{where}: row_shape={shape}: a row has {row_bytes} bytes, at most {MAX_ROW_BYTES} work")
     if num_keys * stride_for(row_bytes) > ADDRESS_SPACE_BYTES:

@@ -43,7 +43,14 @@ class TableCreation:
             try:
                 table_id = check(arguments)
                 table = Table(
-                    arguments.name, table_id, arguments.num_keys, arguments.row_shape, arguments.dtype, rank, size
+                    arguments.name,
+                    table_id,
+                    arguments.num_keys,
+                    arguments.row_shape,
+                    arguments.dtype,
+                    rank,
+                    size,
+                    arguments.optimizer,
                 )
                 shared = arguments.init.is_shared
                 arguments.init.fill(table)

@@ -20,19 +20,27 @@ from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
-from intentpm.foundation.errors import ClosedError, Error, KeyRangeError, WindowError
+import numpy as np
+
+from intentpm.foundation.errors import ClosedError, Error, KeyRangeError, OptimizerError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime.arguments import as_keys, as_out, as_rows, whole_number
+from intentpm.runtime.optimisers import is_number
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
-from intentpm.runtime._native.batches cimport AccessCounts, check_keys, pull_rows, push_rows, set_rows
+from intentpm.runtime._native.batches cimport (
+    AccessCounts, check_keys, pull_rows, pull_stored_rows, push_rows, set_rows, step_rows,
+)
 from intentpm.runtime._native.dirty_stack cimport is_dirty
+from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
-from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, ACCESS_SET
+from intentpm.runtime._native.messages cimport (
+    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET, ACCESS_STEP, is_read,
+)
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
@@ -134,6 +142,8 @@ cdef class Worker:
     cdef readonly uint32_t worker_id
     cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by access_counts()
     cdef vector[int32_t] misses          # scratch of the call in progress
+    cdef double lr                       # of the push_grad in progress
+    cdef Duplicates duplicates           # scratch of push_grad
     cdef WorkerUse use                   # guarded by: GIL
     cdef WorkersOfRank workers
     cdef bint managed                    # intents are acted on
@@ -147,6 +157,7 @@ cdef class Worker:
         if self.counts == NULL:
             raise MemoryError
         self.writes = []
+        self.duplicates = Duplicates()
         self.open_writes = OpenWrites()
         self.use = WORKER_CLOSED
 
@@ -236,6 +247,71 @@ cdef class Worker:
     def set_async(self, Table table not None, keys, values):
         """As ``set``, but returns a Future at once; ``keys`` and ``values`` may be reused right away."""
         return self._write_async(table, ACCESS_SET, keys, values)
+
+    # -- public: gradients of tables with an optimizer -------------------------------------------------------------------
+
+    def push_grad(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
+        """Takes one step of the table's optimizer on each row. Only tables made with ``create_table(optimizer=...)``.
+
+        Each step is atomic and is taken once, on the only copy of the row, wherever that is.
+
+        Parameters
+            keys: int64 [K].
+            gradients: [K, *row_shape] of the table's dtype.
+            lr: learning rate of this call, >= 0; default: the optimizer's.
+            duplicates: "sum": gradients of a key that comes several times are summed, then it is stepped once. "each": it is
+                stepped once for each, in the order of the batch where the row is on this rank, in any order where it is not.
+        Returns when applied here or acknowledged by the owners.
+        Raises OptimizerError, KeyRangeError, ShapeError, DtypeError (nothing applied), PeerLostError, ClosedError.
+        """
+        cdef Operation operation
+        cdef cnp.ndarray wanted
+        cdef cnp.ndarray rows
+        self._check_step(table, duplicates)
+        wanted = self._begin(table, keys)
+        try:
+            self.lr = _learning_rate(table, lr)
+            wanted, rows = self._steps_of(table, wanted, gradients, duplicates)
+            self._access_local(table, ACCESS_STEP, wanted, <char*>cnp.PyArray_DATA(rows))
+            if not self.misses.empty():
+                self._access_remote(&operation, table, ACCESS_STEP, wanted, rows)
+        finally:
+            self.use = WORKER_IDLE
+
+    def push_grad_async(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
+        """As ``push_grad``, but returns a Future at once; ``keys`` and ``gradients`` may be reused right away."""
+        cdef cnp.ndarray wanted
+        cdef cnp.ndarray rows
+        self._check_step(table, duplicates)
+        wanted = self._begin(table, keys)
+        try:
+            self.lr = _learning_rate(table, lr)
+            wanted, rows = self._steps_of(table, wanted, gradients, duplicates)
+            return self._begin_write(table, ACCESS_STEP, wanted, rows)
+        finally:
+            self.use = WORKER_IDLE
+
+    def pull_state(self, Table table not None, keys) -> dict:
+        """Reads what the table's optimizer keeps of rows, as of one moment per row.
+
+        keys: int64 [K].
+        Returns arrays by the names that the optimizer's class lists: [K, *row_shape], or [K] for one number per row; empty
+        for SGD. float64 of a float64 table, else float32; "step" is uint32.
+        Raises OptimizerError, KeyRangeError, ShapeError, DtypeError, PeerLostError, ClosedError.
+        """
+        cdef Operation operation
+        cdef cnp.ndarray wanted
+        cdef cnp.ndarray rows
+        self._check_step(table, "sum")
+        wanted = self._begin(table, keys)
+        try:
+            rows = np.empty(cnp.PyArray_DIM(wanted, 0), table.stored_dtype)
+            self._access_local(table, ACCESS_PULL_STORED, wanted, <char*>cnp.PyArray_DATA(rows))
+            if not self.misses.empty():
+                self._access_remote(&operation, table, ACCESS_PULL_STORED, wanted, rows)
+            return {name: np.ascontiguousarray(rows[name]) for name in table.stored_dtype.names[1:]}
+        finally:
+            self.use = WORKER_IDLE
 
     # -- public: samples -------------------------------------------------------------------------------------------------
 
@@ -431,6 +507,36 @@ cdef class Worker:
             return <cnp.ndarray>values
         return as_rows(values, table.dtype, _rows_shape(table, keys), f"deltas or values for table {table.name!r}")
 
+    cdef _check_step(self, Table table, object duplicates):
+        if table.optimizer is None:
+            raise OptimizerError(
+                f"table {table.name!r} has no optimizer: pass one when it is made, as in "
+                "create_table(..., optimizer=intentpm.optim.Adagrad())")
+        if duplicates not in ("sum", "each"):
+            raise OptimizerError(f'duplicates={duplicates!r}: choose "sum" or "each"')
+
+    cdef tuple _steps_of(self, Table table, cnp.ndarray keys, object gradients, object duplicates):
+        """The keys to be stepped, and their gradients."""
+        cdef cnp.ndarray rows = self._values_for(table, keys, gradients)
+        cdef cnp.ndarray distinct_keys
+        cdef cnp.ndarray sums
+        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
+        cdef int64_t count = cnp.PyArray_DIM(keys, 0)
+        cdef int64_t distinct
+        if duplicates == "each":
+            return keys, rows
+        with nogil:
+            distinct = self.duplicates.count_distinct(wanted, count)
+        if distinct == count:
+            return keys, rows
+        distinct_keys = np.empty(distinct, np.int64)
+        sums = np.empty((distinct, *table.row_shape), table.dtype)
+        with nogil:
+            self.duplicates.sum_gradients(
+                table.state, wanted, <const char*>cnp.PyArray_DATA(rows), count, <int64_t*>cnp.PyArray_DATA(distinct_keys),
+                <char*>cnp.PyArray_DATA(sums))
+        return distinct_keys, sums
+
     # -- local, then remote ----------------------------------------------------------------------------------------------
 
     cdef _access_local(self, Table table, int kind, cnp.ndarray keys, char* rows):
@@ -442,7 +548,7 @@ cdef class Worker:
         else:
             with nogil:
                 self._access_rows(table, kind, wanted, count, rows)
-        if kind != ACCESS_PULL and is_dirty(table.state):
+        if not is_read(kind) and is_dirty(table.state):
             self._note_dirt()
 
     cdef void _note_dirt(self) noexcept:
@@ -457,6 +563,10 @@ cdef class Worker:
             pull_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         elif kind == ACCESS_PUSH:
             push_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+        elif kind == ACCESS_STEP:
+            step_rows(table.state, keys, count, rows, self.lr, self.misses, &self.counts[table.table_id])
+        elif kind == ACCESS_PULL_STORED:
+            pull_stored_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         else:
             set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
 
@@ -474,6 +584,7 @@ cdef class Worker:
         cdef Submission submission
         submission.keys = <const int64_t*>cnp.PyArray_DATA(keys)
         submission.rows = rows
+        submission.lr = self.lr
         submission.at = 0
         submission.count = <uint32_t>self.misses.size()
         with nogil:
@@ -494,18 +605,21 @@ cdef class Worker:
     cdef Future _write_async(self, Table table, int kind, object keys, object values):
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
-        cdef Future future
         try:
             rows = self._values_for(table, wanted, values)
-            self._access_local(table, kind, wanted, <char*>cnp.PyArray_DATA(rows))
-            future = self._new_future(table, kind, None)
-            if not self.misses.empty():
-                self._mark_writes(<const int64_t*>cnp.PyArray_DATA(wanted))
-                self.writes.append(future)
-            self._submit(&future.operation, wanted, <char*>cnp.PyArray_DATA(rows), False)
-            return future
+            return self._begin_write(table, kind, wanted, rows)
         finally:
             self.use = WORKER_IDLE
+
+    cdef Future _begin_write(self, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
+        cdef Future future
+        self._access_local(table, kind, keys, <char*>cnp.PyArray_DATA(rows))
+        future = self._new_future(table, kind, None)
+        if not self.misses.empty():
+            self._mark_writes(<const int64_t*>cnp.PyArray_DATA(keys))
+            self.writes.append(future)
+        self._submit(&future.operation, keys, <char*>cnp.PyArray_DATA(rows), False)
+        return future
 
     cdef Future _new_future(self, Table table, int kind, object rows):
         cdef Future future = Future.__new__(Future)
@@ -516,7 +630,7 @@ cdef class Worker:
             state = table.state
         if rows is not None:
             data = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
-        if kind != ACCESS_PULL:
+        if not is_read(kind):
             open_writes = &self.open_writes.count
             future.open_writes = self.open_writes
         future.engine = self.engine
@@ -559,6 +673,14 @@ cdef class Worker:
 
     def __repr__(self):
         return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
+
+
+cdef double _learning_rate(Table table, object lr) except -1.0:
+    if lr is None:
+        return table.optimiser.lr
+    if not is_number(lr) or lr < 0:
+        raise OptimizerError(f"lr={lr!r}: needs a number >= 0")
+    return lr
 
 
 cdef bint _fit(Table table, cnp.ndarray keys, cnp.ndarray rows) except -1:

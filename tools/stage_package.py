@@ -12,6 +12,7 @@ def main(source: Path, stage: Path) -> None:
     (package / "__init__.pxd").touch()
     links = {package / name: source / name for name in FOLDERS}
     links[package / "__init__.py"] = source / "runtime" / "_package_init.py"
+    links[package / "optim.py"] = source / "runtime" / "_package_optim.py"
     for link, target in links.items():
         if link.is_symlink() and link.readlink() == target:
             continue

@@ -10,6 +10,7 @@ from intentpm.runtime._native.rows cimport (
     pull_row_atomic, push_row_atomic, set_row_atomic, try_pull, try_push, try_set,
 )
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, KeyState
+from intentpm.runtime._native.steps cimport pull_stored_atomic, step_row_atomic, try_step
 from intentpm.runtime._native.table_state cimport TableState, is_here, prefetch_row, row_of, slot_of
 
 cdef enum:
@@ -23,6 +24,8 @@ cdef enum AccessKind:
     ACCESS_ROW_PULL
     ACCESS_ROW_PUSH
     ACCESS_ROW_SET
+    ACCESS_ROW_STEP
+    ACCESS_ROW_PULL_STORED
 
 
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
@@ -84,7 +87,7 @@ cdef inline void _look_ahead(
 
 
 cdef void_apart _settle(
-        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row,
+        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
     cdef KeyState state
@@ -92,6 +95,10 @@ cdef void_apart _settle(
         state = pull_row_atomic(table, key, row)
     elif kind == ACCESS_ROW_PUSH:
         state = push_row_atomic(table, key, row)
+    elif kind == ACCESS_ROW_STEP:
+        state = step_row_atomic(table, key, row, lr)
+    elif kind == ACCESS_ROW_PULL_STORED:
+        state = pull_stored_atomic(table, key, row)
     else:
         state = set_row_atomic(table, key, row)
     if state == STATE_ABSENT:
@@ -100,22 +107,25 @@ cdef void_apart _settle(
 
 
 cdef inline void _access_rows(
-        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes,
+        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
     cdef uint64_t owned = 0, replica = 0
     cdef KeyState state
     cdef char* row = rows
     cdef int64_t i
-    cdef bint for_writing = kind != ACCESS_ROW_PULL
+    cdef bint for_writing = kind != ACCESS_ROW_PULL and kind != ACCESS_ROW_PULL_STORED
+    cdef size_t near_bytes = table.stored_bytes if kind == ACCESS_ROW_STEP else row_bytes
     cdef bint met_a_writer = False
-    _look_first(table, keys, count, row_bytes, for_writing)
+    _look_first(table, keys, count, near_bytes, for_writing)
     for i in range(count):
-        _look_ahead(table, keys, i, count, row_bytes, for_writing)
-        if kind == ACCESS_ROW_PULL:
+        _look_ahead(table, keys, i, count, near_bytes, for_writing)
+        if not for_writing:
             state = try_pull(table, keys[i], row, row_bytes)
         elif kind == ACCESS_ROW_PUSH:
             state = try_push(table, keys[i], row)
+        elif kind == ACCESS_ROW_STEP:
+            state = try_step(table, keys[i], row, lr)
         else:
             state = try_set(table, keys[i], row)
         owned += state == STATE_OWNED
@@ -124,7 +134,7 @@ cdef inline void _access_rows(
             if for_writing and not met_a_writer and is_here(table, keys[i]):
                 met_a_writer = True
                 let_pass()
-            _settle(kind, table, keys[i], i, row, misses, counts)
+            _settle(kind, table, keys[i], i, row, lr, misses, counts)
         row += row_bytes
     _count(counts, owned, replica, 0)
 
@@ -134,15 +144,15 @@ cdef void_per_cpu _pull_rows(
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """Compiled for common lengths: a row is then copied by a few moves, not by a call."""
     if table.row_bytes == 4:
-        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 4, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 4, 0.0, misses, counts)
     elif table.row_bytes == 64:
-        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 64, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 64, 0.0, misses, counts)
     elif table.row_bytes == 128:
-        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 128, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 128, 0.0, misses, counts)
     elif table.row_bytes == 256:
-        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 256, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, 256, 0.0, misses, counts)
     else:
-        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, table.row_bytes, misses, counts)
+        _access_rows(ACCESS_ROW_PULL, table, keys, count, out, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void pull_rows(
@@ -154,10 +164,22 @@ cdef void pull_rows(
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, misses, counts)
+    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, misses, counts)
+    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, 0.0, misses, counts)
+
+
+cdef void step_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
+
+
+cdef void pull_stored_rows(
+        TableState* table, const int64_t* keys, int64_t count, char* out,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_PULL_STORED, table, keys, count, out, table.stored_bytes, 0.0, misses, counts)

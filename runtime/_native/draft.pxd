@@ -22,7 +22,7 @@ cdef enum:
 
 
 cdef inline uint32_t records_per_message(const TableState* table) noexcept nogil:
-    return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.row_bytes))
+    return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.stored_bytes))
 
 
 @cython.final

@@ -18,12 +18,12 @@ cdef class Draft:
         self.versions.clear()
         self.codes.clear()
         return stage(
-            self.transport, padded(most * table.row_bytes) + u32_sections * indices_bytes(<uint32_t>most) + padded(most))
+            self.transport, padded(most * table.stored_bytes) + u32_sections * indices_bytes(<uint32_t>most) + padded(most))
 
     cdef void send(
             self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
             bint epochs) noexcept nogil:
-        cdef RoundBody body = round_body(memory, header, table.row_bytes, epochs)
+        cdef RoundBody body = round_body(memory, header, table.stored_bytes, epochs)
         memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
         if epochs:
             memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))

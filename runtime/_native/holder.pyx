@@ -5,6 +5,7 @@ from libc.string cimport memset
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.flags cimport (
@@ -12,12 +13,12 @@ from intentpm.runtime._native.flags cimport (
 )
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport (
-    EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
-    note_decision, note_traced,
+    EVENT_DECLINED, EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED,
+    EVENT_WITHDRAWN, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED, RESULT_MOVED,
-    RESULT_MOVED_SAME, RESULT_SAME, RoundBody, RoundHeader,
+    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
+    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_SAME, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
 from intentpm.runtime._native.owner cimport Owner
@@ -173,7 +174,7 @@ cdef class Holder:
             if known_owner(table, key) != peer:
                 self._put_in_queue(table, key)       # its owner has changed since it was queued
                 continue
-            record = self._next_record(table, key, memory + header.rows * table.row_bytes)
+            record = self._next_record(table, key, memory + header.rows * table.stored_bytes)
             if record < 0:
                 self._become_idle(table, key)
                 continue
@@ -197,7 +198,7 @@ cdef class Holder:
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count
-        sent_bytes[0] += header.rows * table.row_bytes
+        sent_bytes[0] += header.rows * table.stored_bytes
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
 
@@ -240,16 +241,19 @@ cdef class Holder:
         for i in range(header.count):
             prefetch_rows(table, body.keys, i, header.count)
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
-            if body.codes[i] == RESULT_DROPPED:
+            if body.codes[i] == RESULT_DROPPED or body.codes[i] == RESULT_DECLINED:
                 learn_owner(table, body.keys[i], owner, body.epochs[i])
-                self._take_drop(table, body.keys[i])
+                if body.codes[i] == RESULT_DECLINED:
+                    self._take_declined(table, body.keys[i])
+                else:
+                    self._take_drop(table, body.keys[i])
                 continue
             if body.codes[i] == RESULT_SAME or body.codes[i] == RESULT_MOVED_SAME:
                 self._take_same(
                     owner, table, body.keys[i], body.codes[i] == RESULT_MOVED_SAME, body.epochs[i], body.versions[i])
                 continue
             self._take_row(
-                owner, table, body.keys[i], rows + row * table.row_bytes, body.codes[i] == RESULT_MOVED,
+                owner, table, body.keys[i], rows + row * table.stored_bytes, body.codes[i] == RESULT_MOVED,
                 body.epochs[i], body.versions[i])
             row += 1
         for i in range(header.count):
@@ -263,6 +267,13 @@ cdef class Holder:
             self.replicas_held -= 1
             self.taken_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
+
+    cdef void _take_declined(self, TableState* table, uint32_t key) noexcept nogil:
+        """Nothing waits for the key here: accesses to it have gone to its owner all the time (remote.pyx)."""
+        change_state(table, key, STATE_ABSENT)
+        self.intents_declined += 1
+        self.taken_bytes -= table.stride_bytes
+        note_decision(self.journal, table, key, EVENT_DECLINED, known_owner(table, key), table.records[key].epoch)
 
     cdef void _take_same(
             self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch,
@@ -283,7 +294,7 @@ cdef class Holder:
             uint32_t epoch, uint32_t version) noexcept nogil:
         """The row of a key that was asked for, or newer news of a replica."""
         if key_state(table, key) == STATE_REQUESTED:
-            copy_row(row_of(table, bind_slot(table, key)), row, table.row_bytes)
+            copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
             if moved:
                 publish_owned(table, key, version)
             else:
@@ -314,8 +325,8 @@ cdef class Holder:
             self._stay_busy(table, key)
             return
         self._become_idle(table, key)
-        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
-            self.want(table, key)
+        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0 and may_replicate(table):
+            self.want(table, key)            # else it was declined
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
 
@@ -362,7 +373,7 @@ cdef class Holder:
                 table.flags[key] |= KEY_MISSED
             elif key_state(table, key) == STATE_REPLICA:
                 self._take_row(
-                    owner, table, key, body.rows + i * table.row_bytes, False, body.epochs[i], body.versions[i])
+                    owner, table, key, body.rows + i * table.stored_bytes, False, body.epochs[i], body.versions[i])
         send_staged(
             self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
 
@@ -373,6 +384,9 @@ cdef class Holder:
             if key_state(table, keys[i]) == STATE_REPLICA:
                 table.flags[keys[i]] |= KEY_OFFERED
                 self.queue(table, keys[i])
+            elif (not may_replicate(table) and key_state(table, keys[i]) == STATE_ABSENT
+                    and table.records[keys[i]].intent_refs > 0):
+                self.want(table, keys[i])
 
     # -- row memory ----------------------------------------------------------------------------------------------------
 

@@ -3,17 +3,17 @@
 Headers are C structs in the byte order of the machine (the handshake refuses a peer with another one). A section of a body
 starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
 
-    ACCESS    a pull, push or set. Body: keys u32 [K], index u32 [K] if INDEXED, epochs u32 [K] if FORWARDED (at which the
-              sender believes the receiver became the owner), rows [K, row_bytes] if push or set
-    REPLY     answers some or all keys of an ACCESS. Body: rows [K, row_bytes] if pull, index u32 [K] if INDEXED,
-              keys u32 [K] and epochs u32 [K] if FORWARDED (so that the origin learns where they are)
+    ACCESS    a pull, push, set or step. Body: keys u32 [K], index u32 [K] if INDEXED, epochs u32 [K] if FORWARDED (at which
+              the sender believes the receiver became the owner), lr f64 [1] if step, rows [K, row_bytes] if it writes
+    REPLY     answers some or all keys of an ACCESS. Body: rows [K, row_bytes] if pull (of a whole row: [K, stored_bytes]),
+              index u32 [K] if INDEXED, keys u32 [K] and epochs u32 [K] if FORWARDED (so that the origin learns where they are)
     COLLECT   a rank's contribution to a collective call, to rank 0; the one with the highest ``flags`` counts. Body: payload
     RESULT    rank 0's answer to all: the contributions in rank order. Body: lengths u32 [N], payloads; if SAME one payload
     ROLL_CALL, ABSENT   which ranks have not come to this collective call? The answer's body: ranks u32
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
 
-    Management (rounds.pxd). R is the header's ``rows``; sections in this order:
+    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each; sections in this order:
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
               versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
@@ -60,6 +60,9 @@ cdef enum AccessKind:
     ACCESS_PULL = 0
     ACCESS_PUSH = 1
     ACCESS_SET = 2
+    ACCESS_STEP = 3              # rows are gradients; of tables with an optimiser, as the next
+    ACCESS_PULL_STORED = 4       # the whole row: weights and state
+    ACCESS_KINDS = 5
 
 cdef enum AccessFlags:
     FLAG_INDEXED = 1             # an index section says which keys of the origin's request these are
@@ -89,6 +92,7 @@ cdef enum RecordResult:
     RESULT_DROPPED = 2           # you are no longer a holder
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
+    RESULT_DECLINED = 5          # you do not get the key (declined.pxd)
 
 cdef struct RoundHeader:
     uint32_t count
@@ -105,6 +109,14 @@ cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
     uint32_t culprit             # ABORT
     uint32_t flags               # RESULT: AccessFlags. COLLECT: how often the sender has amended it
+
+
+cdef inline bint is_read(int access_kind) noexcept nogil:
+    return access_kind == ACCESS_PULL or access_kind == ACCESS_PULL_STORED
+
+
+cdef inline bint has_row(uint8_t result) noexcept nogil:
+    return result < RESULT_DROPPED
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:
@@ -130,6 +142,7 @@ cdef struct AccessBody:
     uint32_t* keys
     uint32_t* index
     uint32_t* epochs
+    double* lr
     char* rows
     size_t size_bytes
 
@@ -140,6 +153,7 @@ cdef inline AccessBody access_body(char* base, const AccessHeader* header, size_
     cdef size_t at = indices_bytes(header.count)
     body.keys = <uint32_t*>base
     body.index = body.epochs = NULL
+    body.lr = NULL
     body.rows = NULL
     if header.flags & FLAG_INDEXED:
         body.index = <uint32_t*>(base + at)
@@ -147,7 +161,10 @@ cdef inline AccessBody access_body(char* base, const AccessHeader* header, size_
     if header.flags & FLAG_FORWARDED:
         body.epochs = <uint32_t*>(base + at)
         at += indices_bytes(header.count)
-    if header.kind != ACCESS_PULL:
+    if header.kind == ACCESS_STEP:
+        body.lr = <double*>(base + at)
+        at += sizeof(double)
+    if not is_read(header.kind):
         body.rows = base + at
         at += header.count * row_bytes
     body.size_bytes = at
@@ -159,8 +176,9 @@ cdef inline AccessBody reply_body(char* base, const AccessHeader* header, size_t
     cdef AccessBody body
     cdef size_t at = 0
     body.keys = body.index = body.epochs = NULL
+    body.lr = NULL
     body.rows = NULL
-    if header.kind == ACCESS_PULL:
+    if is_read(header.kind):
         body.rows = base
         at += padded(header.count * row_bytes)
     if header.flags & FLAG_INDEXED:

@@ -193,7 +193,7 @@ cdef class News:
             holding = holding_of(table, key, holder)
             holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_LISTED | HOLDING_ROUNDED)
             oldest_ns = max(oldest_ns, ns_since(holding.since, self.journal.now_ns))
-            self.draft.versions.push_back(read_row(table, key, memory + header.rows * table.row_bytes))
+            self.draft.versions.push_back(read_row(table, key, memory + header.rows * table.stored_bytes))
             note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.draft.versions.back())
             self.draft.keys.push_back(key)
             self.draft.epochs.push_back(table.records[key].epoch)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.declined cimport forget_declined, may_replicate, note_declined
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hints cimport Hints
@@ -15,8 +16,8 @@ from intentpm.runtime._native.journal cimport (
     REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DROPPED,
-    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
+    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
+    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, has_row,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
 from intentpm.runtime._native.news cimport News
@@ -57,7 +58,7 @@ cdef class Owner:
         self.row_numbers.clear()
         for i in range(asked.count):
             prefetch_rows(table, body.keys, i, asked.count)
-            delta = body.rows + row * table.row_bytes
+            delta = body.rows + row * table.stored_bytes
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)
                 self.row_numbers.push_back(row)
@@ -90,12 +91,12 @@ cdef class Owner:
             self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* delta,
             char* memory, RoundHeader* header) noexcept nogil:
         """One record for a key owned here: applies its delta and adds the result to the answer being built."""
-        cdef char* row = memory + header.rows * table.row_bytes
+        cdef char* row = memory + header.rows * table.stored_bytes
         cdef uint8_t result
         cdef uint32_t before, version = 0
         cdef bint holds = (record & RECORD_HOLDS) != 0          # the holder's row is of version ``seen_version``
         # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
-        prefetch_row(row + 4 * table.row_bytes, table.row_bytes, True)
+        prefetch_row(row + 4 * table.stored_bytes, table.stored_bytes, True)
         if record & (RECORD_ADD | RECORD_SET):
             before = self._take_delta(table, key, holder, delta, record & RECORD_SET)
             holds = holds and (before == seen_version or (record & RECORD_SET) != 0 or is_planted(MUTATION_SAME_ALWAYS))
@@ -116,11 +117,14 @@ cdef class Owner:
                 self.news.note_rounded(table, key, holder)
             if is_planted(MUTATION_SAME_ALWAYS):
                 self._add_holder(table, key, holder)         # forgets its news
-        else:
+        elif may_replicate(table):
             result = RESULT_ROW
             self._add_holder(table, key, holder)
             version = read_row(table, key, row)
-        header.rows += result == RESULT_ROW or result == RESULT_MOVED
+        else:
+            result = RESULT_DECLINED
+            note_declined(table, key, holder)
+        header.rows += has_row(result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
         self.draft.epochs.push_back(table.records[key].epoch)
@@ -148,6 +152,7 @@ cdef class Owner:
         """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
         cdef uint32_t version
         self._remove_holder(table, key, holder)
+        forget_declined(table, key)
         version = move_out(table, key, row)
         self.moved_out_bytes += table.stride_bytes
         learn_owner(table, key, holder, table.records[key].epoch + 1)
@@ -213,7 +218,7 @@ cdef class Owner:
             self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil:
         cdef const char* delta = NULL
         if body.codes[i] & (RECORD_ADD | RECORD_SET):
-            delta = body.rows + row * table.row_bytes
+            delta = body.rows + row * table.stored_bytes
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
         if not self.parking.park_record(
                 table, body.keys[i], asked, body.codes[i], body.epochs[i], body.versions[i], delta):
@@ -223,6 +228,7 @@ cdef class Owner:
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
             const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
         cdef RoundHeader header = asked[0]
+        cdef size_t row_bytes = table.stored_bytes
         cdef size_t n
         cdef uint32_t i
         cdef char* memory = self.draft.begin(table, numbers.size(), 3)
@@ -236,7 +242,7 @@ cdef class Owner:
             if known_owner(table, body.keys[i]) != owner:
                 continue
             if body.codes[i] & (RECORD_ADD | RECORD_SET):
-                copy_row(memory + header.rows * table.row_bytes, body.rows + rows[n] * table.row_bytes, table.row_bytes)
+                copy_row(memory + header.rows * row_bytes, body.rows + rows[n] * row_bytes, row_bytes)
                 header.rows += 1
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.draft.keys.push_back(body.keys[i])

@@ -21,6 +21,7 @@ cdef struct ParkedMessage:
     uint32_t index               # of an access: position in the origin's request
     uint32_t epoch               # the forwarder's
     uint32_t version             # of a record
+    double lr                    # of a step
     uint8_t record
     bint has_row
     char* row                    # in the same allocation
@@ -33,7 +34,7 @@ cdef class Parking:
     cdef readonly uint64_t parked_ever
 
     cdef bint park_access(
-        self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch,
+        self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch, double lr,
         const char* row) noexcept nogil
     cdef bint park_record(
         self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,

@@ -33,7 +33,7 @@ cdef class Parking:
                 free(entry.second[i])
 
     cdef bint park_access(
-            self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch,
+            self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch, double lr,
             const char* row) noexcept nogil:
         cdef ParkedMessage* message = _new(table, row)
         if message == NULL:
@@ -42,6 +42,7 @@ cdef class Parking:
         message.access = header[0]
         message.index = index
         message.epoch = epoch
+        message.lr = lr
         return self._put(table, key, message, row)
 
     cdef bint park_record(

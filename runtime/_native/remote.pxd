@@ -5,6 +5,9 @@
 An owner forwards the keys that have left it; replies come straight from whoever owned them, so the origin counts answered keys,
 and learns from forwarded ones where they are now. Keys that are on their way here are not asked for: the call waits for them.
 
+Those of a table with an optimiser may be declined (``declined.pxd``): they are asked for all the same, and no copy can be
+older than a write that went to the owner, for there is none.
+
 Guarantees
     * Each key of an operation is applied once, at the rank that owns it then (transport: a message is delivered once).
     * At most ``WINDOW_REQUESTS`` requests of this rank are open at any other rank, which bounds the memory both ends spend on
@@ -17,11 +20,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.journal cimport Journal
-from intentpm.runtime._native.messages cimport ACCESS_PULL, ACCESS_PUSH, AccessBody, AccessHeader
+from intentpm.runtime._native.messages cimport (
+    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_STEP, AccessBody, AccessHeader,
+)
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
 from intentpm.runtime._native.rows cimport pull_row_atomic, push_row_atomic, set_row_atomic
 from intentpm.runtime._native.state cimport KeyState
+from intentpm.runtime._native.steps cimport pull_stored_atomic, step_row_atomic
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -39,7 +45,8 @@ cdef enum SubmitResult:
 # How far submit has come with an operation.
 cdef struct Submission:
     const int64_t* keys          # the caller's batch
-    char* rows                   # the caller's rows: read by push and set, written by pull
+    char* rows                   # the caller's rows: read by push, set and step, written by pulls
+    double lr                    # of a step
     uint32_t at                  # into operation.positions
     uint32_t count
     uint32_t blocked_on          # rank
@@ -56,11 +63,20 @@ cdef struct WaitingPull:
     uint32_t* keys               # owned
 
 
-cdef inline KeyState access_row(TableState* table, int kind, int64_t key, char* row) noexcept nogil:
+cdef inline size_t accessed_bytes(const TableState* table, int kind) noexcept nogil:
+    """Per key, of the rows that an access carries."""
+    return table.stored_bytes if kind == ACCESS_PULL_STORED else table.row_bytes
+
+
+cdef inline KeyState access_row(TableState* table, int kind, int64_t key, char* row, double lr) noexcept nogil:
     if kind == ACCESS_PULL:
         return pull_row_atomic(table, key, row)
     if kind == ACCESS_PUSH:
         return push_row_atomic(table, key, row)
+    if kind == ACCESS_STEP:
+        return step_row_atomic(table, key, row, lr)
+    if kind == ACCESS_PULL_STORED:
+        return pull_stored_atomic(table, key, row)
     return set_row_atomic(table, key, row)
 
 

@@ -5,10 +5,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.journal cimport EVENT_PARKED, Journal, note_traced
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, FLAG_INDEXED, MSG_ACCESS, AccessBody, AccessHeader, access_body, reply_body,
+    ACCESS_PULL, FLAG_INDEXED, MSG_ACCESS, AccessBody, AccessHeader, access_body, is_read, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport (
@@ -16,18 +17,21 @@ from intentpm.runtime._native.requests cimport (
 )
 from intentpm.runtime._native.rows cimport pull_row_atomic
 from intentpm.runtime._native.staging cimport send_staged, stage, try_stage
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REQUESTED
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REQUESTED, KeyState
 from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key
 from intentpm.transports.base cimport Transport
 
 
 cdef inline uint32_t _who_serves(const TableState* table, int64_t key) noexcept nogil:
-    """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way."""
-    return table.rank if key_state(table, key) != STATE_ABSENT else known_owner(table, key)
+    """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way for sure."""
+    cdef KeyState state = key_state(table, key)
+    if state == STATE_ABSENT or (state == STATE_REQUESTED and not may_replicate(table)):
+        return known_owner(table, key)
+    return table.rank
 
 
 cdef inline uint32_t _keys_per_message(const TableState* table) noexcept nogil:
-    return <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.row_bytes, <size_t>4))
+    return <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.stored_bytes, <size_t>4))
 
 
 cdef class RemoteAccess:
@@ -123,9 +127,9 @@ cdef class RemoteAccess:
         cdef TableState* table = operation.table
         cdef uint32_t position = operation.positions[submission.at]
         cdef int64_t key = submission.keys[position]
-        cdef char* row = submission.rows + position * table.row_bytes
+        cdef char* row = submission.rows + position * accessed_bytes(table, operation.kind)
         if is_here(table, key):
-            access_row(table, operation.kind, key, row)
+            access_row(table, operation.kind, key, row, submission.lr)
             return True
         # On its way here: the access waits for it. Sent to the owner instead, a write could be overtaken by the copy that is
         # on its way, and this worker would read its key without its own write.
@@ -141,7 +145,7 @@ cdef class RemoteAccess:
         header.kind = <uint8_t>operation.kind
         header.request = self.requests.open(operation, table.rank, at, 1, False)
         header.generation = self.requests.entries[header.request].generation
-        if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, row):
+        if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, 0.0, row):
             note_traced(self.journal, table, <uint32_t>key, EVENT_PARKED, table.rank)
             return True
         operation.status = OPERATION_NO_MEMORY
@@ -170,12 +174,14 @@ cdef class RemoteAccess:
         body = access_body(memory, &header, table.row_bytes)
         for i in range(count):
             body.keys[i] = <uint32_t>submission.keys[positions[i]]
+        if body.lr != NULL:
+            body.lr[0] = submission.lr
         if body.rows != NULL:
             for i in range(count):
                 copy_row(
                     body.rows + i * table.row_bytes, submission.rows + positions[i] * table.row_bytes,
                     table.row_bytes)
-        header.request = self.requests.open(operation, owner, submission.at, count, operation.kind != ACCESS_PULL)
+        header.request = self.requests.open(operation, owner, submission.at, count, not is_read(operation.kind))
         header.generation = self.requests.entries[header.request].generation
         if not send_staged(
                 self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes):
@@ -192,7 +198,7 @@ cdef class RemoteAccess:
         if request == NULL:
             return True                  # abandoned meanwhile
         table = request.operation.table
-        sections = reply_body(<char*>body, header, table.row_bytes)
+        sections = reply_body(<char*>body, header, accessed_bytes(table, header.kind))
         if sections.size_bytes != body_bytes or header.count == 0 or header.count > request.unanswered:
             return False
         if not self._scatter(request, header, &sections):
@@ -206,7 +212,7 @@ cdef class RemoteAccess:
     cdef bint _scatter(self, const Request* request, const AccessHeader* header, const AccessBody* sections) noexcept nogil:
         """Puts pulled rows to their places in the caller's batch."""
         cdef const Operation* operation = request.operation
-        cdef size_t row_bytes = operation.table.row_bytes
+        cdef size_t row_bytes = accessed_bytes(operation.table, operation.kind)
         cdef const uint32_t* positions = operation.positions + request.first
         cdef uint32_t i, at
         if sections.rows == NULL:
@@ -344,5 +350,5 @@ cdef class RemoteAccess:
             return
         if message.access.kind == ACCESS_PULL:
             row = request.operation.rows + request.operation.positions[request.first] * table.row_bytes
-        access_row(table, message.access.kind, key, row)
+        access_row(table, message.access.kind, key, row, message.lr)
         self.requests.answered(request, 1)

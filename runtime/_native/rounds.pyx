@@ -7,7 +7,7 @@ from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_SET,
-    RESULT_DROPPED, RoundBody, RoundHeader, keys_fit, round_body,
+    RoundBody, RoundHeader, has_row, keys_fit, round_body,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -78,7 +78,7 @@ cdef class Rounds:
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
             return self._take_hint(message_id, table, header, body, body_bytes)
         sections = round_body(
-            <char*>body, header, table.row_bytes, answers or header.flags & FLAG_FORWARDED)
+            <char*>body, header, table.stored_bytes, answers or header.flags & FLAG_FORWARDED)
         if sections.size_bytes != body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
             return False
         if not _rows_fit(header, &sections, answers):
@@ -135,5 +135,5 @@ cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bin
     """There are as many rows as the records, or results, say."""
     cdef uint32_t i, rows = 0
     for i in range(header.count):
-        rows += body.codes[i] < RESULT_DROPPED if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+        rows += has_row(body.codes[i]) if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
     return rows == header.rows

@@ -24,7 +24,7 @@ from intentpm.runtime._native.table_state cimport TableState, row_of
 # ``try_*`` are one attempt. It gives up (STATE_ABSENT) when a writer is inside or the key is not here; ``*_row_atomic`` repeat
 # it until it succeeds or the key is not here. They return the state the key had.
 
-cdef inline bint _enter(KeyPlace* place, uint32_t* seen) noexcept nogil:
+cdef inline bint enter_row(KeyPlace* place, uint32_t* seen) noexcept nogil:
     seen[0] = load_relaxed(&place.word)
     return (seen[0] & (WORD_HERE | WORD_LOCKED)) == WORD_HERE and try_lock(&place.word, seen[0])
 
@@ -33,7 +33,7 @@ cdef inline KeyState try_pull(TableState* table, int64_t key, char* out, size_t 
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
     if not optimistic_reads:
-        if not _enter(place, &seen):
+        if not enter_row(place, &seen):
             return STATE_ABSENT
         copy_row(out, row_of(table, load_relaxed_i32(&place.slot)), row_bytes)
         unlock_unchanged(&place.word, seen)
@@ -46,7 +46,7 @@ cdef inline KeyState try_pull(TableState* table, int64_t key, char* out, size_t 
     return state_of(seen) if load_relaxed(&place.word) == seen else STATE_ABSENT
 
 
-cdef inline void _leave_written(TableState* table, int64_t key, uint32_t seen) noexcept nogil:
+cdef inline void leave_written(TableState* table, int64_t key, uint32_t seen) noexcept nogil:
     if seen & WORD_SHARED or state_of(seen) == STATE_REPLICA:
         mark_dirty(table, key)
     unlock_changed(&table.places[key].word, seen)
@@ -55,24 +55,24 @@ cdef inline void _leave_written(TableState* table, int64_t key, uint32_t seen) n
 cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
-    if not _enter(place, &seen):
+    if not enter_row(place, &seen):
         return STATE_ABSENT
     table.add(row_of(table, place.slot), delta, table.row_items)
     if state_of(seen) == STATE_REPLICA:
         add_pending(table, &table.replicas[place.slot], delta)
-    _leave_written(table, key, seen)
+    leave_written(table, key, seen)
     return state_of(seen)
 
 
 cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
-    if not _enter(place, &seen):
+    if not enter_row(place, &seen):
         return STATE_ABSENT
     copy_row(row_of(table, place.slot), value, table.row_bytes)
     if state_of(seen) == STATE_REPLICA:
         set_pending(table, &table.replicas[place.slot], value)
-    _leave_written(table, key, seen)
+    leave_written(table, key, seen)
     return state_of(seen)
 
 
@@ -100,11 +100,11 @@ cdef inline KeyState set_row_atomic(TableState* table, int64_t key, const char* 
 # -- management: keys that are here, engine lock held ------------------------------------------------------------------------
 
 cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcept nogil:
-    """As pull_row_atomic; returns the version of the row it copied."""
+    """The whole stored row; returns the version of the row it copied."""
     # Writers only hold the word for one row, so locking it to read is as short.
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    copy_row(out, row_of(table, place.slot), table.stored_bytes)
     unlock_unchanged(&place.word, seen)
     return seen // WORD_VERSION_ONE
 

@@ -6,11 +6,11 @@ from libc.string cimport memcpy
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.journal cimport EVENT_FORWARDED, EVENT_PARKED, note_traced
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, ACCESS_SET, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader, access_body,
-    reply_body,
+    ACCESS_KINDS, ACCESS_STEP, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader, access_body,
+    is_read, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage
-from intentpm.runtime._native.remote cimport RemoteAccess, access_row
+from intentpm.runtime._native.remote cimport RemoteAccess, access_row, accessed_bytes
 from intentpm.runtime._native.staging cimport send_staged, stage, unstage
 from intentpm.runtime._native.state cimport STATE_OWNED
 from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, prefetch_key
@@ -28,9 +28,11 @@ cdef class Serving:
         cdef TableState* table
         cdef AccessBody sections
         cdef uint32_t i
-        if header.table >= self.remote.table_count or header.kind > ACCESS_SET or header.origin >= self.transport.size:
+        if header.table >= self.remote.table_count or header.kind >= ACCESS_KINDS or header.origin >= self.transport.size:
             return False
         table = self.remote.tables[header.table]
+        if header.kind >= ACCESS_STEP and table.optimiser == NULL:
+            return False
         sections = access_body(<char*>body, header, table.row_bytes)
         if sections.size_bytes != body_bytes or header.count == 0:
             return False
@@ -43,22 +45,25 @@ cdef class Serving:
         """Applies what is owned here, replies for it, and forwards the rest."""
         cdef AccessHeader header = asked[0]
         cdef AccessBody reply
+        cdef size_t row_bytes = accessed_bytes(table, asked.kind)
+        cdef bint reads = is_read(asked.kind)
+        cdef double lr = sections.lr[0] if sections.lr != NULL else 0.0
         cdef char* memory
         cdef char* row
         cdef uint32_t i, here = 0
         self.grouped.clear()
         self.parked.clear()
         header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
-        memory = stage(self.transport, reply_body(NULL, &header, table.row_bytes).size_bytes)
+        memory = stage(self.transport, reply_body(NULL, &header, row_bytes).size_bytes)
         if memory == NULL:
             return True
         for i in range(asked.count):
             if i + PREFETCH_ROWS < asked.count:
-                prefetch_key(table, sections.keys[i + PREFETCH_ROWS], asked.kind != ACCESS_PULL)
-            row = memory + here * table.row_bytes
-            if asked.kind != ACCESS_PULL:
-                row = sections.rows + i * table.row_bytes
-            if self._access_owned(table, asked.kind, sections.keys[i], row):
+                prefetch_key(table, sections.keys[i + PREFETCH_ROWS], not reads)
+            row = memory + here * row_bytes
+            if not reads:
+                row = sections.rows + i * row_bytes
+            if self._access_owned(table, asked.kind, sections.keys[i], row, lr):
                 here += 1
             elif not self._park_if_coming(table, asked, sections, i):
                 self.grouped.push_back(i)
@@ -71,7 +76,7 @@ cdef class Serving:
             header.flags |= FLAG_FORWARDED
         if asked.flags & FLAG_INDEXED or here < asked.count:
             header.flags |= FLAG_INDEXED
-        reply = reply_body(memory, &header, table.row_bytes)
+        reply = reply_body(memory, &header, row_bytes)
         self._fill_index(table, asked, sections, &reply)
         if here == 0:
             unstage(memory, 1)
@@ -83,11 +88,12 @@ cdef class Serving:
                 self.transport, asked.origin, MSG_REPLY, &header, sizeof(AccessHeader), memory, reply.size_bytes)
         return self.grouped.empty() or self._forward(table, asked, sections)
 
-    cdef inline bint _access_owned(self, TableState* table, int kind, int64_t key, char* row) noexcept nogil:
+    cdef inline bint _access_owned(
+            self, TableState* table, int kind, int64_t key, char* row, double lr) noexcept nogil:
         # Only the owner may answer: a replica may lag behind, and a write to it would come back to it as news.
         if known_owner(table, key) != table.rank:
             return False
-        return access_row(table, kind, key, row) == STATE_OWNED
+        return access_row(table, kind, key, row, lr) == STATE_OWNED
 
     cdef bint _park_if_coming(
             self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil:
@@ -99,7 +105,8 @@ cdef class Serving:
             row = sections.rows + i * table.row_bytes
         note_traced(self.journal, table, sections.keys[i], EVENT_PARKED, asked.origin)
         if not self.parking.park_access(
-                table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i], row):
+                table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i],
+                sections.lr[0] if sections.lr != NULL else 0.0, row):
             self.transport.out_of_memory = True
         return True
 
@@ -158,6 +165,8 @@ cdef class Serving:
         if memory == NULL:
             return
         body = access_body(memory, &header, table.row_bytes)
+        if body.lr != NULL:
+            body.lr[0] = sections.lr[0]
         for g in range(self.grouped.size()):
             i = self.grouped[g]
             if known_owner(table, sections.keys[i]) != owner:
@@ -182,5 +191,6 @@ cdef class Serving:
         sections.keys = &key
         sections.index = &message.index
         sections.epochs = &message.epoch
-        sections.rows = message.row if message.has_row and header.kind != ACCESS_PULL else <char*>NULL
+        sections.lr = &message.lr if header.kind == ACCESS_STEP else NULL
+        sections.rows = message.row if message.has_row and not is_read(header.kind) else <char*>NULL
         self._answer(table, &header, &sections)

@@ -11,7 +11,8 @@ from libc.stdint cimport int64_t
 from intentpm.runtime._native.table_state cimport TableState
 
 
-# Maps every array of a table whose numbers (size, num_keys, row_bytes) are set. Raises MemoryBudgetError; then some are NULL.
+# Maps every array of a table whose numbers (size, num_keys, stored_bytes) and optimiser are set. Raises MemoryBudgetError; then
+# some are NULL.
 cdef int map_arrays(TableState* table) except -1
 cdef void unmap_arrays(TableState* table) noexcept
 # The slots from ``end`` up to the last that was ever bound are free, and of the free ones ``kept`` lie below.

@@ -1,6 +1,6 @@
 """The memory of a table; ``slabs.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from posix.mman cimport (
     MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap,
     munmap,
@@ -18,16 +18,16 @@ cdef enum:
     PAGE_BYTES = 64 << 10        # of the largest that systems use but for huge ones
 
 
-def stride_for(row_bytes: int) -> int:
+def stride_for(stored_bytes: int) -> int:
     """Bytes from one row to the next: a power of two below a cache line, whole cache lines above."""
-    if row_bytes >= CACHE_LINE_BYTES:
-        return (row_bytes + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
-    return 1 << max(row_bytes - 1, 0).bit_length()
+    if stored_bytes >= CACHE_LINE_BYTES:
+        return (stored_bytes + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
+    return 1 << max(stored_bytes - 1, 0).bit_length()
 
 
 cdef int map_arrays(TableState* table) except -1:
     cdef size_t keys = table.num_keys
-    table.stride_bytes = stride_for(table.row_bytes)
+    table.stride_bytes = stride_for(table.stored_bytes)
     table.places = <KeyPlace*>_map(keys * sizeof(KeyPlace), True)
     table.key_of = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.rows = <char*>_map(keys * table.stride_bytes, True)
@@ -36,6 +36,8 @@ cdef int map_arrays(TableState* table) except -1:
     table.pending_stride = max(<size_t>8, table.stride_bytes)
     table.records = <KeyRecord*>_map(keys * sizeof(KeyRecord), True)
     table.flags = <uint8_t*>_map(keys, False)
+    if table.optimiser != NULL:
+        table.declined = <uint16_t*>_map(keys * sizeof(uint16_t), False)
     table.dirty_next = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.replicas = <ReplicaRecord*>_map(keys * sizeof(ReplicaRecord), False)
     table.holdings_at = <uint32_t*>_map(keys * sizeof(uint32_t), False)
@@ -52,6 +54,7 @@ cdef void unmap_arrays(TableState* table) noexcept:
     _unmap(table.rows, keys * table.stride_bytes)
     _unmap(table.records, keys * sizeof(KeyRecord))
     _unmap(table.flags, keys)
+    _unmap(table.declined, keys * sizeof(uint16_t))
     _unmap(table.dirty_next, keys * sizeof(int32_t))
     _unmap(table.replicas, keys * sizeof(ReplicaRecord))
     _unmap(table.holdings_at, keys * sizeof(uint32_t))

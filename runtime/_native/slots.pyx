@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef inline void _prefetch_free(const TableState* table, int32_t slot) noexcept nogil:
-    prefetch_row(row_of(table, slot), table.row_bytes, True)
+    prefetch_row(row_of(table, slot), table.stored_bytes, True)
     prefetch_write(&table.key_of[slot])
     prefetch_write(&table.replicas[slot])
 
@@ -75,7 +75,7 @@ cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil:
 cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    copy_row(out, row_of(table, place.slot), table.row_bytes)
+    copy_row(out, row_of(table, place.slot), table.stored_bytes)
     _unbind(table, place, seen)
     return seen // WORD_VERSION_ONE
 

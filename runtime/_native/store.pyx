@@ -9,14 +9,18 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from math import prod
+
 import numpy as np
 
 from intentpm.foundation.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 from intentpm.foundation.handles import refuse_to_cross
+from intentpm.runtime._native.row_layout import initial_state, stored_dtype
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
+from intentpm.runtime._native.row_layout cimport describe_optimiser
 from intentpm.runtime._native.rows cimport pull_row_atomic
 from intentpm.runtime._native.slabs cimport map_arrays, unmap_arrays
 from intentpm.runtime._native.slots cimport bind_slot, drop_replica, publish
@@ -47,6 +51,16 @@ def resolve_dtype(dtype) -> np.dtype:
     return resolved
 
 
+def stored_bytes(dtype, row_shape, optimizer) -> int:
+    """Of a whole row of a numpy.dtype: its weights, and the optimizer's state if there is one. Raises ShapeError."""
+    if optimizer is not None:
+        try:
+            return stored_dtype(dtype, row_shape, optimizer).itemsize
+        except ValueError as error:      # beyond what NumPy can describe
+            raise ShapeError(f"row_shape={row_shape} with the state of {optimizer!r}: {error}") from None
+    return prod(row_shape) * dtype.itemsize
+
+
 cdef class Table:
     """One table as this rank sees it: the rows that live here and where every other key is.
 
@@ -61,7 +75,7 @@ cdef class Table:
     def __cinit__(self):
         self.state = NULL
 
-    def __init__(self, name: str, table_id: int, num_keys: int, row_shape, dtype, rank: int, size: int):
+    def __init__(self, name: str, table_id: int, num_keys: int, row_shape, dtype, rank: int, size: int, optimizer=None):
         """Reserves address space for all rows and commits what is touched; every key is absent."""
         self.name = name
         self.table_id = table_id
@@ -83,12 +97,21 @@ cdef class Table:
         state.size = size
         state.num_keys = num_keys
         state.row_items = items
-        state.row_bytes = items * self.dtype.itemsize
+        state.row_bytes = state.stored_bytes = items * self.dtype.itemsize
         state.add = row_add_for(_dtype_code(self.dtype))
         state.adds_exactly = self.dtype.kind in "iu"
         state.square = row_square_for(_dtype_code(self.dtype))
         state.dirty_head = END_OF_DIRTY
+        self.optimizer = optimizer
+        if optimizer is not None:
+            self._set_optimiser(optimizer)
         map_arrays(state)
+
+    cdef _set_optimiser(self, optimiser):
+        self.stored_dtype = stored_dtype(self.dtype, self.row_shape, optimiser)
+        self.state.stored_bytes = self.stored_dtype.itemsize
+        describe_optimiser(&self.optimiser, optimiser, _dtype_code(self.dtype), self.stored_dtype)
+        self.state.optimiser = &self.optimiser
 
     def __dealloc__(self):
         if self.state != NULL:
@@ -113,6 +136,7 @@ cdef class Table:
         Called before the table is known to the engine, or under its lock.
         """
         cdef const unsigned char[::1] source = None
+        cdef const unsigned char[::1] begun = initial_state(self.stored_dtype, self.optimizer)
         cdef TableState* state = self.state
         cdef int64_t i
         cdef int32_t slot
@@ -127,6 +151,10 @@ cdef class Table:
                 slot = bind_slot(state, keys[i])
                 if source is not None and state.row_bytes > 0:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
+                if begun is not None:
+                    memcpy(
+                        row_of(state, slot) + self.optimiser.state_offset, &begun[self.optimiser.state_offset],
+                        state.stored_bytes - self.optimiser.state_offset)
                 publish(state, keys[i], STATE_OWNED)
 
     def disown(self, const int64_t[::1] keys) -> None:

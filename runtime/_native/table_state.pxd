@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from intentpm.foundation.primitives cimport (
     load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
 )
+from intentpm.runtime._native.row_optimiser cimport RowOptimiser
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
 
 
@@ -42,15 +43,18 @@ cdef struct TableState:
     uint32_t size                # ranks in the job
     int64_t num_keys
     size_t row_items
-    size_t row_bytes             # of the payload
-    size_t stride_bytes          # from one row to the next: row_bytes padded so that no small row straddles a cache line
+    size_t row_bytes             # of the weights: what a pull, push, set or gradient has per key
+    size_t stored_bytes          # of the row as it lies here and moves between ranks: weights, then the optimiser's state
+    size_t stride_bytes          # from one row to the next: stored_bytes padded so that no small row straddles a cache line
     row_add_fn add
     bint adds_exactly            # integers: the order of additions does not matter
     row_square_fn square         # sum of the squares of a row's items
+    const RowOptimiser* optimiser    # NULL: none, and a row is its weights
     # Per key, num_keys each; memory is committed by the system at first touch.
     KeyPlace* places             # see state.pxd
     KeyRecord* records
     uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
+    uint16_t* declined           # guarded by: engine lock. See declined.pxd; NULL without an optimiser
     int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     # Per slot; there is one for every key.
@@ -118,4 +122,4 @@ cdef inline void prefetch_row(const char* row, size_t row_bytes, bint for_writin
 cdef inline void prefetch_key(const TableState* table, int64_t key, bint for_writing) noexcept nogil:
     """Brings the row near. Looks at the key's place unsynchronised: when it is out of date, the prefetch was useless."""
     if is_here(table, key):
-        prefetch_row(row_of(table, slot_of(table, key)), table.row_bytes, for_writing)
+        prefetch_row(row_of(table, slot_of(table, key)), table.stored_bytes, for_writing)

@@ -84,6 +84,7 @@ def test_stats_count_what_happened(spawn_world):
             "in_time": 0,
             "late": 5,
             "withdrawn": 0,
+            "declined": 0,
             "refused": 0,
         }
         assert relocated["replicas_set_up"] == 0

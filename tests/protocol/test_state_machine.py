@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.programs import MODES, TABLES, Plan, Program, Step, WorkerProgram
+from support.programs import MODES, PLAIN_TABLES, ROW_ITEMS, Plan, Program, Step, WorkerProgram
 from support.simulation import Simulation
 
 from intentpm.runtime.config import Config
@@ -33,7 +33,7 @@ class JobMachine(RuleBasedStateMachine):
     )
     def start(self, size: int, workers_per_rank: int, management: Any, timing: Any, seed: int) -> None:
         config = Config(management=management, timing=timing, seed=seed)
-        plan = Plan(size, workers_per_rank, 0, dict.fromkeys(TABLES, KEYS), config, NetworkModel.disorderly(seed))
+        plan = Plan(size, workers_per_rank, 0, dict.fromkeys(ROW_ITEMS, KEYS), config, NetworkModel.disorderly(seed))
         self.job = Simulation(size, seed, config, plan.model, max_virtual_s=60.0)
         self.job.ask_early(plan.early_records)
         self.program = self._guarded(Program, self.job, plan)
@@ -64,14 +64,30 @@ class JobMachine(RuleBasedStateMachine):
         self.steps[number].append(step)
         self.job.network.unpark(self.tasks[number])  # type: ignore[union-attr]
 
-    @rule(number=st.integers(0, 15), table=st.sampled_from(TABLES), keys=key_lists, wait=st.booleans())
+    def _in_this_mode(self, table: str) -> str:
+        return table if table in self.program.plan.tables else PLAIN_TABLES[0]
+
+    @rule(number=st.integers(0, 15), table=st.sampled_from(tuple(ROW_ITEMS)), keys=key_lists, wait=st.booleans())
     def pull(self, number: int, table: str, keys: list[int], wait: bool) -> None:
-        self._give(number, Step("pull" if wait else "pull_async", table, tuple(keys)))
+        self._give(number, Step("pull" if wait else "pull_async", self._in_this_mode(table), tuple(keys)))
 
     @rule(number=st.integers(0, 15), table=st.sampled_from(("shared", "wide")), keys=key_lists, wait=st.booleans())
     def push(self, number: int, table: str, keys: list[int], wait: bool) -> None:
         amounts = tuple(range(1, len(keys) + 1))
         self._give(number, Step("push" if wait else "push_async", table, tuple(keys), amounts))
+
+    @rule(
+        number=st.integers(0, 15),
+        table=st.sampled_from(("stepped", "gathered")),
+        keys=key_lists,
+        wait=st.booleans(),
+        duplicates=st.sampled_from(("sum", "each")),
+    )
+    def push_grad(self, number: int, table: str, keys: list[int], wait: bool, duplicates: str) -> None:
+        amounts = tuple(range(1, len(keys) + 1))
+        if table in self.program.plan.tables:
+            call = "push" if wait else "push_async"
+            self._give(number, Step(call, table, tuple(keys), amounts, duplicates=duplicates))
 
     @rule(
         number=st.integers(0, 15),
@@ -85,13 +101,13 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, 15),
-        table=st.sampled_from(TABLES),
+        table=st.sampled_from(tuple(ROW_ITEMS)),
         keys=key_lists,
         start=st.integers(-1, 4),
         length=st.integers(1, 4),
     )
     def intent(self, number: int, table: str, keys: list[int], start: int, length: int) -> None:
-        self._give(number, Step("intent", table, tuple(keys), window=(start, start + length)))
+        self._give(number, Step("intent", self._in_this_mode(table), tuple(keys), window=(start, start + length)))
 
     @rule(number=st.integers(0, 15), call=st.sampled_from(("advance_clock", "wait_sync", "wait_futures")))
     def other(self, number: int, call: str) -> None:

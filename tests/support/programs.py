@@ -1,11 +1,13 @@
 """Random programs over a simulated job, with a model of what every read may return.
 
-A program has three tables. All values are integers in float64, so sums are exact, and every row is one number repeated,
-so a torn row shows.
+A program has three tables, and two with an optimizer where the mode allows it. All values are integers in float64, so
+sums are exact, and every row is one number repeated, so a torn row shows.
 
     shared    any worker pushes; reads are bounded from both sides
     private   each key has one worker that writes it (push and set); that worker's reads are exact
     wide      as shared, rows of 96 numbers: more than one cache line, several keys per message
+    stepped   as shared, with SGD at lr 1: what a push would add is pushed as a gradient, by its negative, or pushed
+    gathered  as shared, with Adagrad: gradients are pushed; what is read is the accumulator, the sum of their squares
 
 What a read of a shared key must lie between:
 
@@ -13,7 +15,8 @@ What a read of a shared key must lie between:
     at least  what this worker read here before + its own pushes since (it reads its own writes, and copies only grow.
               A value from another rank is no bound: a replica granted while it was under way may be older);
               what had been synchronised (``wait_sync``) before this worker's own last ``wait_sync`` began;
-              without replicas also every push that had returned (sequential consistency)
+              without replicas (tables with an optimizer have none) also every push that had returned (sequential
+              consistency)
 
 At the end every value is exact. The model adds no assumption about where keys are, so it holds in every mode.
 """
@@ -27,12 +30,15 @@ import numpy as np
 from support.simulation import Simulation, simulate
 
 from intentpm.runtime.config import Config
+from intentpm.runtime.optimisers import SGD, Adagrad
 from intentpm.transports.sim_model import NetworkModel
 
-TABLES = ("shared", "private", "wide")
-ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96}
+PLAIN_TABLES = ("shared", "private", "wide")
+OPTIMIZERS = {"stepped": SGD(lr=1.0), "gathered": Adagrad(lr=0.5)}
+ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96, "stepped": 5, "gathered": 33}
 MODES = ("adaptive", "relocate", "replicate", "static", "full_replication")
 WITHOUT_REPLICAS = ("static", "relocate")
+WITHOUT_OPTIMIZERS = ("replicate", "full_replication")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,10 @@ class Plan:
     model: NetworkModel
     early_records: int = 1
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return PLAIN_TABLES if self.config.management in WITHOUT_OPTIMIZERS else tuple(ROW_ITEMS)
+
     @classmethod
     def draw(cls, seed: int, management: str | None = None) -> "Plan":
         draw = random.Random(f"plan {seed}")
@@ -54,7 +64,7 @@ class Plan:
             size=draw.choice((2, 2, 3, 4, 5, 8)),
             workers_per_rank=draw.choice((1, 1, 2)),
             steps=draw.choice((5, 15, 30)),
-            keys={name: draw.choice((1, 3, 8, 20)) for name in TABLES},
+            keys={name: draw.choice((1, 3, 8, 20)) for name in ROW_ITEMS},
             config=Config(
                 management=management or draw.choice(MODES),  # type: ignore[arg-type]
                 timing=draw.choice(("adaptive", "immediate")),  # type: ignore[arg-type]
@@ -74,6 +84,21 @@ class Step:
     keys: tuple[int, ...] = ()
     amounts: tuple[int, ...] = ()
     window: tuple[int, int] = (0, 0)
+    duplicates: str = ""
+    """Of ``push_grad``; empty: it is a plain push."""
+
+    def effect(self) -> tuple[list[int], list[int]]:
+        """Keys and what is added to them: of a gathered table to their accumulators."""
+        keys, amounts = list(self.keys), list(self.amounts)
+        if self.table != "gathered":
+            return keys, amounts
+        if self.duplicates == "sum":
+            keys = sorted(set(self.keys))
+            amounts = [sum(amount for other, amount in self.pairs() if other == key) for key in keys]
+        return keys, [amount**2 for amount in amounts]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        return list(zip(self.keys, self.amounts, strict=True))
 
 
 @dataclass(slots=True)
@@ -99,7 +124,7 @@ class WorkerProgram:
         self.rank = rank
         self.number = number
         self.worker = program.job.ranks[rank].worker()
-        self.tables = {name: program.tables[name][rank] for name in TABLES}
+        self.tables = {name: program.tables[name][rank] for name in program.plan.tables}
         self.known = {name: model.initial.copy() for name, model in program.shared.items()}
         self.unsynchronised = {name: np.zeros_like(model.initial) for name, model in program.shared.items()}
         self.private = program.private_initial.copy()
@@ -121,12 +146,22 @@ class WorkerProgram:
         at_least = self._lower_bound(step)
         table = self.tables[step.table]
         remote_before = self.worker.access_counts(table.table_id)[2]
-        rows = self.worker.pull(table, np.array(step.keys, np.int64))
+        rows = self._read(step)
         self._check_read(step, at_least, rows)
         if step.table != "private" and self.worker.access_counts(table.table_id)[2] == remote_before:
             np.maximum.at(self.known[step.table], list(step.keys), rows[:, 0].astype(np.int64))
 
+    def _read(self, step: Step) -> np.ndarray:
+        table, keys = self.tables[step.table], np.array(step.keys, np.int64)
+        if step.table != "gathered":
+            return self.worker.pull(table, keys)
+        state = self.worker.pull_state(table, keys)
+        return state["sum"]
+
     def _pull_async(self, step: Step) -> None:
+        if step.table == "gathered":
+            self._pull(step)
+            return
         at_least = self._lower_bound(step)
         future = self.worker.pull_async(self.tables[step.table], np.array(step.keys, np.int64))
         # Later writes of this worker may show in it, so only the bounds can be checked.
@@ -136,7 +171,7 @@ class WorkerProgram:
         if step.table == "private":
             return None
         bound = self.known[step.table]
-        if self.program.config.management in WITHOUT_REPLICAS:
+        if self.program.config.management in WITHOUT_REPLICAS or step.table in OPTIMIZERS:
             bound = np.maximum(bound, self.program.shared[step.table].returned)
         return bound[list(step.keys)]
 
@@ -166,12 +201,20 @@ class WorkerProgram:
 
     def _push(self, step: Step) -> None:
         self._begin_push(step)
-        self.worker.push(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        table, keys = self.tables[step.table], np.array(step.keys, np.int64)
+        if step.duplicates:
+            self.worker.push_grad(table, keys, self._gradients(step), duplicates=step.duplicates)
+        else:
+            self.worker.push(table, keys, self._rows(step))
         self._end_push(step)
 
     def _push_async(self, step: Step) -> None:
         self._begin_push(step)
-        future = self.worker.push_async(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        table, keys = self.tables[step.table], np.array(step.keys, np.int64)
+        if step.duplicates:
+            future = self.worker.push_grad_async(table, keys, self._gradients(step), duplicates=step.duplicates)
+        else:
+            future = self.worker.push_async(table, keys, self._rows(step))
         self.futures.append((future, lambda: (future.wait(), self._end_push(step))[1]))
 
     def _set(self, step: Step) -> None:
@@ -186,6 +229,9 @@ class WorkerProgram:
     def _rows(self, step: Step) -> np.ndarray:
         return np.repeat(np.array(step.amounts, np.float64)[:, None], ROW_ITEMS[step.table], axis=1)
 
+    def _gradients(self, step: Step) -> np.ndarray:
+        return -self._rows(step) if step.table == "stepped" else self._rows(step)
+
     def _begin_push(self, step: Step) -> None:
         if step.table == "private":
             for key in set(step.keys):
@@ -193,14 +239,15 @@ class WorkerProgram:
                 self.program.private_sums[key] |= _partial_sums(int(self.private[key]), amounts)
                 self._write_private(key, int(self.private[key]) + sum(amounts))
             return
-        keys = list(step.keys)
-        np.add.at(self.program.shared[step.table].begun, keys, step.amounts)
-        np.add.at(self.known[step.table], keys, step.amounts)
-        np.add.at(self.unsynchronised[step.table], keys, step.amounts)
+        keys, amounts = step.effect()
+        np.add.at(self.program.shared[step.table].begun, keys, amounts)
+        np.add.at(self.known[step.table], keys, amounts)
+        np.add.at(self.unsynchronised[step.table], keys, amounts)
 
     def _end_push(self, step: Step) -> None:
         if step.table != "private":
-            np.add.at(self.program.shared[step.table].returned, list(step.keys), step.amounts)
+            keys, amounts = step.effect()
+            np.add.at(self.program.shared[step.table].returned, keys, amounts)
 
     def _begin_set(self, step: Step) -> None:
         for key, amount in zip(step.keys, step.amounts, strict=True):
@@ -245,6 +292,14 @@ class WorkerProgram:
             self.worker.advance_clock()
         self._wait_sync(Step("wait_sync"))
 
+    def check_gathered(self) -> None:
+        """Everybody has stopped writing: accumulators are exact."""
+        if "gathered" not in self.tables:
+            return
+        model = self.program.shared["gathered"].begun
+        read = self.worker.pull_state(self.tables["gathered"], np.arange(len(model)))["sum"]
+        assert (read == model[:, None]).all(), f"{self}: accumulators are {read.tolist()}, must be {model.tolist()}"
+
     def __str__(self) -> str:
         return f"worker {self.number} of rank {self.rank}"
 
@@ -259,8 +314,10 @@ class Program:
         self.worker_count = plan.size * plan.workers_per_rank
         self.check_every = check_every
         self.steps_done = 0
-        initial = {name: np.arange(plan.keys[name], dtype=np.int64) * 1000 for name in TABLES}
-        self.shared = {name: SharedTable(initial[name]) for name in ("shared", "wide")}
+        initial = {name: np.arange(plan.keys[name], dtype=np.int64) * 1000 for name in plan.tables}
+        if "gathered" in initial:
+            initial["gathered"][:] = 0  # of its accumulators
+        self.shared = {name: SharedTable(initial[name]) for name in plan.tables if name != "private"}
         self.private_initial = initial["private"]
         self.private_final = initial["private"].copy()
         self.private_values = [{int(value)} for value in initial["private"]]
@@ -270,8 +327,9 @@ class Program:
             name: job.create_table(
                 name, plan.keys[name], ROW_ITEMS[name], dtype="float64",
                 init=np.repeat(initial[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1),
+                optimizer=OPTIMIZERS.get(name),
             )
-            for name in TABLES
+            for name in plan.tables
         }  # fmt: skip
         self.workers = [
             WorkerProgram(self, rank, rank * plan.workers_per_rank + i)
@@ -293,14 +351,19 @@ class Program:
         # Only now has everybody stopped writing: one more wait_sync each refreshes what others wrote meanwhile.
         for worker in self.workers:
             self.job.spawn(worker.rank, worker.finish, f"last wait_sync of {worker}")
+        self.job.run()
+        for worker in self.workers:
+            self.job.spawn(worker.rank, worker.check_gathered, f"last look of {worker}")
         self.job.on_every_rank(lambda manager: manager.barrier())
         self.job.settle()
         values = {name: model.begun for name, model in self.shared.items()} | {"private": self.private_final}
         expected = {
-            name: np.repeat(values[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1) for name in TABLES
+            name: np.repeat(values[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1)
+            for name in values
+            if name != "gathered"
         }
         none = np.empty(0, np.int64)
-        everywhere = {name: [none] * self.plan.size for name in TABLES}
+        everywhere = {name: [none] * self.plan.size for name in self.plan.tables}
         intended = None if self.config.management == "full_replication" else everywhere
         self.job.checker.check()
         self.job.checker.check_quiet(expected, intended)
@@ -322,7 +385,7 @@ def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
     )[0]  # fmt: skip
     if call in ("advance_clock", "wait_sync", "wait_futures"):
         return Step(call)
-    table = "private" if call.startswith("set") else draw.choice(TABLES)
+    table = "private" if call.startswith("set") else draw.choice(worker.program.plan.tables)
     keys = _draw_keys(draw, worker, table, call)
     if call == "intent":
         start = draw.randint(-2, 12)
@@ -330,7 +393,9 @@ def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
     if call.startswith("set"):
         value = draw.randint(1, 10**6)
         return Step(call, table, keys, (value,) * len(keys))
-    return Step(call, table, keys, tuple(draw.randint(1, 9) for _ in keys))
+    amounts = tuple(draw.randint(1, 9) for _ in keys)
+    choices = {"stepped": ("", "sum", "each"), "gathered": ("sum", "each")}.get(table, ("",))
+    return Step(call, table, keys, amounts, duplicates=draw.choice(choices) if call.startswith("push") else "")
 
 
 def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str) -> tuple[int, ...]:

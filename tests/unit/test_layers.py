@@ -24,7 +24,11 @@ FLOORS = (
     "bench",
     "tests",
 )  # from the ground up
-FACADE = {"runtime/_package_init.py": "intentpm", "runtime/_package_main.py": "intentpm.__main__"}
+FACADE = {
+    "runtime/_package_init.py": "intentpm",
+    "runtime/_package_main.py": "intentpm.__main__",
+    "runtime/_package_optim.py": "intentpm.optim",
+}
 SOURCES = ("*.py", "*.pyi", "*.pyx", "*.pxd", "*.pxi")
 _CYTHON_IMPORT = re.compile(
     r"^\s*(?:from\s+(intentpm[\w.]*)\s+c?import\s+(.*)|c?import\s+(intentpm[\w.]*))", re.MULTILINE

@@ -1,0 +1,22 @@
+"""A table's optimiser as those see it who apply it; ``row_optimiser.hpp`` says what the fields are."""
+
+cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
+    ctypedef enum WeightDecay "intentpm::WeightDecay":
+        DECAY_NONE "intentpm::DECAY_NONE"
+        DECAY_L2 "intentpm::DECAY_L2"
+        DECAY_DECOUPLED "intentpm::DECAY_DECOUPLED"
+
+    cdef struct RowOptimiser "intentpm::RowOptimiser":
+        void (*step)(void* row, const void* gradient, size_t items, const RowOptimiser* optimiser, double lr) noexcept nogil
+        size_t state_offset
+        double lr
+        double eps
+        double beta1
+        double beta2
+        double log_beta1
+        double log_beta2
+        WeightDecay decay
+        double weight_decay
+        double max_norm
+        double clip_value
+        double clip_norm

@@ -1,0 +1,37 @@
+"""One step of a table's optimiser on one row, under its key's word. Called by ``batches``, ``remote`` and ``serving``.
+
+Guarantees
+    * A step is atomic, as a push is (``rows.pxd``): weights and state are those before it or after it.
+    * It is taken on the owner's row alone: tables with an optimiser have no replicas (``declined.pxd``).
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from intentpm.runtime._native.rows cimport enter_row, leave_written, try_pull
+from intentpm.runtime._native.state cimport STATE_ABSENT, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of
+from intentpm.runtime._native.table_state cimport TableState, row_of
+
+
+cdef inline KeyState try_step(TableState* table, int64_t key, const char* gradient, double lr) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    if not enter_row(place, &seen):
+        return STATE_ABSENT
+    table.optimiser.step(row_of(table, place.slot), gradient, table.row_items, table.optimiser, lr)
+    leave_written(table, key, seen)
+    return state_of(seen)
+
+
+cdef inline KeyState step_row_atomic(TableState* table, int64_t key, const char* gradient, double lr) noexcept nogil:
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_step(table, key, gradient, lr)
+    return state
+
+
+cdef inline KeyState pull_stored_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
+    """The whole row: weights and state of one moment."""
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_pull(table, key, out, table.stored_bytes)
+    return state
