@@ -80,10 +80,14 @@ class ParameterManager:
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
-        if world.size > 1 and not transport.virtual_time:
-            self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
-            self._thread.start()
-        watch(self)
+        try:
+            if world.size > 1 and not transport.virtual_time:
+                self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
+                self._thread.start()
+            watch(self)
+        except BaseException:  # the thread must be gone before the transport is
+            self._release(flush_s=0.0)
+            raise
 
     # -- tables and workers --------------------------------------------------------------------------------------------
 
@@ -420,12 +424,12 @@ class ParameterManager:
         self._engine.fail(" ".join(str(why).split()))
         self._release()
 
-    def _release(self) -> None:
+    def _release(self, flush_s: float = CLOSE_FLUSH_S) -> None:
         forget(self)
         with contextlib.ExitStack() as ending:  # every step, last to first, even if one of them is interrupted
             ending.callback(self._world.close)
-            ending.callback(self._engine.close, CLOSE_FLUSH_S)
-            if self._thread is not None:
+            ending.callback(self._engine.close, flush_s)
+            if self._thread is not None and self._thread.is_alive():
                 ending.callback(self._thread.join, CLOSE_FLUSH_S)
             ending.callback(self._engine.stop)
 

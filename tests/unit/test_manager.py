@@ -1,6 +1,7 @@
 """The public API on one rank, its error paths above all; and the errors of collective calls, on simulated ranks."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from support.simulation import simulate
 
 import intentpm
 from intentpm.runtime.manager import ParameterManager, spin_times_us
+from intentpm.testing import run_ranks
 
 
 @pytest.fixture
@@ -416,3 +418,20 @@ def test_a_rank_that_leaves_while_others_wait_is_named() -> None:
     for error in errors[1:]:
         assert isinstance(error, intentpm.CollectiveMismatchError)
         assert "rank 0 has closed" in str(error)
+
+
+# -- construction ------------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_whose_construction_is_interrupted_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_and_be_interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "intentpm-progress":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(2, lambda pm: None, transport="tcp")
+    assert not [thread for thread in threading.enumerate() if thread.name == "intentpm-progress"]
