@@ -32,7 +32,7 @@ demo: $(VENV)/.demo $(VENV)/.ucx
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev $(VENV)/.ucx
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $$(git ls-files '*.pyx' '*.pxd')

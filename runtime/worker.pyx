@@ -11,8 +11,6 @@ Assumption: one thread at a time uses a worker (checked).
 
 import weakref
 
-from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -22,18 +20,14 @@ cimport numpy as cnp
 
 import numpy as np
 
-from intentpm.foundation.errors import ClosedError, Error, KeyRangeError, OptimizerError, WindowError
+from intentpm.foundation.errors import ClosedError, Error, WindowError
 from intentpm.foundation.handles import refuse_to_cross
-from intentpm.runtime.arguments import as_keys, as_out, as_rows, whole_number
-from intentpm.runtime.optimisers import is_number
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
-from intentpm.runtime._native.batches cimport (
-    AccessCounts, check_keys, pull_rows, pull_stored_rows, push_rows, set_rows, step_rows,
-)
+from intentpm.runtime._native.batches cimport AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, step_rows
 from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
@@ -46,17 +40,8 @@ from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime.call_arguments cimport check_step, clock_of, keys_of, learning_rate, rows_for, steps_of, values_for
 from intentpm.runtime.futures cimport Future, OpenWrites
-
-cdef extern from "numpy/arrayobject.h":
-    ctypedef struct PyTypeObject:
-        pass
-    ctypedef struct PyArray_Descr:
-        pass
-    PyTypeObject PyArray_Type
-    object PyArray_NewFromDescr(
-        PyTypeObject* subtype, PyArray_Descr* descr, int nd, const cnp.npy_intp* dims, const cnp.npy_intp* strides,
-        void* data, int flags, PyObject* prototype)
 
 cnp.import_array()
 
@@ -195,7 +180,7 @@ cdef class Worker:
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
         try:
-            rows = self._rows_for(table, wanted, out)
+            rows = rows_for(table, wanted, out)
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_PULL, wanted, rows)
@@ -228,7 +213,7 @@ cdef class Worker:
         cdef cnp.ndarray rows
         cdef Future future
         try:
-            rows = self._rows_for(table, wanted, out)
+            rows = rows_for(table, wanted, out)
             future = self._new_future(table, ACCESS_PULL, rows)
             future.answer = rows if out is None else out
             self._access_local(table, ACCESS_PULL, wanted, <char*>cnp.PyArray_DATA(rows))
@@ -267,11 +252,11 @@ cdef class Worker:
         cdef Operation operation
         cdef cnp.ndarray wanted
         cdef cnp.ndarray rows
-        self._check_step(table, duplicates)
+        check_step(table, duplicates)
         wanted = self._begin(table, keys)
         try:
-            self.lr = _learning_rate(table, lr)
-            wanted, rows = self._steps_of(table, wanted, gradients, duplicates)
+            self.lr = learning_rate(table, lr)
+            wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
             self._access_local(table, ACCESS_STEP, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_STEP, wanted, rows)
@@ -282,11 +267,11 @@ cdef class Worker:
         """As ``push_grad``, but returns a Future at once; ``keys`` and ``gradients`` may be reused right away."""
         cdef cnp.ndarray wanted
         cdef cnp.ndarray rows
-        self._check_step(table, duplicates)
+        check_step(table, duplicates)
         wanted = self._begin(table, keys)
         try:
-            self.lr = _learning_rate(table, lr)
-            wanted, rows = self._steps_of(table, wanted, gradients, duplicates)
+            self.lr = learning_rate(table, lr)
+            wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
             return self._begin_write(table, ACCESS_STEP, wanted, rows)
         finally:
             self.use = WORKER_IDLE
@@ -302,7 +287,7 @@ cdef class Worker:
         cdef Operation operation
         cdef cnp.ndarray wanted
         cdef cnp.ndarray rows
-        self._check_step(table, "sum")
+        check_step(table, "sum")
         wanted = self._begin(table, keys)
         try:
             rows = np.empty(cnp.PyArray_DIM(wanted, 0), table.stored_dtype)
@@ -348,8 +333,8 @@ cdef class Worker:
         Returns at once. A window that is already over is a no-op.
         Raises WindowError (end not after start), KeyRangeError, ShapeError, DtypeError.
         """
-        cdef int64_t first = min(_clock(start, "start"), <int64_t>NEVER - 1)
-        cdef int64_t last = first + 1 if end is None else _clock(end, "end")
+        cdef int64_t first = min(clock_of(start, "start"), <int64_t>NEVER - 1)
+        cdef int64_t last = first + 1 if end is None else clock_of(end, "end")
         cdef cnp.ndarray wanted
         if last <= first:
             raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
@@ -451,25 +436,13 @@ cdef class Worker:
 
     cdef cnp.ndarray _check_call(self, Table table, object keys):
         """Checks state, table and keys; returns the keys as int64 [K], contiguous."""
-        cdef cnp.ndarray wanted
-        cdef int64_t bad
         if load_acquire(&self.engine.turns.state):
             self.engine.calls.raise_state()
         if self.engine.remote.tables[table.table_id] != table.state:
             raise Error(f"{table!r} belongs to another parameter manager")
         if self.use != WORKER_IDLE:
             self._refuse()
-        if (cnp.PyArray_CheckExact(keys) and cnp.PyArray_TYPE(<cnp.ndarray>keys) == cnp.NPY_INT64
-                and cnp.PyArray_NDIM(<cnp.ndarray>keys) == 1 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>keys)):
-            wanted = <cnp.ndarray>keys
-        else:
-            wanted = as_keys(keys)
-        bad = check_keys(table.state, <const int64_t*>cnp.PyArray_DATA(wanted), cnp.PyArray_DIM(wanted, 0))
-        if bad >= 0:
-            raise KeyRangeError(
-                f"key {wanted[bad]} (position {bad}) is not in table {table.name!r}, whose keys are 0 to "
-                f"{table.num_keys - 1}")
-        return wanted
+        return keys_of(table, keys)
 
     cdef _signal(self, Table table, cnp.ndarray keys, int64_t start, int64_t end):
         cdef Attention attention = NO_ATTENTION
@@ -486,56 +459,6 @@ cdef class Worker:
         if self.engine.turns.kick(urgent):
             with nogil:
                 self.engine.turns.help()
-
-    cdef cnp.ndarray _rows_for(self, Table table, cnp.ndarray keys, object out):
-        cdef cnp.npy_intp dims[32]
-        cdef int axis
-        if out is not None:
-            if cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and _fit(table, keys, <cnp.ndarray>out):
-                return <cnp.ndarray>out
-            return as_out(out, table.dtype, _rows_shape(table, keys), f"out for table {table.name!r}")
-        dims[0] = cnp.PyArray_DIM(keys, 0)
-        for axis in range(table.row_ndim):
-            dims[axis + 1] = table.row_dims[axis]
-        Py_INCREF(table.dtype)           # PyArray_NewFromDescr takes one
-        return <cnp.ndarray>PyArray_NewFromDescr(
-            &PyArray_Type, <PyArray_Descr*>table.dtype, table.row_ndim + 1, dims, NULL, NULL, 0, NULL)
-
-    cdef cnp.ndarray _values_for(self, Table table, cnp.ndarray keys, object values):
-        if (cnp.PyArray_CheckExact(values) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>values)
-                and _fit(table, keys, <cnp.ndarray>values)):
-            return <cnp.ndarray>values
-        return as_rows(values, table.dtype, _rows_shape(table, keys), f"deltas or values for table {table.name!r}")
-
-    cdef _check_step(self, Table table, object duplicates):
-        if table.optimizer is None:
-            raise OptimizerError(
-                f"table {table.name!r} has no optimizer: pass one when it is made, as in "
-                "create_table(..., optimizer=intentpm.optim.Adagrad())")
-        if duplicates not in ("sum", "each"):
-            raise OptimizerError(f'duplicates={duplicates!r}: choose "sum" or "each"')
-
-    cdef tuple _steps_of(self, Table table, cnp.ndarray keys, object gradients, object duplicates):
-        """The keys to be stepped, and their gradients."""
-        cdef cnp.ndarray rows = self._values_for(table, keys, gradients)
-        cdef cnp.ndarray distinct_keys
-        cdef cnp.ndarray sums
-        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
-        cdef int64_t count = cnp.PyArray_DIM(keys, 0)
-        cdef int64_t distinct
-        if duplicates == "each":
-            return keys, rows
-        with nogil:
-            distinct = self.duplicates.count_distinct(wanted, count)
-        if distinct == count:
-            return keys, rows
-        distinct_keys = np.empty(distinct, np.int64)
-        sums = np.empty((distinct, *table.row_shape), table.dtype)
-        with nogil:
-            self.duplicates.sum_gradients(
-                table.state, wanted, <const char*>cnp.PyArray_DATA(rows), count, <int64_t*>cnp.PyArray_DATA(distinct_keys),
-                <char*>cnp.PyArray_DATA(sums))
-        return distinct_keys, sums
 
     # -- local, then remote ----------------------------------------------------------------------------------------------
 
@@ -595,7 +518,7 @@ cdef class Worker:
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
         try:
-            rows = self._values_for(table, wanted, values)
+            rows = values_for(table, wanted, values)
             self._access_local(table, kind, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, kind, wanted, rows)
@@ -606,7 +529,7 @@ cdef class Worker:
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
         try:
-            rows = self._values_for(table, wanted, values)
+            rows = values_for(table, wanted, values)
             return self._begin_write(table, kind, wanted, rows)
         finally:
             self.use = WORKER_IDLE
@@ -673,40 +596,3 @@ cdef class Worker:
 
     def __repr__(self):
         return f"<intentpm.Worker {self.worker_id} of rank {self.engine.transport.rank}, clock {self.clock}>"
-
-
-cdef double _learning_rate(Table table, object lr) except -1.0:
-    if lr is None:
-        return table.optimiser.lr
-    if not is_number(lr) or lr < 0:
-        raise OptimizerError(f"lr={lr!r}: needs a number >= 0")
-    return lr
-
-
-cdef bint _fit(Table table, cnp.ndarray keys, cnp.ndarray rows) except -1:
-    """``rows`` are one row of the table for each of the keys."""
-    cdef int axis
-    if <PyObject*>cnp.PyArray_DESCR(rows) != <PyObject*>table.dtype and rows.dtype != table.dtype:
-        return False
-    if cnp.PyArray_NDIM(rows) != table.row_ndim + 1 or cnp.PyArray_DIM(rows, 0) != cnp.PyArray_DIM(keys, 0):
-        return False
-    for axis in range(table.row_ndim):
-        if cnp.PyArray_DIM(rows, axis + 1) != table.row_dims[axis]:
-            return False
-    return True
-
-
-cdef tuple _rows_shape(Table table, cnp.ndarray keys):
-    return (cnp.PyArray_DIM(keys, 0), *table.row_shape)
-
-
-cdef int64_t _clock(object value, str name) except? -1:
-    """A clock, as it is or as far as there are any."""
-    cdef int overflow = 0
-    cdef int64_t clock
-    if not PyLong_CheckExact(value):
-        value = whole_number(value, name)
-    clock = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow:
-        return <int64_t>NEVER if overflow > 0 else -<int64_t>NEVER
-    return clock
