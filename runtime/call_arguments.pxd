@@ -1,7 +1,7 @@
 """What a worker's calls are given, checked and in the form that the data path needs; and arrays for what they give back.
 
-Called by Worker, before anything is applied. An array of the right dtype and shape costs a few comparisons; whatever else can be
-taken for one is converted by ``arguments``. Holding the GIL; no state.
+Called by Worker, before anything is applied. An array of the right dtype and shape costs a few comparisons; whatever else can
+be taken for one is converted by ``arguments``. Holding the GIL; no state.
 """
 
 from libc.stdint cimport int64_t
