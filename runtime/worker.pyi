@@ -1,6 +1,6 @@
 from collections.abc import MutableSet
 from types import TracebackType
-from typing import Any, Self, SupportsIndex, TypeVar, overload
+from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,23 @@ class Worker:
     def pull_async(self, table: Table, keys: Keys, out: _Out) -> Future[_Out]: ...
     def push_async(self, table: Table, keys: Keys, deltas: npt.ArrayLike) -> Future[None]: ...
     def set_async(self, table: Table, keys: Keys, values: npt.ArrayLike) -> Future[None]: ...
+    def push_grad(
+        self,
+        table: Table,
+        keys: Keys,
+        gradients: npt.ArrayLike,
+        lr: float | None = None,
+        duplicates: Literal["sum", "each"] = "sum",
+    ) -> None: ...
+    def push_grad_async(
+        self,
+        table: Table,
+        keys: Keys,
+        gradients: npt.ArrayLike,
+        lr: float | None = None,
+        duplicates: Literal["sum", "each"] = "sum",
+    ) -> Future[None]: ...
+    def pull_state(self, table: Table, keys: Keys) -> dict[str, npt.NDArray[Any]]: ...
     def prepare_sample(
         self, source: Table | Sampling, n: SupportsIndex, start: SupportsIndex, end: SupportsIndex | None = None
     ) -> Sample: ...

@@ -3,7 +3,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from intentpm.runtime.optimisers import RowOptimiser
+
 def resolve_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]: ...
+def stored_bytes(dtype: np.dtype[Any], row_shape: tuple[int, ...], optimizer: RowOptimiser | None) -> int: ...
 
 class Table:
     DTYPES: ClassVar[tuple[str, ...]]
@@ -17,6 +20,10 @@ class Table:
     def row_shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def optimizer(self) -> RowOptimiser | None: ...
+    @property
+    def stored_dtype(self) -> np.dtype[Any] | None: ...
     def __init__(
         self,
         name: str,
@@ -26,6 +33,7 @@ class Table:
         dtype: npt.DTypeLike,
         rank: int,
         size: int,
+        optimizer: RowOptimiser | None = None,
     ) -> None: ...
     def home_keys(self) -> npt.NDArray[np.int64]: ...
     def adopt(self, keys: npt.NDArray[np.int64], rows: npt.NDArray[Any] | None) -> None: ...
