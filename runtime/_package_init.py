@@ -6,6 +6,7 @@ Start with ``intentpm.init``.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from intentpm import optim
 from intentpm.foundation.errors import (
     ClosedError,
     CollectiveMismatchError,
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "clean_environment",
     "init",
+    "optim",
 ]
 
 # For annotations and isinstance. They bring numpy and the native modules along, for which ``intentpm --help`` and a

@@ -67,7 +67,8 @@ cdef class Table:
     Made by ``ParameterManager.create_table``; pass it to a worker's calls. Any thread may read its attributes.
 
     Attributes: ``name``; ``num_keys``; ``row_shape``, a tuple; ``dtype``, a numpy.dtype; ``table_id``, from 0 on in the order
-    of ``create_table``; ``DTYPES``, the names of those that a table can have.
+    of ``create_table``; ``DTYPES``, the names of those that a table can have; ``optimizer``, of ``intentpm.optim``, or None;
+    ``stored_dtype``: with an optimizer, the numpy.dtype of a row with its state, a structure.
     """
 
     DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")
