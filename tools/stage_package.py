@@ -3,14 +3,16 @@
 import sys
 from pathlib import Path
 
-FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "testing", "bench")
+FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "testing", "pytorch", "bench")
+INSTALLED_AS = {"pytorch": "torch"}
+"""Folders with another name than the package: a folder torch would hide the library from who runs in the repository."""
 
 
 def main(source: Path, stage: Path) -> None:
     package = stage / "intentpm"
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.pxd").touch()
-    links = {package / name: source / name for name in FOLDERS}
+    links = {package / INSTALLED_AS.get(name, name): source / name for name in FOLDERS}
     links[package / "__init__.py"] = source / "runtime" / "_package_init.py"
     links[package / "optim.py"] = source / "runtime" / "_package_optim.py"
     for link, target in links.items():

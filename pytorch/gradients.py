@@ -1,0 +1,99 @@
+"""The gradients of one table, from backward to the owners: what one backward pass finds becomes one optimiser step.
+
+Guarantees
+    * All gradients of one backward pass, whichever modules and forwards they come from, are summed per key and applied
+      in one ``push_grad``, sent when the pass ends. A pass that fails applies nothing.
+    * Sending waits for nothing. A later pull of the same keys sees the step (a worker reads its own writes); a step
+      that failed raises in the next forward, ``apply`` or ``settle``.
+Assumption: a worker, and so this, is used by one thread at a time. On a CPU, backward runs in the thread that calls it.
+"""
+
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+
+from intentpm.foundation.errors import Error
+from intentpm.torch.tensors import as_array
+
+NO_PASS = -1
+_known: "WeakValueDictionary[tuple[int, int], TableGradients]" = WeakValueDictionary()
+
+
+def gradients_of(table: Any, worker: Any) -> "TableGradients":
+    """The one of this worker and table: modules on the same table share it."""
+    # The entry keeps its worker alive, so while there is one, no other worker has this id.
+    key = (id(worker), table.table_id)
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = TableGradients(table, worker)
+    return found
+
+
+class TableGradients:
+    """Gathers gradients of one table and sends them. Made by ``gradients_of``."""
+
+    def __init__(self, table: Any, worker: Any) -> None:
+        self.table, self.worker = table, worker
+        self.lr: float | None = None
+        """Learning rate of the next steps; None: the optimiser's own."""
+        self.accumulating = False
+        self._passes: dict[int, list[tuple[Any, Any]]] = {}
+        """Per backward pass that is under way (reentrant checkpoints nest them): its (keys, gradients)."""
+        self._kept: list[tuple[Any, Any]] = []
+        self._under_way: list[Any] = []
+
+    def add(self, keys: Any, gradients: torch.Tensor) -> None:
+        """From within a backward pass: ``gradients`` [K, D] for ``keys`` (int64 [K], distinct)."""
+        if getattr(self.table, "optimizer", None) is None:
+            raise Error(
+                f"table {self.table.name!r} has no optimizer, so gradients cannot be applied: "
+                "create_table(..., optimizer=intentpm.optim.Adagrad(lr=0.1)), or pass freeze=True to the module"
+            )
+        current = torch._C._current_graph_task_id()
+        if current not in self._passes:
+            self._passes[current] = []
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_pass(current))
+        self._passes[current].append((keys, as_array(gradients, self.table.dtype)))
+
+    def _end_pass(self, graph_task: int) -> None:
+        self._kept += self._passes.pop(graph_task)
+        if not self.accumulating:
+            self._send()
+
+    def accumulate(self) -> None:
+        """From now on gradients are kept; ``apply`` sends them."""
+        self.accumulating = True
+
+    def apply(self) -> None:
+        """Sends what was kept as one step, and ends ``accumulate``."""
+        self.accumulating = False
+        self._send()
+
+    def _send(self) -> None:
+        self._check_finished()
+        parts, self._kept = self._kept, []
+        if parts:
+            keys, gradients = (
+                parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
+            )
+            self._under_way.append(self.worker.push_grad_async(self.table, keys, gradients, lr=self.lr))
+
+    def before_forward(self) -> None:
+        """Raises what an earlier step met; forgets backward passes that failed."""
+        if torch._C._current_graph_task_id() == NO_PASS:
+            self._passes.clear()
+        self._check_finished()
+
+    def settle(self) -> None:
+        """Waits until all steps sent are at the owners. Raises PeerLostError."""
+        under_way, self._under_way = self._under_way, []
+        for future in under_way:
+            future.wait()
+
+    def _check_finished(self) -> None:
+        finished = [future for future in self._under_way if future.done()]
+        self._under_way = [future for future in self._under_way if not future.done()] if finished else self._under_way
+        for future in finished:
+            future.wait()

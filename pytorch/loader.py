@@ -1,0 +1,186 @@
+"""``IntentLoader``: a data loader whose batches are announced to the parameter manager before they are used."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from intentpm.foundation.errors import ConfigError, ForkError, SampleError
+from intentpm.torch.read_ahead import ReadAhead
+from intentpm.torch.tensors import nbytes_of
+
+MIN_AHEAD = 4
+MARGIN_BATCHES = 2
+"""A batch is announced when the one before it is asked for: up to this much later than it was read."""
+MAX_AHEAD = 4096
+MEMORY_BYTES = 256 << 20
+"""What batches that are read ahead with ahead="auto" may take."""
+LOOK_EVERY = 16
+"""Batches between two looks at the action timer."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """A batch that was read."""
+
+    batch: Any
+    keys: list[tuple[Any, Any]]
+    """Tables and the int64 keys that the batch accesses."""
+    state: Any
+    """Of the loader, after it gave this batch."""
+    clock: int = -1
+    """For which it was announced."""
+    samples: dict[int, Any] = field(default_factory=dict)
+
+
+class IntentLoader:
+    """Iterates over ``loader`` as a plain loop does, and reads ahead: signals which keys the coming batches access, and
+    advances the worker's clock from one batch to the next.
+
+    Parameters
+        loader: any iterable that can be iterated once per epoch; a DataLoader, with worker processes too if these are
+            started by "spawn" or "forkserver" (``DataLoader(..., multiprocessing_context="forkserver")``).
+        keys: for each table, a function from a batch to the keys that it will look up: integers of any shape, as a
+            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread.
+        ahead: how many batches to read ahead; "auto": as many as the parameter manager needs to act in time, as long as
+            the batches fit in 256 MB. 0: nothing is announced.
+        samples: for each table (or Sampling of ``pm.create_sampling``), how many keys to draw for each batch;
+            ``loader.sample(table)`` are those of the batch in use.
+
+    A batch's clock ends when the next one is asked for. Leaving the loop early moves the clock past what was announced.
+    What the loader raises reaches the loop, after the batches before it. All other attributes are the loader's own
+    (``sampler``, ``dataset``, ...); ``state_dict()`` of a loader that has one is the state after the batch in use, not
+    after what was read ahead.
+
+    Threads: that of the worker iterates; the loader is read by another from the second batch on.
+    Raises ForkError for a DataLoader whose workers would be forked; ConfigError.
+    """
+
+    def __init__(
+        self,
+        worker: Any,
+        loader: Iterable[Any],
+        keys: Mapping[Any, Callable[[Any], Any]],
+        ahead: int | str = "auto",
+        samples: Mapping[Any, int] | None = None,
+    ) -> None:
+        if ahead != "auto" and not (isinstance(ahead, int) and ahead >= 0):
+            raise ConfigError(f"ahead={ahead!r}: needs a number of batches or 'auto'")
+        _refuse_fork(loader)
+        self.worker, self.loader = worker, loader
+        self._keys, self._samples = dict(keys), dict(samples or {})
+        self._ahead, self._auto_ahead, self._looked = ahead, MIN_AHEAD, 0
+        self._largest_nbytes = 1  # of the batches read so far; written by the reading thread
+        self._in_use: _Item | None = None
+        self._reader: ReadAhead | None = None
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # not there yet: copying and unpickling ask before __init__ has run
+            raise AttributeError(name)
+        value = getattr(self.loader, name)
+        return self._state_dict if name == "state_dict" else value
+
+    def _state_dict(self) -> Any:
+        return self.loader.state_dict() if self._in_use is None else self._in_use.state  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._reader is not None:
+            raise ConfigError("this IntentLoader is being iterated: finish or leave that loop first")
+        reader = self._reader = ReadAhead(self.loader, self._prepare)
+        announced: deque[_Item] = deque()
+        try:
+            yield from self._batches(reader, announced)
+        finally:
+            self._reader = None
+            self._pass_by(announced)
+            reader.stop()
+
+    def _batches(self, reader: ReadAhead, announced: deque[_Item]) -> Iterator[Any]:
+        started = False
+        while True:
+            announced += reader.take(not announced, max(1, self.ahead - len(announced)))
+            if not announced:
+                self._in_use = None
+                return
+            self._announce(announced)
+            if not started and self._ahead != 0:
+                self.worker.wait_sync()  # nothing could be announced ahead of the first batch
+                started = True
+            self._in_use = announced[0]
+            try:
+                yield announced[0].batch
+            finally:
+                self.worker.advance_clock()
+                announced.popleft()
+
+    @property
+    def ahead(self) -> int:
+        """How many batches are read ahead at the moment."""
+        if self._ahead != "auto":
+            return int(self._ahead)
+        if self._looked <= 0:
+            self._looked = LOOK_EVERY
+            timer = self.worker.manager.stats()["workers"][self.worker.worker_id]
+            wanted = max(MIN_AHEAD, timer["horizon_clocks"] + MARGIN_BATCHES)
+            self._auto_ahead = min(wanted, MAX_AHEAD)
+        self._looked -= 1
+        return max(1, min(self._auto_ahead, MEMORY_BYTES // self._largest_nbytes))
+
+    def sample(self, source: Any) -> torch.Tensor:
+        """Keys drawn for the batch in use, int64 [n]: look them up with an Embedding. ``source``: a key of ``samples``.
+
+        Drawn when first asked for, or ahead and announced, as the sampling's scheme says. Raises SampleError.
+        """
+        sample = self._in_use.samples.get(id(source)) if self._in_use else None
+        if sample is None:
+            raise SampleError(f"no sample of {source!r} for the batch in use: IntentLoader(..., samples={{table: 64}})")
+        if sample.left:
+            sample.sampling.take(sample, self.worker, None)
+        return torch.from_numpy(sample.keys)
+
+    def _prepare(self, batch: Any) -> _Item:
+        """In the reading thread."""
+        state = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
+        keys = []
+        if self._ahead != 0:
+            keys = [(table, _as_keys(keys_of(batch))) for table, keys_of in self._keys.items()]
+        nbytes = nbytes_of(batch) + sum(part.nbytes for _, part in keys)
+        self._largest_nbytes = max(self._largest_nbytes, nbytes)
+        return _Item(batch, keys, state)
+
+    def _announce(self, items: deque[_Item]) -> None:
+        """Signals the intents of items that are new, or whose clock is another now: somebody else advanced it too."""
+        for clock, item in enumerate(items, self.worker.clock):
+            if item.clock == clock:
+                continue
+            item.clock = clock
+            for table, keys in item.keys:
+                self.worker.intent(table, keys, clock, clock + 1)
+            for source, count in self._samples.items():
+                item.samples[id(source)] = self.worker.prepare_sample(source, count, clock)
+
+    def _pass_by(self, announced: deque[_Item]) -> None:
+        """Ends the windows of batches that nobody will use."""
+        while announced and announced[-1].clock >= self.worker.clock:
+            self.worker.advance_clock()
+
+
+def _as_keys(keys: Any) -> Any:
+    return torch.unique(torch.as_tensor(keys)).to(device="cpu", dtype=torch.int64).numpy()
+
+
+def _refuse_fork(loader: Any) -> None:
+    if not getattr(loader, "num_workers", 0):
+        return
+    context = getattr(loader, "multiprocessing_context", None) or multiprocessing
+    if (context.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork":
+        raise ForkError(
+            "this DataLoader forks its workers, which must not happen once intentpm has started: "
+            'DataLoader(..., multiprocessing_context="forkserver"), or "spawn"'
+        )

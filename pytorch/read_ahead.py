@@ -1,0 +1,88 @@
+"""ReadAhead: a thread that reads a loader some batches ahead of whoever uses them.
+
+Guarantees
+    * Items come in the loader's order, each once. What the loader raises comes after the items read before it.
+    * At most ``limit`` items that nobody has taken are held. The first item is read in the caller's thread: what a
+      loader draws from torch's global random numbers to shuffle, it draws where a plain loop would.
+    * After ``stop`` the thread takes no further item, and ends as soon as the loader has returned the one it is at.
+Assumptions
+    * One thread takes items. The loader does not care which thread reads it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from intentpm.foundation.errors import WaitTimeoutError
+
+STOP_S = 30.0
+
+
+class ReadAhead:
+    """Reads ``loader`` and passes each item through ``prepare``, which runs in the reading thread."""
+
+    def __init__(self, loader: Iterable[Any], prepare: Callable[[Any], Any]) -> None:
+        self._prepare = prepare
+        self._changed = threading.Condition()
+        self._ready: deque[Any] = deque()  # guarded by: _changed, as all below
+        self._limit = 1
+        self._ended = self._stopped = False
+        self._problem: BaseException | None = None
+        self._items = iter(loader)
+        self._read_one()
+        self._thread = threading.Thread(target=self._run, name="intentpm-loader", daemon=True)
+        self._thread.start()
+
+    def take(self, wait: bool, limit: int) -> list[Any]:
+        """All items read by now, in order; with ``wait`` at least one, as long as the loader takes to give it.
+
+        limit: how many more may be read until the next call.
+        Returns [] with ``wait`` only at the end. Raises what the loader raised, then, once its items are taken.
+        """
+        with self._changed:
+            self._limit = limit
+            self._changed.notify_all()
+            if wait:
+                self._changed.wait_for(lambda: self._ready or self._ended)
+            taken = list(self._ready)
+            self._ready.clear()
+            self._changed.notify_all()
+            if wait and not taken and self._problem is not None:
+                raise self._problem
+            return taken
+
+    def stop(self) -> None:
+        """Ends the thread. Raises WaitTimeoutError when the loader does not return from the item that it reads."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            raise WaitTimeoutError(
+                f"the loader did not return from reading one batch within {STOP_S:g} s after the end of the loop"
+            )
+
+    def _run(self) -> None:
+        while self._wait_for_room():
+            self._read_one()
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._ended or len(self._ready) < self._limit)
+            return not (self._stopped or self._ended)
+
+    def _read_one(self) -> None:
+        try:
+            item = self._prepare(next(self._items))
+        except BaseException as problem:
+            with self._changed:
+                self._ended = True
+                self._problem = None if isinstance(problem, StopIteration) else problem
+                self._changed.notify_all()
+            return
+        with self._changed:
+            if not self._stopped:
+                self._ready.append(item)
+            self._changed.notify_all()
