@@ -1,7 +1,7 @@
 """``average_gradients``: dense parameters, which every rank has whole, are trained in step.
 
 Guarantees
-    * After each backward pass, ``grad`` of every parameter is the mean over the ranks of what it is on each; a parameter
+    * After each backward pass, ``grad`` of every parameter is the mean over the ranks of what it is on each; one
       that a rank's pass did not reach counts as 0 there.
     * All ranks sum the same buckets in the same order: one is begun when its last gradient is there and those before it
       have begun, so that it travels while backward goes on; what is left is begun at the end of the pass.
@@ -21,7 +21,7 @@ BUCKET_BYTES = 1 << 20
 
 
 def average_gradients(module: torch.nn.Module, manager: Any) -> "DenseGradients":
-    """Collective: makes parameters and buffers of ``module`` equal to rank 0's; from now on every backward pass leaves the
+    """Collective: gives ``module`` the parameters and buffers of rank 0; every backward pass from now on leaves the
     mean gradients of all ranks in them, for any torch optimiser. Embeddings over tables have no parameters.
 
     Parameters

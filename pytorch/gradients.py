@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
-from intentpm.foundation.errors import Error
+from intentpm.foundation.errors import OptimizerError
 from intentpm.torch.tensors import as_array
 
 NO_PASS = -1
@@ -46,8 +46,8 @@ class TableGradients:
 
     def add(self, keys: Any, gradients: torch.Tensor) -> None:
         """From within a backward pass: ``gradients`` [K, D] for ``keys`` (int64 [K], distinct)."""
-        if getattr(self.table, "optimizer", None) is None:
-            raise Error(
+        if self.table.optimizer is None:
+            raise OptimizerError(
                 f"table {self.table.name!r} has no optimizer, so gradients cannot be applied: "
                 "create_table(..., optimizer=intentpm.optim.Adagrad(lr=0.1)), or pass freeze=True to the module"
             )
