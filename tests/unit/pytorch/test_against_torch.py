@@ -1,30 +1,43 @@
-"""Embedding and EmbeddingBag against torch's own modules and optimisers, on one rank: the same rows to 1e-6."""
+"""Embedding and EmbeddingBag against torch's own modules and optimisers, on one rank: the same rows to 1e-6.
+
+In float64 1,000 steps agree far below that: the arithmetic is the same. In float32 the order in which duplicates are
+summed shows in the last bits of every step, and 1,000 steps of it reach a few 1e-6.
+"""
+
+from functools import partial
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import intentpm  # noqa: E402
+import intentpm.optim  # noqa: E402
 from intentpm.testing import run_ranks  # noqa: E402
 from intentpm.torch import Embedding, EmbeddingBag  # noqa: E402
 
 KEYS, WIDTH, STEPS = 20, 4, 1000
 LR = 0.05
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of torch's own sparse gradients
+
 OPTIMIZERS = {
     "sgd": (intentpm.optim.SGD(lr=LR), torch.optim.SGD),
     "adagrad": (intentpm.optim.Adagrad(lr=LR), torch.optim.Adagrad),
-    "adam": (intentpm.optim.Adam(lr=LR), torch.optim.SparseAdam),
+    "adam": (intentpm.optim.Adam(lr=LR), torch.optim.Adam),
+    # Torch's SparseAdam alone adds eps before the bias of the square root is corrected; a tiny eps hides that.
+    "sparse_adam": (intentpm.optim.Adam(lr=LR, eps=1e-15), partial(torch.optim.SparseAdam, eps=1e-15)),
 }
 
 
-def initial_rows():
-    return np.random.default_rng(5).normal(size=(KEYS, WIDTH)).astype(np.float32)
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+
+
+def initial_rows(dtype="float32"):
+    return np.random.default_rng(5).normal(size=(KEYS, WIDTH)).astype(dtype)
 
 
 def batches_of(shape, every_key: bool, steps: int = STEPS):
-    """Keys with many duplicates. ``every_key``: each batch has each key, because torch's SparseAdam counts steps of the
+    """Keys with many duplicates. ``every_key``: each batch has each key, because torch's Adams count steps of the
     tensor, and this one those of the row."""
     generator = np.random.default_rng(6)
     for _ in range(steps):
@@ -35,58 +48,65 @@ def batches_of(shape, every_key: bool, steps: int = STEPS):
 
 
 def loss_of(out, target):
-    return ((out - target) ** 2).sum()
+    return ((out - target) ** 2).mean()
 
 
-def train_both(ours, theirs, optimizer, calls, width=WIDTH):
+def train_both(ours, theirs, optimizer, calls, atol):
     """The same steps with both; ``calls``: of the arguments of their forward."""
     generator = torch.Generator().manual_seed(7)
     for arguments, keyword in calls:
         out, expected = ours(*arguments, **keyword), theirs(*arguments, **keyword)
-        torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
-        target = torch.randn(expected.shape, generator=generator)
+        torch.testing.assert_close(out, expected, rtol=atol, atol=atol)
+        target = torch.randn(expected.shape, generator=generator, dtype=expected.dtype)
         optimizer.zero_grad()
         loss_of(expected, target).backward()
         optimizer.step()
         loss_of(out, target).backward()
 
 
-def check(make, make_theirs, calls, name: str) -> None:
+def check(make, make_theirs, calls, name: str, dtype: str = "float64") -> None:
     ours_with, theirs_with = OPTIMIZERS[name]
 
     def main(pm):
-        table = pm.create_table("t", KEYS, WIDTH, init=initial_rows(), optimizer=ours_with)
-        ours, theirs = make(table, pm.worker()), make_theirs(torch.from_numpy(initial_rows()))
-        train_both(ours, theirs, theirs_with(theirs.parameters(), lr=LR), calls)
-        torch.testing.assert_close(ours.all_rows(), theirs.weight.detach(), rtol=0, atol=1e-6)
-        assert (ours.all_rows() - torch.from_numpy(initial_rows())).abs().max() > 0.1
+        rows, atol = initial_rows(dtype), TOLERANCE[dtype]
+        table = pm.create_table("t", KEYS, WIDTH, dtype, init=rows, optimizer=ours_with)
+        ours, theirs = make(table, pm.worker()), make_theirs(torch.from_numpy(rows.copy()))
+        train_both(ours, theirs, theirs_with(theirs.parameters(), lr=LR), calls, atol)
+        torch.testing.assert_close(ours.all_rows(), theirs.weight.detach(), rtol=0, atol=atol)
+        assert (ours.all_rows() - torch.from_numpy(rows)).abs().max() > 0.1
 
     run_ranks(1, main)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("padding_idx", [None, 2, -1])
-def test_embedding(name: str, padding_idx) -> None:
-    if name == "adam" and padding_idx is not None:
-        padding_idx = (
-            None  # a row without a gradient is not stepped here, and not by torch either: covered by the others
-        )
+def test_embedding(name: str, dtype: str) -> None:
+    def theirs(rows):
+        return torch.nn.Embedding.from_pretrained(rows, False, sparse=name != "adam")
 
+    calls = (((batch,), {}) for batch in batches_of((8, 5), "adam" in name))
+    check(Embedding, theirs, calls, name, dtype)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad"])
+@pytest.mark.parametrize("padding_idx", [2, -1])
+def test_padding(name: str, padding_idx: int) -> None:
     def theirs(rows):
         return torch.nn.Embedding.from_pretrained(rows, False, padding_idx, sparse=True)
 
-    calls = (((batch,), {}) for batch in batches_of((8, 5), name == "adam"))
+    calls = (((batch,), {}) for batch in batches_of((8, 5), False, 200))
     check(lambda table, worker: Embedding(table, worker, padding_idx), theirs, calls, name)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_embedding_bag(name: str, mode: str) -> None:
+def test_embedding_bag(name: str, mode: str, dtype: str) -> None:
     def theirs(rows):
-        return torch.nn.EmbeddingBag.from_pretrained(rows, False, mode=mode, sparse=True)
+        return torch.nn.EmbeddingBag.from_pretrained(rows, False, mode=mode, sparse=name != "adam")
 
-    calls = (((batch,), {}) for batch in batches_of((8, 5), name == "adam"))
-    check(lambda table, worker: EmbeddingBag(table, worker, mode=mode), theirs, calls, name)
+    calls = (((batch,), {}) for batch in batches_of((8, 5), "adam" in name))
+    check(lambda table, worker: EmbeddingBag(table, worker, mode=mode), theirs, calls, name, dtype)
 
 
 @pytest.mark.parametrize("include_last_offset", [False, True])
