@@ -1,0 +1,68 @@
+"""Recommends films: learns a vector per user and per film from ratings, and a small network that compares them.
+
+python plain.py [ratings.npz] [epochs]        ratings.npz: arrays user, item, rating, and split (0: train, 2: test)
+"""
+
+import sys
+
+import numpy as np
+import torch
+
+import intentpm.optim
+import intentpm.torch
+
+
+class Recommender(torch.nn.Module):
+    def __init__(self, users, items, mean):
+        super().__init__()
+        self.users, self.items, self.mean = users, items, mean
+        self.network = torch.nn.Sequential(torch.nn.Linear(48, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+
+    def forward(self, user, item):
+        user, item = self.users(user), self.items(item)
+        return self.mean + self.network(torch.cat([user, item, user * item], 1)).squeeze(1)
+
+
+def read(path):
+    if path:
+        return dict(np.load(path))
+    random = np.random.default_rng(0)  # no file: ratings that follow from five hidden tastes
+    user, item = random.integers(0, 300, 30_000), random.integers(0, 500, 30_000)
+    tastes = (random.normal(size=(300, 5))[user] * random.normal(size=(500, 5))[item]).sum(1)
+    split = random.choice([0, 2], 30_000, p=[0.9, 0.1])
+    return {"user": user, "item": item, "rating": 3 + np.tanh(tastes), "split": split}
+
+
+def main(path=None, epochs="5"):
+    torch.manual_seed(0)
+    pm = intentpm.init()
+    worker, adagrad = pm.worker(), intentpm.optim.Adagrad(lr=0.05)
+    data = read(path)
+    columns = [torch.tensor(data["user"]), torch.tensor(data["item"]), torch.tensor(data["rating"]).float()]
+    train, test = ([column[torch.tensor(data["split"] == split)] for column in columns] for split in (0, 2))
+    users = torch.nn.Embedding(int(columns[0].max()) + 1, 16, sparse=True)
+    items = torch.nn.Embedding(int(columns[1].max()) + 1, 16, sparse=True)
+    users = intentpm.torch.Embedding.from_pretrained(users, worker, "users", adagrad)
+    items = intentpm.torch.Embedding.from_pretrained(items, worker, "items", adagrad)
+    model = Recommender(users, items, train[2].mean())
+    optimizers = [torch.optim.Adam(model.network.parameters(), lr=0.005)]
+    intentpm.torch.average_gradients(model, pm)
+    train = [column[pm.rank :: pm.size][: len(column) // pm.size] for column in train]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train), batch_size=256, shuffle=True)
+    loader = intentpm.torch.IntentLoader(worker, loader, {users.table: lambda b: b[0], items.table: lambda b: b[1]})
+    for epoch in range(int(epochs)):
+        for user, item, rating in loader:
+            loss = ((model(user, item) - rating) ** 2).mean()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        pm.barrier()
+        with torch.no_grad():
+            rmse = ((model(test[0], test[1]) - test[2]) ** 2).mean().sqrt()
+        print(f"epoch {epoch + 1}: test RMSE {rmse:.4f}", flush=True) if pm.rank == 0 else None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
