@@ -126,9 +126,9 @@ class IntentLoader:
             return int(self._ahead)
         if self._looked <= 0:
             self._looked = LOOK_EVERY
-            timer = self.worker.manager.stats()["workers"][self.worker.worker_id]
-            wanted = max(MIN_AHEAD, timer["horizon_clocks"] + MARGIN_BATCHES)
-            self._auto_ahead = min(wanted, MAX_AHEAD)
+            # Of all workers of the rank: they are not told apart, and reading further than needed costs memory alone.
+            horizon_clocks = max(timer["horizon_clocks"] for timer in self.worker.manager.stats()["workers"])
+            self._auto_ahead = min(max(MIN_AHEAD, horizon_clocks + MARGIN_BATCHES), MAX_AHEAD)
         self._looked -= 1
         return max(1, min(self._auto_ahead, MEMORY_BYTES // self._largest_nbytes))
 

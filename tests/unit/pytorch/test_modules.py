@@ -304,3 +304,41 @@ def test_a_plain_model_s_state_dict_fills_the_table(n: int) -> None:
             model.load_state_dict(plain[1].state_dict())
 
     run(main, n)
+
+
+# -- inside DistributedDataParallel ------------------------------------------------------------------------------------
+
+
+def train_under_ddp(port: int):
+    """On a real rank: a model of an Embedding and a dense layer; returns the rows and the layer."""
+    import os
+
+    rank = int(os.environ["INTENTPM_RANK"])
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        with intentpm.init() as pm:
+            embedding = Embedding(make(pm), pm.worker())
+            torch.manual_seed(rank)
+            model = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(embedding, torch.nn.Linear(2, 1)))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for step in range(4):
+                optimizer.zero_grad()
+                (model(BATCH + rank) - step).square().mean().backward()
+                optimizer.step()
+            embedding.settle()
+            pm.barrier()
+            return embedding.all_rows().tolist(), [parameter.tolist() for parameter in model.parameters()]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.multiprocess
+def test_inside_distributed_data_parallel(spawn_world) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    one, other = spawn_world(2, train_under_ddp, port, check_leaks=False)
+    assert one == other
+    assert any(any(row) for row in one[0]), "the rows were trained"
+    assert not any(any(row) for row in one[0][5:]), "only those of the batches"
