@@ -65,7 +65,9 @@ def _idle(pm: Any, seconds: float) -> tuple[float, int]:
     time.sleep(SETTLE_S)
     before, cpu_s = pm.stats()["bytes_sent"], time.process_time()
     time.sleep(seconds)
-    return (time.process_time() - cpu_s) / seconds, pm.stats()["bytes_sent"] - before
+    measured = (time.process_time() - cpu_s) / seconds, pm.stats()["bytes_sent"] - before
+    pm.barrier()  # then the worker ends, and gives its replicas back: traffic for a rank that still measures
+    return measured
 
 
 def _train(pm: Any, signals: bool, seconds: float) -> float:
