@@ -82,6 +82,13 @@ class NotWrittenError(Error, OSError):
         self.kept = kept
 
 
+class CheckpointError(Error, OSError):
+    """A checkpoint could not be written or read; the message names the file and says what to do.
+
+    A save that fails leaves every earlier checkpoint as it was.
+    """
+
+
 class PeerLostError(Error, ConnectionError):
     """A rank died, became silent for ``peer_timeout`` or left while it was still needed.
 

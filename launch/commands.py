@@ -63,6 +63,7 @@ class LazyGroup(click.Group):
         "doctor": ("intentpm.launch.doctor", "doctor", "Report what works on this machine, and how to fix the rest."),
         "train": ("intentpm.bench.cli", "train", "Train one of the bundled tasks."),
         "bench": ("intentpm.bench.cli", "bench", "Measure kernels and transports on this machine."),
+        "checkpoint": ("intentpm.checkpoint.cli", "checkpoint", "Look at checkpoints, verify and export them."),
         "plot": ("intentpm.bench.cli", "plot", "Draw results of train and bench."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},

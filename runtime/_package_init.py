@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from intentpm import optim
 from intentpm.foundation.errors import (
+    CheckpointError,
     ClosedError,
     CollectiveMismatchError,
     ConfigError,
@@ -31,9 +32,11 @@ from intentpm.launch.bootstrap import init
 from intentpm.launch.launchers import clean_environment
 
 if TYPE_CHECKING:
+    from intentpm.checkpoint.series import latest
     from intentpm.runtime._native.store import Table
     from intentpm.runtime.explain import KeyReport
     from intentpm.runtime.futures import Future
+    from intentpm.runtime.loading import Restored
     from intentpm.runtime.manager import ParameterManager
     from intentpm.runtime.sampling import Sample, Sampling
     from intentpm.runtime.worker import Worker
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CheckpointError",
     "ClosedError",
     "CollectiveMismatchError",
     "ConfigError",
@@ -55,6 +59,7 @@ __all__ = [
     "OptimizerError",
     "ParameterManager",
     "PeerLostError",
+    "Restored",
     "Sample",
     "SampleError",
     "Sampling",
@@ -69,6 +74,7 @@ __all__ = [
     "__version__",
     "clean_environment",
     "init",
+    "latest",
     "optim",
 ]
 
@@ -78,10 +84,12 @@ _LATER = {
     "Future": "runtime.futures",
     "KeyReport": "runtime.explain",
     "ParameterManager": "runtime.manager",
+    "Restored": "runtime.loading",
     "Sample": "runtime.sampling",
     "Sampling": "runtime.sampling",
     "Table": "runtime._native.store",
     "Worker": "runtime.worker",
+    "latest": "checkpoint.series",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for an attribute

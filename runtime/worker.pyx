@@ -20,20 +20,22 @@ cimport numpy as cnp
 
 import numpy as np
 
-from intentpm.foundation.errors import ClosedError, Error, WindowError
+from intentpm.foundation.errors import ClosedError, Error, ShapeError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
-from intentpm.runtime._native.batches cimport AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, step_rows
+from intentpm.runtime._native.batches cimport (
+    AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
+)
 from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET, ACCESS_STEP, is_read,
+    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET, ACCESS_SET_STORED, ACCESS_STEP, is_read,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
@@ -298,6 +300,30 @@ cdef class Worker:
         finally:
             self.use = WORKER_IDLE
 
+    def set_stored(self, Table table not None, keys, rows):
+        """Overwrites whole rows, the optimizer's state included; what loading a checkpoint does.
+
+        rows: [K] of ``table.stored_dtype``, C-contiguous; of a table without an optimizer as the values of ``set``.
+        Otherwise as ``set``.
+        """
+        cdef Operation operation
+        cdef cnp.ndarray wanted
+        cdef cnp.ndarray stored
+        if table.stored_dtype is None:
+            self._write(table, ACCESS_SET, keys, rows)
+            return
+        wanted = self._begin(table, keys)
+        try:
+            given = np.ascontiguousarray(rows)
+            if given.dtype != table.stored_dtype or given.shape != (len(wanted),):
+                raise ShapeError(f"rows of {given.dtype}{given.shape}: table {table.name!r} stores {table.stored_dtype}")
+            stored = given
+            self._access_local(table, ACCESS_SET_STORED, wanted, <char*>cnp.PyArray_DATA(stored))
+            if not self.misses.empty():
+                self._access_remote(&operation, table, ACCESS_SET_STORED, wanted, stored)
+        finally:
+            self.use = WORKER_IDLE
+
     # -- public: samples -------------------------------------------------------------------------------------------------
 
     def prepare_sample(self, source, n, start, end=None):
@@ -490,6 +516,8 @@ cdef class Worker:
             step_rows(table.state, keys, count, rows, self.lr, self.misses, &self.counts[table.table_id])
         elif kind == ACCESS_PULL_STORED:
             pull_stored_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+        elif kind == ACCESS_SET_STORED:
+            set_stored_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         else:
             set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-FOLDERS = ("foundation", "transports", "gpu", "runtime", "launch", "testing", "pytorch", "bench")
+FOLDERS = ("foundation", "checkpoint", "transports", "gpu", "runtime", "launch", "testing", "pytorch", "bench")
 INSTALLED_AS = {"pytorch": "torch"}
 """Folders with another name than the package: a folder torch would hide the library from who runs in the repository."""
 

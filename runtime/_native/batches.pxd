@@ -21,7 +21,8 @@ cdef struct AccessCounts:
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil
 
 # Batches over contiguous rows of row_bytes; positions of keys that are not here are appended to ``misses``.
-# ``pull_stored_rows`` copies whole rows, of stored_bytes; ``step_rows`` takes a step of the table's optimiser on each.
+# ``pull_stored_rows`` and ``set_stored_rows`` copy whole rows, of stored_bytes; ``step_rows`` takes a step of the table's
+# optimiser on each.
 cdef void pull_rows(
     TableState* table, const int64_t* keys, int64_t count, char* out,
     vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
@@ -33,6 +34,9 @@ cdef void push_rows(
     vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
 cdef void set_rows(
     TableState* table, const int64_t* keys, int64_t count, const char* values,
+    vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
+cdef void set_stored_rows(
+    TableState* table, const int64_t* keys, int64_t count, const char* rows,
     vector[int32_t]& misses, AccessCounts* counts) noexcept nogil
 cdef void step_rows(
     TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,

@@ -10,7 +10,9 @@ from intentpm.runtime._native.rows cimport (
     pull_row_atomic, push_row_atomic, set_row_atomic, try_pull, try_push, try_set,
 )
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, KeyState
-from intentpm.runtime._native.steps cimport pull_stored_atomic, step_row_atomic, try_step
+from intentpm.runtime._native.steps cimport (
+    pull_stored_atomic, set_stored_atomic, step_row_atomic, try_set_stored, try_step,
+)
 from intentpm.runtime._native.table_state cimport TableState, is_here, prefetch_row, row_of, slot_of
 
 cdef enum:
@@ -26,6 +28,7 @@ cdef enum AccessKind:
     ACCESS_ROW_SET
     ACCESS_ROW_STEP
     ACCESS_ROW_PULL_STORED
+    ACCESS_ROW_SET_STORED
 
 
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
@@ -99,6 +102,8 @@ cdef void_apart _settle(
         state = step_row_atomic(table, key, row, lr)
     elif kind == ACCESS_ROW_PULL_STORED:
         state = pull_stored_atomic(table, key, row)
+    elif kind == ACCESS_ROW_SET_STORED:
+        state = set_stored_atomic(table, key, row)
     else:
         state = set_row_atomic(table, key, row)
     if state == STATE_ABSENT:
@@ -126,6 +131,8 @@ cdef inline void _access_rows(
             state = try_push(table, keys[i], row)
         elif kind == ACCESS_ROW_STEP:
             state = try_step(table, keys[i], row, lr)
+        elif kind == ACCESS_ROW_SET_STORED:
+            state = try_set_stored(table, keys[i], row)
         else:
             state = try_set(table, keys[i], row)
         owned += state == STATE_OWNED
@@ -183,3 +190,9 @@ cdef void pull_stored_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     _access_rows(ACCESS_ROW_PULL_STORED, table, keys, count, out, table.stored_bytes, 0.0, misses, counts)
+
+
+cdef void set_stored_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* rows,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, table.stored_bytes, 0.0, misses, counts)

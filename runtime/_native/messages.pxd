@@ -62,7 +62,8 @@ cdef enum AccessKind:
     ACCESS_SET = 2
     ACCESS_STEP = 3              # rows are gradients; of tables with an optimiser, as the next
     ACCESS_PULL_STORED = 4       # the whole row: weights and state
-    ACCESS_KINDS = 5
+    ACCESS_SET_STORED = 5        # the same, overwritten: rows of a checkpoint
+    ACCESS_KINDS = 6
 
 cdef enum AccessFlags:
     FLAG_INDEXED = 1             # an index section says which keys of the origin's request these are
@@ -113,6 +114,11 @@ cdef struct ControlHeader:
 
 cdef inline bint is_read(int access_kind) noexcept nogil:
     return access_kind == ACCESS_PULL or access_kind == ACCESS_PULL_STORED
+
+
+cdef inline size_t carried_bytes(int access_kind, size_t row_bytes, size_t stored_bytes) noexcept nogil:
+    """Per key, of the rows that an access carries."""
+    return stored_bytes if access_kind == ACCESS_PULL_STORED or access_kind == ACCESS_SET_STORED else row_bytes
 
 
 cdef inline bint has_row(uint8_t result) noexcept nogil:

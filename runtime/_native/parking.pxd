@@ -44,7 +44,8 @@ cdef class Parking:
     # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil
     # private
-    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil
+    cdef bint _put(
+        self, TableState* table, uint32_t key, ParkedMessage* message, const char* row, size_t row_bytes) noexcept nogil
 
 
 cdef void unpark(ParkedMessage* message) noexcept nogil

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader
+from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader, carried_bytes
 from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, MUTATION_PARKING_REFUSED, is_planted
 from intentpm.runtime._native.table_state cimport TableState
 
@@ -15,10 +15,10 @@ cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil
     return (<uint64_t>table.table_id << 32) | key
 
 
-cdef ParkedMessage* _new(const TableState* table, const char* row) noexcept nogil:
+cdef ParkedMessage* _new(size_t row_bytes, const char* row) noexcept nogil:
     if is_planted(MUTATION_PARKING_REFUSED):
         return NULL
-    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + (table.row_bytes if row != NULL else 0))
+    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + (row_bytes if row != NULL else 0))
 
 
 cdef void unpark(ParkedMessage* message) noexcept nogil:
@@ -35,7 +35,8 @@ cdef class Parking:
     cdef bint park_access(
             self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch, double lr,
             const char* row) noexcept nogil:
-        cdef ParkedMessage* message = _new(table, row)
+        cdef size_t row_bytes = carried_bytes(header.kind, table.row_bytes, table.stored_bytes)
+        cdef ParkedMessage* message = _new(row_bytes, row)
         if message == NULL:
             return False
         message.is_access = True
@@ -43,28 +44,29 @@ cdef class Parking:
         message.index = index
         message.epoch = epoch
         message.lr = lr
-        return self._put(table, key, message, row)
+        return self._put(table, key, message, row, row_bytes)
 
     cdef bint park_record(
             self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
             uint32_t version, const char* row) noexcept nogil:
-        cdef ParkedMessage* message = _new(table, row)
+        cdef ParkedMessage* message = _new(table.row_bytes, row)
         if message == NULL:
             return False
         message.round = header[0]
         message.record = record
         message.epoch = epoch
         message.version = version
-        return self._put(table, key, message, row)
+        return self._put(table, key, message, row, table.row_bytes)
 
-    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message, const char* row) noexcept nogil:
+    cdef bint _put(
+            self, TableState* table, uint32_t key, ParkedMessage* message, const char* row, size_t row_bytes) noexcept nogil:
         if is_planted(MUTATION_PARKING_DROPPED):
             free(message)
             return True
         message.row = <char*>(message + 1)
         message.has_row = row != NULL
         if row != NULL:
-            memcpy(message.row, row, table.row_bytes)
+            memcpy(message.row, row, row_bytes)
         self.messages[_name(table, key)].push_back(message)
         self.parked_now += 1
         self.parked_ever += 1

@@ -21,13 +21,13 @@ from libcpp.vector cimport vector
 
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_STEP, AccessBody, AccessHeader,
+    ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET_STORED, ACCESS_STEP, AccessBody, AccessHeader, carried_bytes,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
 from intentpm.runtime._native.rows cimport pull_row_atomic, push_row_atomic, set_row_atomic
 from intentpm.runtime._native.state cimport KeyState
-from intentpm.runtime._native.steps cimport pull_stored_atomic, step_row_atomic
+from intentpm.runtime._native.steps cimport pull_stored_atomic, set_stored_atomic, step_row_atomic
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -64,8 +64,7 @@ cdef struct WaitingPull:
 
 
 cdef inline size_t accessed_bytes(const TableState* table, int kind) noexcept nogil:
-    """Per key, of the rows that an access carries."""
-    return table.stored_bytes if kind == ACCESS_PULL_STORED else table.row_bytes
+    return carried_bytes(kind, table.row_bytes, table.stored_bytes)
 
 
 cdef inline KeyState access_row(TableState* table, int kind, int64_t key, char* row, double lr) noexcept nogil:
@@ -77,6 +76,8 @@ cdef inline KeyState access_row(TableState* table, int kind, int64_t key, char* 
         return step_row_atomic(table, key, row, lr)
     if kind == ACCESS_PULL_STORED:
         return pull_stored_atomic(table, key, row)
+    if kind == ACCESS_SET_STORED:
+        return set_stored_atomic(table, key, row)
     return set_row_atomic(table, key, row)
 
 

@@ -159,6 +159,7 @@ cdef class RemoteAccess:
         cdef const uint32_t* positions = operation.positions + submission.at
         cdef AccessHeader header
         cdef AccessBody body
+        cdef size_t row_bytes = accessed_bytes(table, operation.kind)
         cdef char* memory
         cdef uint32_t i
         header.count = count
@@ -167,20 +168,18 @@ cdef class RemoteAccess:
         header.kind = <uint8_t>operation.kind
         header.flags = 0
         header.hops = 0
-        memory = try_stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        memory = try_stage(self.transport, access_body(NULL, &header, row_bytes).size_bytes)
         if memory == NULL:
             operation.status = OPERATION_NO_MEMORY
             return False
-        body = access_body(memory, &header, table.row_bytes)
+        body = access_body(memory, &header, row_bytes)
         for i in range(count):
             body.keys[i] = <uint32_t>submission.keys[positions[i]]
         if body.lr != NULL:
             body.lr[0] = submission.lr
         if body.rows != NULL:
             for i in range(count):
-                copy_row(
-                    body.rows + i * table.row_bytes, submission.rows + positions[i] * table.row_bytes,
-                    table.row_bytes)
+                copy_row(body.rows + i * row_bytes, submission.rows + positions[i] * row_bytes, row_bytes)
         header.request = self.requests.open(operation, owner, submission.at, count, not is_read(operation.kind))
         header.generation = self.requests.entries[header.request].generation
         if not send_staged(

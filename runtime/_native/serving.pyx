@@ -33,7 +33,7 @@ cdef class Serving:
         table = self.remote.tables[header.table]
         if header.kind >= ACCESS_STEP and table.optimiser == NULL:
             return False
-        sections = access_body(<char*>body, header, table.row_bytes)
+        sections = access_body(<char*>body, header, accessed_bytes(table, header.kind))
         if sections.size_bytes != body_bytes or header.count == 0:
             return False
         for i in range(header.count):
@@ -102,7 +102,7 @@ cdef class Serving:
         if sections.epochs == NULL or sections.epochs[i] <= table.records[sections.keys[i]].epoch:
             return False
         if sections.rows != NULL:
-            row = sections.rows + i * table.row_bytes
+            row = sections.rows + i * accessed_bytes(table, asked.kind)
         note_traced(self.journal, table, sections.keys[i], EVENT_PARKED, asked.origin)
         if not self.parking.park_access(
                 table, sections.keys[i], asked, sections.index[i] if sections.index != NULL else i, sections.epochs[i],
@@ -153,6 +153,7 @@ cdef class Serving:
             self, TableState* table, uint32_t owner, const AccessHeader* asked, const AccessBody* sections) noexcept nogil:
         cdef AccessHeader header = asked[0]
         cdef AccessBody body
+        cdef size_t row_bytes = accessed_bytes(table, asked.kind)
         cdef char* memory
         cdef uint32_t i, to = 0
         cdef size_t g
@@ -161,10 +162,10 @@ cdef class Serving:
         header.count = 0
         for g in range(self.grouped.size()):
             header.count += known_owner(table, sections.keys[self.grouped[g]]) == owner
-        memory = stage(self.transport, access_body(NULL, &header, table.row_bytes).size_bytes)
+        memory = stage(self.transport, access_body(NULL, &header, row_bytes).size_bytes)
         if memory == NULL:
             return
-        body = access_body(memory, &header, table.row_bytes)
+        body = access_body(memory, &header, row_bytes)
         if body.lr != NULL:
             body.lr[0] = sections.lr[0]
         for g in range(self.grouped.size()):
@@ -176,7 +177,7 @@ cdef class Serving:
             body.epochs[to] = table.records[sections.keys[i]].epoch
             note_traced(self.journal, table, sections.keys[i], EVENT_FORWARDED, owner)
             if body.rows != NULL:
-                memcpy(body.rows + to * table.row_bytes, sections.rows + i * table.row_bytes, table.row_bytes)
+                memcpy(body.rows + to * row_bytes, sections.rows + i * row_bytes, row_bytes)
             to += 1
         send_staged(self.transport, owner, MSG_ACCESS, &header, sizeof(AccessHeader), memory, body.size_bytes)
 

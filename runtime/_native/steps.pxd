@@ -1,12 +1,14 @@
-"""One step of a table's optimiser on one row, under its key's word. Called by ``batches``, ``remote`` and ``serving``.
+"""One step of a table's optimiser on one row, and whole rows with its state, under the key's word.
 
 Guarantees
     * A step is atomic, as a push is (``rows.pxd``): weights and state are those before it or after it.
     * It is taken on the owner's row alone: tables with an optimiser have no replicas (``declined.pxd``).
+Called by ``batches``, ``remote`` and ``serving``.
 """
 
 from libc.stdint cimport int64_t, uint32_t
 
+from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.rows cimport enter_row, leave_written, try_pull
 from intentpm.runtime._native.state cimport STATE_ABSENT, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of
 from intentpm.runtime._native.table_state cimport TableState, row_of
@@ -34,4 +36,22 @@ cdef inline KeyState pull_stored_atomic(TableState* table, int64_t key, char* ou
     cdef KeyState state = STATE_ABSENT
     while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
         state = try_pull(table, key, out, table.stored_bytes)
+    return state
+
+
+cdef inline KeyState try_set_stored(TableState* table, int64_t key, const char* row) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    if not enter_row(place, &seen):
+        return STATE_ABSENT
+    copy_row(row_of(table, place.slot), row, table.stored_bytes)
+    leave_written(table, key, seen)
+    return state_of(seen)
+
+
+cdef inline KeyState set_stored_atomic(TableState* table, int64_t key, const char* row) noexcept nogil:
+    """Overwrites the whole row of a table with an optimiser: weights and state."""
+    cdef KeyState state = STATE_ABSENT
+    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+        state = try_set_stored(table, key, row)
     return state

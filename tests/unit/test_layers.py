@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     "foundation",
+    "checkpoint",
     "transports",
     "gpu",
     "runtime",
@@ -127,6 +128,7 @@ def test_every_folder_of_code_is_a_floor() -> None:
         ("intentpm.transports.registry", ".py", "from intentpm.runtime.config import Config"),
         ("intentpm.transports.tcp", ".pyx", "from intentpm.runtime.config import Config"),
         ("intentpm.foundation.errors", ".py", "from intentpm.transports import registry"),
+        ("intentpm.checkpoint.reader", ".py", "from intentpm.runtime.manager import ParameterManager"),
         ("intentpm.transports.base", ".pxd", "from intentpm.runtime._native.state cimport KeyRef"),
         ("intentpm.runtime.config", ".py", "def f():\n    from intentpm import init"),
         ("intentpm.runtime.manager", ".py", "import intentpm.launch.bootstrap"),

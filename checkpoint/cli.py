@@ -1,0 +1,95 @@
+"""``intentpm checkpoint``: looks at checkpoints and exports their tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from intentpm.checkpoint.export import SUFFIXES, export
+from intentpm.checkpoint.reader import Checkpoint, open_checkpoint
+from intentpm.checkpoint.series import chain
+from intentpm.checkpoint.verify import verify
+
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+
+
+@click.group()
+def checkpoint() -> None:
+    """Look at checkpoints. FOLDER is one, or holds some: then the newest is meant."""
+
+
+@checkpoint.command()
+@_FOLDER
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def inspect(folder: Path, as_json: bool) -> None:
+    """Say what a checkpoint holds."""
+    opened = open_checkpoint(folder, verify=False)
+    described = _describe(opened)
+    if as_json:
+        click.echo(json.dumps(described))
+        return
+    click.echo(
+        f"{opened.path}: checkpoint {opened.number} of job {opened.manifest.job}, written by {opened.ranks} ranks"
+    )
+    for table in described["tables"]:
+        click.echo(
+            f"  {table['name']}: {table['num_keys']:,} rows of {tuple(table['row_shape'])} {table['dtype']}, "
+            f"{table['rows_written']:,} of them written by this save; optimizer {table['optimizer'] or 'none'}"
+        )
+    click.echo(f"  {described['bytes']:,} bytes in {len(opened.parts)} files; needs {', '.join(described['needs'])}")
+
+
+def _describe(opened: Checkpoint) -> dict[str, Any]:
+    manifest = opened.manifest
+    return {
+        "path": str(opened.path),
+        "job": manifest.job,
+        "number": manifest.number,
+        "ranks": opened.ranks,
+        "seed": manifest.seed,
+        "extra": opened.extra,
+        "clocks": opened.clocks,
+        "needs": [path.name for path in chain(opened.path)],
+        "bytes": sum(part.entry.size_bytes for part in opened.parts),
+        "tables": [
+            {
+                "name": table.name,
+                "num_keys": table.num_keys,
+                "row_shape": list(table.row_shape),
+                "dtype": table.dtype,
+                "optimizer": table.optimizer,
+                "state": list(table.state),
+                "rows_written": manifest.rows(table.name),
+            }
+            for table in manifest.tables
+        ],
+    }
+
+
+@checkpoint.command("verify")
+@_FOLDER
+def verify_command(folder: Path) -> None:
+    """Look at every byte; fails naming the file that is damaged or missing."""
+    opened = verify(folder)
+    click.echo(f"{opened.path}: every byte is as it was written")
+
+
+@checkpoint.command("export")
+@_FOLDER
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="npy", show_default=True)
+@click.option("--table", "tables", multiple=True, help="This table alone; may be given several times. [all]")
+@click.option("--state", "with_state", is_flag=True, help="What the optimizer kept, too.")
+def export_command(folder: Path, out: Path, form: str, tables: tuple[str, ...], with_state: bool) -> None:
+    """Write each table into a file of its own, rows in the order of keys."""
+    opened = open_checkpoint(folder)
+    for number, table in enumerate(tables or opened.tables):
+        path = out / f"{_file_name(table, number)}{SUFFIXES[form]}"
+        export(opened, table, path, form, with_state)
+        click.echo(str(path))
+
+
+def _file_name(table: str, number: int) -> str:
+    """A table's name may be no file's."""
+    return table if table.replace("_", "").replace("-", "").isalnum() else f"table-{number}"

@@ -1,0 +1,195 @@
+"""Checkpoints, read: rows by key, from whichever file and checkpoint of the chain has them newest."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from intentpm.checkpoint.manifest import MANIFEST, FileEntry, Manifest, TableEntry, read_manifest
+from intentpm.checkpoint.series import chain, find
+from intentpm.checkpoint.tensor_file import Array, TensorFile, dtype_named
+from intentpm.foundation.errors import CheckpointError, KeyRangeError
+
+Keys = npt.NDArray[np.int64]
+WEIGHTS = "weights"
+NOWHERE = 0xFFFFFFFF
+
+
+def tensor_name(table: str, part: str) -> str:
+    """As the files have it. part: "keys", "weights", "state.NAME"."""
+    return f"{table}.{part}"
+
+
+def state_part(name: str) -> str:
+    return f"state.{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a checkpoint of the chain."""
+
+    folder: Path
+    entry: FileEntry
+    tensors: TensorFile
+
+
+class TableReader:
+    """A table of a checkpoint. Any thread may read.
+
+    Attributes: ``name``, ``num_keys``, ``row_shape``, ``dtype`` (numpy.dtype); ``optimizer``, as it is written in
+    Python, or None; ``state_names``.
+    """
+
+    def __init__(self, entry: TableEntry, parts: list[Part]) -> None:
+        """parts: newest checkpoint first."""
+        self._entry = entry
+        self._parts = [part for part in parts if part.entry.rows.get(entry.name)]
+        self.name = entry.name
+        self.num_keys = entry.num_keys
+        self.row_shape = entry.row_shape
+        self.dtype = dtype_named(entry.dtype)
+        self.optimizer = entry.optimizer
+        self.state_names = tuple(entry.state)
+        self._where: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]] | None = None
+
+    def rows(self, keys: npt.ArrayLike | None = None) -> Array:
+        """The weights of ``keys`` (integers [K]; None: of all, in order): [K, *row_shape]. Raises KeyRangeError."""
+        return self._read(WEIGHTS, self.dtype, self.row_shape, keys)
+
+    def state(self, name: str, keys: npt.ArrayLike | None = None) -> Array:
+        """What the optimizer kept of ``keys``, by its name there. Raises KeyRangeError, CheckpointError."""
+        if name not in self._entry.state:
+            raise CheckpointError(f"table {self.name!r} has no state {name!r}, but {list(self.state_names)}")
+        dtype, shape = self._entry.state[name]
+        return self._read(state_part(name), dtype_named(dtype), shape, keys)
+
+    def stretches(self, rows_at_once: int) -> Iterator[tuple[Keys, dict[str, Array]]]:
+        """All rows, each once, as they lie: keys int64 [K] and, by name ("weights", names of state), what they have."""
+        part_of, _ = self._index()
+        for number, part in enumerate(self._parts):
+            keys = part.tensors.tensor(tensor_name(self.name, "keys"))
+            columns = {name: part.tensors.tensor(tensor_name(self.name, at)) for name, at in self._columns().items()}
+            for first in range(0, len(keys), rows_at_once):
+                some = keys[first : first + rows_at_once].astype(np.int64)
+                newest = part_of[some] == number
+                cut = {name: column[first : first + rows_at_once] for name, column in columns.items()}
+                if newest.all():
+                    yield some, cut
+                elif newest.any():
+                    yield some[newest], {name: rows[newest] for name, rows in cut.items()}
+
+    def _columns(self) -> dict[str, str]:
+        return {WEIGHTS: WEIGHTS} | {name: state_part(name) for name in self.state_names}
+
+    def _read(self, part: str, dtype: np.dtype[Any], shape: tuple[int, ...], keys: npt.ArrayLike | None) -> Array:
+        wanted = self._check_keys(keys)
+        rows = np.empty((len(wanted), *shape), dtype)
+        part_of, row_of = self._index()
+        from_part = part_of[wanted]
+        for number in np.unique(from_part).tolist():
+            here = from_part == number
+            tensor = self._parts[number].tensors.tensor(tensor_name(self.name, part))
+            rows[here] = tensor[row_of[wanted[here]]]
+        return rows
+
+    def _check_keys(self, keys: npt.ArrayLike | None) -> Keys:
+        if keys is None:
+            return np.arange(self.num_keys)
+        wanted = np.asarray(keys)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise KeyRangeError(f"table {self.name!r}: keys are one row of integers, not {wanted.dtype}{wanted.shape}")
+        wanted = wanted.astype(np.int64)
+        bad = (wanted < 0) | (wanted >= self.num_keys)
+        if bad.any():
+            raise KeyRangeError(f"key {wanted[bad][0]} is not in table {self.name!r}, whose keys are 0 to "
+                                f"{self.num_keys - 1}")  # fmt: skip
+        return wanted
+
+    def _index(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Of each key: number of the part that has its newest row, and which row of it that is."""
+        if self._where is None:
+            part_of = np.full(self.num_keys, NOWHERE, np.uint32)
+            row_of = np.empty(self.num_keys, np.uint32)
+            for number in reversed(range(len(self._parts))):  # the newest last: it stays
+                keys = self._parts[number].tensors.tensor(tensor_name(self.name, "keys"))
+                part_of[keys] = number
+                row_of[keys] = np.arange(len(keys), dtype=np.uint32)
+            missing = np.flatnonzero(part_of == NOWHERE)
+            if len(missing):
+                raise CheckpointError(
+                    f"table {self.name!r}: no file has a row of key {missing[0]}, nor of {len(missing) - 1} others"
+                )
+            self._where = part_of, row_of
+        return self._where
+
+
+class Checkpoint:
+    """A checkpoint that was opened; made by ``intentpm.checkpoint.open``. Any thread may read.
+
+    Attributes: ``path``; ``tables``, names; ``number``, from 1 on in its folder; ``ranks``, how many wrote it;
+    ``seed``, of the job; ``extra`` and ``clocks``, per rank what ``save`` was given and its workers' clocks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError naming the file at fault."""
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.parts: list[Part] = []
+        for folder in chain(path):
+            self._add_parts(folder, read_manifest(folder))
+        self.tables = tuple(table.name for table in self.manifest.tables)
+        self.number = self.manifest.number
+        self.ranks = len(self.manifest.ranks)
+        self.seed = self.manifest.seed
+        self.extra = [rank.extra for rank in self.manifest.ranks]
+        self.clocks = [{int(worker): clock for worker, clock in rank.clocks.items()} for rank in self.manifest.ranks]
+
+    def _add_parts(self, folder: Path, manifest: Manifest) -> None:
+        if manifest.job != self.manifest.job:
+            raise CheckpointError(f"{folder / MANIFEST}: is of another job than {self.path / MANIFEST}")
+        for entry in manifest.files:
+            tensors = TensorFile(folder / entry.name, entry.size_bytes, entry.checksums[""])
+            self.parts.append(Part(folder, entry, tensors))
+
+    def __getitem__(self, table: str) -> TableReader:
+        entry = self.manifest.table(table)
+        if entry is None:
+            raise CheckpointError(f"{self.path}: has no table {table!r}, but {list(self.tables)}")
+        return TableReader(entry, self.parts)
+
+    def check(self, part: Part) -> None:
+        """Looks at every byte of a file. Raises CheckpointError naming it."""
+        for name, crc in part.entry.checksums.items():
+            try:
+                wrong = name and part.tensors.checksum(name) != crc
+            except OSError as error:
+                raise CheckpointError(f"{part.tensors.path}: cannot be read ({error.strerror or error})") from error
+            if wrong:
+                raise CheckpointError(f"{part.tensors.path}: its tensor {name} is damaged: load an earlier checkpoint")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.parts.clear()
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
+    """Opens a checkpoint, or the newest of a folder of them, for reading with NumPy alone.
+
+    verify: look at every byte first. False: sizes, headers and manifests are checked alone, and what is read later is
+        taken as it is.
+    Raises CheckpointError naming the file that is missing or damaged.
+    """
+    opened = Checkpoint(find(path))
+    if verify:
+        for part in opened.parts:
+            opened.check(part)
+    return opened

@@ -1,0 +1,95 @@
+"""``ParameterManager.load``: a checkpoint's rows into the tables of a job, whatever the numbers of ranks.
+
+Each rank looks through all files, in its own share of them at every byte, and overwrites the rows of the keys whose
+home it is, wherever they are by now. That is an access like any other: keys may move meanwhile.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from intentpm.checkpoint.reader import WEIGHTS, Checkpoint, TableReader, open_checkpoint
+from intentpm.foundation.errors import CheckpointError
+from intentpm.runtime._native.store import Table
+from intentpm.runtime.saving import Exchange, Said, describe_table, rows_at_once
+from intentpm.runtime.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What ``ParameterManager.load`` took from a checkpoint besides rows.
+
+    Attributes: ``path`` of the checkpoint, and its ``number``, from 1 on in its folder; ``extra``, what each rank gave
+    to ``save(extra=)``, and ``clocks``, number of the worker -> its clock: one per rank that saved it; ``seed`` of the
+    job that saved it, and ``job``, by which checkpoints of one job know each other.
+    """
+
+    path: Path
+    number: int
+    extra: list[Any]
+    clocks: list[dict[int, int]]
+    seed: int | None
+    job: str
+
+
+def load_together(
+    path: str | os.PathLike[str], tables: Sequence[Table], rank: int, size: int, worker: Worker, exchange: Exchange
+) -> Restored:
+    """Collective. Raises CheckpointError, the same on every rank: no row was changed then."""
+    opened, found = _look(path, tables, rank, size)
+    said = exchange(found)
+    for other, theirs in enumerate(said):
+        if "problem" in theirs:
+            raise CheckpointError(f"load({str(path)!r}): rank {other}: {theirs['problem']}")
+        if theirs != found:
+            raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, rank {rank} {found}")
+    assert opened is not None
+    for table in tables:
+        _load_table(opened[table.name], table, worker)
+    worker.wait_sync()
+    manifest = opened.manifest
+    return Restored(opened.path, opened.number, opened.extra, opened.clocks, opened.seed, manifest.job)
+
+
+def _look(
+    path: str | os.PathLike[str], tables: Sequence[Table], rank: int, size: int
+) -> tuple[Checkpoint | None, Said]:
+    """Opens it; looks at every byte of this rank's share of the files. Returns what there is to be said, too."""
+    try:
+        opened = open_checkpoint(path, verify=False)
+        for table in tables:
+            _check_table(opened, table)
+        for part in opened.parts[rank::size]:
+            opened.check(part)
+    except (CheckpointError, OSError) as error:
+        return None, {"problem": str(error)}
+    return opened, {"job": opened.manifest.job, "number": opened.number}
+
+
+def _check_table(opened: Checkpoint, table: Table) -> None:
+    entry = opened.manifest.table(table.name)
+    if entry is None:
+        raise CheckpointError(f"{opened.path}: has no table {table.name!r}, but {list(opened.tables)}")
+    difference = describe_table(table).differs_from(entry)
+    if difference is not None:
+        raise CheckpointError(f"{opened.path}: table {table.name!r} is another one: {difference}")
+
+
+def _load_table(saved: TableReader, table: Table, worker: Worker) -> None:
+    at_home = np.zeros(table.num_keys, np.bool_)
+    at_home[table.home_keys()] = True
+    for keys, columns in saved.stretches(rows_at_once(table)):
+        mine = at_home[keys]
+        if not mine.any():
+            continue
+        if table.stored_dtype is None:
+            worker.set_stored(table, keys[mine], columns[WEIGHTS][mine])
+            continue
+        rows = np.zeros(int(mine.sum()), table.stored_dtype)
+        for name, column in columns.items():
+            rows[name] = column[mine]
+        worker.set_stored(table, keys[mine], rows)

@@ -1,0 +1,77 @@
+"""A save that is killed at any write, fsync, rename or removal leaves the checkpoint before it, or the one it made."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import intentpm
+import intentpm.checkpoint
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(300)]
+
+SAVES = """
+import os, signal, sys, threading
+import intentpm
+from intentpm.testing import run_ranks
+
+folder, last = sys.argv[1], int(sys.argv[2])
+calls, lock = 0, threading.Lock()
+
+def counted(function, half=None):
+    def wrapper(*arguments, **options):
+        global calls
+        with lock:
+            calls += 1
+            if calls == last:
+                if half:
+                    half(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return wrapper
+
+def half_of_it(fd, data, offset, write=os.pwrite):
+    write(fd, data[:len(data) // 2], offset)
+
+def train(pm):
+    table = pm.create_table("t", 500, 4, optimizer=intentpm.optim.Adagrad(lr=0.1))
+    worker = pm.worker()
+    for value in (1, 2):
+        worker.set(table, range(500), [[value] * 4] * 500)
+        pm.barrier()
+        pm.save(folder, keep=1, extra=value)
+        if value == 1 and pm.rank == 0:
+            os.pwrite = counted(os.pwrite, half_of_it)
+            for name in ("fsync", "replace", "mkdir", "unlink", "rmdir", "open"):
+                setattr(os, name, counted(getattr(os, name)))
+        pm.barrier()
+
+run_ranks(2, train)
+print(calls)
+"""
+
+
+def save_twice(folder: Path, last_call: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SAVES, str(folder), str(last_call)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_killed_at_any_point(tmp_path: Path) -> None:
+    whole = save_twice(tmp_path / "whole", -1)
+    assert whole.returncode == 0, whole.stderr
+    points = int(whole.stdout)
+    assert points > 15
+    for point in range(1, points + 1):
+        folder = tmp_path / str(point)
+        killed = save_twice(folder, point)
+        assert killed.returncode == -signal.SIGKILL, f"point {point}: {killed.stderr}"
+        newest = intentpm.latest(folder)
+        assert newest is not None, f"point {point}: no checkpoint is left"
+        with intentpm.checkpoint.open(newest) as opened:
+            value = opened.extra[0]
+            assert opened.number == value, f"point {point}"
+            assert (opened["t"].rows() == value).all(), f"point {point}"
+    assert intentpm.checkpoint.open(tmp_path / "1").number == 1
+    assert intentpm.checkpoint.open(tmp_path / str(points)).number == 2

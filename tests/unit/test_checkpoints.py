@@ -1,0 +1,391 @@
+"""Checkpoints: what ranks save and load, what NumPy alone reads, and what happens to files that are damaged."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import intentpm
+import intentpm.checkpoint
+from intentpm.checkpoint.cli import checkpoint
+from intentpm.checkpoint.manifest import MANIFEST, VERSION, _encode, read_manifest
+from intentpm.foundation.errors import CheckpointError
+from intentpm.testing import run_ranks
+
+TABLES: dict[str, dict[str, Any]] = {
+    "plain": {"num_keys": 57, "row_shape": (5,), "dtype": "float32"},
+    "numbers": {"num_keys": 9, "row_shape": (), "dtype": "int64"},
+    "halves": {"num_keys": 31, "row_shape": (2, 3), "dtype": "float16"},
+    "adagrad": {"num_keys": 40, "row_shape": (7,), "dtype": "float32", "optimizer": intentpm.optim.Adagrad(lr=0.1)},
+    "adam": {"num_keys": 13, "row_shape": (3,), "dtype": "float64", "optimizer": intentpm.optim.Adam(lr=0.1)},
+    "rowwise": {"num_keys": 5, "row_shape": (4,), "optimizer": intentpm.optim.RowwiseAdagrad(lr=1.0)},
+}  # fmt: skip
+
+
+def create(pm: Any, names: Any = TABLES) -> dict[str, Any]:
+    return {name: pm.create_table(name, **TABLES[name]) for name in names}
+
+
+def write_something(pm: Any, tables: dict[str, Any], seed: int) -> None:
+    """Every rank writes to any key."""
+    draw, worker = np.random.default_rng([seed, pm.rank]), pm.worker()
+    for table in tables.values():
+        for _ in range(3):
+            keys = draw.integers(table.num_keys, size=20)
+            values = draw.integers(-9, 9, size=(20, *table.row_shape)).astype(table.dtype)
+            if table.optimizer is None:
+                worker.push(table, keys, values)
+            else:
+                worker.push_grad(table, keys, values)
+
+
+def everything(pm: Any, tables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Weights and state of all keys, by "table" and "table.state"."""
+    worker, found = pm.worker(), {}
+    for name, table in tables.items():
+        keys = np.arange(table.num_keys)
+        found[name] = worker.pull(table, keys)
+        if table.optimizer is not None:
+            found |= {f"{name}.{state}": rows for state, rows in worker.pull_state(table, keys).items()}
+    return found
+
+
+def save(folder: Path, seed: int = 0, **options: Any) -> Any:
+    """What a rank does that trains a little and saves."""
+
+    def rank(pm: Any) -> tuple[Path, dict[str, np.ndarray]]:
+        tables = create(pm)
+        write_something(pm, tables, seed)
+        path = pm.save(folder, extra={"rank": pm.rank, "seed": seed}, **options)
+        pm.barrier()
+        return path, everything(pm, tables)
+
+    return rank
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].dtype == expected[name].dtype
+        assert found[name].tobytes() == expected[name].tobytes(), name
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    return run_ranks(3, save(tmp_path / "saves"))[0]
+
+
+# -- saved and loaded --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("loading", [1, 3, 8])
+def test_any_number_of_ranks_loads_what_any_other_saved(tmp_path: Path, ranks: int, loading: int) -> None:
+    path, expected = run_ranks(ranks, save(tmp_path))[0]
+    assert path == tmp_path / "000001"
+
+    def load(pm: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        tables = create(pm)
+        write_something(pm, tables, 99)
+        restored = pm.load(tmp_path)
+        pm.barrier()
+        return restored, everything(pm, tables)
+
+    for restored, found in run_ranks(loading, load):
+        assert_same(found, expected)
+        assert (restored.path, restored.number) == (path, 1)
+        assert restored.extra == [{"rank": rank, "seed": 0} for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("management", ["full_replication", "relocate", "static"])
+def test_rows_that_are_replicated_or_away_from_home(tmp_path: Path, management: str) -> None:
+    names = ["plain", "halves"]
+
+    def rank(pm: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        tables = create(pm, names)
+        worker = pm.worker()
+        for table in tables.values():
+            worker.intent(table, np.arange(table.num_keys), 0, 100)
+        worker.wait_sync()
+        write_something(pm, tables, 1)
+        pm.save(tmp_path)
+        worker.wait_sync()
+        pm.barrier()
+        before = everything(pm, tables)
+        pm.barrier()
+        write_something(pm, tables, 2)
+        pm.barrier()
+        pm.load(tmp_path)
+        return before, everything(pm, tables)
+
+    for before, after in run_ranks(3, rank, management=management):
+        assert_same(after, before)
+
+
+def test_numpy_alone_reads_it(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, expected = saved
+    with intentpm.checkpoint.open(path) as opened:
+        assert sorted(opened.tables) == sorted(TABLES)
+        assert opened.extra[2] == {"rank": 2, "seed": 0}
+        found = {name: opened[name].rows() for name in TABLES}
+        for name in TABLES:
+            found |= {f"{name}.{state}": opened[name].state(state) for state in opened[name].state_names}
+        assert_same(found, expected)
+        some = [3, 3, 30, 0]
+        assert (opened["plain"].rows(some) == expected["plain"][some]).all()
+        with pytest.raises(intentpm.KeyRangeError, match="key 57"):
+            opened["plain"].rows([57])
+        with pytest.raises(CheckpointError, match="no state 'sum'"):
+            opened["plain"].state("sum")
+        with pytest.raises(CheckpointError, match="no table 'other'"):
+            opened["other"]
+
+
+def test_any_safetensors_library_reads_the_files(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    numpy = pytest.importorskip("safetensors.numpy")
+    path, expected = saved
+    rows = np.full_like(expected["adagrad"], np.nan)
+    for file in sorted(path.glob("*.safetensors")):
+        tensors = numpy.load_file(file)
+        rows[tensors["adagrad.keys"]] = tensors["adagrad.weights"]
+    assert (rows == expected["adagrad"]).all()
+
+
+def test_chosen_tables(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        tables = create(pm, ["plain", "numbers"])
+        assert read_manifest(pm.save(tmp_path, ["numbers"])).rows("numbers") == 9
+        assert intentpm.checkpoint.open(tmp_path).tables == ("numbers",)
+        assert intentpm.checkpoint.open(pm.save(tmp_path, [tables["plain"]])).tables == ("plain",)
+        with pytest.raises(CheckpointError, match="there is no table 'other'"):
+            pm.save(tmp_path, ["other"])
+        with pytest.raises(CheckpointError, match="has no table 'numbers'"):
+            pm.load(tmp_path)
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        create(pm, ["plain"])
+        paths = [pm.save(tmp_path, keep=2) for _ in range(4)]
+        assert sorted(tmp_path.iterdir()) == paths[2:]
+        assert intentpm.latest(tmp_path) == paths[3]
+        with pytest.raises(CheckpointError, match="keep=0"):
+            pm.save(tmp_path, keep=0)
+        with pytest.raises(CheckpointError, match=r"extra: .* what JSON can hold"):
+            pm.save(tmp_path, extra={1, 2})
+
+
+def test_clocks_are_saved(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        table = create(pm, ["plain"])
+        first, second = pm.worker(), pm.worker()
+        for _ in range(3):
+            second.advance_clock()
+        pm.save(tmp_path)
+        assert pm.load(tmp_path).clocks == [{first.worker_id: 0, second.worker_id: 3}]
+        del table
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+def test_tables_that_are_others(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, _ = saved
+
+    def load(pm: Any) -> str:
+        pm.create_table("plain", **{**TABLES["plain"], "num_keys": 58})
+        with pytest.raises(CheckpointError) as error:
+            pm.load(path)
+        return str(error.value)
+
+    for told in run_ranks(2, load):
+        assert "table 'plain' is another one: num_keys is 58 here and 57 there" in told
+
+
+def test_checkpoints_of_another_job_are_not_touched(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, _ = saved
+    before = path.joinpath(MANIFEST).read_bytes()
+    with intentpm.init() as pm:
+        create(pm)
+        with pytest.raises(CheckpointError, match="of another job"):
+            pm.save(path.parent, keep=1)
+        assert path.joinpath(MANIFEST).read_bytes() == before
+        pm.load(path)
+        assert pm.save(path.parent).name == "000002"
+
+
+def test_a_manifest_of_a_newer_version(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    manifest = saved[0] / MANIFEST
+    body = json.loads(manifest.read_bytes())["manifest"]
+    manifest.write_bytes(_encode({**body, "version": VERSION + 1, "more": "fields"}))
+    with pytest.raises(CheckpointError, match=rf"{MANIFEST}: has version {VERSION + 1} .*: upgrade intentpm"):
+        intentpm.checkpoint.open(saved[0])
+
+
+def test_ranks_that_are_asked_for_different_things(tmp_path: Path) -> None:
+    def rank(pm: Any) -> str:
+        create(pm, ["plain", "numbers"])
+        with pytest.raises(CheckpointError) as error:
+            pm.save(tmp_path, ["plain"] if pm.rank else None)
+        return str(error.value)
+
+    assert len({*run_ranks(2, rank)}) == 1
+    assert intentpm.latest(tmp_path) is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("cannot mount a small disk: needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_on_every_rank(small_disk: Path) -> None:
+    def rank(pm: Any) -> str:
+        pm.create_table("small", 10)
+        first = pm.save(small_disk, ["small"])
+        pm.create_table("large", 50_000)
+        with pytest.raises(CheckpointError) as error:
+            pm.save(small_disk)
+        assert intentpm.latest(small_disk) == first
+        pm.barrier()
+        assert pm.save(small_disk, ["small"]).name == "000002"  # nothing is left of the one that failed
+        return str(error.value)
+
+    told = run_ranks(2, rank)
+    assert told[0] == told[1]
+    assert re.search(r"rank [01]: .*/000002/rank-000[01].safetensors: No space left on device", told[0])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    def rank(pm: Any) -> str:
+        create(pm, ["plain"])
+        with pytest.raises(CheckpointError) as error:
+            pm.save(tmp_path / "file" / "saves")
+        return str(error.value)
+
+    assert all("Not a directory" in told and "rank 0" in told for told in run_ranks(2, rank))
+
+
+# -- files that are damaged --------------------------------------------------------------------------------------------
+
+
+def damage(path: Path, draw: random.Random) -> str:
+    """Flips a bit or cuts the file short; says what was done."""
+    data = bytearray(path.read_bytes())
+    if draw.random() < 0.3:
+        left = draw.randrange(len(data))
+        path.write_bytes(data[:left])
+        return f"{path.name} cut to {left} of {len(data)} bytes"
+    at = draw.randrange(len(data))
+    data[at] ^= 1 << draw.randrange(8)
+    path.write_bytes(data)
+    return f"{path.name} byte {at} of {len(data)}"
+
+
+def test_no_damage_goes_unnoticed(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    path, _ = saved
+    draw = random.Random(1)
+    files = sorted(path.iterdir())
+    for _ in range(1000):
+        broken = tmp_path / "broken" / "000001"
+        shutil.copytree(path, broken)
+        victim = broken / draw.choice(files).name
+        done = damage(victim, draw)
+        with pytest.raises(CheckpointError) as error:
+            intentpm.checkpoint.open(broken)
+        assert str(victim) in str(error.value), done
+        shutil.rmtree(broken)
+
+
+def test_ranks_refuse_a_damaged_file_together(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, _ = saved
+    victim = path / "rank-0001.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+
+    def load(pm: Any) -> tuple[str, bool]:
+        tables = create(pm)
+        with pytest.raises(CheckpointError) as error:
+            pm.load(path)
+        pm.barrier()
+        return str(error.value), all(not rows.any() for rows in everything(pm, tables).values())
+
+    for told, untouched in run_ranks(2, load):
+        assert f"{victim}: its tensor " in told
+        assert untouched
+
+
+def test_the_last_good_one_is_found(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        create(pm, ["plain"])
+        first, second = pm.save(tmp_path), pm.save(tmp_path)
+        (second / MANIFEST).write_bytes(b"{}")
+        assert intentpm.latest(tmp_path) == first
+        (tmp_path / "000003").mkdir()  # a save that was killed
+        assert intentpm.latest(tmp_path) == first
+        assert pm.save(tmp_path).name == "000004"
+        assert not (tmp_path / "000003").exists()
+    assert intentpm.latest(tmp_path / "nothing") is None
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        intentpm.checkpoint.open(tmp_path / "nothing")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: Any) -> Any:
+    return CliRunner().invoke(checkpoint, [str(argument) for argument in arguments])
+
+
+def test_inspect_and_verify(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, _ = saved
+    told = json.loads(command("inspect", path.parent, "--json").output)
+    assert (told["number"], told["ranks"], told["needs"]) == (1, 3, ["000001"])
+    assert {table["name"]: table["rows_written"] for table in told["tables"]}["adagrad"] == 40
+    assert "adagrad: 40 rows of (7,) float32" in command("inspect", path).output
+    assert command("verify", path).exit_code == 0
+    victim = path / "rank-0002.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    failed = command("verify", path)
+    assert failed.exit_code != 0
+    assert str(victim) in str(failed.exception)
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors", "torch"])
+def test_export(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, form: str) -> None:
+    path, expected = saved
+    options = [] if form == "npy" else ["--state"]
+    if form == "torch":
+        torch = pytest.importorskip("torch")
+    done = command("export", path, "--out", tmp_path / "rows", "--format", form, "--table", "adam", *options)
+    assert done.exit_code == 0, done.exception
+    (file,) = (tmp_path / "rows").iterdir()
+    assert done.output == f"{file}\n"
+    if form == "npy":
+        found = {"weights": np.load(file)}
+    elif form == "torch":
+        found = {name: rows.numpy() for name, rows in torch.load(file).items()}
+    else:
+        found = dict(pytest.importorskip("safetensors.numpy").load_file(file))
+    assert (found["weights"] == expected["adam"]).all()
+    if options:
+        assert {"weights", "step"} < set(found)
+        assert (found["step"] == expected["adam.step"]).all()
