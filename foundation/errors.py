@@ -55,6 +55,10 @@ class MemoryBudgetError(Error, MemoryError):
     """The rows would not fit in ``memory_budget``, or the operating system refused the memory."""
 
 
+class DeviceError(Error, RuntimeError):
+    """There is no such GPU, or no driver for it, or it failed; the message has the driver's own words."""
+
+
 class CollectiveMismatchError(Error, RuntimeError):
     """The ranks did not make the same collective calls in the same order, or with the same arguments."""
 

@@ -1,0 +1,14 @@
+from collections.abc import Callable, Iterable
+
+from intentpm.gpu.device import Device
+
+class CudaDevice(Device):
+    @property
+    def ordinal(self) -> int: ...
+    def __init__(
+        self,
+        ordinal: int = 0,
+        *,
+        library: str = "libcuda.so.1",
+        compile_kernels: Callable[[int, Iterable[str]], dict[str, int]] = ...,
+    ) -> None: ...

@@ -1,0 +1,166 @@
+"""A CUDA device, by the driver's functions; ``cuda.pxd`` says how."""
+
+from libc.stddef cimport size_t
+from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
+
+from intentpm.foundation.errors import DeviceError
+from intentpm.gpu.compiler import compile_with_cupy
+
+from intentpm.gpu.device cimport (
+    BLOCK_THREADS, WARP_LANES, Device, EventHandle, KernelHandle, RowBatch, StreamHandle,
+)
+
+cdef enum:
+    CU_STREAM_NON_BLOCKING = 1
+    CU_EVENT_DISABLE_TIMING = 2
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
+    CUDA_ERROR_NOT_READY = 600
+    MOST_NAME_BYTES = 100
+
+# Names in libcuda in the order of Driver's fields: those that cuda.h's macros lead to.
+_FUNCTIONS = (
+    "cuGetErrorString", "cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain",
+    "cuCtxSetCurrent", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost", "cuStreamCreate",
+    "cuStreamDestroy_v2", "cuEventCreate", "cuEventDestroy_v2", "cuLaunchKernel", "cuMemcpyAsync", "cuMemsetD8Async",
+    "cuEventRecord", "cuStreamWaitEvent", "cuEventSynchronize", "cuEventQuery",
+)
+
+
+cdef class CudaDevice(Device):
+    """The CUDA device of that number, as CUDA_VISIBLE_DEVICES counts them. Any thread.
+
+    Parameters: ``library``, the driver's; ``compile_kernels(ordinal, names) -> {name: handle}``.
+    Raises DeviceError when there is no driver or no such device.
+    """
+
+    def __init__(self, ordinal: int = 0, *, library: str = "libcuda.so.1", compile_kernels=compile_with_cupy):
+        cdef int device = 0, count = 0
+        cdef char name[MOST_NAME_BYTES]
+        self.ordinal = ordinal
+        self.compile_kernels = compile_kernels
+        self.kernels = {}
+        self._resolve(library)
+        self._expect(self.driver.init(0))
+        self._expect(self.driver.get_device(&device, ordinal))
+        self._expect(self.driver.get_name(name, MOST_NAME_BYTES, device))
+        self._expect(self.driver.get_attribute(&count, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
+        self._expect(self.driver.retain_context(&self.context, device))
+        self.name = name.decode()
+        self.multiprocessors = count
+        self.most_lanes = WARP_LANES
+
+    def _resolve(self, str library):
+        cdef void* loaded = dlopen(library.encode(), RTLD_NOW)
+        cdef void** functions = <void**>&self.driver
+        if loaded == NULL:
+            raise DeviceError(f"there is no CUDA driver: {dlerror().decode()}")
+        for i, name in enumerate(_FUNCTIONS):
+            functions[i] = dlsym(loaded, name.encode())
+            if functions[i] == NULL:
+                raise DeviceError(f"{library} has no {name}: its driver is too old")
+
+    def _expect(self, result: int):
+        if result:
+            raise DeviceError(f"CUDA device {self.ordinal} cannot be used: {self._text_of(result)}")
+
+    cdef _text_of(self, int result):
+        cdef const char* text = NULL
+        self.driver.get_error_string(result, &text)
+        return f"{text.decode() if text != NULL else 'unknown'} (CUDA error {result})"
+
+    @property
+    def failure(self) -> str:
+        cdef int result = self.failed.load()
+        return self._text_of(result) if result else ""
+
+    cdef inline bint _enter(self) noexcept nogil:
+        return self._check(self.driver.set_context(self.context))
+
+    cdef inline bint _check(self, int result) noexcept nogil:
+        if result and self.failed.load() == 0:
+            self.failed.store(result)
+        return result == 0
+
+    # -- memory ------------------------------------------------------------------------------------------------------------
+
+    cdef char* allocate(self, size_t size_bytes) noexcept nogil:
+        cdef DevicePointer memory = 0
+        if not self._enter() or not self._check(self.driver.allocate(&memory, max(size_bytes, <size_t>1))):
+            return NULL
+        return <char*>memory
+
+    cdef void release(self, char* memory) noexcept nogil:
+        if memory != NULL and self._enter():
+            self._check(self.driver.release(<DevicePointer>memory))
+
+    cdef char* allocate_pinned(self, size_t size_bytes) noexcept nogil:
+        cdef void* memory = NULL
+        if not self._enter() or not self._check(self.driver.allocate_pinned(&memory, max(size_bytes, <size_t>1), 0)):
+            return NULL
+        return <char*>memory
+
+    cdef void release_pinned(self, char* memory) noexcept nogil:
+        if memory != NULL and self._enter():
+            self._check(self.driver.release_pinned(memory))
+
+    # -- streams and events --------------------------------------------------------------------------------------------------
+
+    cdef StreamHandle new_stream(self) noexcept nogil:
+        cdef void* stream = NULL
+        # Not ordered with the legacy default stream, which would make every caller's stream wait for this one.
+        if not self._enter() or not self._check(self.driver.new_stream(&stream, CU_STREAM_NON_BLOCKING)):
+            return NULL
+        return stream
+
+    cdef EventHandle new_event(self) noexcept nogil:
+        cdef void* event = NULL
+        if not self._enter() or not self._check(self.driver.new_event(&event, CU_EVENT_DISABLE_TIMING)):
+            return NULL
+        return event
+
+    cdef void release_stream(self, StreamHandle stream) noexcept nogil:
+        if self._enter():
+            self._check(self.driver.release_stream(stream))
+
+    cdef void release_event(self, EventHandle event) noexcept nogil:
+        if self._enter():
+            self._check(self.driver.release_event(event))
+
+    cdef bint launch(self, StreamHandle stream, KernelHandle kernel, unsigned blocks, const RowBatch* batch) noexcept nogil:
+        cdef void* arguments[1]
+        arguments[0] = <void*>batch
+        return self._enter() and self._check(
+            self.driver.launch(kernel, blocks, 1, 1, BLOCK_THREADS, 1, 1, 0, stream, arguments, NULL))
+
+    cdef bint copy(self, StreamHandle stream, char* to, const char* source, size_t size_bytes) noexcept nogil:
+        return size_bytes == 0 or (self._enter() and self._check(
+            self.driver.copy(<DevicePointer>to, <DevicePointer>source, size_bytes, stream)))
+
+    cdef bint fill(self, StreamHandle stream, char* to, unsigned char value, size_t size_bytes) noexcept nogil:
+        return size_bytes == 0 or (
+            self._enter() and self._check(self.driver.fill(<DevicePointer>to, value, size_bytes, stream)))
+
+    cdef bint record(self, StreamHandle stream, EventHandle event) noexcept nogil:
+        return self._enter() and self._check(self.driver.record(event, stream))
+
+    cdef bint wait(self, StreamHandle stream, EventHandle event) noexcept nogil:
+        return self._enter() and self._check(self.driver.wait(stream, event, 0))
+
+    cdef bint synchronize(self, EventHandle event) noexcept nogil:
+        return self._enter() and self._check(self.driver.synchronize(event))
+
+    cdef bint has_happened(self, EventHandle event) noexcept nogil:
+        cdef int result
+        if not self._enter():
+            return False
+        result = self.driver.query(event)
+        return result == 0 or (result != CUDA_ERROR_NOT_READY and self._check(result))
+
+    def compile(self, names) -> None:
+        missing = [name for name in names if name not in self.kernels]
+        if missing:
+            self.kernels.update(self.compile_kernels(self.ordinal, missing))
+
+    cdef KernelHandle find_kernel(self, str name) except NULL:
+        self.compile([name])
+        return <KernelHandle><size_t>self.kernels[name]

@@ -1,0 +1,91 @@
+"""The device interface: memory, streams and events of one GPU, and nothing of rows.
+
+Guarantees (every device)
+    * What is enqueued on a stream happens in that order. Between streams, and to the host, only events order: ``wait`` makes a
+      stream wait for one, ``synchronize`` the host.
+    * ``launch`` and ``copy`` return before the work is done; a launch has taken its arguments with it.
+    * Nothing here takes the GIL. A call that fails says so (False, NULL), and ``failure`` says why.
+Assumptions
+    * Memory that the device uses is not released, nor pinned memory touched by the host, before an event says that the use is
+      over. The host says what it does with pinned memory by ``host_reads`` and ``host_writes``: the emulated device checks it.
+    * An event is recorded before it is waited for.
+Any thread.
+"""
+
+from libc.stddef cimport size_t
+
+cdef extern from "gpu/kernel_arguments.hpp" namespace "intentpm::gpu" nogil:
+    enum:
+        BLOCK_THREADS
+        WARP_LANES
+        ROWS_AT_ONCE
+
+    cdef struct StepNumbers "intentpm::gpu::StepNumbers":
+        unsigned long long state_offset
+        double lr
+        double eps
+        double beta1
+        double beta2
+        double log_beta1
+        double log_beta2
+        double weight_decay
+        double max_norm
+        double clip_value
+        double clip_norm
+        int decay
+
+    cdef struct RowBatch "intentpm::gpu::RowBatch":
+        char* slab
+        long long stride_bytes
+        const int* slots
+        long long count
+        char* rows
+        unsigned row_bytes
+        unsigned items
+        unsigned lanes
+        int* claims
+        int* marks
+        char* sums
+        const long long* keys
+        int* directory
+        StepNumbers step
+
+ctypedef void* StreamHandle
+ctypedef void* EventHandle
+ctypedef void* KernelHandle
+
+
+cdef class Device:
+    cdef readonly str name
+    cdef readonly unsigned multiprocessors
+    cdef readonly unsigned most_lanes    # of a group that shares a row: at most WARP_LANES
+
+    # NULL: no memory is left. Aligned to 256 bytes.
+    cdef char* allocate(self, size_t size_bytes) noexcept nogil
+    cdef void release(self, char* memory) noexcept nogil
+    # Of the host, where the device reads and writes it as fast as the bus allows.
+    cdef char* allocate_pinned(self, size_t size_bytes) noexcept nogil
+    cdef void release_pinned(self, char* memory) noexcept nogil
+    # NULL: refused.
+    cdef StreamHandle new_stream(self) noexcept nogil
+    cdef EventHandle new_event(self) noexcept nogil
+    cdef void release_stream(self, StreamHandle stream) noexcept nogil
+    cdef void release_event(self, EventHandle event) noexcept nogil
+    # ``blocks`` of BLOCK_THREADS threads.
+    cdef bint launch(self, StreamHandle stream, KernelHandle kernel, unsigned blocks, const RowBatch* batch) noexcept nogil
+    # Between any two of the device's memories and pinned ones.
+    cdef bint copy(self, StreamHandle stream, char* to, const char* source, size_t size_bytes) noexcept nogil
+    cdef bint fill(self, StreamHandle stream, char* to, unsigned char value, size_t size_bytes) noexcept nogil
+    # The event happens when all that was enqueued before has been done. Recorded again, it stands for the later moment.
+    cdef bint record(self, StreamHandle stream, EventHandle event) noexcept nogil
+    cdef bint wait(self, StreamHandle stream, EventHandle event) noexcept nogil
+    cdef bint synchronize(self, EventHandle event) noexcept nogil
+    cdef bint has_happened(self, EventHandle event) noexcept nogil
+    cdef void host_reads(self, const void* pinned) noexcept nogil
+    cdef void host_writes(self, const void* pinned) noexcept nogil
+    # Of a kernel by the name under which NVRTC is asked for it. With the GIL; raises KeyError.
+    cdef KernelHandle find_kernel(self, str name) except NULL
+
+
+# Blocks that give each group of lanes work for ``rows`` rows, and no more than fill the device.
+cdef unsigned blocks_for(Device device, long long rows, unsigned lanes) noexcept nogil

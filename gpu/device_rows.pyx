@@ -1,0 +1,365 @@
+"""Rows in the memory of a device; ``device_rows.pxd`` is the contract."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+import numpy as np
+
+from intentpm.gpu.kernel_names import RowLayout, kernel_names
+
+from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, blocks_for
+
+cdef enum:
+    FEWEST_ROWS = 64             # that a slab has room for
+    MOST_IDLE = 8                # exchanges that are kept
+
+
+cdef inline unsigned _lanes_for(Device device, size_t units) noexcept nogil:
+    """Lanes that share a row of so many units."""
+    cdef unsigned lanes = 1
+    while lanes < units and lanes < device.most_lanes:
+        lanes *= 2
+    return lanes
+
+
+cdef inline int64_t _room_for(int64_t rows) noexcept nogil:
+    """Half as much again each time: a slab is copied when it grows."""
+    return max(<int64_t>FEWEST_ROWS, rows + rows // 2)
+
+
+cdef class DeviceRows:
+    """Rows of one layout in the memory of ``device``; see ``device_rows.pxd`` for what native code calls.
+
+    Parameters: ``device``; ``layout``, a RowLayout; ``numbers``, with a rule: those of StepNumbers by name.
+    The methods below copy from and to arrays of the host, and wait. Any thread. They raise MemoryError.
+    """
+
+    def __init__(self, Device device not None, layout: RowLayout, **numbers):
+        self.device = device
+        self.layout = layout
+        self.row_bytes = layout.row_bytes
+        self.stored_bytes = layout.stored_bytes
+        self.stride_bytes = layout.stride_bytes
+        self.items = layout.items
+        self.sum_bytes = layout.sum_bytes
+        self.added_by_memory = layout.added_by_memory
+        names = kernel_names(layout)
+        device.compile(names.values())
+        self.kernels.gather = device.find_kernel(names["gather"])
+        self.kernels.gather_stored = device.find_kernel(names["gather_stored"])
+        self.kernels.put = device.find_kernel(names["set"])
+        self.kernels.put_stored = device.find_kernel(names["set_stored"])
+        self.kernels.clear = device.find_kernel(names["clear"])
+        self.kernels.claim = device.find_kernel(names["claim"])
+        self.kernels.release = device.find_kernel(names["release"])
+        self.kernels.add = device.find_kernel(names["add"])
+        if layout.is_float:
+            self.kernels.open_sums = device.find_kernel(names["open_sums"])
+            self.kernels.add_to_sums = device.find_kernel(names["add_to_sums"])
+        if layout.rule is not None:
+            self.kernels.step = device.find_kernel(names["step"])
+            self.step_numbers = dict(numbers, state_offset=layout.state_offset)
+        self.stream = device.new_stream()
+        self.moved = device.new_event()
+        if self.stream == NULL or self.moved == NULL:
+            raise MemoryError(f"{device.name}: no stream: {device.failure}")
+
+    def __dealloc__(self):
+        cdef Exchange* exchange
+        if self.stream == NULL:
+            return
+        self._settle_moves()
+        for exchange in self.all_exchanges:
+            self.device.release_pinned(exchange.pinned)
+            self.device.release(exchange.device)
+            self.device.release_event(exchange.done)
+            free(exchange)
+        self._release(&self.rows)
+        self._release(&self.pending)
+        self.device.release(<char*>self.marks)
+        self.device.release(self.sums)
+        self.device.release_event(self.moved)
+        self.device.release_stream(self.stream)
+
+    # -- memory ----------------------------------------------------------------------------------------------------------------
+
+    cdef bint _settle_moves(self) noexcept nogil:
+        """All that was enqueued is done."""
+        return self.device.record(self.stream, self.moved) and self.device.synchronize(self.moved)
+
+    cdef void _release(self, Slab* slab) noexcept nogil:
+        self.device.release(slab.memory)
+        self.device.release(<char*>slab.claims)
+
+    cdef bint reserve(self, Slab* slab, int64_t end) noexcept nogil:
+        cdef size_t stride = self.stride_bytes
+        cdef int64_t rows = _room_for(end)
+        cdef char* memory
+        cdef int* claims
+        if end <= slab.rows:
+            return True
+        memory = self.device.allocate(rows * stride)
+        claims = <int*>self.device.allocate(rows * sizeof(int))
+        # Copied by the stream, so that rows written before are in it; the old memory is free when that is done.
+        if (memory == NULL or claims == NULL
+                or not self.device.fill(self.stream, <char*>claims, 0xff, rows * sizeof(int))
+                or (slab.rows > 0 and not self.device.copy(self.stream, memory, slab.memory, slab.rows * stride))
+                or not self._settle_moves()):
+            self.device.release(memory)
+            self.device.release(<char*>claims)
+            return False
+        self._release(slab)
+        slab.memory = memory
+        slab.claims = claims
+        slab.rows = rows
+        return True
+
+    cdef bint _reserve_scratch(self, int64_t count) noexcept nogil:
+        cdef int64_t rows = _room_for(count)
+        cdef int* marks
+        cdef char* sums = NULL
+        if count <= self.scratch_rows:
+            return True
+        marks = <int*>self.device.allocate(rows * sizeof(int))
+        sums = self.device.allocate(rows * self.sum_bytes)
+        if (marks == NULL or sums == NULL or not self.device.fill(self.stream, <char*>marks, 0, rows * sizeof(int))
+                or not self._settle_moves()):
+            self.device.release(<char*>marks)
+            self.device.release(sums)
+            return False
+        self.device.release(<char*>self.marks)
+        self.device.release(self.sums)
+        self.marks = marks
+        self.sums = sums
+        self.scratch_rows = rows
+        return True
+
+    cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil:
+        cdef size_t rows_at = (SLOT_LISTS * count * sizeof(int32_t) + 255) // 256 * 256
+        cdef size_t size_bytes = rows_at + count * row_bytes
+        cdef Exchange* exchange = NULL
+        cdef size_t i
+        for i in range(self.idle.size()):
+            if self.idle[i].size_bytes >= size_bytes and (
+                    not self.idle[i].recorded or self.device.has_happened(self.idle[i].done)):
+                exchange = self.idle[i]
+                self.idle[i] = self.idle.back()
+                self.idle.pop_back()
+                break
+        if exchange == NULL:
+            exchange = <Exchange*>calloc(1, sizeof(Exchange))
+            if exchange == NULL:
+                return NULL
+            exchange.size_bytes = size_bytes + size_bytes // 2
+            exchange.pinned = self.device.allocate_pinned(exchange.size_bytes)
+            exchange.device = self.device.allocate(exchange.size_bytes)
+            exchange.done = self.device.new_event()
+            self.all_exchanges.push_back(exchange)
+            if exchange.pinned == NULL or exchange.device == NULL or exchange.done == NULL:
+                return NULL              # released with the rest
+        self.device.host_writes(exchange.pinned)
+        exchange.rows_at = rows_at
+        exchange.count = count
+        exchange.row_bytes = row_bytes
+        return exchange
+
+    cdef void close(self, Exchange* exchange) noexcept nogil:
+        cdef size_t i
+        exchange.recorded = self.device.record(self.stream, exchange.done)
+        self.idle.push_back(exchange)
+        if self.idle.size() <= MOST_IDLE:
+            return
+        exchange = self.idle.front()     # the smallest are soon those in front: larger ones have come since
+        self.device.synchronize(exchange.done)
+        self.idle.erase(self.idle.begin())
+        for i in range(self.all_exchanges.size()):
+            if self.all_exchanges[i] == exchange:
+                self.all_exchanges[i] = self.all_exchanges.back()
+                self.all_exchanges.pop_back()
+                break
+        self.device.release_pinned(exchange.pinned)
+        self.device.release(exchange.device)
+        self.device.release_event(exchange.done)
+        free(exchange)
+
+    # -- exchanges -------------------------------------------------------------------------------------------------------------
+
+    cdef bint bring(self, Exchange* exchange, bint with_rows) noexcept nogil:
+        cdef size_t size_bytes = exchange.rows_at
+        if with_rows:
+            size_bytes += exchange.count * exchange.row_bytes
+        return self.device.copy(self.stream, exchange.device, exchange.pinned, size_bytes)
+
+    cdef bint fetch(self, Exchange* exchange) noexcept nogil:
+        exchange.recorded = self.device.copy(
+            self.stream, rows_in(exchange), exchange.device + exchange.rows_at, exchange.count * exchange.row_bytes
+        ) and self.device.record(self.stream, exchange.done)
+        return exchange.recorded
+
+    cdef bint finish(self, Exchange* exchange) noexcept nogil:
+        if not self.device.synchronize(exchange.done):
+            return False
+        self.device.host_reads(exchange.pinned)
+        return True
+
+    cdef bint gather(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+        return self._launch(
+            self.kernels.gather_stored if stored else self.kernels.gather, &batch,
+            _lanes_for(self.device, exchange.row_bytes // 16))
+
+    cdef bint put(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+        return self._put(&batch, stored)
+
+    cdef bint add(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+        return self._add(&batch)
+
+    cdef bint step(self, Exchange* exchange, int which, double lr) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(&self.rows, exchange, which)
+        return self._step(&batch, lr)
+
+    cdef bint clear(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+        return self._launch(self.kernels.clear, &batch, _lanes_for(self.device, self.row_bytes // 16))
+
+    # -- kernels ---------------------------------------------------------------------------------------------------------------
+
+    cdef RowBatch _batch_of(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
+        return self._batch(
+            slab, <const int*>exchange.device + which * exchange.count, exchange.count, exchange.device + exchange.rows_at,
+            exchange.row_bytes)
+
+    cdef RowBatch _batch(self, Slab* slab, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil:
+        cdef RowBatch batch
+        batch.slab = slab.memory
+        batch.stride_bytes = self.stride_bytes
+        batch.slots = slots
+        batch.count = count
+        batch.rows = rows
+        batch.row_bytes = <unsigned>row_bytes
+        batch.items = self.items
+        batch.lanes = 1
+        batch.claims = slab.claims
+        batch.marks = NULL
+        batch.sums = NULL
+        batch.keys = NULL
+        batch.directory = NULL
+        batch.step = self.step_numbers
+        return batch
+
+    cdef bint _launch(self, KernelHandle kernel, const RowBatch* batch, unsigned lanes) noexcept nogil:
+        cdef RowBatch laid_out = batch[0]
+        laid_out.lanes = lanes
+        return batch.count == 0 or self.device.launch(
+            self.stream, kernel, blocks_for(self.device, batch.count, lanes), &laid_out)
+
+    cdef bint _put(self, RowBatch* batch, bint stored) noexcept nogil:
+        if not self._reserve_scratch(batch.count):
+            return False
+        batch.marks = self.marks
+        return (self._launch(self.kernels.claim, batch, 1)
+                and self._launch(
+                    self.kernels.put_stored if stored else self.kernels.put, batch,
+                    _lanes_for(self.device, batch.row_bytes // 16))
+                and self._launch(self.kernels.release, batch, 1))
+
+    cdef bint _sum_duplicates(self, RowBatch* batch) noexcept nogil:
+        cdef unsigned lanes = _lanes_for(self.device, self.row_bytes // 16)
+        if not self._reserve_scratch(batch.count):
+            return False
+        batch.marks = self.marks
+        batch.sums = self.sums
+        return (self._launch(self.kernels.claim, batch, 1) and self._launch(self.kernels.open_sums, batch, lanes)
+                and self._launch(self.kernels.add_to_sums, batch, lanes))
+
+    cdef bint _add(self, RowBatch* batch) noexcept nogil:
+        cdef unsigned lanes = _lanes_for(self.device, self.row_bytes // 16)
+        if self.added_by_memory:
+            return self._launch(self.kernels.add, batch, lanes)
+        return (self._sum_duplicates(batch) and self._launch(self.kernels.add, batch, lanes)
+                and self._launch(self.kernels.release, batch, 1))
+
+    cdef bint _step(self, RowBatch* batch, double lr) noexcept nogil:
+        batch.step.lr = lr
+        return (self._sum_duplicates(batch)
+                and self._launch(self.kernels.step, batch, _lanes_for(self.device, self.row_bytes // 16))
+                and self._launch(self.kernels.release, batch, 1))
+
+    # -- for Python ------------------------------------------------------------------------------------------------------------
+
+    def read(self, const int32_t[::1] slots, out, stored: bool = False) -> None:
+        """Copies the rows of ``slots`` (int32 [K]) into ``out``: C-contiguous, K times the bytes of the weights, or with
+        ``stored`` of whole rows. Rows of slots below 0 hold anything.
+        """
+        cdef unsigned char[::1] target = out.reshape(-1).view(np.uint8)
+        cdef size_t row_bytes = self.stored_bytes if stored else self.row_bytes
+        cdef Exchange* exchange
+        cdef bint done
+        if target.shape[0] != slots.shape[0] * row_bytes:
+            raise ValueError(f"{target.shape[0]} bytes for {slots.shape[0]} rows of {row_bytes}")
+        if slots.shape[0] == 0:
+            return
+        with nogil:
+            self.lock.lock()
+            exchange = self._fill(slots, NULL, row_bytes)
+            done = (exchange != NULL and self.bring(exchange, False) and self.gather(&self.rows, exchange, 0, stored)
+                    and self.fetch(exchange))
+            self.lock.unlock()
+            if done and self.finish(exchange):
+                memcpy(&target[0], rows_in(exchange), target.shape[0])
+            if exchange != NULL:
+                self.lock.lock()
+                self.close(exchange)
+                self.lock.unlock()
+        self._check(done)
+
+    def write(self, const int32_t[::1] slots, values, how: str = "set", lr: float = 0.0) -> None:
+        """``how``: "set", "add" or "step" (values are gradients), each row of the weights; "set_stored", whole rows.
+
+        slots: int32 [K]. values: C-contiguous [K, ...] of the rows' dtype. Makes room for the largest slot.
+        """
+        cdef const unsigned char[::1] source = values.reshape(-1).view(np.uint8)
+        cdef size_t row_bytes = self.stored_bytes if how == "set_stored" else self.row_bytes
+        cdef int code = ("set", "set_stored", "add", "step").index(how)
+        cdef int64_t end = int(np.max(slots)) + 1 if slots.shape[0] else 0
+        cdef double rate = lr
+        cdef Exchange* exchange
+        cdef bint done
+        if code == 3 and self.kernels.step == NULL:
+            raise ValueError("rows without an optimiser take no steps")
+        if source.shape[0] != slots.shape[0] * row_bytes:
+            raise ValueError(f"{source.shape[0]} bytes for {slots.shape[0]} rows of {row_bytes}")
+        if slots.shape[0] == 0:
+            return
+        with nogil:
+            self.lock.lock()
+            exchange = self._fill(slots, &source[0], row_bytes) if self.reserve(&self.rows, end) else NULL
+            done = exchange != NULL and self.bring(exchange, True)
+            if done and code == 2:
+                done = self.add(&self.rows, exchange, 0)
+            elif done and code == 3:
+                done = self.step(exchange, 0, rate)
+            elif done:
+                done = self.put(&self.rows, exchange, 0, code == 1)
+            if exchange != NULL:
+                self.close(exchange)
+            self.lock.unlock()
+        self._check(done)
+
+    cdef Exchange* _fill(self, const int32_t[::1] slots, const unsigned char* rows, size_t row_bytes) noexcept nogil:
+        """An exchange with these slots, and with rows where there are any."""
+        cdef Exchange* exchange = self.open(slots.shape[0], row_bytes)
+        if exchange == NULL:
+            return NULL
+        memcpy(exchange.pinned, &slots[0], slots.shape[0] * sizeof(int32_t))
+        if rows != NULL:
+            memcpy(rows_in(exchange), rows, slots.shape[0] * row_bytes)
+        return exchange
+
+    def _check(self, done: bool):
+        if not done:
+            raise MemoryError(f"{self.device.name}: {self.device.failure or 'no memory is left'}")

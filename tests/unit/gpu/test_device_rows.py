@@ -1,0 +1,151 @@
+"""Rows on a device, here the emulated one, do what the same calls do to arrays of NumPy."""
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import intentpm.optim
+from intentpm.gpu.device_rows import DeviceRows
+from intentpm.gpu.emulated import EmulatedDevice
+from intentpm.gpu.kernel_names import RowLayout, unit_bytes
+from intentpm.runtime._native.row_layout import stored_dtype
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime.device_layout import device_layout, step_numbers
+
+DTYPES = [np.dtype(d) for d in ("f4", "f8", "f2", ml_dtypes.bfloat16, "i4", "i8")]
+LENGTHS = [1, 3, 4, 8, 33, 64, 128, 4096]
+LANES = [1, 32]
+
+
+@pytest.fixture(params=LANES)
+def device(request: pytest.FixtureRequest) -> Iterator[EmulatedDevice]:
+    """Guarded: a kernel that touches what it is not known to touch ends the test run."""
+    device = EmulatedDevice(7, lanes=request.param, guarded=True)
+    yield device
+    assert device.defects == []
+
+
+def rows_of(device: EmulatedDevice, dtype: np.dtype, length: int) -> DeviceRows:
+    stored = length * dtype.itemsize
+    return DeviceRows(device, RowLayout(DTYPES.index(dtype), length, stored, stride_for(stored)))
+
+
+def some(rng: np.random.Generator, count: int, length: int, dtype: np.dtype) -> np.ndarray:
+    """Small integers: their sums are exact in every dtype."""
+    return rng.integers(-4, 5, (count, length)).astype(dtype)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("device", [1], indirect=True)
+def test_set_add_and_read(device: EmulatedDevice, dtype: np.dtype, length: int) -> None:
+    rng = np.random.default_rng(length)
+    rows, expected = rows_of(device, dtype, length), some(rng, 50, length, dtype)
+    rows.write(np.arange(50, dtype=np.int32), expected)
+    for _ in range(3):
+        slots = rng.integers(0, 50, 30).astype(np.int32)  # with duplicates
+        deltas = some(rng, 30, length, dtype)
+        np.add.at(expected, slots, deltas)
+        rows.write(slots, deltas, "add")
+        values = some(rng, 30, length, dtype)
+        for slot, value in zip(slots, values, strict=True):
+            expected[slot] = value
+        rows.write(slots, values)
+    out = np.empty((50, length), dtype)
+    rows.read(np.arange(50, dtype=np.int32), out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 2**20 + 1])
+@pytest.mark.parametrize("device", [1], indirect=True)
+def test_sizes(device: EmulatedDevice, count: int) -> None:
+    rng = np.random.default_rng(count)
+    rows, expected = rows_of(device, np.dtype("f4"), 2), some(rng, 1000, 2, np.dtype("f4"))
+    rows.write(np.arange(1000, dtype=np.int32), expected)
+    slots, deltas = rng.integers(0, 1000, count).astype(np.int32), some(rng, count, 2, np.dtype("f4"))
+    rows.write(slots, deltas, "add")
+    np.add.at(expected, slots, deltas)
+    out = np.empty((count, 2), np.float32)
+    rows.read(slots, out)
+    np.testing.assert_array_equal(out, expected[slots])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lanes_share_a_row(device: EmulatedDevice, dtype: np.dtype) -> None:
+    rng = np.random.default_rng(1)
+    rows, expected = rows_of(device, dtype, 100), some(rng, 9, 100, dtype)
+    rows.write(np.arange(9, dtype=np.int32), expected)
+    slots, deltas = np.array([4, 4, 8, 4, 0], np.int32), some(rng, 5, 100, dtype)
+    rows.write(slots, deltas, "add")
+    np.add.at(expected, slots, deltas)
+    out = np.empty((9, 100), dtype)
+    rows.read(np.arange(9, dtype=np.int32), out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("device", [1], indirect=True)
+def test_slots_below_zero_are_skipped(device: EmulatedDevice) -> None:
+    rows = rows_of(device, np.dtype("f4"), 4)
+    rows.write(np.array([-1, 2, -1], np.int32), np.ones((3, 4), np.float32))
+    rows.write(np.array([-1, 2], np.int32), np.full((2, 4), 5, np.float32), "add")
+    out = np.zeros((2, 4), np.float32)
+    rows.read(np.array([2, -1], np.int32), out)
+    assert out[0].tolist() == [6] * 4
+
+
+OPTIMISERS = [
+    intentpm.optim.SGD(lr=0.5),
+    intentpm.optim.SGD(lr=0.5, weight_decay=0.1, weight_decay_mode="decoupled", max_norm=2.0),
+    intentpm.optim.Adagrad(lr=0.5),
+    intentpm.optim.Adagrad(lr=0.5, clip_value=0.5, weight_decay=0.1, weight_decay_mode="l2"),
+    intentpm.optim.RowwiseAdagrad(lr=0.5, clip_norm=1.0),
+    intentpm.optim.Adam(lr=0.5),
+    intentpm.optim.Adam(lr=0.5, weight_decay=0.1, weight_decay_mode="decoupled"),
+    intentpm.optim.PartialRowwiseAdam(lr=0.5),
+]
+
+
+@pytest.mark.parametrize("length", [1, 5, 64, 100])
+@pytest.mark.parametrize("dtype", DTYPES[:4], ids=str)
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=repr)
+def test_steps_are_those_of_the_host(
+    device: EmulatedDevice, optimiser: intentpm.optim.SGD, dtype: np.dtype, length: int
+) -> None:
+    """Gradients that come twice are summed; several steps, each of which goes on from the state of the one before."""
+    rng = np.random.default_rng(length)
+    begun = rng.normal(size=(20, length)).astype(dtype)
+    with intentpm.init() as pm:
+        table = pm.create_table("t", 20, length, dtype=dtype, init=begun, optimizer=optimiser)
+        worker = pm.worker()
+        stored = np.zeros(20, stored_dtype(dtype, (length,), optimiser))
+        layout = device_layout(dtype, length, stride_for(stored.itemsize), stored.dtype, optimiser)
+        rows = DeviceRows(device, layout, **step_numbers(optimiser))
+        stored["weights"] = begun
+        rows.write(np.arange(20, dtype=np.int32), stored, "set_stored")
+        for _ in range(3):
+            keys = rng.integers(0, 20, 12)
+            gradients = rng.integers(-2, 3, (12, length)).astype(dtype) / 4
+            gradients = gradients.astype(dtype)
+            worker.push_grad(table, keys, gradients)
+            rows.write(keys.astype(np.int32), gradients, "step", optimiser.lr)
+        expected = worker.pull(table, np.arange(20)).astype(np.float64)
+        state = worker.pull_state(table, np.arange(20))
+    rows.read(np.arange(20, dtype=np.int32), stored, stored=True)
+    close = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}[dtype.name]
+    np.testing.assert_allclose(stored["weights"].astype(np.float64), expected, rtol=close, atol=close)
+    for name, numbers_of_host in state.items():
+        np.testing.assert_allclose(stored[name], numbers_of_host, rtol=1e-4, atol=1e-6)
+
+
+def test_units() -> None:
+    assert [unit_bytes(n) for n in (1, 2, 3, 4, 12, 16, 24, 48, 512)] == [1, 2, 1, 4, 4, 16, 8, 16, 16]
+
+
+def test_an_unknown_rule_of_a_call_is_refused() -> None:
+    rows = rows_of(EmulatedDevice(), np.dtype("f4"), 4)
+    with pytest.raises(ValueError, match="without an optimiser"):
+        rows.write(np.array([0], np.int32), np.zeros((1, 4), np.float32), "step")
+    with pytest.raises(ValueError, match="bytes for 2 rows"):
+        rows.write(np.array([0, 1], np.int32), np.zeros((1, 4), np.float32))
