@@ -1,8 +1,8 @@
 """Matrix factorisation: SGD with L2 regularisation on (user, item, rating), data-parallel over ranks.
 
-Each rank trains the ratings of its share of the users, in an order shuffled for each epoch. Per batch it pulls the rows
-of the batch's users and items, runs SGD on these copies rating by rating (``_mf.pyx``) and pushes what changed. User
-rows are therefore used by one rank; item rows by all, a little stale, which costs no measurable quality.
+Each rank trains the ratings of its share of the users, in an order drawn for each epoch (``partition.py``). Per batch
+it pulls the rows of the batch's users and items, runs SGD on these copies rating by rating (``_mf.pyx``) and pushes
+what changed. User rows are therefore used by one rank, item rows by one after the other.
 
 Ratings are centred and scaled to a standard deviation of 1 before training, so that one set of defaults fits any rating
 scale; errors are reported in the units of the ratings.
@@ -21,11 +21,13 @@ from intentpm.bench.tasks._mf import squared_error, train_batch
 from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.look_ahead import look_ahead
+from intentpm.bench.tasks.partition import block_of_items, blocked_order, rank_of_users
 from intentpm.bench.tasks.rank_table import RankTable, settle
-from intentpm.bench.tasks.ratings import TEST, TRAIN, VALID, Ratings, rank_of_users
+from intentpm.bench.tasks.ratings import TEST, TRAIN, VALID, Ratings
 from intentpm.bench.tasks.traffic import Traffic
 
 TABLES = ("users", "items")
+ORDERS = ("blocked", "random")
 INITIAL_LENGTH = 0.1
 """Expected length of a row's initial factors: short, so that keys without ratings predict the mean."""
 EVALUATION_BATCH = 8_192
@@ -47,6 +49,8 @@ class MfOptions:
     """Ratings per pull and push."""
     look_ahead: int = 32
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
+    order: str = "blocked"
+    """Of a rank's ratings in an epoch: "blocked" keeps ranks from training one item at the same time, "random" not."""
     seed: int = 0
 
 
@@ -142,6 +146,7 @@ class MatrixFactorisation:
         self.mean = float(train.mean(dtype=np.float64))
         # Of equal ratings the deviation may come out as a rounding error, which would blow up the rest of them.
         self.scale = float(train.std(dtype=np.float64)) if train.min() < train.max() else 1.0
+        self.blocks = block_of_items(ratings, pm.size if options.order == "blocked" else 1)
         mine = ratings.take(rank_of_users(ratings, pm.size)[ratings.user] == pm.rank)
         self.parts = {part: self._scaled(mine.take(mine.split == part)) for part in (TRAIN, VALID, TEST)}
 
@@ -170,7 +175,8 @@ class MatrixFactorisation:
     def _train(self, epoch: int) -> EpochTotals:
         """One pass over this rank's training ratings. Returns when the updates of all ranks are in place."""
         part, rate, error = self.parts[TRAIN], self.learning_rate(epoch), 0.0
-        order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(part))
+        random = np.random.default_rng([self.options.seed, epoch, self.pm.rank])
+        order = blocked_order(self.blocks[part.item], self.pm.rank, self.pm.size, random)
         before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
         for batch in self._batches(part, order, self.options.batch):
             error += self._train_batch(batch, rate)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from intentpm.bench.tasks.mf import EpochRow, MatrixFactorisation, MfOptions
+from intentpm.bench.tasks.mf import ORDERS, EpochRow, MatrixFactorisation, MfOptions
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
 from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings, load_ratings
 from intentpm.bench.tasks.training import Job, Training, job_options, train
@@ -34,6 +34,8 @@ COLUMNS = (
 @click.option("--batch", type=click.IntRange(1), default=DEFAULTS.batch, show_default=True, help="Ratings per batch.")
 @click.option("--look-ahead", type=click.IntRange(0), default=DEFAULTS.look_ahead, show_default=True,
               help="Batches signalled before use; 0: none.")  # fmt: skip
+@click.option("--order", type=click.Choice(ORDERS), default=DEFAULTS.order, show_default=True,
+              help="Of a rank's ratings; blocked: no item at two ranks at a time.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, show_default=True)
 @job_options
 def mf(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chosen: Any) -> None:

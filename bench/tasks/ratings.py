@@ -1,6 +1,5 @@
-"""Ratings: read from npz or MatrixMarket files, or generated; and their partition over ranks."""
+"""Ratings: read from npz or MatrixMarket files, or generated."""
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,6 @@ TRAIN, VALID, TEST = 0, 1, 2
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 ZIPF_EXPONENT = 1.1
 """Skew of the generated rows and columns: the k-th most popular has a share proportional to k^-1.1."""
-HEAVY_USERS = 4096
-"""Users dealt out one by one, largest first; the others are so light that any even cut will do."""
 DRAWS_PER_PAIR = 4
 """Most draws of a skewed distribution hit a popular pair that is taken already."""
 DRAW_ROUNDS = 100
@@ -245,32 +242,3 @@ def _zipf_cumulative(count: int, exponent: float) -> Float64:
 
 def _zipf_draw(cumulative: Float64, count: int, random: np.random.Generator) -> Int64:
     return np.searchsorted(cumulative, random.random(count), side="right").astype(np.int64)
-
-
-def rank_of_users(ratings: Ratings, size: int) -> Int32:
-    """The rank that trains each user's ratings: int32 (users,), the same on every rank.
-
-    A user's ratings stay together, so a user's row is used by one rank only and needs to be nowhere else. Training
-    ratings are balanced over the ranks: the heaviest users are dealt to the least loaded rank, then the rest,
-    in the order of a hash of nothing but their number, fills the ranks up evenly.
-    """
-    counts = np.bincount(ratings.user[ratings.split == TRAIN], minlength=ratings.users)
-    order = np.argsort(-counts, kind="stable")
-    ranks = np.zeros(ratings.users, np.int32)
-    loads = [(0, rank) for rank in range(size)]
-    for user in order[:HEAVY_USERS]:
-        load, rank = loads[0]
-        ranks[user] = rank
-        heapq.heapreplace(loads, (load + int(counts[user]), rank))
-    light = order[HEAVY_USERS:]
-    if len(light):
-        light = np.random.default_rng(0).permutation(light)
-        ranks[light] = _fill_up(counts[light], np.array([load for load, _ in sorted(loads, key=lambda pair: pair[1])]))
-    return ranks
-
-
-def _fill_up(counts: Int64, loads: Int64) -> Int32:
-    """Cuts a list of users into one stretch per rank so that loads + counts come out even: the rank of each."""
-    target = max(int(loads.max()), -(-int(loads.sum() + counts.sum()) // len(loads)))
-    bounds = np.cumsum(target - loads)
-    return np.minimum(np.searchsorted(bounds, np.cumsum(counts), side="left"), len(loads) - 1).astype(np.int32)

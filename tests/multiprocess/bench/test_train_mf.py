@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_run(alone, tmp_path):
 def test_three_ranks_are_as_good_as_one(alone, tmp_path):
     rows = train(tmp_path, "--generate", SPEC, *OPTIONS, "-n", 3, "--transport", "tcp")["rows"]
     assert rows[0]["test_rmse"] == pytest.approx(alone["rows"][0]["test_rmse"], rel=1e-9), "same data, same first rows"
-    assert rows[-1]["test_rmse"] == pytest.approx(alone["rows"][-1]["test_rmse"], abs=0.01)
+    assert rows[-1]["test_rmse"] <= alone["rows"][-1]["test_rmse"] + 0.01
     assert rows[-1]["bytes_sent"] > 0
     assert 0.1 < rows[-1]["local_share"] <= 1
 

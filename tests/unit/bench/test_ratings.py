@@ -1,4 +1,4 @@
-"""Ratings: files good and bad, the generator's statistics, the partition over ranks."""
+"""Ratings: files good and bad, the generator's statistics."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from intentpm.bench.tasks.ratings import (
     GeneratorSpec,
     generate_ratings,
     load_ratings,
-    rank_of_users,
 )
 
 SPEC = GeneratorSpec(users=3_000, items=2_000, ratings=100_000, rank=5)
@@ -245,21 +244,3 @@ def test_good_specs():
 def test_impossible_generation_ends():
     with pytest.raises(DataError, match=r"found only \d+ of 2500 pairs"):
         generate_ratings(GeneratorSpec(users=100, items=100, ratings=2_500, zipf=9))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-@pytest.mark.parametrize("users", [3_000, 50_000])
-def test_ranks_get_equal_parts(generated, size, users):
-    ratings = generated if users == 3_000 else generate_ratings(GeneratorSpec(users, 5_000, 200_000, rank=1))
-    ranks = rank_of_users(ratings, size)
-    assert ranks.shape == (ratings.users,)
-    loads = np.bincount(ranks[ratings.user[ratings.split == TRAIN]], minlength=size)
-    assert loads.max() <= 1.01 * loads.min()
-    assert np.array_equal(ranks, rank_of_users(ratings, size))
-
-
-def test_more_ranks_than_users():
-    ratings = generate_ratings(GeneratorSpec(users=4, items=400, ratings=40, rank=1))
-    ranks = rank_of_users(ratings, 10)
-    assert len(np.unique(ranks)) == 4
-    assert (ratings.split == TEST).any()

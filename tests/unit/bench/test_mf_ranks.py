@@ -1,0 +1,57 @@
+"""Matrix factorisation on simulated ranks with a slow network: as good as on one rank, however late copies are."""
+
+import numpy as np
+import pytest
+
+from intentpm.bench.scenarios.simulated_job import simulated_job
+from intentpm.bench.tasks.diverged import DivergedError
+from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
+from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
+from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
+
+SLOW = NetworkModel(latency_us=100.0, bandwidth_gbytes_per_s=0.025, message_us=10.0, step_delay_us=20.0)
+"""200 Mbit/s."""
+BATCH_US = 1_400.0
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return generate_ratings(GeneratorSpec(users=4_000, items=1_000, ratings=200_000), seed=0)
+
+
+def final_rmse(ratings, ranks, management="adaptive", order="blocked"):
+    options = MfOptions(lr=0.05, reg=0.01, epochs=6, look_ahead=4, order=order)
+    with simulated_job(ranks, Config(management=management), SLOW) as job:
+
+        def train(pm):
+            task = MatrixFactorisation(pm, ratings, options)
+            learn = task._train_batch
+
+            def learn_slowly(*arguments):
+                job.pause_us(BATCH_US)
+                return learn(*arguments)
+
+            task._train_batch = learn_slowly
+            return [row.test_rmse for row in task.run()]
+
+        return job.on_every_rank(train)[0][-1]
+
+
+@pytest.fixture(scope="module")
+def alone(ratings):
+    return final_rmse(ratings, 1)
+
+
+@pytest.mark.parametrize("management", ["adaptive", "replicate", "static"])
+def test_four_ranks_are_as_good_as_one(ratings, alone, management):
+    assert final_rmse(ratings, 4, management) <= 1.02 * alone
+
+
+def test_in_random_order_they_are_not(ratings, alone):
+    """What the order is for."""
+    try:
+        rmse = final_rmse(ratings, 4, order="random")
+    except DivergedError:
+        rmse = np.inf
+    assert rmse > 1.1 * alone
