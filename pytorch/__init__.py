@@ -9,8 +9,9 @@ with intentpm.init() as pm:
 """
 
 from intentpm.torch.dense import average_gradients
+from intentpm.torch.dense_table import DenseTable
 from intentpm.torch.embedding import Embedding
 from intentpm.torch.embedding_bag import EmbeddingBag
 from intentpm.torch.loader import IntentLoader
 
-__all__ = ["Embedding", "EmbeddingBag", "IntentLoader", "average_gradients"]
+__all__ = ["DenseTable", "Embedding", "EmbeddingBag", "IntentLoader", "average_gradients"]
