@@ -117,7 +117,9 @@ class _ManagerSum:
         self._manager, self._numbers, self._tensor = manager, numbers, tensor
         self._problem: BaseException | None = None
         after = None if before is None else before.thread
-        self.thread = threading.Thread(target=self._run, args=(after,), name="intentpm-all-reduce", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, args=(after,), name="intentpm-all-reduce", daemon=True
+        )
         self.thread.start()
 
     def _run(self, after: threading.Thread | None) -> None:
