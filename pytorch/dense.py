@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from intentpm.foundation.errors import ConfigError
-from intentpm.torch.all_reduce import AllReduce, Finish, choose_all_reduce
+from intentpm.torch.all_reduce import AllReduce, Sum, choose_all_reduce
+from intentpm.torch.from_rank_0 import copy_from_rank_0
 
 BUCKET_BYTES = 1 << 20
 
@@ -44,10 +45,12 @@ class DenseGradients:
         self._bucket_of = {parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket}
         self._active, self._pass = True, -1
         self._missing: list[int] = []
-        self._begun: list[tuple[torch.Tensor, Finish]] = []
+        self._begun: list[tuple[torch.Tensor, Sum]] = []
+        self._there = 0
+        """How many of the sums begun are known to be there, from the first on."""
         self._hooks: list[Any] = []
         if manager.size > 1:
-            _copy_from_rank_0([*module.parameters(), *module.buffers()], manager)
+            copy_from_rank_0([*module.parameters(), *module.buffers()], manager)
             self._hooks = [parameter.register_post_accumulate_grad_hook(self._reached) for parameter in parameters]
 
     @property
@@ -75,12 +78,18 @@ class DenseGradients:
             return
         current = torch._C._current_graph_task_id()
         if current != self._pass:
-            self._pass, self._begun = current, []
+            self._pass, self._begun, self._there = current, [], 0
             self._missing = [len(bucket) for bucket in self._buckets]
             torch.autograd.Variable._execution_engine.queue_callback(self._end_pass)
         self._missing[self._bucket_of[parameter]] -= 1
         while len(self._begun) < len(self._buckets) and self._missing[len(self._begun)] == 0:
             self._begin_next()
+        self._look_at_sums()
+
+    def _look_at_sums(self) -> None:
+        """MPI makes progress when it is asked: at every parameter that backward reaches."""
+        while self._there < len(self._begun) and self._begun[self._there][1].done():
+            self._there += 1
 
     def _begin_next(self) -> None:
         bucket = self._buckets[len(self._begun)]
@@ -92,8 +101,8 @@ class DenseGradients:
         while len(self._begun) < len(self._buckets):
             self._begin_next()
         begun, self._begun, self._pass = self._begun, [], -1
-        for bucket, (flat, finish) in zip(self._buckets, begun, strict=True):
-            finish()
+        for bucket, (flat, total) in zip(self._buckets, begun, strict=True):
+            total.finish()
             flat /= self._size
             for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 mean = part.view_as(parameter)
@@ -116,21 +125,3 @@ def _buckets_of(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Para
         buckets[-1].append(parameter)
         nbytes += parameter.nbytes
     return buckets
-
-
-@torch.no_grad()
-def _copy_from_rank_0(tensors: list[torch.Tensor], manager: Any) -> None:
-    mine = b"".join(_bytes_of(tensor) for tensor in tensors)
-    data = bytearray(manager.allgather(mine if manager.rank == 0 else b"")[0])
-    if len(data) != len(mine):
-        raise ConfigError(f"the module has {len(mine)} bytes of parameters and buffers, and {len(data)} on rank 0")
-    at = 0
-    for tensor in tensors:
-        if tensor.nbytes:
-            part = torch.frombuffer(data, dtype=torch.uint8, count=tensor.nbytes, offset=at)
-            tensor.copy_(part.clone().view(tensor.dtype).view(tensor.shape))
-        at += tensor.nbytes
-
-
-def _bytes_of(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

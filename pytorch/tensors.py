@@ -13,6 +13,7 @@ TORCH_DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+INTEGER_DTYPES = {"int32": torch.int32, "int64": torch.int64}
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
@@ -31,7 +32,7 @@ def as_tensor(rows: Any) -> torch.Tensor:
 
 def as_array(tensor: torch.Tensor, dtype: Any) -> Any:
     """A tensor of any device and number type as a contiguous array of ``dtype``; the same memory where that can be."""
-    here = tensor.detach().to(device="cpu", dtype=torch_dtype(np.dtype(dtype))).contiguous()
+    here = tensor.detach().to(device="cpu", dtype=(TORCH_DTYPES | INTEGER_DTYPES)[np.dtype(dtype).name]).contiguous()
     if here.dtype == torch.bfloat16:
         return here.view(torch.int16).numpy().view(dtype)
     return here.numpy()

@@ -357,6 +357,10 @@ class ParameterManager:
             ``access_requests`` and ``replies`` (accesses to remote keys), ``rounds`` (what replica holders tell and
             ask owners), ``answers``, ``refreshes`` (with their acknowledgements) and ``control`` (all else).
         ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``.
+            Of ``sampled`` accesses (one in 251) it was looked whether an intent of this rank for the key was in force:
+            ``announced``, and ``in_time`` if the key was here too.
+        ``coverage``: the shares that are ``announced`` and ``in_time`` of the accesses ``sampled`` in all tables; None
+            before any, and where intents are not acted on (one rank, management without intents).
         ``served_keys``: keys of other ranks' accesses answered here. ``forwarded_keys``: of accesses passed on, as the
             key had moved; ``hops``: how often this rank's own keys were passed on. ``parked``: requests that had to
             wait here for a key on its way; ``parked_now``.

@@ -17,6 +17,7 @@ def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers
     """What ``ParameterManager.stats`` returns."""
     counters, timers = inspector.counters()
     seconds = (counters["now_ns"] - started_ns) * 1e-9
+    of_tables = {table.name: _table(table, workers) for table in tables}
     return {
         "seconds": seconds,
         "bytes_sent": counters["sent_bytes"],
@@ -29,7 +30,8 @@ def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers
         "staleness_ms": _staleness(counters),
         "intents": _intents(counters, timers),
         "workers": [_worker(timer) for timer in timers],
-        "tables": {table.name: _table(table, workers) for table in tables},
+        "coverage": _coverage(of_tables.values()),
+        "tables": of_tables,
     }
 
 
@@ -64,5 +66,14 @@ def _worker(timer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(table: Any, workers: Any) -> dict[str, int]:
-    local, replica, remote = workers.access_counts(table.table_id)
-    return {"local": local, "replica": replica, "remote": remote, **table.memory()}
+    (local, replica, remote), looked_at = workers.access_counts(table.table_id)
+    sampled = dict(zip(("sampled", "announced", "in_time"), looked_at, strict=True))
+    return {"local": local, "replica": replica, "remote": remote, **sampled, **table.memory()}
+
+
+def _coverage(of_tables: Iterable[dict[str, int]]) -> dict[str, float | None]:
+    sampled, announced, in_time = (sum(t[name] for t in of_tables) for name in ("sampled", "announced", "in_time"))
+    return {
+        "announced": announced / sampled if sampled else None,
+        "in_time": in_time / sampled if sampled else None,
+    }

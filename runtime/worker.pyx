@@ -30,6 +30,7 @@ from intentpm.foundation.primitives cimport (
 from intentpm.runtime._native.batches cimport (
     AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
 )
+from intentpm.runtime._native.coverage cimport sample_coverage
 from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
@@ -95,7 +96,11 @@ cdef class WorkersOfRank:
             _add_counts(&self.past[table_id], &worker.counts[table_id])
 
     def access_counts(self, table_id: int) -> tuple:
-        """(local, replica, remote) keys accessed in a table by all workers since start. Any thread."""
+        """Keys accessed in a table by all workers since start. Any thread.
+
+        Returns (local, replica, remote), and (sampled, announced, in_time): of how many it was looked whether an intent of
+        this rank announced them, of how many one did, and how many of these were here.
+        """
         cdef AccessCounts total
         cdef Worker worker
         workers = list(self.members)
@@ -103,13 +108,16 @@ cdef class WorkersOfRank:
         for worker in workers:
             if worker.use != WORKER_CLOSED:
                 _add_counts(&total, &worker.counts[<int>table_id])
-        return (total.local, total.replica, total.remote)
+        return (total.local, total.replica, total.remote), (total.sampled, total.announced, total.in_time)
 
 
 cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
     total.local += load_relaxed_u64(&counts.local)
     total.replica += load_relaxed_u64(&counts.replica)
     total.remote += load_relaxed_u64(&counts.remote)
+    total.sampled += load_relaxed_u64(&counts.sampled)
+    total.announced += load_relaxed_u64(&counts.announced)
+    total.in_time += load_relaxed_u64(&counts.in_time)
 
 
 cdef class Worker:
@@ -520,6 +528,8 @@ cdef class Worker:
             set_stored_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         else:
             set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
+        if self.managed:
+            sample_coverage(table.state, keys, count, self.misses, &self.counts[table.table_id])
 
     cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
         """The missed keys of a blocking call."""

@@ -15,6 +15,11 @@ cdef struct AccessCounts:
     uint64_t local               # keys served from an owned row
     uint64_t replica             # keys served from a replica
     uint64_t remote              # keys that were not here
+    # Of those looked at (coverage.pxd), how many were intended here, and how many of these were here.
+    uint64_t sampled
+    uint64_t announced
+    uint64_t in_time
+    int64_t next_sample          # accesses until one is looked at; the worker's alone
 
 
 # First key that is not in [0, num_keys), as its position; -1 when all are good.

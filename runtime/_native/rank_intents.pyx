@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from intentpm.foundation.primitives cimport store_relaxed_u16
 from intentpm.runtime._native.declined cimport is_wanted_elsewhere
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
@@ -76,7 +77,7 @@ cdef class RankIntents:
         """Counts one more active intent. True: the key is here."""
         cdef KeyRecord* record = &table.records[key]
         if record.intent_refs < ALL_INTENTS:
-            record.intent_refs += 1
+            store_relaxed_u16(&record.intent_refs, record.intent_refs + 1)
         if self.journal.tracing and record.intent_refs == 1:
             note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
         if key_state(table, key) == STATE_ABSENT:
@@ -117,7 +118,7 @@ cdef class RankIntents:
             record = &table.records[key]
             if record.intent_refs == ALL_INTENTS:
                 continue
-            record.intent_refs -= 1
+            store_relaxed_u16(&record.intent_refs, record.intent_refs - 1)
             if record.intent_refs == 0:
                 self._end_last(table, key)
 

@@ -20,7 +20,7 @@ from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state
 cdef struct KeyRecord:
     uint32_t epoch               # at which ``owner`` was learned; 0: the owner is the home rank, whatever ``owner`` says
     uint16_t owner               # location cache; authoritative at the home rank and the owner. See directory.pxd
-    uint16_t intent_refs         # active intents of this rank's workers
+    uint16_t intent_refs         # active intents of this rank's workers. Atomic relaxed: coverage.pxd looks without the lock
 
 # That a rank holds a replica of a row owned here (holders.pxd). Guarded by: engine lock.
 cdef struct Holding:

@@ -1,6 +1,7 @@
 """average_gradients: ranks with different data train as one process with all of it."""
 
 import sys
+import time
 
 import pytest
 
@@ -110,22 +111,49 @@ def test_distributed_data_parallel_is_refused() -> None:
         average_gradients(Wrapped(), None)
 
 
+WAIT_S = 30.0
 SHAPES = [(), (0,), (1,), (1000,), (3, 5)]
+
+
+class Watched(torch.autograd.Function):
+    """Backward stands still until ``condition`` is true."""
+
+    @staticmethod
+    def forward(ctx, value, condition):
+        ctx.condition = condition
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        end = time.monotonic() + WAIT_S
+        while not ctx.condition():
+            assert time.monotonic() < end, "the sum of the last layer does not travel while backward goes on"
+            time.sleep(0.001)
+        return gradient, None
+
+
+def sums_travel_during_backward(pm, chosen) -> bool:
+    """Whether the gradients of the last layer are there before backward goes on to the first."""
+    first, last = torch.nn.Linear(4, 600), torch.nn.Linear(600, 600)  # larger than a bucket, and than MPI sends at once
+    handle = dense.DenseGradients(torch.nn.Sequential(first, last), pm, chosen)
+    last(Watched.apply(first(torch.ones(1, 4)), lambda: handle._begun and handle._begun[0][1].done())).sum().backward()
+    return bool((last.bias.grad == 1).all())
 
 
 def sum_over_ranks() -> tuple[str, bool]:
     """Runs on each rank of a real job: all sizes and dtypes over whatever this job has."""
     with intentpm.init() as pm:
         chosen = all_reduce.choose_all_reduce(pm)
-        started = []
+        begun = []
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
             for shape in SHAPES:
                 tensor = torch.full(shape, pm.rank + 1, dtype=dtype)
-                started.append((tensor, chosen.start(tensor)))
-        for _, finish in started:
-            finish()
+                begun.append((tensor, chosen.start(tensor)))
+        for _, total in begun:
+            total.finish()
         expected = sum(range(1, pm.size + 1))
-        return chosen.name, all(bool((tensor == expected).all()) for tensor, _ in started)
+        summed = all(bool((tensor == expected).all()) for tensor, _ in begun)
+        return chosen.name, summed and sums_travel_during_backward(pm, chosen)
 
 
 @pytest.mark.multiprocess
