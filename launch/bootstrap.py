@@ -90,13 +90,17 @@ def init(
     # "auto" is no choice: INTENTPM_TRANSPORT, and so `intentpm run --transport`, may make it.
     options["transport"] = None if transport == "auto" else transport
     config = read_config(options)
+    return join(config, find_world(config))
+
+
+def join(config: Config, world: World) -> "ParameterManager":
+    """Connects this rank to the others of ``world``; the parameter manager owns the world then. As ``init``."""
     from intentpm.launch.variables import warn_of_unknown_variables
     from intentpm.runtime.manager import ParameterManager
 
-    world = find_world(config)
-    if world.rank == 0:
-        warn_of_unknown_variables(os.environ)
     try:
+        if world.rank == 0:
+            warn_of_unknown_variables(os.environ)
         connected = start_transport(config, world)
         try:
             return ParameterManager(config, world, connected)

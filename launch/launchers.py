@@ -24,7 +24,7 @@ LAUNCHER_VARIABLES = {
 }
 """What tells one rank of a launcher from all others."""
 
-_SET_FOR_RANKS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MV2_", "HYDI_", "HYDRA_", "SLURM_", "TORCHELASTIC_")
+_SET_FOR_RANKS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MV2_", "HYDI_", "HYDRA_", "SLURM_", "TORCHELASTIC_", "DMLC_")
 _SET_FOR_RANKS_BY_NAME = {
     *("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
     *("GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"),

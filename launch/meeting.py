@@ -36,12 +36,12 @@ class _Exchange:
 
 
 class Meeting:
-    """``members``: rank -> its connection, while it is there."""
+    """``members``: rank -> its connection, while it is there. ``is_closed``: its first exchange has ended."""
 
     def __init__(self, size: int, dead: dict[int, str], send: Send) -> None:
         self.size = size
         self.members: dict[int, Any] = {}
-        self._is_closed = False
+        self.is_closed = False
         self._has_lost = False
         self._dead = dead
         self._send = send
@@ -52,7 +52,7 @@ class Meeting:
     def takes(self, rank: int) -> bool:
         """Whether ``rank``, that comes now, comes for this meeting."""
         has_been_here = rank in self.members or rank in self._gone
-        return not self._is_closed or (self._has_lost and not has_been_here)
+        return not self.is_closed or (self._has_lost and not has_been_here)
 
     def join(self, rank: int, member: Any) -> None:
         self.members[rank] = member
@@ -110,7 +110,7 @@ class Meeting:
         self._answer(sequence, FAILED, failure)
 
     def _answer(self, sequence: int, kind: int, body: bytes) -> None:
-        self._is_closed = True
+        self.is_closed = True
         for rank in self._exchanges.pop(sequence).payloads:
             if rank in self.members:
                 self._send(self.members[rank], kind, sequence, body)

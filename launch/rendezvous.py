@@ -36,8 +36,11 @@ FRAME = struct.Struct("!BII")  # kind, sequence, payload bytes
 
 ACCEPTED, WRONG_SECRET = 0, 1
 
-# Frame kinds. GATHER and LEAVE go to the server; RESULT and FAILED come from it.
-GATHER, LEAVE, RESULT, FAILED = 1, 2, 3, 4
+# Frame kinds. GATHER and LEAVE go to the server; RESULT, FAILED and NUMBER come from it.
+GATHER, LEAVE, RESULT, FAILED, NUMBER = 1, 2, 3, 4, 5
+
+ANY_RANK = 2**32 - 1
+"""Of who has no number yet: the server gives it the lowest free one."""
 
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_RANKS = 1 << 16
@@ -45,6 +48,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 # How much longer than its own deadline a rank waits for the server's word on who is missing.
 VERDICT_MARGIN_S = 2.0
 _TIMEOUT = struct.Struct("!d")
+RANK = struct.Struct("!I")
 _LENGTH = struct.Struct("!I")
 
 Address = tuple[str, int]
@@ -109,8 +113,9 @@ def unpack_failure(body: bytes) -> Error:
 class Rendezvous:
     """One rank's connection to the rendezvous server.
 
-    Parameters: ``addresses`` are tried in turn until one proves the secret; ``process`` tells this process from others
-    of its rank, before and beside it; ``server_name`` says in errors who was expected to listen.
+    Parameters: ``addresses`` are tried in turn until one proves the secret; ``rank``: ANY_RANK for the number that the
+    server gives, ``self.rank`` from then on; ``process`` tells this process from others of its rank, before and beside
+    it; ``server_name`` says in errors who was expected to listen.
 
     Raises TransportError when the server refuses the secret or another rank of this number has joined, and
     WaitTimeoutError when no server proved the secret within ``timeout_s``.
@@ -134,6 +139,8 @@ class Rendezvous:
         self._server_name = server_name
         self._sequence = 0
         self._socket: socket.socket | None = self._find_server(addresses, timeout_s)
+        if rank == ANY_RANK:
+            self._receive_number()
 
     def allgather(self, payload: bytes, timeout_s: float) -> list[bytes]:
         """Returns every rank's ``payload`` (at most 1 MiB) in rank order; collective.
@@ -175,12 +182,25 @@ class Rendezvous:
         self._socket.close()
         self._socket = None
 
+    def _receive_number(self) -> None:
+        try:
+            kind, body = self._receive_frame(time.monotonic() + HANDSHAKE_TIMEOUT_S)
+            if kind == FAILED:
+                raise unpack_failure(body)
+            (self.rank,) = RANK.unpack(body)
+        except Error:
+            self.close()
+            raise
+        except (OSError, struct.error) as error:
+            self.close()
+            raise TransportError(f"{self._server_name} gave no rank: {error or type(error).__name__}") from None
+
     def _receive_frame(self, deadline: float) -> tuple[int, bytes]:
         assert self._socket is not None
         limit = self.size * (MAX_PAYLOAD_BYTES + _LENGTH.size)
         while True:
             kind, sequence, length = FRAME.unpack(_receive(self._socket, FRAME.size, deadline))
-            if kind not in (RESULT, FAILED) or length > limit:
+            if kind not in (RESULT, FAILED, NUMBER) or length > limit:
                 raise OSError(f"unexpected frame (kind {kind}, {length} bytes)")
             body = _receive(self._socket, length, deadline)
             if kind == FAILED or sequence == self._sequence:
@@ -227,16 +247,20 @@ class Rendezvous:
         if verdict != ACCEPTED or not hmac.compare_digest(answer, expected):
             raise _WrongSecretError("the secret was refused")
 
+    @property
+    def _me(self) -> str:
+        return f"process {os.getpid()}" if self.rank == ANY_RANK else f"rank {self.rank}"
+
     def _refusal(self, said: dict[Address, Exception]) -> str:
         where = ", ".join(f"{host}:{port}" for host, port in said)
         return (
-            f"rank {self.rank}: {self._server_name} at {where} does not have this rank's job secret: "
+            f"{self._me}: {self._server_name} at {where} does not have this rank's job secret: "
             "it belongs to another job, or INTENTPM_SECRET differs between the ranks"
         )
 
     def _absence(self, said: dict[Address, Exception], timeout_s: float) -> str:
         tried = "; ".join(f"{host}:{port}: {error or type(error).__name__}" for (host, port), error in said.items())
-        return f"rank {self.rank}: {self._server_name} could not be reached within {timeout_s:g} s ({tried})"
+        return f"{self._me}: {self._server_name} could not be reached within {timeout_s:g} s ({tried})"
 
 
 _identity: tuple[int, bytes] = (0, b"")  # the process it belongs to: a forked child inherits it, and makes its own

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from intentpm.foundation.deadlines import call_s, wait_s
-from intentpm.foundation.errors import TransportError
+from intentpm.foundation.errors import TransportError, WaitTimeoutError
 from intentpm.foundation.losses import LEFT_RENDEZVOUS, how_connection_broke
 from intentpm.launch.meeting import Meeting
 from intentpm.launch.rendezvous import (
     ACCEPTED,
+    ANY_RANK,
     FAILED,
     FRAME,
     GATHER,
@@ -39,6 +40,8 @@ from intentpm.launch.rendezvous import (
     MAX_PAYLOAD_BYTES,
     MAX_RANKS,
     NONCE_BYTES,
+    NUMBER,
+    RANK,
     WELCOME,
     WRONG_SECRET,
     Address,
@@ -93,6 +96,11 @@ class RendezvousServer:
         self._meetings: list[Meeting] = []  # the last is the one that ranks join
         self._dead: dict[int, str] = {}  # rank -> why its process is gone
         self._stop_at: float | None = None
+        # Of the first meeting, for wait(). Written by the server's thread before it sets the events.
+        self._was_full = False
+        self._lost: dict[int, str] = {}  # rank -> why it left without a goodbye
+        self._begun = threading.Event()  # all ranks were there, or it has ended
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intentpm-rendezvous", daemon=True)
         self._thread.start()
 
@@ -105,6 +113,20 @@ class RendezvousServer:
     def fail_rank(self, rank: int, why: str) -> None:
         """Tells the server that ``rank``'s process is gone. Any thread; returns at once."""
         self._post(lambda: self._bury(rank, why))
+
+    def wait(self, timeout_s: float) -> dict[int, str]:
+        """Waits until all ranks have met, for at most ``timeout_s``, and then until all of them have left again.
+
+        Returns why those are gone that said no goodbye: rank -> why. Raises WaitTimeoutError when they did not meet,
+        TransportError when those that came left before. Any thread but the server's.
+        """
+        if not self._begun.wait(wait_s(timeout_s)):
+            here = sum(connection.rank is not None for connection in list(self._connections))
+            raise WaitTimeoutError(f"{here} of {self.size} ranks came within {timeout_s:g} s")
+        self._ended.wait()  # ranks notice when one of them is gone, and leave then
+        if not self._was_full:
+            raise TransportError(f"the ranks that had come left before all {self.size} were there")
+        return dict(self._lost)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Serves until every member has left, for at most ``timeout_s``, then ends the thread. Idempotent."""
@@ -211,6 +233,9 @@ class RendezvousServer:
             self._send(connection, WELCOME.pack(WRONG_SECRET, bytes(32)))
             return
         self._send(connection, WELCOME.pack(ACCEPTED, proof(self._secret, b"welcome", nonce, connection.nonce)))
+        is_numbered = rank != ANY_RANK
+        if not is_numbered:
+            rank = self._free_rank()
         meeting = self._next_meeting(rank)
         objection = self._objection(meeting, rank, size, process)
         if objection:
@@ -218,7 +243,14 @@ class RendezvousServer:
             self._send_frame(connection, FAILED, 0, pack_failure("refused", objection))
             return
         connection.rank, connection.process, connection.meeting = rank, process, meeting
+        if not is_numbered:
+            self._send_frame(connection, NUMBER, 0, RANK.pack(rank))
         meeting.join(rank, connection)
+
+    def _free_rank(self) -> int:
+        """The lowest that nobody has who is connected; ``size`` when there is none."""
+        taken = {connection.rank for connection in self._connections}
+        return next(rank for rank in range(self.size + 1) if rank not in taken)
 
     def _next_meeting(self, rank: int) -> Meeting:
         if not self._meetings or not self._meetings[-1].takes(rank):
@@ -243,6 +275,9 @@ class RendezvousServer:
             assert connection.meeting is not None
             assert connection.rank is not None
             connection.meeting.contribute(connection.rank, sequence, payload, timeout_s)
+            if len(connection.meeting.members) == self.size:
+                self._was_full = True
+                self._begun.set()
         elif kind == LEAVE:
             self._drop(connection, LEFT_RENDEZVOUS)
         else:
@@ -268,7 +303,12 @@ class RendezvousServer:
         self._selector.unregister(connection.socket)
         connection.socket.close()
         if connection.meeting is not None and connection.rank is not None:
+            if why != LEFT_RENDEZVOUS:
+                self._lost[connection.rank] = why
             connection.meeting.leave(connection.rank, why)
+            if connection.meeting.is_closed and not connection.meeting.members:
+                self._begun.set()
+                self._ended.set()
 
     def _send_frame(self, connection: _Connection, kind: int, sequence: int, body: bytes) -> None:
         self._send(connection, FRAME.pack(kind, sequence, len(body)) + body)

@@ -3,8 +3,19 @@
 import sys
 from pathlib import Path
 
-FOLDERS = ("foundation", "checkpoint", "transports", "gpu", "runtime", "launch", "testing", "pytorch", "bench")
-INSTALLED_AS = {"pytorch": "torch"}
+FOLDERS = (
+    "foundation",
+    "checkpoint",
+    "transports",
+    "gpu",
+    "runtime",
+    "launch",
+    "bindings",
+    "testing",
+    "pytorch",
+    "bench",
+)
+INSTALLED_AS = {"pytorch": "torch", "bindings": "adapm"}
 """Folders with another name than the package: a folder torch would hide the library from who runs in the repository."""
 
 

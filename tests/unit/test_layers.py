@@ -20,6 +20,7 @@ FLOORS = (
     "gpu",
     "runtime",
     "launch",
+    "adapm",
     "testing",
     "torch",
     "intentpm",
@@ -31,7 +32,7 @@ FACADE = {
     "runtime/_package_main.py": "intentpm.__main__",
     "runtime/_package_optim.py": "intentpm.optim",
 }
-FOLDERS = {"torch": "pytorch"}  # whose name is not the package's
+FOLDERS = {"torch": "pytorch", "adapm": "bindings"}  # whose name is not the package's
 SOURCES = ("*.py", "*.pyi", "*.pyx", "*.pxd", "*.pxi")
 _CYTHON_IMPORT = re.compile(
     r"^\s*(?:from\s+(intentpm[\w.]*)\s+c?import\s+(.*)|c?import\s+(intentpm[\w.]*))", re.MULTILINE
@@ -133,6 +134,8 @@ def test_every_folder_of_code_is_a_floor() -> None:
         ("intentpm.runtime.config", ".py", "def f():\n    from intentpm import init"),
         ("intentpm.runtime.manager", ".py", "import intentpm.launch.bootstrap"),
         ("intentpm.launch.local", ".py", "from intentpm.bench import runner"),
+        ("intentpm.launch.bootstrap", ".py", "from intentpm.adapm.job import setup"),
+        ("intentpm.adapm.worker", ".py", "from intentpm.torch import Embedding"),
         ("intentpm.testing.ranks", ".py", "from intentpm.torch import Embedding"),
         ("intentpm.torch.loader", ".py", "from intentpm.bench import runner"),
     ],
