@@ -55,7 +55,7 @@ def init(
     None needs setting. An argument left out is taken from the variable ``INTENTPM_<NAME>``, then from its default.
 
     transport: "auto" (ucx where every rank can use it, else tcp), "ucx" or "tcp".
-    management: "adaptive", or for experiments "relocate", "replicate", "static" or "full_replication".
+    management: "adaptive", or for experiments "adapm", "relocate", "replicate", "static" or "full_replication".
     timing: when intents are acted on: "adaptive" or "immediate".
     peer_timeout: seconds without a sign of life after which a rank that is waited for counts as lost; 10.
     start_timeout: seconds for all ranks to appear and connect; 120.

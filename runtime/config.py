@@ -9,7 +9,7 @@ from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError
 from intentpm.runtime.option_values import check_value, parse_bytes
 
-Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication"]
+Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication", "adapm"]
 Timing = Literal["adaptive", "immediate"]
 
 

@@ -46,6 +46,7 @@ class Reason(IntEnum):
     OWNER_INTENDS = 2
     OTHERS_HOLD = 3
     MODE = 4
+    LOAD = 5
 
 
 EVENT = np.dtype(

@@ -16,6 +16,7 @@ REASONS = {
     Reason.OWNER_INTENDS: "its owner intends it too",
     Reason.OTHERS_HOLD: "other ranks hold replicas",
     Reason.MODE: "the management mode says so",
+    Reason.LOAD: "several ranks intend it, and the new owner serves fewer such keys",
 }
 DECISIONS: dict[int, str] = {
     EventKind.REQUESTED: "asked for, because an intent was due (owner known: rank {peer}, epoch {detail})",

@@ -9,7 +9,7 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport RoundHeader
@@ -32,8 +32,10 @@ cdef class Draft:
     cdef vector[uint32_t] epochs                 # as many as keys in an ANSWER, a REFRESH, and a ROUND that is forwarded
     cdef vector[uint32_t] versions               # as many as keys
     cdef vector[uint8_t] codes                   # records or results, as many as keys
+    cdef vector[uint16_t] holders                # of an ANSWER with HOLDERS
 
-    cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections) noexcept nogil
+    # holders: room for so many.
+    cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections, size_t holders=*) noexcept nogil
     # Adds the sections behind the rows in ``memory`` and sends it. The header says how many entries and rows there are.
     cdef void send(
         self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,

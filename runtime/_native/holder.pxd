@@ -26,7 +26,7 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.draft cimport Draft
@@ -76,7 +76,7 @@ cdef class Holder:
     cdef readonly uint64_t replicas_set_up
     cdef readonly uint64_t replicas_dropped
     cdef readonly uint64_t replicas_promoted
-    cdef readonly int64_t replicas_held          # now
+    cdef int64_t replicas_taken                  # and not dropped or promoted
     cdef readonly uint64_t rounds
     cdef readonly uint64_t records
     cdef readonly uint64_t intents_withdrawn     # keys whose intent was over before they were asked for
@@ -115,8 +115,11 @@ cdef class Holder:
     cdef inline bint is_busy(self) noexcept nogil:
         return self.busy[0] + self.busy[1] > 0
 
+    cdef inline int64_t replicas_held(self) noexcept nogil:
+        return self.replicas_taken + self.owner.hand_over.kept
+
     cdef inline bint holds_replicas(self) noexcept nogil:
-        return self.replicas_held > 0
+        return self.replicas_held() > 0
 
     # What is busy now is of the old colour from here on.
     cdef inline void flip_colour(self) noexcept nogil:
@@ -149,8 +152,11 @@ cdef class Holder:
     cdef void _take_same(
         self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved, uint32_t epoch, uint32_t
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint32_t epoch, uint32_t
         version) noexcept nogil
+    cdef void _take_ownership(
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
+        uint32_t version) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil

@@ -17,12 +17,13 @@ from intentpm.runtime._native.journal cimport (
     EVENT_WITHDRAWN, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
+    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
     RESULT_MOVED, RESULT_MOVED_SAME, RESULT_SAME, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
+from intentpm.runtime._native.policy cimport packed_load
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.replicas cimport (
@@ -195,6 +196,7 @@ cdef class Holder:
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
         header.round_rank = <uint16_t>peer
+        header.load = packed_load(self.owner.hand_over.load())
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count
@@ -238,6 +240,7 @@ cdef class Holder:
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
         cdef uint32_t i, row = 0
         cdef const char* rows = body.rows
+        cdef const uint16_t* others = body.holders if header.flags & FLAG_HOLDERS else NULL
         for i in range(header.count):
             prefetch_rows(table, body.keys, i, header.count)
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
@@ -252,9 +255,13 @@ cdef class Holder:
                 self._take_same(
                     owner, table, body.keys[i], body.codes[i] == RESULT_MOVED_SAME, body.epochs[i], body.versions[i])
                 continue
-            self._take_row(
-                owner, table, body.keys[i], rows + row * table.stored_bytes, body.codes[i] == RESULT_MOVED,
-                body.epochs[i], body.versions[i])
+            if body.codes[i] == RESULT_MOVED:
+                self._take_ownership(
+                    owner, table, body.keys[i], rows + row * table.stored_bytes, others, body.epochs[i], body.versions[i])
+                others += 1 + others[0] if others != NULL else 0
+            else:
+                self._take_row(
+                    owner, table, body.keys[i], rows + row * table.stored_bytes, body.epochs[i], body.versions[i])
             row += 1
         for i in range(header.count):
             self._look_again(table, body.keys[i])
@@ -264,7 +271,7 @@ cdef class Holder:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
         if key_state(table, key) == STATE_REPLICA and drop_replica(table, key):
             self.replicas_dropped += 1
-            self.replicas_held -= 1
+            self.replicas_taken -= 1
             self.taken_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
 
@@ -282,7 +289,7 @@ cdef class Holder:
         if moved:
             promote_in_place(table, key, version)
             self.replicas_promoted += 1
-            self.replicas_held -= 1
+            self.replicas_taken -= 1
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         else:
@@ -290,32 +297,40 @@ cdef class Holder:
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
-            self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint moved,
-            uint32_t epoch, uint32_t version) noexcept nogil:
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint32_t epoch,
+            uint32_t version) noexcept nogil:
         """The row of a key that was asked for, or newer news of a replica."""
         if key_state(table, key) == STATE_REQUESTED:
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
-            if moved:
-                publish_owned(table, key, version)
-            else:
-                publish(table, key, STATE_REPLICA)
-                note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
-            self.replicas_set_up += not moved
-            self.replicas_held += not moved
-            if not moved:
-                table.replicas[slot_of(table, key)].seen_version = version
-        elif moved:
-            promote_replica(table, key, row, version)
-            self.replicas_promoted += 1
-            self.replicas_held -= 1
+            publish(table, key, STATE_REPLICA)
+            note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
+            self.replicas_set_up += 1
+            self.replicas_taken += 1
+            table.replicas[slot_of(table, key)].seen_version = version
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
             refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
             table.replicas[slot_of(table, key)].seen_version = version
-        if moved:
-            self.relocations_in += 1
-            note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
-        learn_owner(table, key, self.rank if moved else owner, epoch)
+        learn_owner(table, key, owner, epoch)
+
+    cdef void _take_ownership(
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
+            uint32_t version) noexcept nogil:
+        """The row of a key that is owned here from now on. others: how many hold it, and who; NULL: nobody."""
+        cdef bint shared = others != NULL and others[0] > 0
+        cdef bint wrote = False
+        if key_state(table, key) == STATE_REQUESTED:
+            copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
+            publish_owned(table, key, version, shared)
+        else:
+            wrote = promote_replica(table, key, row, version, shared)
+            self.replicas_promoted += 1
+            self.replicas_taken -= 1
+        self.relocations_in += 1
+        note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
+        learn_owner(table, key, self.rank, epoch)
+        if shared:
+            self.owner.hand_over.take(table, key, others, wrote)
 
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
         """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
@@ -373,7 +388,7 @@ cdef class Holder:
                 table.flags[key] |= KEY_MISSED
             elif key_state(table, key) == STATE_REPLICA:
                 self._take_row(
-                    owner, table, key, body.rows + i * table.stored_bytes, False, body.epochs[i], body.versions[i])
+                    owner, table, key, body.rows + i * table.stored_bytes, body.epochs[i], body.versions[i])
         send_staged(
             self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
 

@@ -60,6 +60,11 @@ cdef inline int64_t only_holder(const TableState* table, uint32_t key) noexcept 
     return holding.rank if holding != NULL and holding.next == 0 else -1
 
 
+cdef inline void begin_holdings(TableState* table, uint32_t key) noexcept nogil:
+    """Of a key that is SHARED already, whose holders are about to be added."""
+    table.holdings_at[slot_of(table, key)] = 0
+
+
 cdef inline Holding* add_holding(TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
     """Of a rank that has none. The caller marks the key SHARED. NULL: out of memory."""
     cdef uint32_t at = table.holdings_free
@@ -80,6 +85,18 @@ cdef inline Holding* add_holding(TableState* table, uint32_t key, uint32_t rank)
     holding.flags = 0
     chain[0] = at
     return holding
+
+
+cdef inline void remove_holdings(TableState* table, uint32_t key) noexcept nogil:
+    """All of them; the caller takes SHARED away."""
+    cdef Holding* holding = first_holding(table, key)
+    cdef uint32_t at
+    while holding != NULL:
+        at = holding.next
+        holding.next = table.holdings_free
+        table.holdings_free = <uint32_t>(holding - table.holdings)
+        table.holdings_used -= 1
+        holding = &table.holdings[at] if at else NULL
 
 
 cdef inline bint remove_holding(TableState* table, uint32_t key, uint32_t rank) noexcept nogil:

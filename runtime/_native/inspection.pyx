@@ -238,7 +238,7 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
     counters.replicas_set_up = rounds.holder.replicas_set_up
     counters.replicas_dropped = rounds.holder.replicas_dropped
     counters.replicas_promoted = rounds.holder.replicas_promoted
-    counters.replicas_held = rounds.holder.replicas_held
+    counters.replicas_held = rounds.holder.replicas_held()
     counters.intents_acted = rounds.intents.intents_acted
     counters.intents_declined = rounds.holder.intents_declined
     counters.intents_refused = rounds.holder.intents_refused

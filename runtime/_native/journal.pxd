@@ -48,6 +48,7 @@ cdef enum Reason:
     REASON_OWNER_INTENDS = 2
     REASON_OTHERS_HOLD = 3       # other ranks hold replicas
     REASON_MODE = 4              # init(management=...) leaves no choice
+    REASON_LOAD = 5              # the owner keeps more rows fresh for others than the rank that asked
 
 cdef struct Event:
     int64_t time_ns              # Transport.now_ns; of a decision: when its message or step began

@@ -17,7 +17,7 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
               versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
-              MOVED have the next row
+              MOVED have the next row. With HOLDERS also, for each MOVED, how many others hold the key, and their ranks: u16
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
@@ -69,6 +69,7 @@ cdef enum AccessFlags:
     FLAG_INDEXED = 1             # an index section says which keys of the origin's request these are
     FLAG_FORWARDED = 2           # came by way of a rank that no longer had the keys
     FLAG_SAME = 4                # RESULT: all contributions are equal, one is sent
+    FLAG_HOLDERS = 8             # ANSWER: a section of holders follows
 
 cdef struct AccessHeader:
     uint32_t request             # at the origin: index into its request pool ...
@@ -104,7 +105,7 @@ cdef struct RoundHeader:
     uint16_t hops
     uint8_t flags                # AccessFlags
     uint8_t window_slot          # of a REFRESH and its REFRESHED: which of the owner's open ones it is
-    uint8_t unused[2]
+    uint16_t load                # of a ROUND: of its origin, packed (policy.pxd)
 
 cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
@@ -206,7 +207,8 @@ cdef struct RoundBody:
     uint32_t* epochs
     uint32_t* versions
     uint8_t* codes               # records or results
-    size_t size_bytes
+    uint16_t* holders            # whether there is such a section or not: where it begins
+    size_t size_bytes            # without it
 
 
 cdef inline RoundBody round_body(
@@ -225,4 +227,33 @@ cdef inline RoundBody round_body(
     at += indices_bytes(header.count)
     body.codes = <uint8_t*>(base + at)
     body.size_bytes = at + padded(header.count)
+    body.holders = <uint16_t*>(base + body.size_bytes)
     return body
+
+
+cdef inline size_t holders_bytes(size_t numbers) noexcept nogil:
+    """Of a section of holders: for each MOVED a count, and so many ranks."""
+    return padded(numbers * sizeof(uint16_t))
+
+
+cdef inline bint holders_fit(
+        const RoundBody* body, const RoundHeader* header, size_t body_bytes, uint32_t size) noexcept nogil:
+    """Whether what follows the other sections is one of holders, where there should be one. size: ranks in the job."""
+    cdef size_t room = (body_bytes - body.size_bytes) // sizeof(uint16_t) if body_bytes > body.size_bytes else 0
+    cdef size_t at = 0, end = 0
+    cdef uint32_t i
+    if not header.flags & FLAG_HOLDERS:
+        return body_bytes == body.size_bytes
+    for i in range(header.count):
+        if body.codes[i] != RESULT_MOVED:
+            continue
+        if at >= room or body.holders[at] >= size:
+            return False
+        end = at + 1 + body.holders[at]
+        if end > room:
+            return False
+        for at in range(at + 1, end):
+            if body.holders[at] >= size:
+                return False
+        at = end
+    return body_bytes == body.size_bytes + holders_bytes(at)

@@ -23,6 +23,9 @@ cdef enum Mutation:
     MUTATION_SAME_ALWAYS = 1 << 8            # a holder that wrote is told that its row is right, though others have written
     MUTATION_NEWS_NEVER_RIPE = 1 << 9        # no refresh is sent but by a flush
     MUTATION_ROUNDING_FORGOTTEN = 1 << 10    # a flush does not send rows that are right but for rounding
+    MUTATION_HOLDERS_NOT_PASSED_ON = 1 << 11     # a key is handed over without the list of who holds it
+    MUTATION_LAST_NEWS_UNTOLD = 1 << 12      # who hands a key over does not tell its holders what they lack
+    MUTATION_WRITES_NOT_SPREAD = 1 << 13     # who is given a key does not tell its holders what it wrote meanwhile
 
 
 cdef uint32_t planted            # set while no other thread runs

@@ -14,6 +14,9 @@ NAMES = {
     "same always": MUTATION_SAME_ALWAYS,
     "news never ripe": MUTATION_NEWS_NEVER_RIPE,
     "rounding forgotten": MUTATION_ROUNDING_FORGOTTEN,
+    "holders not passed on": MUTATION_HOLDERS_NOT_PASSED_ON,
+    "last news untold": MUTATION_LAST_NEWS_UNTOLD,
+    "writes not spread": MUTATION_WRITES_NOT_SPREAD,
 }
 
 

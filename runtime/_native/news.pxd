@@ -9,6 +9,9 @@ where a link is full, rows that are out of date do not queue up on it.
 A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for
 rounding where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
 
+A key that is handed over leaves with no news untold (hand_over.pxd): a flush asks the owner of that moment, and need not know
+who owned the key before. So its row is sent to every holder that lacks it, as the last of this owner (``note_last``).
+
 A flush of the news for a holder is over when all that was known when it was asked for has been sent and acknowledged. Once
 the list has been empty, nothing new is sent until then: news that keep coming cannot hold it up.
 
@@ -37,6 +40,16 @@ from intentpm.transports.base cimport Transport
 cdef enum:
     FLUSH_FOR_SYNC = 1               # the holder's wait_sync asked
     FLUSH_FOR_BARRIER = 2            # this rank's barrier asked
+    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder, at most; the bits of refresh_slots
+
+# A row that its holder is sent by the owner that gives the key away.
+cdef struct LastNews:
+    const char* row
+    int64_t age_ns
+    uint32_t holder
+    uint32_t key
+    uint32_t version
+    uint32_t epoch
 
 
 @cython.final
@@ -62,6 +75,7 @@ cdef class News:
     cdef vector[int64_t] news_since_ns           # since when this rank has known of the oldest write among its rows
     cdef vector[int64_t] sent_ns
     cdef vector[KeyRef] ripe                     # scratch: of one holder, what is to be sent now
+    cdef vector[LastNews] last                   # scratch: of the answer being built
     # Counters.
     cdef readonly uint64_t refreshed_rows
     cdef readonly uint64_t stale_rows            # refreshed and acknowledged
@@ -74,6 +88,11 @@ cdef class News:
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     # The holder has sent a ROUND itself.
     cdef void note_round_from(self, uint32_t holder) noexcept nogil
+    # Of keys of one table that are being given away: the row goes to the holder with the next ``send_last``, until which
+    # ``news.row`` stays. Ask ``may_note_last`` first: what is noted is sent at once, in one message per holder.
+    cdef bint may_note_last(self, uint32_t holder) noexcept nogil
+    cdef void note_last(self, const LastNews* news) noexcept nogil
+    cdef void send_last(self, TableState* table) noexcept nogil
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil
     # False: no REFRESH was unacknowledged in that window slot.
     cdef bint take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil
@@ -95,6 +114,9 @@ cdef class News:
     cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil
     cdef bint _fills_message(self, size_t at) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil
+    cdef void _send_last_to(self, TableState* table, uint32_t holder) noexcept nogil
+    cdef void _send_draft(
+        self, TableState* table, uint32_t holder, RoundHeader* header, char* memory, int64_t oldest_ns) noexcept nogil
     cdef uint8_t _open_window_slot(self, uint32_t holder, int64_t since_ns) noexcept nogil
     cdef void _adapt_window(self, uint32_t holder, int64_t took_ns) noexcept nogil
     cdef uint8_t _end_flush(self, uint32_t holder) noexcept nogil

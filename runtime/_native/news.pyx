@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libcpp.vector cimport vector
 
+from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.holders cimport (
@@ -21,7 +22,6 @@ from intentpm.runtime._native.state cimport KeyRef
 from intentpm.runtime._native.table_state cimport Holding, TableState
 
 cdef enum:
-    REFRESH_WINDOW = 8               # unacknowledged REFRESH messages per holder, at most; the bits of refresh_slots
     PATIENCE_ROUNDS = 2              # of a holder: so long news wait for an answer that brings them
     QUIET_ROUNDS = 3                 # a holder that has sent none for so long writes no more
     LONGEST_GAP_NS = 1_000_000_000   # between two rounds that counts
@@ -199,13 +199,58 @@ cdef class News:
             self.draft.epochs.push_back(table.records[key].epoch)
             self.draft.codes.push_back(RESULT_ROW)
             header.rows += 1
+        self._send_draft(table, holder, &header, memory, oldest_ns)
+        return at
+
+    # -- of keys that leave ----------------------------------------------------------------------------------------------
+
+    cdef bint may_note_last(self, uint32_t holder) noexcept nogil:
+        return self.refreshes_open[holder] < REFRESH_WINDOW
+
+    cdef void note_last(self, const LastNews* news) noexcept nogil:
+        self.last.push_back(news[0])
+
+    cdef void send_last(self, TableState* table) noexcept nogil:
+        while not self.last.empty():
+            self._send_last_to(table, self.last.back().holder)
+
+    cdef void _send_last_to(self, TableState* table, uint32_t holder) noexcept nogil:
+        cdef char* memory
+        cdef RoundHeader header
+        cdef size_t i, most = 0, kept = 0
+        cdef int64_t oldest_ns = 0
+        for i in range(self.last.size()):
+            most += self.last[i].holder == holder
+        memory = self.draft.begin(table, most, 3)
+        if memory == NULL:
+            self.last.clear()                    # the rank fails
+            return
+        memset(&header, 0, sizeof(header))
+        for i in range(self.last.size()):
+            if self.last[i].holder != holder:
+                self.last[kept] = self.last[i]
+                kept += 1
+                continue
+            copy_row(memory + header.rows * table.stored_bytes, self.last[i].row, table.stored_bytes)
+            note_traced(self.journal, table, self.last[i].key, EVENT_REFRESH_SENT, holder, self.last[i].version)
+            self.draft.keys.push_back(self.last[i].key)
+            self.draft.epochs.push_back(self.last[i].epoch)
+            self.draft.versions.push_back(self.last[i].version)
+            self.draft.codes.push_back(RESULT_ROW)
+            oldest_ns = max(oldest_ns, self.last[i].age_ns)
+            header.rows += 1
+        self.last.resize(kept)
+        self._send_draft(table, holder, &header, memory, oldest_ns)
+
+    cdef void _send_draft(
+            self, TableState* table, uint32_t holder, RoundHeader* header, char* memory, int64_t oldest_ns) noexcept nogil:
+        """The REFRESH that was drafted; oldest_ns: how old its oldest news are."""
         header.count = header.rows
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
         header.window_slot = self._open_window_slot(holder, self.journal.now_ns - oldest_ns)
         self.refreshed_rows += header.rows
-        self.draft.send(holder, MSG_REFRESH, table, &header, memory, True)
-        return at
+        self.draft.send(holder, MSG_REFRESH, table, header, memory, True)
 
     cdef uint8_t _open_window_slot(self, uint32_t holder, int64_t since_ns) noexcept nogil:
         """Notes how old the news are that are being sent. There is a free slot: at most REFRESH_WINDOW are open."""

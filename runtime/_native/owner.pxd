@@ -2,7 +2,8 @@
 
     ROUND -> serve_round
         owned here         its delta is applied and spread as news; then policy.pxd decides: the answer says RESULT_ROW (you
-                           hold a replica), RESULT_MOVED (you own it now) or RESULT_DROPPED (you no longer hold it)
+                           hold a replica), RESULT_MOVED (you own it now, and these hold it) or RESULT_DROPPED (you no longer
+                           hold it)
         on its way here    parked until the row is here; whoever takes it out calls ``serve_parked``
         gone               forwarded to where this rank believes it is, with the epoch of that belief
 
@@ -11,6 +12,7 @@ Called by: Rounds (a ROUND has come), Holder (``serve_parked``). Knows nobody of
 Guarantees
     * I1: ownership leaves with the answer that brings the row, in one step; the forward pointer and the next epoch stay (I3).
     * A record is answered, parked or forwarded, once each, and its delta is applied where it is answered (I5).
+    * A key that others hold leaves with the list of them (hand_over.pxd).
     * A holder is known before the row it is granted is read, so no later write escapes its news.
 Assumption: every method is called under the engine's lock.
 """
@@ -20,6 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.hand_over cimport HandOver
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
@@ -37,6 +40,7 @@ cdef class Owner:
     cdef News news
     cdef Hints hints
     cdef Draft draft
+    cdef readonly HandOver hand_over
     cdef uint32_t rank
     cdef int management
     cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
@@ -59,6 +63,7 @@ cdef class Owner:
         self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
+    cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil
     cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil

@@ -7,22 +7,25 @@ from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.declined cimport forget_declined, may_replicate, note_declined
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.hand_over cimport HandOver
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holders cimport (
     HOLDING_NEWS, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding,
 )
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED,
-    REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
+    REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
-    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, has_row,
+    FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED,
+    RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, has_row,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
-from intentpm.runtime._native.policy cimport DECIDE_RELOCATE, MANAGE_ADAPTIVE, decide, may_relocate
+from intentpm.runtime._native.policy cimport (
+    DECIDE_RELOCATE, MANAGE_RELOCATE, decide, may_relocate, unpacked_load,
+)
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport apply_write, mark_shared, read_row
@@ -40,6 +43,7 @@ cdef class Owner:
         self.news = news
         self.hints = hints
         self.draft = Draft(remote.transport)
+        self.hand_over = HandOver(remote, news, management)
         self.rank = remote.transport.rank
         self.management = management
 
@@ -47,7 +51,7 @@ cdef class Owner:
 
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        cdef char* memory = self.draft.begin(table, asked.count, 3)
+        cdef char* memory = self.draft.begin(table, asked.count, 3, asked.count + self.hand_over.room)
         cdef uint32_t i, row = 0
         cdef const char* delta
         if memory == NULL:
@@ -56,6 +60,7 @@ cdef class Owner:
         header.rows = 0
         self.left_over.clear()
         self.row_numbers.clear()
+        self.hand_over.begin(unpacked_load(asked.load))
         for i in range(asked.count):
             prefetch_rows(table, body.keys, i, asked.count)
             delta = body.rows + row * table.stored_bytes
@@ -67,6 +72,9 @@ cdef class Owner:
                     table, asked.origin, body.keys[i], body.codes[i], body.versions[i], delta, memory, &header)
             row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
         header.count = <uint32_t>self.draft.keys.size()
+        if self.hand_over.any:
+            header.flags = FLAG_HOLDERS
+            self.news.send_last(table)
         if header.count > 0:
             self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)
         else:
@@ -110,6 +118,12 @@ cdef class Owner:
                 self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
             version = self._move_to(table, key, holder, row)
             result = RESULT_MOVED_SAME if holds and version == seen_version else RESULT_MOVED
+            if result == RESULT_MOVED:
+                self.draft.holders.push_back(0)
+        elif self.hand_over.is_due(table, key, holder):
+            version = self.hand_over.give(table, key, holder, row, self.draft)
+            self._leave_to(table, key, holder, REASON_LOAD)
+            result = RESULT_MOVED
         elif holds and record & (RECORD_ADD | RECORD_SET):
             result = RESULT_SAME
             version = seen_version
@@ -143,7 +157,7 @@ cdef class Owner:
 
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
         """Why ``decide`` did not relocate."""
-        if self.management != MANAGE_ADAPTIVE:
+        if not may_relocate(self.management):
             return REASON_MODE
         return REASON_OWNER_INTENDS if table.records[key].intent_refs > 0 else REASON_OTHERS_HOLD
 
@@ -155,13 +169,15 @@ cdef class Owner:
         forget_declined(table, key)
         version = move_out(table, key, row)
         self.moved_out_bytes += table.stride_bytes
+        self._leave_to(table, key, holder, REASON_MODE if self.management == MANAGE_RELOCATE else REASON_ONLY_INTENT)
+        return version
+
+    cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil:
+        """The key is the holder's from now on; its row is in the answer being built."""
         learn_owner(table, key, holder, table.records[key].epoch + 1)
         self.relocations_out += 1
-        note_decision(
-            self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch,
-            REASON_ONLY_INTENT if self.management == MANAGE_ADAPTIVE else REASON_MODE)
+        note_decision(self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch, reason)
         self.hints.note_move(table, key, holder)
-        return version
 
     # -- who holds -------------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
 # Makes the replica ``row`` plus what is pending.
 cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
-# The replica becomes the main copy, ``row`` plus what is pending.
-cdef void promote_replica(TableState* table, int64_t key, const char* row, uint32_t version) noexcept nogil
+# The replica becomes the main copy, ``row`` plus what is pending, of which others hold replicas or not. True: there was some.
+cdef bint promote_replica(TableState* table, int64_t key, const char* row, uint32_t version, bint shared) noexcept nogil
 # The same, where its row is the owner's already, but for rounding.
 cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil

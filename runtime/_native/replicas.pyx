@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.state cimport (
-    STATE_OWNED, KeyPlace, continue_version, lock_word, unlock_changed, unlock_unchanged, with_state,
+    KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged,
 )
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, row_of
 
@@ -69,13 +69,15 @@ cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexc
     unlock_changed(&place.word, seen)
 
 
-cdef void promote_replica(TableState* table, int64_t key, const char* row, uint32_t version) noexcept nogil:
+cdef bint promote_replica(TableState* table, int64_t key, const char* row, uint32_t version, bint shared) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
+    cdef bint pending = table.replicas[place.slot].pending != 0
     _put_on_top(table, place.slot, row)
-    if table.replicas[place.slot].pending:
+    if pending:
         _free_pending(table, &table.replicas[place.slot])
-    unlock_changed(&place.word, with_state(continue_version(seen, version), STATE_OWNED))
+    unlock_changed(&place.word, as_owned(seen, version, shared))
+    return pending
 
 
 cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil:
@@ -83,4 +85,4 @@ cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noe
     cdef uint32_t seen = lock_word(&place.word)
     if table.replicas[place.slot].pending:
         _free_pending(table, &table.replicas[place.slot])
-    unlock_changed(&place.word, with_state(continue_version(seen, version), STATE_OWNED))
+    unlock_changed(&place.word, as_owned(seen, version, False))

@@ -7,7 +7,7 @@ from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_SET,
-    RoundBody, RoundHeader, has_row, keys_fit, round_body,
+    RoundBody, RoundHeader, has_row, holders_fit, keys_fit, round_body,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -79,7 +79,9 @@ cdef class Rounds:
             return self._take_hint(message_id, table, header, body, body_bytes)
         sections = round_body(
             <char*>body, header, table.stored_bytes, answers or header.flags & FLAG_FORWARDED)
-        if sections.size_bytes != body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
+        if sections.size_bytes > body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
+            return False
+        if not holders_fit(&sections, header, body_bytes, self.size):
             return False
         if not _rows_fit(header, &sections, answers):
             return False
@@ -125,7 +127,7 @@ cdef class Rounds:
         sample.time_ns = now_ns
         sample.relocations_in = self.holder.relocations_in
         sample.relocations_out = self.owner.relocations_out
-        sample.replicas_held = self.holder.replicas_held
+        sample.replicas_held = self.holder.replicas_held()
         sample.sent_bytes = self.transport.sent_bytes
         sample.received_bytes = self.transport.received_bytes
         self.journal.take_sample(&sample, at_once)

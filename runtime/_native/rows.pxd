@@ -128,5 +128,5 @@ cdef inline void mark_shared(TableState* table, int64_t key, bint shared) noexce
     """Sets or clears SHARED of an owned key."""
     cdef uint32_t* word = &table.places[key].word
     cdef uint32_t seen = lock_word(word)
-    # A new version: a reader that saw the old word starts over, and a writer cannot have missed the bit.
-    unlock_changed(word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))
+    # Another word, so a writer cannot have missed the bit. No new version: the row is as it was, and who has it needs none.
+    unlock_unchanged(word, (seen | WORD_SHARED) if shared else (seen & ~<uint32_t>WORD_SHARED))

@@ -18,13 +18,15 @@ cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil
 cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil
 # A relocated row continues the versions of its former owner, so that holders can tell which of two rows is newer, whoever
 # sent it; and those of the key here, so that readers can tell that it was bound anew (``continue_version``).
-cdef void publish_owned(TableState* table, int64_t key, uint32_t version) noexcept nogil
+cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint shared) noexcept nogil
 # Of a key that is not here: ABSENT <-> REQUESTED.
 cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil
 # Makes a replica absent unless something is pending (then False, and nothing is changed).
 cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil
 # Makes an owned key absent, its row moved into ``out``; returns its last version.
 cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil
+# Makes an owned key a replica of the row it had, which is copied into ``out``; returns the row's version.
+cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out) noexcept nogil
 # Gives the memory of free slots behind all others back to the system, when it is ``least_bytes`` of rows or more and none of
 # them was bound since this was last called. Returns the number of slots.
 cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil

@@ -7,8 +7,8 @@ from intentpm.foundation.primitives cimport (
 )
 from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
 from intentpm.runtime._native.state cimport (
-    STATE_ABSENT, STATE_OWNED, WORD_VERSION_ONE, KeyPlace, KeyState, continue_version, lock_word, unlock_changed,
-    unlock_unchanged, with_state,
+    STATE_ABSENT, STATE_REPLICA, WORD_VERSION_ONE, KeyPlace, KeyState, as_owned, lock_word, unlock_changed, unlock_unchanged,
+    with_state,
 )
 from intentpm.runtime._native.table_state cimport TableState, prefetch_row, row_of, word_of
 
@@ -45,8 +45,8 @@ cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil
     unlock_changed(&table.places[key].word, with_state(word_of(table, key), state))
 
 
-cdef void publish_owned(TableState* table, int64_t key, uint32_t version) noexcept nogil:
-    unlock_changed(&table.places[key].word, with_state(continue_version(word_of(table, key), version), STATE_OWNED))
+cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint shared) noexcept nogil:
+    unlock_changed(&table.places[key].word, as_owned(word_of(table, key), version, shared))
 
 
 cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil:
@@ -77,6 +77,15 @@ cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil
     cdef uint32_t seen = lock_word(&place.word)
     copy_row(out, row_of(table, place.slot), table.stored_bytes)
     _unbind(table, place, seen)
+    return seen // WORD_VERSION_ONE
+
+
+cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    copy_row(out, row_of(table, place.slot), table.stored_bytes)
+    table.replicas[place.slot].seen_version = seen // WORD_VERSION_ONE
+    unlock_changed(&place.word, with_state(seen, STATE_REPLICA))
     return seen // WORD_VERSION_ONE
 
 

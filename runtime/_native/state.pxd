@@ -12,7 +12,8 @@ Readers copy the row between two loads of the word and start over when it change
 DESIGN section 3). Writers hold LOCKED for one row at a time and take no second lock, so they cannot deadlock.
 
     ABSENT -intent due-> REQUESTED -granted-> REPLICA | OWNED;  REPLICA -relocated here-> OWNED;
-    REPLICA -intent over, last delta acknowledged-> ABSENT;  OWNED -relocated away-> ABSENT (with forward pointer)
+    REPLICA -intent over, last delta acknowledged-> ABSENT;  OWNED -relocated away-> ABSENT (with forward pointer);
+    OWNED -handed over, still intended-> REPLICA (with forward pointer)
 
 REQUESTED: asked for, on its way; remote requests for the key are parked. The engine alone changes the state, under its lock. Of
 a key that is not here nobody else writes the word, and it is never LOCKED.
@@ -81,6 +82,11 @@ cdef inline uint32_t continue_version(uint32_t word, uint32_t version) noexcept 
     3. reader: ends its copy, of the other key's row, and finds the word as it was.
     """
     return (version if is_later(version, word // WORD_VERSION_ONE) else word // WORD_VERSION_ONE) * WORD_VERSION_ONE
+
+
+cdef inline uint32_t as_owned(uint32_t word, uint32_t version, bint shared) noexcept nogil:
+    """The word of a key that this rank owns from now on, with a row of that version. shared: others hold replicas of it."""
+    return with_state(continue_version(word, version), STATE_OWNED) | (WORD_SHARED if shared else 0)
 
 
 cdef inline uint32_t read_unlocked(const uint32_t* word) noexcept nogil:

@@ -33,8 +33,8 @@ OWN_KEYS = 6
 """Per worker."""
 HOT_KEYS = np.arange(8)
 OUTSTANDING = 8
-MODES = ("adaptive", "relocate", "replicate", "static", "full_replication")
-WITH_REPLICAS = ("adaptive", "replicate", "full_replication")
+MODES = ("adaptive", "adapm", "relocate", "replicate", "static", "full_replication")
+WITH_REPLICAS = ("adaptive", "adapm", "replicate", "full_replication")
 
 pytestmark = pytest.mark.timeout(DEADLINE_S + 20)
 

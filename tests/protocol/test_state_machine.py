@@ -36,6 +36,7 @@ class JobMachine(RuleBasedStateMachine):
         plan = Plan(size, workers_per_rank, 0, dict.fromkeys(ROW_ITEMS, KEYS), config, NetworkModel.disorderly(seed))
         self.job = Simulation(size, seed, config, plan.model, max_virtual_s=60.0)
         self.job.ask_early(plan.early_records)
+        self.job.hand_over(seed % 2 == 1)
         self.program = self._guarded(Program, self.job, plan)
         self.steps: list[deque[Step | None]] = [deque() for _ in self.program.workers]
         self.tasks = [

@@ -36,7 +36,7 @@ from intentpm.transports.sim_model import NetworkModel
 PLAIN_TABLES = ("shared", "private", "wide")
 OPTIMIZERS = {"stepped": SGD(lr=1.0), "gathered": Adagrad(lr=0.5)}
 ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96, "stepped": 5, "gathered": 33}
-MODES = ("adaptive", "relocate", "replicate", "static", "full_replication")
+MODES = ("adaptive", "relocate", "replicate", "static", "full_replication", "adapm")
 WITHOUT_REPLICAS = ("static", "relocate")
 WITHOUT_OPTIMIZERS = ("replicate", "full_replication")
 
@@ -52,6 +52,7 @@ class Plan:
     config: Config
     model: NetworkModel
     early_records: int = 1
+    hands_over: bool = False
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -72,6 +73,7 @@ class Plan:
             ),
             model=NetworkModel.disorderly(seed),
             early_records=draw.choice((1, 2, 5, 256)),
+            hands_over=draw.choice((False, True, True)),
         )
 
 
@@ -413,6 +415,7 @@ def run_seed(seed: int, management: str | None = None, check_every: int = 8, pre
     plan = Plan.draw(seed, management)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
+        job.hand_over(plan.hands_over)
         program = Program(job, plan, check_every)
         if prepare is not None:
             prepare(job)

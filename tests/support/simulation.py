@@ -47,6 +47,11 @@ class Simulation:
         for manager in self.ranks:
             manager._engine.rounds.holder.early_records = records
 
+    def hand_over(self, always: bool) -> None:
+        """always: contended keys go to whoever asks, whatever the loads of the two ranks."""
+        for manager in self.ranks:
+            manager._engine.rounds.owner.hand_over.always = always
+
     def trim(self) -> None:
         """What a barrier does with slots that are no longer needed, however few."""
         for manager in self.ranks:
