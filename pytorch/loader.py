@@ -9,17 +9,9 @@ from typing import Any
 import torch
 
 from intentpm.foundation.errors import ConfigError, ForkError, SampleError
+from intentpm.runtime.ahead import Ahead
 from intentpm.torch.read_ahead import ReadAhead
 from intentpm.torch.tensors import nbytes_of
-
-MIN_AHEAD = 4
-MARGIN_BATCHES = 2
-"""A batch is announced when the one before it is asked for: up to this much later than it was read."""
-MAX_AHEAD = 4096
-MEMORY_BYTES = 256 << 20
-"""What batches that are read ahead with ahead="auto" may take."""
-LOOK_EVERY = 16
-"""Batches between two looks at the action timer."""
 
 
 @dataclass(slots=True)
@@ -67,13 +59,10 @@ class IntentLoader:
         ahead: int | str = "auto",
         samples: Mapping[Any, int] | None = None,
     ) -> None:
-        if ahead != "auto" and not (isinstance(ahead, int) and ahead >= 0):
-            raise ConfigError(f"ahead={ahead!r}: needs a number of batches or 'auto'")
+        self._ahead = Ahead(ahead, worker.manager)
         _refuse_fork(loader)
         self.worker, self.loader = worker, loader
         self._keys, self._samples = dict(keys), dict(samples or {})
-        self._ahead, self._auto_ahead, self._looked = ahead, MIN_AHEAD, 0
-        self._largest_nbytes = 1  # of the batches read so far; written by the reading thread
         self._in_use: _Item | None = None
         self._reader: ReadAhead | None = None
 
@@ -109,7 +98,7 @@ class IntentLoader:
                 self._in_use = None
                 return
             self._announce(announced)
-            if not started and self._ahead != 0:
+            if not started and self._ahead.announces:
                 self.worker.wait_sync()  # nothing could be announced ahead of the first batch
                 started = True
             self._in_use = announced[0]
@@ -122,15 +111,7 @@ class IntentLoader:
     @property
     def ahead(self) -> int:
         """How many batches are read ahead at the moment."""
-        if self._ahead != "auto":
-            return int(self._ahead)
-        if self._looked <= 0:
-            self._looked = LOOK_EVERY
-            # Of all workers of the rank: they are not told apart, and reading further than needed costs memory alone.
-            horizon_clocks = max(timer["horizon_clocks"] for timer in self.worker.manager.stats()["workers"])
-            self._auto_ahead = min(max(MIN_AHEAD, horizon_clocks + MARGIN_BATCHES), MAX_AHEAD)
-        self._looked -= 1
-        return max(1, min(self._auto_ahead, MEMORY_BYTES // self._largest_nbytes))
+        return self._ahead.batches()
 
     def sample(self, source: Any) -> torch.Tensor:
         """Keys drawn for the batch in use, int64 [n]: look them up with an Embedding. ``source``: a key of ``samples``.
@@ -148,10 +129,9 @@ class IntentLoader:
         """In the reading thread."""
         state = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
         keys = []
-        if self._ahead != 0:
+        if self._ahead.announces:
             keys = [(table, _as_keys(keys_of(batch))) for table, keys_of in self._keys.items()]
-        nbytes = nbytes_of(batch) + sum(part.nbytes for _, part in keys)
-        self._largest_nbytes = max(self._largest_nbytes, nbytes)
+        self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in keys))
         return _Item(batch, keys, state)
 
     def _announce(self, items: deque[_Item]) -> None:

@@ -54,7 +54,7 @@ class KgeOptions:
     epochs: int = 4
     batch: int = 100
     """Triples per pull and push."""
-    look_ahead: int = 16
+    look_ahead: int | str = "auto"
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
     evaluate: str = "valid"
     """Split that is ranked after each epoch."""

@@ -11,7 +11,7 @@ from intentpm.bench.tasks._kge import LOSSES
 from intentpm.bench.tasks.kge import EpochRow, KgeOptions, KnowledgeGraphEmbedding
 from intentpm.bench.tasks.knowledge_graph import GraphSpec, generate_knowledge_graph, load_knowledge_graph
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
-from intentpm.bench.tasks.training import Job, Training, job_options, train
+from intentpm.bench.tasks.training import Job, Training, job_options, look_ahead_option, train
 
 DEFAULTS = KgeOptions()
 SCHEMES = ("naive", "preloc", "pool", "local")
@@ -50,8 +50,7 @@ def _even(context: click.Context, option: click.Parameter, value: int) -> int:
               help="How negatives are sampled.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULTS.epochs, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=DEFAULTS.batch, show_default=True, help="Triples per batch.")
-@click.option("--look-ahead", type=click.IntRange(0), default=DEFAULTS.look_ahead, show_default=True,
-              help="Batches signalled before use; 0: none.")  # fmt: skip
+@look_ahead_option
 @click.option("--evaluate", type=click.Choice(("valid", "test")), default=DEFAULTS.evaluate, show_default=True,
               help="Split that is ranked after each epoch.")  # fmt: skip
 @click.option("--evaluate-triples", type=click.IntRange(0), default=DEFAULTS.evaluate_triples, show_default=True,

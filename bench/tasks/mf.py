@@ -47,7 +47,7 @@ class MfOptions:
     epochs: int = 30
     batch: int = 1_000
     """Ratings per pull and push."""
-    look_ahead: int = 32
+    look_ahead: int | str = "auto"
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
     order: str = "blocked"
     """Of a rank's ratings in an epoch: "blocked" keeps ranks from training one item at the same time, "random" not."""

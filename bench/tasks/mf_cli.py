@@ -10,7 +10,7 @@ import click
 from intentpm.bench.tasks.mf import ORDERS, EpochRow, MatrixFactorisation, MfOptions
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
 from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings, load_ratings
-from intentpm.bench.tasks.training import Job, Training, job_options, train
+from intentpm.bench.tasks.training import Job, Training, job_options, look_ahead_option, train
 
 DEFAULTS = MfOptions()
 COLUMNS = (
@@ -32,8 +32,7 @@ COLUMNS = (
 @click.option("--reg", type=click.FloatRange(0), default=DEFAULTS.reg, show_default=True, help="L2 per rating.")
 @click.option("--epochs", type=click.IntRange(0), default=DEFAULTS.epochs, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=DEFAULTS.batch, show_default=True, help="Ratings per batch.")
-@click.option("--look-ahead", type=click.IntRange(0), default=DEFAULTS.look_ahead, show_default=True,
-              help="Batches signalled before use; 0: none.")  # fmt: skip
+@look_ahead_option
 @click.option("--order", type=click.Choice(ORDERS), default=DEFAULTS.order, show_default=True,
               help="Of a rank's ratings; blocked: no item at two ranks at a time.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, show_default=True)

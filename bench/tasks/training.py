@@ -56,6 +56,18 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_job
 
 
+def _depth(context: click.Context, option: click.Parameter, value: str) -> int | str:
+    if value != "auto" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number of batches nor auto.")
+    return value if value == "auto" else int(value)
+
+
+look_ahead_option = click.option(
+    "--look-ahead", metavar="BATCHES", default="auto", show_default=True, callback=_depth,
+    help="Batches signalled before use; 0: none; auto: as many as management needs.",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """One training run, the same on every rank."""

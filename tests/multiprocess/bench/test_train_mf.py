@@ -115,6 +115,7 @@ def test_ratings_from_files(tmp_path):
         (["--generate", SPEC, "--lr", "50", "--epochs", "2"], "training diverged in epoch"),
         (["--generate", SPEC, "--transport", "pigeon", "-n", "2"], "pigeon"),
         (["--generate", SPEC, "--batch", "0"], "--batch"),
+        (["--generate", SPEC, "--look-ahead", "-1"], "'-1' is neither a number of batches nor auto"),
     ],
 )
 def test_errors_are_messages(tmp_path, arguments, message):

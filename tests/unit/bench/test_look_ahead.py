@@ -77,3 +77,33 @@ def test_batches_are_not_prepared_further_ahead():
     iterator = look_ahead(RecordingWorker(), batches(), depth=4)
     next(iterator)
     assert made == [0, 1, 2, 3, 4]
+
+
+class Manager:
+    def __init__(self, horizon_clocks):
+        self.horizon_clocks = horizon_clocks
+
+    def stats(self):
+        return {"workers": [{"horizon_clocks": self.horizon_clocks}], "intents": {"in_time": 0, "late": 0}}
+
+
+def test_by_default_it_reaches_as_far_as_the_horizon():
+    worker = RecordingWorker()
+    worker.manager = Manager(10)
+    for number, _ in enumerate(look_ahead(worker, map(KeyBatch, range(100)))):
+        if number == 30:
+            worker.manager.horizon_clocks = 40
+    ahead = [event[3] - event[5] for event in signalled(worker)]
+    assert (ahead[30], max(ahead)) == (12, 42)
+
+
+def test_keys_that_take_much_memory_are_not_signalled_far_ahead():
+    class Wide(KeyBatch):
+        def accesses(self):
+            return [("table", np.broadcast_to(np.int64(self.number), 1 << 23))]  # 64 MB
+
+    worker = RecordingWorker()
+    worker.manager, worker.intent = Manager(10), lambda *signal: worker.events.append(("intent", *signal, worker.clock))
+    for _ in look_ahead(worker, map(Wide, range(50))):
+        pass
+    assert max(event[3] - event[5] for event in signalled(worker)) == 4

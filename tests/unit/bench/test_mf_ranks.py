@@ -20,8 +20,8 @@ def ratings():
     return generate_ratings(GeneratorSpec(users=4_000, items=1_000, ratings=200_000), seed=0)
 
 
-def final_rmse(ratings, ranks, management="adaptive", order="blocked"):
-    options = MfOptions(lr=0.05, reg=0.01, epochs=6, look_ahead=4, order=order)
+def final_rmse(ratings, ranks, management="adaptive", order="blocked", look_ahead=4):
+    options = MfOptions(lr=0.05, reg=0.01, epochs=6, look_ahead=look_ahead, order=order)
     with simulated_job(ranks, Config(management=management), SLOW) as job:
 
         def train(pm):
@@ -46,6 +46,10 @@ def alone(ratings):
 @pytest.mark.parametrize("management", ["adaptive", "replicate", "static"])
 def test_four_ranks_are_as_good_as_one(ratings, alone, management):
     assert final_rmse(ratings, 4, management) <= 1.02 * alone
+
+
+def test_how_far_they_look_ahead_is_found_by_itself(ratings, alone):
+    assert final_rmse(ratings, 4, look_ahead="auto") <= 1.02 * alone
 
 
 def test_in_random_order_they_are_not(ratings, alone):
