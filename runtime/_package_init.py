@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from intentpm.runtime.loading import Restored
     from intentpm.runtime.manager import ParameterManager
     from intentpm.runtime.sampling import Sample, Sampling
+    from intentpm.runtime.saving import Saving
     from intentpm.runtime.worker import Worker
 
     __version__: str
@@ -65,6 +66,7 @@ __all__ = [
     "Sample",
     "SampleError",
     "Sampling",
+    "Saving",
     "ShapeError",
     "Table",
     "TransportError",
@@ -87,6 +89,7 @@ _LATER = {
     "KeyReport": "runtime.explain",
     "ParameterManager": "runtime.manager",
     "Restored": "runtime.loading",
+    "Saving": "runtime.saving",
     "Sample": "runtime.sampling",
     "Sampling": "runtime.sampling",
     "Table": "runtime._native.store",

@@ -9,12 +9,11 @@ import itertools
 import json
 import os
 import threading
-import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, overload
 
 import numpy.typing as npt
 
@@ -33,10 +32,10 @@ from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
-from intentpm.runtime.loading import Restored, load_together
+from intentpm.runtime.loading import Exchange, Restored, load_together
 from intentpm.runtime.optimisers import RowOptimiser, check_management
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
-from intentpm.runtime.saving import Exchange, HomeRows, SaveOrder, check_keep, plain, save_together
+from intentpm.runtime.saving import SaveOrder, Saves, Saving, check_keep, plain, run_here
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
 from intentpm.runtime.table_creation import TableCreation, check_budget
@@ -69,7 +68,6 @@ class ParameterManager:
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
-        self._job = uuid.uuid4().hex  # of its checkpoints
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
             transport,
@@ -83,6 +81,7 @@ class ParameterManager:
         )
         self._collectives = Collectives(self._engine, self.rank)
         self._inspector = Inspector(self._engine)
+        self._saves = Saves(self._engine, self._workers, self.rank, config.seed)
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -266,37 +265,73 @@ class ParameterManager:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
+    @overload
     def save(
         self,
         folder: str | os.PathLike[str],
         tables: Iterable[Table | str] | None = None,
         *,
+        wait: Literal[True] = True,
         extra: Any = None,
         keep: int | None = None,
         timeout: float | None = None,
-    ) -> Path:
-        """Collective. Adds a checkpoint of ``tables`` to those in ``folder``; returns the one it made.
+    ) -> Path: ...
+    @overload
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        tables: Iterable[Table | str] | None = None,
+        *,
+        wait: Literal[False],
+        extra: Any = None,
+        keep: int | None = None,
+        timeout: float | None = None,
+    ) -> Saving: ...
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        tables: Iterable[Table | str] | None = None,
+        *,
+        wait: bool = True,
+        extra: Any = None,
+        keep: int | None = None,
+        timeout: float | None = None,
+    ) -> Path | Saving:
+        """Adds a checkpoint of ``tables`` to those in ``folder``. Every rank calls it, at any moment of its training.
 
-        It has their rows, with what the optimizers keep, as of this call: no rank trains while it is being written.
-        Any number of ranks can ``load`` it, and ``intentpm.checkpoint.open`` reads it with NumPy alone.
+        The checkpoint has what this rank's workers had written when it was called, and nothing that they write later;
+        likewise of every other rank. Rows come with what the optimizers keep. Any number of ranks can ``load`` it, and
+        ``intentpm.checkpoint.open`` reads it with NumPy alone.
 
         Parameters
             folder: of one job's checkpoints; every rank must see the same one. It is made if need be.
             tables: tables or their names; None: all of this job.
+            wait: False: returns a ``Saving`` as soon as this rank's part in it is fixed; training goes on meanwhile.
+                A call that comes before the last one is over waits for it first.
             extra: anything that JSON can hold, kept for this rank: where in its data it is, say.
             keep: how many checkpoints to keep in ``folder``, this one included; older ones are removed. None: all.
-            timeout: seconds; None waits as long as all ranks are alive.
-        Raises CheckpointError, on every rank, naming the file and the rank; what was in ``folder`` is as it was.
-        Otherwise as ``barrier``.
+            timeout: seconds for each of its steps; None waits as long as all ranks are alive.
+        Returns the checkpoint; with ``wait=False`` a ``Saving``, whose ``result()`` it is.
+        Raises CheckpointError, on every rank, naming the file and the rank: what was in ``folder`` is as it was.
+        PeerLostError; WaitTimeoutError naming what was waited for: nothing was saved.
+        Threads: one at a time; workers of other threads may go on, their writes wait for the moment that it takes to
+        have those under way acknowledged.
         """
-        order = SaveOrder(Path(folder), self._chosen(tables), check_keep(keep), self._rank_entry(extra))
-        with self._collectives.call("save", f"save({str(folder)!r})", str(folder).encode(), timeout) as call:
-            call.once(self._workers.settle)
-            call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
-            with self.worker() as worker:
-                source = HomeRows(worker)
-                path, self._job = save_together(order, self.rank, self._job, self.config.seed, source, _telling(call))
-        return path
+        self._engine.check()
+        order = self._save_order(folder, tables, extra, keep, timeout)
+        saving = self._saves.begin(order, run_here if wait else self._saves.start_thread)
+        return saving.result() if wait else saving
+
+    def _save_order(
+        self, folder: Any, tables: Iterable[Table | str] | None, extra: Any, keep: Any, timeout: float | None
+    ) -> SaveOrder:
+        """What is wrong with it the other ranks have to hear, too: they wait for this one."""
+        mine = RankEntry({str(worker.worker_id): worker.clock for worker in list(self._workers.members)})
+        try:
+            mine = replace(mine, extra=plain(extra))
+            return SaveOrder(Path(folder), self._chosen(tables), check_keep(keep), mine, timeout)
+        except Exception as error:
+            return SaveOrder(Path(str(folder)), [], None, mine, timeout, str(error))
 
     def load(
         self,
@@ -323,7 +358,7 @@ class ParameterManager:
                 restored = load_together(path, chosen, self.rank, self.size, worker, _telling(call))
             call.once(lambda: self._engine.flush_news(call.remaining_s()))
             call.agree({})
-        self._job = restored.job
+        self._saves.job = restored.job
         return restored
 
     def _chosen(self, tables: Iterable[Table | str] | None) -> list[Table]:
@@ -338,10 +373,6 @@ class ParameterManager:
                 self._check_own(table)
         names = {table if isinstance(table, str) else table.name for table in given}
         return [table for name, table in self._tables.items() if name in names]
-
-    def _rank_entry(self, extra: Any) -> RankEntry:
-        clocks = {str(worker.worker_id): worker.clock for worker in list(self._workers.members)}
-        return RankEntry(clocks, plain(extra))
 
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
@@ -480,6 +511,7 @@ class ParameterManager:
         self._closed = True
         try:
             self._engine.check()
+            self._saves.finish()
             self._workers.settle()
             self._leave()
         except BaseException as problem:
@@ -518,6 +550,7 @@ class ParameterManager:
         with contextlib.ExitStack() as ending:  # every step, last to first, even if one of them is interrupted
             ending.callback(self._world.close)
             ending.callback(self._engine.close, flush_s)
+            ending.callback(self._saves.join, CLOSE_FLUSH_S)
             if self._thread is not None and self._thread.is_alive():
                 ending.callback(self._thread.join, CLOSE_FLUSH_S)
             ending.callback(self._engine.stop)

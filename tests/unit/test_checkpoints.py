@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,87 @@ def test_clocks_are_saved(tmp_path: Path) -> None:
         pm.save(tmp_path)
         assert pm.load(tmp_path).clocks == [{first.worker_id: 0, second.worker_id: 3}]
         del table
+
+
+@pytest.mark.parametrize("transport", ["loopback", "tcp"])
+def test_no_push_straddles_the_cut(tmp_path: Path, transport: Any) -> None:
+    """Every call adds 1 to all keys of a table, wherever they are by now: then all are equal, in a checkpoint too."""
+    saves = 4
+
+    def train(pm: Any, tables: list[Any], pushed: list[int], stop: threading.Event) -> None:
+        with pm.worker() as worker:
+            draw, keys = np.random.default_rng([pm.rank, len(pushed)]), np.arange(300)
+            at = len(pushed)
+            pushed.append(0)
+            while not stop.is_set():
+                some = draw.integers(300, size=30)
+                worker.intent(tables[0], some, worker.clock + 1, worker.clock + 3)
+                push = worker.push if draw.random() < 0.5 else worker.push_async
+                push(tables[0], draw.permutation(keys), np.ones((300, 4), np.float32))
+                worker.push_grad(tables[1], keys, np.full((300, 4), -1, np.float32))
+                pushed[at] += 1
+                worker.advance_clock()
+
+    def rank(pm: Any) -> list[tuple[int, int]]:
+        optimizer = intentpm.optim.SGD(lr=1.0)
+        tables = [pm.create_table("plain", 300, 4), pm.create_table("stepped", 300, 4, optimizer=optimizer)]
+        pushed: list[int] = []
+        stop = threading.Event()
+        threads = [threading.Thread(target=train, args=(pm, tables, pushed, stop)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        bounds = []
+        try:
+            for _ in range(saves):
+                time.sleep(0.05 * (1 + pm.rank))
+                before = sum(pushed)
+                saving = pm.save(tmp_path, wait=False)
+                bounds.append((before, sum(pushed) + len(threads)))
+                saving.wait(60)
+                assert saving.done()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        return bounds
+
+    of_ranks = run_ranks(3, rank, transport)
+    for number in range(saves):
+        with intentpm.checkpoint.open(tmp_path / f"{number + 1:06d}") as opened:
+            for name in opened.tables:
+                rows = opened[name].rows()
+                assert (rows == rows[0, 0]).all(), name
+                assert sum(of[number][0] for of in of_ranks) <= rows[0, 0] <= sum(of[number][1] for of in of_ranks)
+
+
+def test_a_save_that_fails_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    pm = intentpm.init()
+    create(pm, ["plain"])
+    pm.save(tmp_path / "file" / "saves", wait=False)
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        pm.close()
+
+
+def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
+    def rank(pm: Any) -> str:
+        create(pm, ["plain"])
+        told = ""
+        if pm.rank == 0:
+            with pytest.raises(intentpm.WaitTimeoutError) as error:
+                pm.save(tmp_path, timeout=0.2)
+            told = str(error.value)
+            with pytest.raises(intentpm.WaitTimeoutError, match="given up here"):
+                pm.save(tmp_path, timeout=0.2)
+        pm.barrier()
+        if pm.rank == 1:
+            with pytest.raises(CheckpointError, match="because of rank 0: gave up"):
+                pm.save(tmp_path)
+        assert pm.save(tmp_path).name == "000001"
+        return told
+
+    told = run_ranks(2, rank)[0]
+    assert re.search(r"save\(.*\) \(step 1 of 4\): ranks \[1\] have not come", told)
 
 
 # -- what does not fit -------------------------------------------------------------------------------------------------
