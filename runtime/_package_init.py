@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from intentpm.runtime.futures import Future
     from intentpm.runtime.loading import Restored
     from intentpm.runtime.manager import ParameterManager
+    from intentpm.runtime.periodic_saves import PeriodicSaves
     from intentpm.runtime.sampling import Sample, Sampling
     from intentpm.runtime.saving import Saving
     from intentpm.runtime.worker import Worker
@@ -62,6 +63,7 @@ __all__ = [
     "OptimizerError",
     "ParameterManager",
     "PeerLostError",
+    "PeriodicSaves",
     "Restored",
     "Sample",
     "SampleError",
@@ -88,6 +90,7 @@ _LATER = {
     "Future": "runtime.futures",
     "KeyReport": "runtime.explain",
     "ParameterManager": "runtime.manager",
+    "PeriodicSaves": "runtime.periodic_saves",
     "Restored": "runtime.loading",
     "Saving": "runtime.saving",
     "Sample": "runtime.sampling",

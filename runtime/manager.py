@@ -9,16 +9,14 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, get_args, overload
+from typing import Any, NoReturn, get_args
 
 import numpy.typing as npt
 
-from intentpm.checkpoint.manifest import RankEntry
-from intentpm.foundation.errors import CheckpointError, DtypeError, Error, KeyRangeError, WaitTimeoutError
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
@@ -26,16 +24,16 @@ from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.array_types import Keys, Weights
-from intentpm.runtime.collectives import Call, Collectives
+from intentpm.runtime.checkpointing import Checkpointing
+from intentpm.runtime.collectives import Collectives
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
-from intentpm.runtime.loading import Exchange, Restored, load_together
 from intentpm.runtime.optimisers import RowOptimiser, check_management
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
-from intentpm.runtime.saving import SaveOrder, Saves, Saving, check_keep, plain, run_here
+from intentpm.runtime.saving import Saves
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
 from intentpm.runtime.table_creation import TableCreation, check_budget
@@ -48,7 +46,7 @@ from intentpm.transports.base import Transport
 CLOSE_FLUSH_S = 5.0
 
 
-class ParameterManager:
+class ParameterManager(Checkpointing):
     """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
 
     Collective calls (``create_table``, ``barrier``, ``allgather``, ``write_trace``, ``close``) must be made by every
@@ -82,6 +80,7 @@ class ParameterManager:
         self._collectives = Collectives(self._engine, self.rank)
         self._inspector = Inspector(self._engine)
         self._saves = Saves(self._engine, self._workers, self.rank, config.seed)
+        self._told = {}
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -262,117 +261,6 @@ class ParameterManager:
         """
         with self._collectives.call("allgather", "allgather()", payload, timeout) as call:
             return call.gather(payload)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    @overload
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        *,
-        wait: Literal[True] = True,
-        extra: Any = None,
-        keep: int | None = None,
-        timeout: float | None = None,
-    ) -> Path: ...
-    @overload
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        *,
-        wait: Literal[False],
-        extra: Any = None,
-        keep: int | None = None,
-        timeout: float | None = None,
-    ) -> Saving: ...
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        *,
-        wait: bool = True,
-        extra: Any = None,
-        keep: int | None = None,
-        timeout: float | None = None,
-    ) -> Path | Saving:
-        """Adds a checkpoint of ``tables`` to those in ``folder``. Every rank calls it, at any moment of its training.
-
-        The checkpoint has what this rank's workers had written when it was called, and nothing that they write later;
-        likewise of every other rank. Rows come with what the optimizers keep. Any number of ranks can ``load`` it, and
-        ``intentpm.checkpoint.open`` reads it with NumPy alone.
-
-        Parameters
-            folder: of one job's checkpoints; every rank must see the same one. It is made if need be.
-            tables: tables or their names; None: all of this job.
-            wait: False: returns a ``Saving`` as soon as this rank's part in it is fixed; training goes on meanwhile.
-                A call that comes before the last one is over waits for it first.
-            extra: anything that JSON can hold, kept for this rank: where in its data it is, say.
-            keep: how many checkpoints to keep in ``folder``, this one included; older ones are removed. None: all.
-            timeout: seconds for each of its steps; None waits as long as all ranks are alive.
-        Returns the checkpoint; with ``wait=False`` a ``Saving``, whose ``result()`` it is.
-        Raises CheckpointError, on every rank, naming the file and the rank: what was in ``folder`` is as it was.
-        PeerLostError; WaitTimeoutError naming what was waited for: nothing was saved.
-        Threads: one at a time; workers of other threads may go on, their writes wait for the moment that it takes to
-        have those under way acknowledged.
-        """
-        self._engine.check()
-        order = self._save_order(folder, tables, extra, keep, timeout)
-        saving = self._saves.begin(order, run_here if wait else self._saves.start_thread)
-        return saving.result() if wait else saving
-
-    def _save_order(
-        self, folder: Any, tables: Iterable[Table | str] | None, extra: Any, keep: Any, timeout: float | None
-    ) -> SaveOrder:
-        """What is wrong with it the other ranks have to hear, too: they wait for this one."""
-        mine = RankEntry({str(worker.worker_id): worker.clock for worker in list(self._workers.members)})
-        try:
-            mine = replace(mine, extra=plain(extra))
-            return SaveOrder(Path(folder), self._chosen(tables), check_keep(keep), mine, timeout)
-        except Exception as error:
-            return SaveOrder(Path(str(folder)), [], None, mine, timeout, str(error))
-
-    def load(
-        self,
-        path: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        timeout: float | None = None,
-    ) -> Restored:
-        """Collective. Overwrites the rows of ``tables`` with those of a checkpoint, whatever the number of ranks that
-        saved it, with what the optimizers keep; tables must be made first, as they were for the job that saved it.
-
-        Parameters
-            path: a checkpoint, or a folder of them: then the newest.
-            tables: tables or their names; None: all of this job. The checkpoint may have others, too.
-            timeout: seconds; None waits as long as all ranks are alive.
-        Returns a ``Restored``, which has ``extra`` and the workers' ``clocks`` of the ranks that saved it.
-        Raises CheckpointError, on every rank, naming the file that is missing, damaged or of another job; no row was
-        changed then. Otherwise as ``barrier``.
-        """
-        chosen = self._chosen(tables)
-        with self._collectives.call("load", f"load({str(path)!r})", str(path).encode(), timeout) as call:
-            call.once(self._workers.settle)
-            call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
-            with self.worker() as worker:
-                restored = load_together(path, chosen, self.rank, self.size, worker, _telling(call))
-            call.once(lambda: self._engine.flush_news(call.remaining_s()))
-            call.agree({})
-        self._saves.job = restored.job
-        return restored
-
-    def _chosen(self, tables: Iterable[Table | str] | None) -> list[Table]:
-        """The tables meant, each once, in the order they were made."""
-        if tables is None:
-            return list(self._tables.values())
-        given = [tables] if isinstance(tables, Table | str) else list(tables)
-        for table in given:
-            if isinstance(table, str) and table not in self._tables:
-                raise CheckpointError(f"there is no table {table!r} to save or load, but {list(self._tables)}")
-            if not isinstance(table, str):
-                self._check_own(table)
-        names = {table if isinstance(table, str) else table.name for table in given}
-        return [table for name, table in self._tables.items() if name in names]
 
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
@@ -581,11 +469,6 @@ class ParameterManager:
 
     def __repr__(self) -> str:
         return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"
-
-
-def _telling(call: Call) -> Exchange:
-    """What the ranks say to each other within a collective call."""
-    return lambda said: [json.loads(answer) for answer in call.gather(json.dumps(said).encode())]
 
 
 def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[float, float]:

@@ -86,8 +86,21 @@ def _columns(table: Table, keys: Keys, stored: Rows) -> Iterator[tuple[str, Rows
         yield tensor_name(table.name, "weights" if field == "weights" else state_part(field)), stored[field]
 
 
+def stored_row_bytes(table: Table) -> int:
+    """Of a whole row, weights and state."""
+    if table.stored_dtype is not None:
+        return table.stored_dtype.itemsize
+    return table.dtype.itemsize * int(np.prod(table.row_shape, dtype=np.int64))
+
+
 def rows_at_once(table: Table) -> int:
     """As many as are copied and written at a time."""
-    row = table.dtype.itemsize * int(np.prod(table.row_shape, dtype=np.int64))
-    stored = row if table.stored_dtype is None else table.stored_dtype.itemsize
-    return max(1, PIECE_BYTES // max(stored, 1))
+    return max(1, PIECE_BYTES // max(stored_row_bytes(table), 1))
+
+
+def as_rows(table: Table, memory: npt.NDArray[np.uint8], count: int) -> Rows:
+    """The first rows in ``memory``: [count], of ``stored_dtype``, or of the table's own dtype and row shape."""
+    data = memory[: count * stored_row_bytes(table)]
+    if table.stored_dtype is not None:
+        return data.view(table.stored_dtype)
+    return data.view(table.dtype).reshape(count, *table.row_shape)

@@ -12,9 +12,9 @@ before is as it was. The first line is the caller's; the others are a thread's, 
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,18 @@ from intentpm.foundation.errors import CheckpointError, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.rank_file import Rows, describe_table, rows_at_once, write_rank_file
+from intentpm.runtime.rank_file import (
+    Rows,
+    as_rows,
+    describe_table,
+    rows_at_once,
+    stored_row_bytes,
+    write_rank_file,
+)
 from intentpm.runtime.worker import WorkersOfRank
 
 Said = dict[str, Any]
+Versions = npt.NDArray[np.uint32]
 STAGES = 4
 """Exchanges of a save."""
 
@@ -43,6 +51,7 @@ class SaveOrder:
     folder: Path
     tables: Sequence[Table]
     keep: int | None
+    incremental: bool
     mine: RankEntry
     timeout_s: float | None
     problem: str | None = None
@@ -50,10 +59,25 @@ class SaveOrder:
 
     def identity(self) -> Said:
         """What must be the same on every rank."""
-        return {"folder": str(self.folder), "tables": [table.name for table in self.tables], "keep": self.keep}
+        tables = [table.name for table in self.tables]
+        return {"folder": str(self.folder), "tables": tables, "keep": self.keep, "incremental": self.incremental}
 
     def __str__(self) -> str:
         return f"save({str(self.folder)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Somebody who takes rows that have changed since he last did, a saved folder say. Four bytes per key and rank."""
+
+    base: str | None = None
+    """The checkpoint with what was taken."""
+    seen: Mapping[str, Versions] = field(default_factory=dict)
+    """Table -> per key 1 + the version of the row that was taken; 0: none."""
+
+    def seen_of(self, table: Table) -> Versions:
+        found = self.seen.get(table.name)
+        return np.zeros(table.num_keys, np.uint32) if found is None else found
 
 
 class Saving:
@@ -65,6 +89,7 @@ class Saving:
         self._path: Path | None = None
         self._error: BaseException | None = None
         self._stage = 0
+        self._taken: Consumer | None = None
         self._given_up: int | None = None
         """The exchange in which the others hear of it."""
         self.looked_at = False
@@ -119,31 +144,56 @@ class Saving:
                 raise CheckpointError(f"{order}: rank {other} was asked for {theirs['asked']}, rank 0 for {asked}")
         ranks = [RankEntry(*theirs["mine"]) for theirs in said]
         self._savers.snapshot.seal(list(order.tables))
-        told = self._tell(self._make_folder)[0]
-        path, self._savers.job = Path(told["path"]), told["job"]
+        told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
+        path, base, self._savers.job = Path(told["path"]), told["base"], told["job"]
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
-            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._savers)})
+            rows = SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
+            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, rows)})
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
             job, seed = self._savers.job, self._savers.seed
-            manifest = Manifest(job, int(path.name), _version(), None, seed, tables, entries, ranks)
+            manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, ranks)
             self._tell(lambda: _commit(order, path, manifest) if rank == 0 else {})
         except CheckpointError:
             if rank == 0:
                 _clear_away(path)
             raise
+        if self._taken is not None:
+            self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
         return path
+
+    def _seen(self) -> dict[str, Versions] | None:
+        """What the save before has taken of each row; from here on it is not known until this one is made."""
+        order = self._order
+        if not order.incremental:
+            return None
+        before = self._savers.consumers.pop(str(order.folder), Consumer())
+        seen = {table.name: before.seen_of(table) for table in order.tables}
+        self._taken = Consumer(None, seen)
+        return seen
 
     def _begin(self) -> Said:
         if self._order.problem is not None:
             raise CheckpointError(self._order.problem)
-        return {"asked": self._order.identity(), "mine": [self._order.mine.clocks, self._order.mine.extra]}
+        mine = [self._order.mine.clocks, self._order.mine.extra]
+        return {"asked": self._order.identity(), "mine": mine, "base": self._base()}
 
-    def _make_folder(self) -> Said:
+    def _base(self) -> str | None:
+        """The checkpoint since which this rank knows what has changed."""
+        before = self._savers.consumers.get(str(self._order.folder), Consumer())
+        known = self._order.incremental and all(table.name in before.seen for table in self._order.tables)
+        return before.base if known else None
+
+    def _make_folder(self, bases: list[str | None]) -> Said:
+        """On rank 0: also whether this one can have changes alone."""
         if self._savers.rank != 0:
             return {}
-        return {"path": str(series.begin(self._order.folder, self._savers.job)), "job": self._savers.job}
+        base = bases[0] if bases[0] is not None and bases == bases[:1] * len(bases) else None
+        path = series.begin(self._order.folder, self._savers.job)
+        if base is not None and not series.may_build_on(self._order.folder / base):
+            base = None
+        return {"path": str(path), "job": self._savers.job, "base": base}
 
     def _tell(self, do: Callable[[], Said]) -> list[Said]:
         """Does this rank's part, and returns what all ranks have to say of theirs. Raises CheckpointError."""
@@ -171,13 +221,15 @@ class Saving:
 class Saves:
     """The saves of a rank, one at a time. ``begin`` is for one thread at a time.
 
-    Attributes: ``snapshot``; ``job``, the name by which checkpoints of one job know each other (rank 0's counts).
+    Attributes: ``snapshot``; ``job``, the name by which checkpoints of one job know each other (rank 0's counts);
+    ``consumers``: folder -> what was saved there last, for ``incremental``.
     """
 
     def __init__(self, engine: Engine, workers: WorkersOfRank, rank: int, seed: int | None) -> None:
         self.snapshot = RankSnapshot(engine)
         self.rank, self.seed = rank, seed
         self.job = uuid.uuid4().hex
+        self.consumers: dict[str, Consumer] = {}
         self._engine, self._workers = engine, workers
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
@@ -223,21 +275,25 @@ class Saves:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
-    # -- the rows to be written (rank_file.RowSource) ------------------------------------------------------------------
+
+class SnapshotRows:
+    """The rows of a snapshot that this rank writes; a ``rank_file.RowSource``."""
+
+    def __init__(self, snapshot: RankSnapshot, seen: Mapping[str, Versions] | None, only_changed: bool) -> None:
+        """seen: is brought up to date with what is written. only_changed: and says what need not be."""
+        self._snapshot, self._seen, self._only_changed = snapshot, seen, only_changed
 
     def count(self, table: Table) -> int:
-        return self.snapshot.rows(table)
+        if self._only_changed and self._seen is not None:
+            self._snapshot.skip_unchanged(table, self._seen[table.name])
+        return self._snapshot.rows(table)
 
     def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int32], Rows]]:
-        dtype = table.stored_dtype or np.dtype((table.dtype, table.row_shape))
         most = rows_at_once(table)
-        keys, memory = np.empty(most, np.int32), np.empty(most * dtype.itemsize, np.uint8)
-        while taken := self.snapshot.take(table, keys, memory):
-            data = memory[: taken * dtype.itemsize]
-            if table.stored_dtype is None:
-                yield keys[:taken], data.view(table.dtype).reshape(taken, *table.row_shape)
-            else:
-                yield keys[:taken], data.view(table.stored_dtype)
+        keys, memory = np.empty(most, np.int32), np.empty(most * stored_row_bytes(table), np.uint8)
+        seen = None if self._seen is None else self._seen[table.name]
+        while taken := self._snapshot.take(table, keys, memory, seen):
+            yield keys[:taken], as_rows(table, memory, taken)
 
 
 def run_here(run: Callable[[], None]) -> None:
@@ -247,7 +303,7 @@ def run_here(run: Callable[[], None]) -> None:
 
 def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
     for table in manifest.tables:
-        if manifest.rows(table.name) != table.num_keys:
+        if manifest.base is None and manifest.rows(table.name) != table.num_keys:
             raise CheckpointError(
                 f"table {table.name!r}: {manifest.rows(table.name)} rows were written, it has {table.num_keys}"
             )

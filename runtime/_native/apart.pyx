@@ -141,6 +141,7 @@ cdef char* set_apart(TableState* table, int64_t key, bint is_new) noexcept nogil
         return NULL
     if mark[0] == MARK_UNSEEN or mark[0] == MARK_DONE or is_planted(MUTATION_LATE_WRITE_LOST):
         return NULL
+    table.snapshot.copied_version[mark[0] - 1] = UNKNOWN_VERSION     # it is no row's any more
     return _copy_of(table.snapshot, mark[0])
 
 

@@ -20,7 +20,7 @@ from intentpm.runtime._native.journal cimport (
 )
 from intentpm.runtime._native.messages cimport (
     FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED,
-    RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved,
+    RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved,
     rows_in,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted

@@ -80,7 +80,7 @@ cdef class Owner:
             row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
         header.count = <uint32_t>self.draft.keys.size()
         if self.hand_over.any:
-            header.flags = FLAG_HOLDERS
+            header.flags |= FLAG_HOLDERS
             self.news.send_last(table)
         if header.count > 0:
             self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)

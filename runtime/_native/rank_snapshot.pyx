@@ -156,7 +156,9 @@ cdef class RankSnapshot:
         """
         cdef int64_t taken
         cdef int64_t most = keys.shape[0]
-        cdef uint32_t* versions = NULL if seen is None else &seen[0]
+        cdef uint32_t* versions = NULL
+        if seen is not None:
+            versions = &seen[0]
         _check_room(table, most, rows.shape[0], -1 if seen is None else seen.shape[0])
         with nogil:
             taken = take_rows(table.state, most, &keys[0], <char*>&rows[0], versions)
@@ -210,6 +212,23 @@ cdef class RankSnapshot:
                 self.turns.wake_waiters()
                 self.monitor.arm_sleeper()
             self.monitor.release()
+
+    def call(self, uint64_t number) -> None:
+        """Of rank 0: has the other ranks hear that ``number`` is due. Does not wait."""
+        with nogil:
+            self.monitor.acquire()
+            if not is_over(self.turns):
+                self.exchange.call(number)
+                self.monitor.arm_sleeper()
+            self.monitor.release()
+
+    def called(self) -> int:
+        """The newest number that rank 0 has called for; 0: none. Cheap enough to poll."""
+        return self.exchange.called
+
+    def made(self) -> int:
+        """How many cuts this rank has made."""
+        return self.cuts.made
 
     def answers(self, uint64_t number, what: str, timeout_s=None) -> list:
         """The parts of all ranks, in rank order, when they have come. Raises PeerLostError, ClosedError, WaitTimeoutError."""

@@ -2,6 +2,7 @@
 
     SIDE, contribution    to rank 0, which keeps them until it has one of every rank
     SIDE, result          from rank 0 to all: the contributions in rank order
+    SIDE, call            from rank 0 to all: it is about to make number so-and-so, and they had better, too
 
 They are numbered by who makes them; several may be open, in any order. What they mean is the caller's.
 Called by: RankSnapshot (contribute, take), Dispatch (a SIDE has come).
@@ -30,11 +31,14 @@ cdef class SideExchange:
     cdef uint32_t rank
     cdef uint32_t size
     cdef unordered_map[uint64_t, Gathering] gatherings       # rank 0
+    cdef readonly uint64_t called                            # the newest that rank 0 has called for
     cdef unordered_map[uint64_t, string] results             # not taken yet: lengths u32 [N], payloads
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
     cdef inline bint is_answered(self, uint64_t number) noexcept nogil:
         return self.results.count(number) > 0
+    # Of rank 0.
+    cdef void call(self, uint64_t number) noexcept nogil
     # The ranks that have not contributed; known to rank 0 alone.
     cdef void absent(self, uint64_t number, vector[uint32_t]& ranks) noexcept nogil
     # Moves the answer of a call that is answered to ``out``.

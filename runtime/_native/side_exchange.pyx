@@ -12,6 +12,7 @@ from intentpm.transports.base cimport Transport
 cdef enum:
     CONTRIBUTION = 0             # the header's flags
     RESULT = 1
+    CALL = 2
 
 
 cdef class SideExchange:
@@ -25,6 +26,12 @@ cdef class SideExchange:
             self._gather(0, number, payload, payload_bytes)
         else:
             self._send(0, number, CONTRIBUTION, payload, payload_bytes)
+
+    cdef void call(self, uint64_t number) noexcept nogil:
+        cdef uint32_t rank
+        self.called = max(self.called, number)
+        for rank in range(1, self.size):
+            self._send(rank, number, CALL, NULL, 0)
 
     cdef void take(self, uint64_t number, string& out) noexcept nogil:
         out.swap(self.results[number])
@@ -42,6 +49,9 @@ cdef class SideExchange:
             self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
         if header.flags == CONTRIBUTION and self.rank == 0:
             return self._gather(source, header.sequence, body, body_bytes)
+        if header.flags == CALL and source == 0 and self.rank != 0:
+            self.called = max(self.called, header.sequence)
+            return True
         if header.flags == RESULT and source == 0 and self.rank != 0:
             self.results[header.sequence].assign(body, body_bytes)
             return True
@@ -83,5 +93,5 @@ cdef class SideExchange:
         header.sequence = number
         header.flags = flags
         if memory != NULL:
-            memcpy(memory, payload, payload_bytes)
+            memcpy(memory, payload, payload_bytes)      # of a call: nothing
         send_staged(self.transport, to, MSG_SIDE, &header, sizeof(header), memory, payload_bytes)

@@ -27,6 +27,7 @@ class SavingProgram:
 
     def __init__(self, program: Program, folder: Path, saves: int) -> None:
         self.program, self.folder = program, folder
+        self.incremental = program.job.seed % 2 == 1
         draw = random.Random(f"saves {program.job.seed}")
         self.steps = sorted(draw.choices(range(program.plan.steps), k=saves))
         self.late = [draw.choice((0.0, 0.0, 50.0, LATEST_US)) for _ in program.job.ranks]
@@ -49,7 +50,7 @@ class SavingProgram:
         manager, done = self.program.job.ranks[worker.rank], self.savings[worker.rank]
         while done and not done[-1].done():
             self._pause(20.0)
-        order = manager._save_order(self.folder, None, None, None, None)
+        order = manager._save_order(self.folder, None, self.incremental, None, None, None)
 
         def start(run: Any) -> None:
             self._note_cut(len(done), worker.rank)

@@ -278,6 +278,90 @@ def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
     assert re.search(r"save\(.*\) \(step 1 of 4\): ranks \[1\] have not come", told)
 
 
+# -- what has changed --------------------------------------------------------------------------------------------------
+
+
+def test_an_incremental_save_has_what_has_changed(tmp_path: Path) -> None:
+    def rank(pm: Any) -> list[tuple[Path, dict[str, np.ndarray]]]:
+        tables, worker, saved = create(pm), pm.worker(), []
+        for number in range(5):
+            if number == 1:
+                worker.push(tables["plain"], [pm.rank, 40], np.ones((2, 5), np.float32))
+            elif number == 2:
+                worker.push_grad(tables["adagrad"], [7], np.ones((1, 7), np.float32))
+            elif number == 4:
+                worker.intent(tables["plain"], range(57), worker.clock, worker.clock + 1)
+                worker.wait_sync()
+            pm.barrier()
+            path = pm.save(tmp_path, incremental=True)
+            pm.barrier()
+            saved.append((path, everything(pm, tables)))
+            pm.barrier()
+        return saved
+
+    saved = run_ranks(3, rank)[0]
+    assert [read_manifest(path).base for path, _ in saved[:4]] == [None, "000001", "000002", "000003"]
+    assert [read_manifest(path).rows("plain") for path, _ in saved[:4]] == [57, 4, 0, 0]
+    assert [read_manifest(path).rows("adagrad") for path, _ in saved[:4]] == [40, 0, 1, 0]
+    for path, expected in saved:
+        with intentpm.checkpoint.verify(path) as opened:
+            found = {name: opened[name].rows() for name in TABLES}
+            for name in TABLES:
+                found |= {f"{name}.{state}": opened[name].state(state) for state in opened[name].state_names}
+            assert_same(found, expected)
+
+
+def test_a_chain_is_kept_whole_and_does_not_grow_for_ever(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        table = create(pm, ["plain"])["plain"]
+        worker = pm.worker()
+        bases = []
+        for number in range(12):
+            worker.push(table, range(15), np.ones((15, 5), np.float32))
+            bases.append(read_manifest(pm.save(tmp_path, incremental=True, keep=1)).base)
+            with intentpm.checkpoint.open(tmp_path) as opened:
+                assert (opened["plain"].rows(range(15)) == number + 1).all()
+        anew = [number for number, base in enumerate(bases) if base is None]
+        assert len(anew) > 1  # every so often every row is written
+        assert len(list(tmp_path.iterdir())) == 12 - anew[-1]
+        whole, newest = pm.save(tmp_path), pm.save(tmp_path, incremental=True)
+        while (base := read_manifest(newest).base) is None:
+            newest = pm.save(tmp_path, incremental=True)
+        assert base != whole.name  # which was made for others
+        shutil.rmtree(tmp_path / base)
+        with pytest.raises(CheckpointError, match="which is not there"):
+            intentpm.checkpoint.open(newest)
+        shutil.rmtree(newest)
+        assert read_manifest(pm.save(tmp_path, incremental=True)).base is None
+
+
+def test_changes_are_told_once_to_each_who_asks(tmp_path: Path) -> None:
+    def told(pm: Any, name: str, table: Any) -> dict[int, list[float]]:
+        found: dict[int, list[float]] = {}
+        for keys, rows in pm.changed_since(name, table, rows_at_once=7):
+            found |= dict(zip(keys.tolist(), rows.tolist(), strict=True))
+        return found
+
+    def rank(pm: Any) -> None:
+        table = create(pm, ["adagrad"])["adagrad"]
+        worker = pm.worker()
+        mine = set(table.home_keys().tolist())
+        assert told(pm, "a", table).keys() == mine
+        assert told(pm, "a", table) == {}
+        pm.barrier()
+        worker.push(table, [pm.rank, 39], np.ones((2, 7), np.float32))
+        pm.barrier()
+        assert told(pm, "a", table).keys() == mine & {0, 1, 39}
+        assert told(pm, "b", table).keys() == mine
+        assert told(pm, "a", table) == {}
+        if 39 in mine:
+            worker.push(table, [39], np.ones((1, 7), np.float32))
+            assert told(pm, "b", table) == {39: [3.0] * 7}
+        pm.barrier()
+
+    run_ranks(2, rank)
+
+
 # -- what does not fit -------------------------------------------------------------------------------------------------
 
 
