@@ -90,7 +90,7 @@ class Progress:
         """Where the ranks were that saved it; none is more than an epoch ahead of another."""
         at = [rank["epoch"] + rank["share"] for rank in restored.extra]
         self.generation = restored.number
-        self._first_epoch = int(min(at))
+        self._first_epoch = self._epoch = int(min(at))
         shares = [min(position - self._first_epoch, 1.0) for position in at]
         self._share = shares[pm.rank] if len(shares) == pm.size else float(np.mean(shares))
         self.rows = restored.extra[0]["rows"][: self._first_epoch]
