@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from intentpm.bench.scenarios.checkpoints_cli import checkpoints
 from intentpm.bench.scenarios.exactness_cli import exactness
 from intentpm.bench.scenarios.management_cli import management
 from intentpm.bench.suite.cli import suite
@@ -35,5 +36,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (kge, mf):
     train.add_command(_command)
-for _command in (suite, exactness, management):
+for _command in (suite, exactness, management, checkpoints):
     bench.add_command(_command)

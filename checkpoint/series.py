@@ -18,9 +18,12 @@ from pathlib import Path
 
 from intentpm.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from intentpm.checkpoint.pieces import put_in_place, sync_folder
+from intentpm.checkpoint.tensor_file import TensorFile
 from intentpm.foundation.errors import CheckpointError
 
 DIGITS = 6
+MOST_CHAINED = 32
+"""Checkpoints that one may need: each has some rows, and all their files are open while it is read."""
 
 
 def numbered(folder: Path) -> list[Path]:
@@ -113,6 +116,21 @@ def chain(path: Path) -> list[Path]:
             raise CheckpointError(f"{found[-1] / MANIFEST}: needs the checkpoint {before}, which is not there")
         found.append(before)
     return found
+
+
+def may_build_on(base: Path) -> bool:
+    """Whether a checkpoint of what has changed since ``base`` is worth it: else one with every row is made, which later
+    ones build on. All that ``base`` needs is looked at. Does not raise."""
+    try:
+        needed = chain(base)
+        manifests = [read_manifest(path) for path in needed]
+        sizes = [sum(file.size_bytes for file in manifest.files) for manifest in manifests]
+        for path, manifest in zip(needed, manifests, strict=True):
+            for file in manifest.files:
+                TensorFile(path / file.name, file.size_bytes, file.checksums[""])
+    except (CheckpointError, OSError):
+        return False
+    return len(needed) < MOST_CHAINED and sum(sizes[:-1]) <= sizes[-1]
 
 
 def prune(folder: Path, keep: int | None) -> None:

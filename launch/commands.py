@@ -85,6 +85,7 @@ def intentpm() -> None:
     metavar="SECONDS",
     help="Time for the other ranks to end after a first failure. [default: peer timeout + 2]",
 )
+@click.option("--restarts", type=click.IntRange(0), default=0, help="Start a job that fails anew, so many times.")
 @click.option("-m", "--module", is_flag=True, help="PROGRAM is the name of a module, as in python -m.")
 @click.argument("program")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -94,6 +95,7 @@ def run(
     prefix: bool,
     timeout_s: float | None,
     grace_s: float | None,
+    restarts: int,
     module: bool,
     program: str,
     args: tuple[str, ...],
@@ -106,7 +108,11 @@ def run(
     from intentpm.launch.local import run_local
 
     argv = [sys.executable, "-m", program, *args] if module else [*command_for(program), *args]
-    sys.exit(run_local(ranks, argv, transport=transport, prefix=prefix, timeout_s=timeout_s, grace_s=grace_s))
+    sys.exit(
+        run_local(
+            ranks, argv, transport=transport, prefix=prefix, timeout_s=timeout_s, grace_s=grace_s, restarts=restarts
+        )
+    )
 
 
 def command_for(program: str) -> list[str]:

@@ -94,6 +94,11 @@ class LocalJob:
     ) -> None:
         self.close()
 
+    @property
+    def told_to_end(self) -> bool:
+        """By a signal to this process, or by a reader of its output that went away."""
+        return self._endings_seen > 0 or self._is_output_broken
+
     def pid(self, rank: int) -> int:
         return self._processes[rank].pid
 

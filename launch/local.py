@@ -5,13 +5,18 @@ rendezvous) and ``INTENTPM_SECRET``.
 """
 
 import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 
+from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError
 from intentpm.launch.rendezvous import Address, Rendezvous
 from intentpm.runtime.config import Config
 
 MIN_SECRET_BYTES = 16
+RESTARTS_VARIABLE = "INTENTPM_RESTARTS"
+"""What a rank finds of how often its job was started anew before."""
 
 
 class LocalWorld:
@@ -59,12 +64,14 @@ def run_local(
     env: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
     grace_s: float | None = None,
+    restarts: int = 0,
 ) -> int:
     """Runs ``argv`` (a complete command line) as ``n`` ranks on this machine and waits for all of them.
 
     Parameters: ``transport`` sets ``INTENTPM_TRANSPORT``; ``prefix`` puts ``[rank]`` before each line of output (else
     the ranks write to this process's streams themselves); ``env`` is added to the environment of the ranks; after
-    ``timeout_s`` everything is killed; ``grace_s`` is what the others get to end by themselves after a first failure.
+    ``timeout_s`` everything is killed; ``grace_s`` is what the others get to end by themselves after a first failure;
+    a job that fails is started anew, up to ``restarts`` times, unless it was told to end.
 
     Returns the exit code: 0 when every rank ended with 0, else that of the first rank to fail (128 + signal number for
     one that was killed), 124 after ``timeout_s``.
@@ -72,10 +79,18 @@ def run_local(
     Threads: in the main thread, INT, TERM, HUP, QUIT, USR1, USR2 and TSTP go to the ranks meanwhile. Nothing of the job
     is left when this returns, nor when this process is killed.
     """
-    from intentpm.launch.job import LocalJob
+    from intentpm.launch.job import TIMED_OUT, LocalJob
 
-    with LocalJob(n, argv, transport=transport, prefix=prefix, env=env, grace_s=grace_s) as job:
-        return job.wait(timeout_s)
+    deadline = None if timeout_s is None else time.monotonic() + wait_s(timeout_s, "timeout_s")
+    for attempt in range(restarts + 1):
+        variables = {**(env or {}), RESTARTS_VARIABLE: str(attempt)}
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        with LocalJob(n, argv, transport=transport, prefix=prefix, env=variables, grace_s=grace_s) as job:
+            exit_code = job.wait(left_s)
+        if exit_code in (0, TIMED_OUT) or job.told_to_end or attempt == restarts:
+            break
+        print(f"intentpm run: starts the job anew ({attempt + 1} of {restarts} restarts)", file=sys.stderr, flush=True)
+    return exit_code
 
 
 def job_secret(config: Config) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from intentpm.launch.guardian import JOB_VARIABLE
 from intentpm.launch.inheritance import MARK_VARIABLE
+from intentpm.launch.local import RESTARTS_VARIABLE
 from intentpm.runtime.config import Config
 from intentpm.transports.ucx_library import SWITCH
 
@@ -14,6 +15,7 @@ PREFIX = "INTENTPM_"
 KNOWN = (
     *(PREFIX + field.name.upper() for field in fields(Config)),
     *("INTENTPM_RANK", "INTENTPM_SIZE", "INTENTPM_RENDEZVOUS", "INTENTPM_LOCAL_RANKS", "INTENTPM_LAUNCHER"),
+    RESTARTS_VARIABLE,
     *(JOB_VARIABLE, MARK_VARIABLE, SWITCH),
 )
 

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from intentpm.runtime.futures import Future
     from intentpm.runtime.loading import Restored
     from intentpm.runtime.manager import ParameterManager
+    from intentpm.runtime.periodic_saves import PeriodicSaves
     from intentpm.runtime.sampling import Sample, Sampling
+    from intentpm.runtime.saving import Saving
     from intentpm.runtime.worker import Worker
 
     __version__: str
@@ -61,10 +63,12 @@ __all__ = [
     "OptimizerError",
     "ParameterManager",
     "PeerLostError",
+    "PeriodicSaves",
     "Restored",
     "Sample",
     "SampleError",
     "Sampling",
+    "Saving",
     "ShapeError",
     "Table",
     "TransportError",
@@ -86,7 +90,9 @@ _LATER = {
     "Future": "runtime.futures",
     "KeyReport": "runtime.explain",
     "ParameterManager": "runtime.manager",
+    "PeriodicSaves": "runtime.periodic_saves",
     "Restored": "runtime.loading",
+    "Saving": "runtime.saving",
     "Sample": "runtime.sampling",
     "Sampling": "runtime.sampling",
     "Table": "runtime._native.store",

@@ -5,7 +5,7 @@ home it is, wherever they are by now. That is an access like any other: keys may
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ import numpy as np
 from intentpm.checkpoint.reader import WEIGHTS, Checkpoint, TableReader, open_checkpoint
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.saving import Exchange, Said, describe_table, rows_at_once
+from intentpm.runtime.rank_file import describe_table, rows_at_once
 from intentpm.runtime.worker import Worker
+
+Said = dict[str, Any]
+Exchange = Callable[[Said], list[Said]]
+"""Collective: what every rank said, in rank order."""
 
 
 @dataclass(frozen=True, slots=True)

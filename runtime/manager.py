@@ -9,8 +9,6 @@ import itertools
 import json
 import os
 import threading
-import uuid
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +16,7 @@ from typing import Any, NoReturn, get_args
 
 import numpy.typing as npt
 
-from intentpm.checkpoint.manifest import RankEntry
-from intentpm.foundation.errors import CheckpointError, DtypeError, Error, KeyRangeError, WaitTimeoutError
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
@@ -27,16 +24,16 @@ from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.array_types import Keys, Weights
-from intentpm.runtime.collectives import Call, Collectives
+from intentpm.runtime.checkpointing import Checkpointing
+from intentpm.runtime.collectives import Collectives
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
-from intentpm.runtime.loading import Restored, load_together
 from intentpm.runtime.optimisers import RowOptimiser, check_management
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
-from intentpm.runtime.saving import Exchange, HomeRows, SaveOrder, check_keep, plain, save_together
+from intentpm.runtime.saving import Saves
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
 from intentpm.runtime.table_creation import TableCreation, check_budget
@@ -49,7 +46,7 @@ from intentpm.transports.base import Transport
 CLOSE_FLUSH_S = 5.0
 
 
-class ParameterManager:
+class ParameterManager(Checkpointing):
     """One rank of a job: its tables, workers and connections. Made by ``intentpm.init()``; use it in a with block.
 
     Collective calls (``create_table``, ``barrier``, ``allgather``, ``write_trace``, ``close``) must be made by every
@@ -69,7 +66,6 @@ class ParameterManager:
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
-        self._job = uuid.uuid4().hex  # of its checkpoints
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
             transport,
@@ -83,6 +79,8 @@ class ParameterManager:
         )
         self._collectives = Collectives(self._engine, self.rank)
         self._inspector = Inspector(self._engine)
+        self._saves = Saves(self._engine, self._workers, self.rank, config.seed)
+        self._told = {}
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -264,85 +262,6 @@ class ParameterManager:
         with self._collectives.call("allgather", "allgather()", payload, timeout) as call:
             return call.gather(payload)
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        *,
-        extra: Any = None,
-        keep: int | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        """Collective. Adds a checkpoint of ``tables`` to those in ``folder``; returns the one it made.
-
-        It has their rows, with what the optimizers keep, as of this call: no rank trains while it is being written.
-        Any number of ranks can ``load`` it, and ``intentpm.checkpoint.open`` reads it with NumPy alone.
-
-        Parameters
-            folder: of one job's checkpoints; every rank must see the same one. It is made if need be.
-            tables: tables or their names; None: all of this job.
-            extra: anything that JSON can hold, kept for this rank: where in its data it is, say.
-            keep: how many checkpoints to keep in ``folder``, this one included; older ones are removed. None: all.
-            timeout: seconds; None waits as long as all ranks are alive.
-        Raises CheckpointError, on every rank, naming the file and the rank; what was in ``folder`` is as it was.
-        Otherwise as ``barrier``.
-        """
-        order = SaveOrder(Path(folder), self._chosen(tables), check_keep(keep), self._rank_entry(extra))
-        with self._collectives.call("save", f"save({str(folder)!r})", str(folder).encode(), timeout) as call:
-            call.once(self._workers.settle)
-            call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
-            with self.worker() as worker:
-                source = HomeRows(worker)
-                path, self._job = save_together(order, self.rank, self._job, self.config.seed, source, _telling(call))
-        return path
-
-    def load(
-        self,
-        path: str | os.PathLike[str],
-        tables: Iterable[Table | str] | None = None,
-        timeout: float | None = None,
-    ) -> Restored:
-        """Collective. Overwrites the rows of ``tables`` with those of a checkpoint, whatever the number of ranks that
-        saved it, with what the optimizers keep; tables must be made first, as they were for the job that saved it.
-
-        Parameters
-            path: a checkpoint, or a folder of them: then the newest.
-            tables: tables or their names; None: all of this job. The checkpoint may have others, too.
-            timeout: seconds; None waits as long as all ranks are alive.
-        Returns a ``Restored``, which has ``extra`` and the workers' ``clocks`` of the ranks that saved it.
-        Raises CheckpointError, on every rank, naming the file that is missing, damaged or of another job; no row was
-        changed then. Otherwise as ``barrier``.
-        """
-        chosen = self._chosen(tables)
-        with self._collectives.call("load", f"load({str(path)!r})", str(path).encode(), timeout) as call:
-            call.once(self._workers.settle)
-            call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
-            with self.worker() as worker:
-                restored = load_together(path, chosen, self.rank, self.size, worker, _telling(call))
-            call.once(lambda: self._engine.flush_news(call.remaining_s()))
-            call.agree({})
-        self._job = restored.job
-        return restored
-
-    def _chosen(self, tables: Iterable[Table | str] | None) -> list[Table]:
-        """The tables meant, each once, in the order they were made."""
-        if tables is None:
-            return list(self._tables.values())
-        given = [tables] if isinstance(tables, Table | str) else list(tables)
-        for table in given:
-            if isinstance(table, str) and table not in self._tables:
-                raise CheckpointError(f"there is no table {table!r} to save or load, but {list(self._tables)}")
-            if not isinstance(table, str):
-                self._check_own(table)
-        names = {table if isinstance(table, str) else table.name for table in given}
-        return [table for name, table in self._tables.items() if name in names]
-
-    def _rank_entry(self, extra: Any) -> RankEntry:
-        clocks = {str(worker.worker_id): worker.clock for worker in list(self._workers.members)}
-        return RankEntry(clocks, plain(extra))
-
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
@@ -480,6 +399,7 @@ class ParameterManager:
         self._closed = True
         try:
             self._engine.check()
+            self._saves.finish()
             self._workers.settle()
             self._leave()
         except BaseException as problem:
@@ -518,6 +438,7 @@ class ParameterManager:
         with contextlib.ExitStack() as ending:  # every step, last to first, even if one of them is interrupted
             ending.callback(self._world.close)
             ending.callback(self._engine.close, flush_s)
+            ending.callback(self._saves.join, CLOSE_FLUSH_S)
             if self._thread is not None and self._thread.is_alive():
                 ending.callback(self._thread.join, CLOSE_FLUSH_S)
             ending.callback(self._engine.stop)
@@ -548,11 +469,6 @@ class ParameterManager:
 
     def __repr__(self) -> str:
         return f"<intentpm.ParameterManager rank {self.rank} of {self.size}, {self._transport.name}>"
-
-
-def _telling(call: Call) -> Exchange:
-    """What the ranks say to each other within a collective call."""
-    return lambda said: [json.loads(answer) for answer in call.gather(json.dumps(said).encode())]
 
 
 def spin_times_us(asked: float | None, cores: int, local_ranks: int) -> tuple[float, float]:

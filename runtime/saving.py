@@ -1,51 +1,47 @@
-"""``ParameterManager.save``: how the ranks make one checkpoint together.
+"""``ParameterManager.save``: how the ranks make one checkpoint together, while they train on.
 
-    each rank      says what it was asked, or what keeps it from taking part          all must have been asked the same
-    rank 0         makes the checkpoint's folder
-    each rank      writes its rows into a file there
+    each rank      makes its cut (cuts.pxd), and says so, what it was asked, or what keeps it from taking part
+    rank 0         makes the checkpoint's folder; every rank has made its cut now, and says so
+    each rank      once no row can come any more that it has to write, writes its rows into a file there
     rank 0         puts the manifest in place, which makes it a checkpoint; removes what is no longer to be kept
 
 After each line the ranks tell each other how it went. Who fails says so, and all raise the same error; what was there
-before is as it was. Pure but for files: ``Exchange`` is whatever gathers what the ranks say.
+before is as it was. The first line is the caller's; the others are a thread's, unless the caller waits.
 """
 
 import json
-import os
+import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint import series
-from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry, TableEntry
-from intentpm.checkpoint.reader import state_part, tensor_name
-from intentpm.checkpoint.tensor_file import TensorFileWriter, TensorSpec
-from intentpm.foundation.errors import CheckpointError
+from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
+from intentpm.foundation.deadlines import wait_s
+from intentpm.foundation.errors import CheckpointError, WaitTimeoutError
+from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.worker import Worker
+from intentpm.runtime.rank_file import (
+    Rows,
+    as_rows,
+    describe_table,
+    rows_at_once,
+    stored_row_bytes,
+    write_rank_file,
+)
+from intentpm.runtime.worker import WorkersOfRank
 
 Said = dict[str, Any]
-Exchange = Callable[[Said], list[Said]]
-"""Collective: what every rank said, in rank order."""
-Rows = npt.NDArray[Any]
-PIECE_BYTES = 1 << 20
-"""Of rows copied and written at a time."""
-
-
-class RowSource(Protocol):
-    """Where the rows come from that this rank writes."""
-
-    def count(self, table: Table) -> int:
-        """How many there are."""
-        ...
-
-    def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int64], Rows]]:
-        """Each of them once: keys int64 [K], and rows [K], of ``stored_dtype`` where the table has an optimizer."""
-        ...
+Versions = npt.NDArray[np.uint32]
+STAGES = 4
+"""Exchanges of a save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,72 +51,272 @@ class SaveOrder:
     folder: Path
     tables: Sequence[Table]
     keep: int | None
+    incremental: bool
     mine: RankEntry
+    timeout_s: float | None
+    problem: str | None = None
+    """What is wrong with what it was asked."""
 
     def identity(self) -> Said:
         """What must be the same on every rank."""
-        return {"folder": str(self.folder), "tables": [table.name for table in self.tables], "keep": self.keep}
+        tables = [table.name for table in self.tables]
+        return {"folder": str(self.folder), "tables": tables, "keep": self.keep, "incremental": self.incremental}
+
+    def __str__(self) -> str:
+        return f"save({str(self.folder)!r})"
 
 
-def describe_table(table: Table) -> TableEntry:
-    stored, state = table.stored_dtype, {}
-    if stored is not None and stored.names is not None:
-        for name in stored.names[1:]:
-            base, shape = stored[name].subdtype or (stored[name], ())
-            state[name] = (base.name, tuple(shape))
-    optimizer = None if table.optimizer is None else repr(table.optimizer)
-    return TableEntry(table.name, table.num_keys, table.row_shape, table.dtype.name, optimizer, state)
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Somebody who takes rows that have changed since he last did, a saved folder say. Four bytes per key and rank."""
+
+    base: str | None = None
+    """The checkpoint with what was taken."""
+    seen: Mapping[str, Versions] = field(default_factory=dict)
+    """Table -> per key 1 + the version of the row that was taken; 0: none."""
+
+    def seen_of(self, table: Table) -> Versions:
+        found = self.seen.get(table.name)
+        return np.zeros(table.num_keys, np.uint32) if found is None else found
 
 
-def save_together(
-    order: SaveOrder, rank: int, job: str, seed: int | None, source: RowSource, exchange: Exchange
-) -> tuple[Path, str]:
-    """Collective, all of it. Returns the checkpoint, and the job it is of (rank 0's ``job``).
+class Saving:
+    """A save that is under way; what ``ParameterManager.save(wait=False)`` returns. Any thread may wait for it."""
 
-    Raises CheckpointError, the same on every rank; what ``exchange`` raises.
+    def __init__(self, order: SaveOrder, savers: "Saves", number: int) -> None:
+        self._order, self._savers, self._number = order, savers, number
+        self._ended = threading.Event()
+        self._path: Path | None = None
+        self._error: BaseException | None = None
+        self._stage = 0
+        self._taken: Consumer | None = None
+        self._given_up: int | None = None
+        """The exchange in which the others hear of it."""
+        self.looked_at = False
+        """Somebody has been told how it ended."""
+
+    def done(self) -> bool:
+        """True when ``result`` would return (or raise) at once. Does not wait."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until the checkpoint is made, on every rank. Raises as ``result``."""
+        self.result(timeout)
+
+    def result(self, timeout: float | None = None) -> Path:
+        """The checkpoint. timeout: seconds; None waits as long as all ranks are alive.
+
+        Raises CheckpointError, the same on every rank; PeerLostError; WaitTimeoutError (it goes on all the same).
+        """
+        if not self._ended.wait(None if timeout is None else wait_s(timeout)):
+            raise WaitTimeoutError(f"{self._order} was not over within {timeout:g} s")
+        self.looked_at = True
+        if self._error is not None:
+            raise self._error
+        assert self._path is not None
+        return self._path
+
+    def wait_for_all(self, timeout_s: float | None) -> None:
+        """Until it is over, whatever came of it; if it was given up here, until all ranks have heard of that."""
+        self._ended.wait()
+        if self._given_up is not None:
+            self._savers.snapshot.answers(self._given_up, f"{self._order}, which was given up here", timeout_s)
+            self._given_up = None
+
+    def run(self) -> None:
+        """All that comes after the cut; keeps what it raises."""
+        try:
+            self._path = self._make()
+        except BaseException as error:
+            self._error = error
+            self._give_up(error)
+        finally:
+            with suppress(Exception):
+                self._savers.snapshot.end(list(self._order.tables), self._number)
+            self._ended.set()
+
+    def _make(self) -> Path:
+        order, rank = self._order, self._savers.rank
+        said = self._tell(self._begin)
+        for other, theirs in enumerate(said):
+            if theirs["asked"] != said[0]["asked"]:
+                asked = said[0]["asked"]
+                raise CheckpointError(f"{order}: rank {other} was asked for {theirs['asked']}, rank 0 for {asked}")
+        ranks = [RankEntry(*theirs["mine"]) for theirs in said]
+        self._savers.snapshot.seal(list(order.tables))
+        told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
+        path, base, self._savers.job = Path(told["path"]), told["base"], told["job"]
+        try:
+            self._savers.snapshot.settle_replicas(order.timeout_s)
+            rows = SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
+            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, rows)})
+            entries = [FileEntry(*theirs["file"]) for theirs in written]
+            tables = [describe_table(table) for table in order.tables]
+            job, seed = self._savers.job, self._savers.seed
+            manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, ranks)
+            self._tell(lambda: _commit(order, path, manifest) if rank == 0 else {})
+        except CheckpointError:
+            if rank == 0:
+                _clear_away(path)
+            raise
+        if self._taken is not None:
+            self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
+        return path
+
+    def _seen(self) -> dict[str, Versions] | None:
+        """What the save before has taken of each row; from here on it is not known until this one is made."""
+        order = self._order
+        if not order.incremental:
+            return None
+        before = self._savers.consumers.pop(str(order.folder), Consumer())
+        seen = {table.name: before.seen_of(table) for table in order.tables}
+        self._taken = Consumer(None, seen)
+        return seen
+
+    def _begin(self) -> Said:
+        if self._order.problem is not None:
+            raise CheckpointError(self._order.problem)
+        mine = [self._order.mine.clocks, self._order.mine.extra]
+        return {"asked": self._order.identity(), "mine": mine, "base": self._base()}
+
+    def _base(self) -> str | None:
+        """The checkpoint since which this rank knows what has changed."""
+        before = self._savers.consumers.get(str(self._order.folder), Consumer())
+        known = self._order.incremental and all(table.name in before.seen for table in self._order.tables)
+        return before.base if known else None
+
+    def _make_folder(self, bases: list[str | None]) -> Said:
+        """On rank 0: also whether this one can have changes alone."""
+        if self._savers.rank != 0:
+            return {}
+        base = bases[0] if bases[0] is not None and bases == bases[:1] * len(bases) else None
+        path = series.begin(self._order.folder, self._savers.job)
+        if base is not None and not series.may_build_on(self._order.folder / base):
+            base = None
+        return {"path": str(path), "job": self._savers.job, "base": base}
+
+    def _tell(self, do: Callable[[], Said]) -> list[Said]:
+        """Does this rank's part, and returns what all ranks have to say of theirs. Raises CheckpointError."""
+        number = self._number * STAGES + self._stage
+        self._stage += 1
+        self._savers.snapshot.contribute(number, json.dumps(_try(do)).encode())
+        what = f"{self._order} (step {self._stage} of {STAGES})"
+        said = [json.loads(part) for part in self._savers.snapshot.answers(number, what, self._order.timeout_s)]
+        for rank, theirs in enumerate(said):
+            if "problem" in theirs:
+                raise CheckpointError(f"{self._order}: nothing was saved, because of rank {rank}: {theirs['problem']}")
+        return said
+
+    def _give_up(self, error: BaseException) -> None:
+        """The other ranks may wait for this one's part in what comes next."""
+        if isinstance(error, CheckpointError):
+            return  # all ranks know, and stop here
+        told = json.dumps({"problem": f"gave up: {error}"}).encode()
+        self._given_up = self._number * STAGES + min(self._stage, STAGES - 1)
+        with suppress(Exception):
+            for stage in range(self._stage, STAGES):
+                self._savers.snapshot.contribute(self._number * STAGES + stage, told)
+
+
+class Saves:
+    """The saves of a rank, one at a time. ``begin`` is for one thread at a time.
+
+    Attributes: ``snapshot``; ``job``, the name by which checkpoints of one job know each other (rank 0's counts);
+    ``consumers``: folder -> what was saved there last, for ``incremental``.
     """
-    where = f"save({str(order.folder)!r})"
-    said = _all_well(where, exchange({"asked": order.identity(), "mine": [order.mine.clocks, order.mine.extra]}))
-    for other, theirs in enumerate(said):
-        if theirs["asked"] != said[0]["asked"]:
+
+    def __init__(self, engine: Engine, workers: WorkersOfRank, rank: int, seed: int | None) -> None:
+        self.snapshot = RankSnapshot(engine)
+        self.rank, self.seed = rank, seed
+        self.job = uuid.uuid4().hex
+        self.consumers: dict[str, Consumer] = {}
+        self._engine, self._workers = engine, workers
+        self._last: Saving | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self, order: SaveOrder, start: Callable[[Callable[[], None]], object]) -> Saving:
+        """Makes this rank's cut, and has ``start`` run the rest of the save, which keeps what it raises.
+
+        Waits for the save before it, on all ranks: also if that was given up here.
+        Raises PeerLostError, ClosedError, WaitTimeoutError: there was no cut then.
+        """
+        if self._last is not None:
+            self._last.wait_for_all(order.timeout_s)
+        self._cut_off(order)
+        number = self.snapshot.cut(list(order.tables))
+        self._workers.open_gate(self._engine)
+        saving = self._last = Saving(order, self, number)
+        start(saving.run)
+        return saving
+
+    def start_thread(self, run: Callable[[], None]) -> None:
+        """A way to ``begin``."""
+        self._thread = threading.Thread(target=run, name="intentpm-save", daemon=True)
+        self._thread.start()
+
+    def _cut_off(self, order: SaveOrder) -> None:
+        """No write of this rank is under way when it returns, and none begins until the gate is opened."""
+        try:
+            self._workers.close_gate(self._engine, order.timeout_s)
+            self.snapshot.settle_replicas(order.timeout_s, cutting=True)
+        except BaseException:
+            self._workers.open_gate(self._engine)
+            raise
+
+    def finish(self) -> None:
+        """Waits for the save under way. Raises what it ended with, if nobody has been told."""
+        if self._last is not None:
+            if not self._last.looked_at:
+                self._last.result()
+            self.join()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Waits for the thread alone: the job is over, and so is the save, soon."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+
+class SnapshotRows:
+    """The rows of a snapshot that this rank writes; a ``rank_file.RowSource``."""
+
+    def __init__(self, snapshot: RankSnapshot, seen: Mapping[str, Versions] | None, only_changed: bool) -> None:
+        """seen: is brought up to date with what is written. only_changed: and says what need not be."""
+        self._snapshot, self._seen, self._only_changed = snapshot, seen, only_changed
+
+    def count(self, table: Table) -> int:
+        if self._only_changed and self._seen is not None:
+            self._snapshot.skip_unchanged(table, self._seen[table.name])
+        return self._snapshot.rows(table)
+
+    def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int32], Rows]]:
+        most = rows_at_once(table)
+        keys, memory = np.empty(most, np.int32), np.empty(most * stored_row_bytes(table), np.uint8)
+        seen = None if self._seen is None else self._seen[table.name]
+        while taken := self._snapshot.take(table, keys, memory, seen):
+            yield keys[:taken], as_rows(table, memory, taken)
+
+
+def run_here(run: Callable[[], None]) -> None:
+    """A way to ``Saves.begin``: the caller does it all."""
+    run()
+
+
+def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
+    for table in manifest.tables:
+        if manifest.base is None and manifest.rows(table.name) != table.num_keys:
             raise CheckpointError(
-                f"{where}: rank {other} was asked for {theirs['asked']}, rank 0 for {said[0]['asked']}"
+                f"table {table.name!r}: {manifest.rows(table.name)} rows were written, it has {table.num_keys}"
             )
-    ranks = [RankEntry(*theirs["mine"]) for theirs in said]
-    begun = _try(lambda: {"path": str(series.begin(order.folder, job)), "job": job} if rank == 0 else {})
-    told = _all_well(where, exchange(begun))[0]
-    path = Path(told["path"])
-    try:
-        written = _try(lambda: {"file": _write_file(path, rank, order.tables, source)})
-        entries = [FileEntry(*theirs["file"]) for theirs in _all_well(where, exchange(written))]
-        tables = [describe_table(table) for table in order.tables]
-        manifest = Manifest(told["job"], int(path.name), _version(), None, seed, tables, entries, ranks)
-        _all_well(where, exchange(_try(lambda: _commit(order, path, manifest) if rank == 0 else {})))
-    except CheckpointError:
-        if rank == 0:
-            _clear_away(path)
-        raise
-    return path, told["job"]
+    series.commit(path, manifest)
+    with suppress(OSError):  # the new one is there all the same
+        series.prune(order.folder, order.keep)
+    return {}
 
 
 def _clear_away(path: Path) -> None:
     """What was written of a save that failed; where even that fails, the next one does it."""
     with suppress(OSError):
         series.remove(path)
-
-
-def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
-    for table in manifest.tables:
-        if manifest.rows(table.name) != table.num_keys:
-            raise CheckpointError(
-                f"table {table.name!r}: {manifest.rows(table.name)} rows were written, it has {table.num_keys}"
-            )
-    series.commit(path, manifest)
-    try:
-        series.prune(order.folder, order.keep)
-    except OSError as error:  # the new one is there all the same
-        return {"warning": f"{error}"}
-    return {}
 
 
 def _try(do: Callable[[], Said]) -> Said:
@@ -132,13 +328,6 @@ def _try(do: Callable[[], Said]) -> Said:
         return {"problem": f"{name}{error.strerror}" if error.strerror else str(error)}
     except Exception as error:
         return {"problem": repr(error)}
-
-
-def _all_well(where: str, said: list[Said]) -> list[Said]:
-    for rank, theirs in enumerate(said):
-        if "problem" in theirs:
-            raise CheckpointError(f"{where}: nothing was saved, because of rank {rank}: {theirs['problem']}")
-    return said
 
 
 def _version() -> str:
@@ -160,82 +349,3 @@ def plain(extra: Any) -> Any:
         return json.loads(json.dumps(extra))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"extra: {error}: needs what JSON can hold") from None
-
-
-# -- this rank's file --------------------------------------------------------------------------------------------------
-
-
-def _write_file(folder: Path, rank: int, tables: Sequence[Table], source: RowSource) -> Sequence[Any]:
-    """Writes all rows of ``source``; returns the fields of a FileEntry."""
-    name = f"rank-{rank:04d}.safetensors"
-    rows = {table.name: source.count(table) for table in tables}
-    specs: dict[str, TensorSpec] = {}
-    for table in tables:
-        specs |= _specs(table, rows[table.name])
-    try:
-        with TensorFileWriter(folder / name, specs) as file:
-            for table in tables:
-                for keys, stored in source.pieces(table):
-                    for tensor, column in _columns(table, keys, stored):
-                        file.append(tensor, column)
-            file.finish()
-    except OSError as error:
-        if error.filename is None and not isinstance(error, CheckpointError):
-            error.filename = os.fspath(folder / name)
-        raise
-    return name, file.size_bytes, rows, file.checksums
-
-
-def _specs(table: Table, rows: int) -> Mapping[str, TensorSpec]:
-    entry = describe_table(table)
-    specs = {
-        tensor_name(table.name, "keys"): TensorSpec(np.dtype(np.int32), (rows,)),
-        tensor_name(table.name, "weights"): TensorSpec(table.dtype, (rows, *table.row_shape)),
-    }
-    for name, (dtype, shape) in entry.state.items():
-        specs[tensor_name(table.name, state_part(name))] = TensorSpec(np.dtype(dtype), (rows, *shape))
-    return specs
-
-
-def _columns(table: Table, keys: npt.NDArray[np.int64], stored: Rows) -> Iterator[tuple[str, Rows]]:
-    yield tensor_name(table.name, "keys"), keys.astype(np.int32)
-    if table.stored_dtype is None or stored.dtype.names is None:
-        yield tensor_name(table.name, "weights"), stored
-        return
-    for field in stored.dtype.names:
-        yield tensor_name(table.name, "weights" if field == "weights" else state_part(field)), stored[field]
-
-
-class HomeRows:
-    """The rows of the keys whose home this rank is, wherever they are."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._keys: dict[str, npt.NDArray[np.int64]] = {}
-
-    def count(self, table: Table) -> int:
-        self._keys[table.name] = table.home_keys()
-        return len(self._keys[table.name])
-
-    def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int64], Rows]]:
-        keys, at_once = self._keys[table.name], rows_at_once(table)
-        for first in range(0, len(keys), at_once):
-            some = keys[first : first + at_once]
-            yield some, self._stored(table, some)
-
-    def _stored(self, table: Table, keys: npt.NDArray[np.int64]) -> Rows:
-        weights = self._worker.pull(table, keys)
-        if table.stored_dtype is None:
-            return weights
-        rows = np.empty(len(keys), table.stored_dtype)
-        rows["weights"] = weights
-        for name, column in self._worker.pull_state(table, keys).items():
-            rows[name] = column
-        return rows
-
-
-def rows_at_once(table: Table) -> int:
-    """As many as are copied and written at a time."""
-    row = table.dtype.itemsize * int(np.prod(table.row_shape, dtype=np.int64))
-    stored = row if table.stored_dtype is None else table.stored_dtype.itemsize
-    return max(1, PIECE_BYTES // max(stored, 1))

@@ -20,6 +20,7 @@ cimport numpy as cnp
 
 import numpy as np
 
+from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError, Error, ShapeError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 
@@ -62,10 +63,24 @@ cdef enum WorkerUse:
     WORKER_CLOSED = 2
 
 
+cdef bint _is_open(void* turns, void* gate) noexcept nogil:
+    return load_relaxed(<uint32_t*>gate) == 0
+
+
+cdef bint _nobody_writes(void* turns, void* writing) noexcept nogil:
+    return load_relaxed(<uint32_t*>writing) == 0
+
+
 cdef class WorkersOfRank:
-    """The workers of a rank, as long as somebody has them, and what those that are closed have counted. Guarded by: GIL."""
+    """The workers of a rank, as long as somebody has them, and what those that are closed have counted. Guarded by: GIL.
+
+    The gate: while it is closed, calls that write wait before they begin (``cuts.pxd`` says what for). Nothing else does, and
+    what has begun goes on, so it is closed for as long as one write takes.
+    """
 
     cdef readonly object members         # weakly
+    cdef uint32_t gate                   # closed; looked at without the GIL by who waits
+    cdef uint32_t writing                # calls that are past the gate; the same
     cdef list writes                     # asynchronous ones of workers that are gone, not known to be done
     cdef AccessCounts* past              # per table id
 
@@ -85,6 +100,24 @@ cdef class WorkersOfRank:
             worker.settle()
         for write in self.writes:
             write.wait()
+
+    def close_gate(self, Engine engine not None, timeout_s=None) -> None:
+        """Waits until no write of this rank's workers is under way, and lets none begin until ``open_gate``."""
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        self.gate = 1
+        engine.calls.wait(_nobody_writes, &self.writing, limit_ns, "writes of this rank's workers to end")
+        for write in [write for worker in list(self.members) for write in (<Worker>worker).writes] + self.writes:
+            try:
+                write.wait(timeout_s)
+            except ClosedError:          # given up by who began it: it may come at any time, or not
+                engine.calls.raise_state()
+
+    def open_gate(self, Engine engine not None) -> None:
+        self.gate = 0
+        with nogil:
+            engine.monitor.acquire()
+            engine.turns.wake_waiters()
+            engine.monitor.release()
 
     cdef take_writes(self, Worker worker):
         """A write that nobody keeps would be given up: one whose key is on its way here waits for it."""
@@ -140,6 +173,7 @@ cdef class Worker:
     cdef double lr                       # of the push_grad in progress
     cdef Duplicates duplicates           # scratch of push_grad
     cdef WorkerUse use                   # guarded by: GIL
+    cdef bint writes_now                 # it is past the gate
     cdef WorkersOfRank workers
     cdef bint managed                    # intents are acted on
     cdef OpenWrites open_writes
@@ -265,13 +299,14 @@ cdef class Worker:
         check_step(table, duplicates)
         wanted = self._begin(table, keys)
         try:
+            self._pass_gate()
             self.lr = learning_rate(table, lr)
             wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
             self._access_local(table, ACCESS_STEP, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_STEP, wanted, rows)
         finally:
-            self.use = WORKER_IDLE
+            self._end_write()
 
     def push_grad_async(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
         """As ``push_grad``, but returns a Future at once; ``keys`` and ``gradients`` may be reused right away."""
@@ -280,11 +315,12 @@ cdef class Worker:
         check_step(table, duplicates)
         wanted = self._begin(table, keys)
         try:
+            self._pass_gate()
             self.lr = learning_rate(table, lr)
             wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
             return self._begin_write(table, ACCESS_STEP, wanted, rows)
         finally:
-            self.use = WORKER_IDLE
+            self._end_write()
 
     def pull_state(self, Table table not None, keys) -> dict:
         """Reads what the table's optimizer keeps of rows, as of one moment per row.
@@ -322,6 +358,7 @@ cdef class Worker:
             return
         wanted = self._begin(table, keys)
         try:
+            self._pass_gate()
             given = np.ascontiguousarray(rows)
             if given.dtype != table.stored_dtype or given.shape != (len(wanted),):
                 raise ShapeError(f"rows of {given.dtype}{given.shape}: table {table.name!r} stores {table.stored_dtype}")
@@ -330,7 +367,7 @@ cdef class Worker:
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_SET_STORED, wanted, stored)
         finally:
-            self.use = WORKER_IDLE
+            self._end_write()
 
     # -- public: samples -------------------------------------------------------------------------------------------------
 
@@ -468,6 +505,27 @@ cdef class Worker:
         self.use = WORKER_BUSY
         return wanted
 
+    cdef inline int _pass_gate(self) except -1:
+        """Of a call that writes, before it does: from here on to ``_end_write`` a cut waits for it."""
+        while self.workers.gate:
+            self.engine.calls.wait(_is_open, &self.workers.gate, FOREVER_NS, "a checkpoint's cut")
+            self.engine.calls.raise_state()
+        self.writes_now = True
+        self.workers.writing += 1
+        return 0
+
+    cdef inline int _end_write(self) except -1:
+        self.use = WORKER_IDLE
+        if self.writes_now:
+            self.writes_now = False
+            self.workers.writing -= 1
+            if self.workers.gate:
+                with nogil:
+                    self.engine.monitor.acquire()
+                    self.engine.turns.wake_waiters()
+                    self.engine.monitor.release()
+        return 0
+
     cdef cnp.ndarray _check_call(self, Table table, object keys):
         """Checks state, table and keys; returns the keys as int64 [K], contiguous."""
         if load_acquire(&self.engine.turns.state):
@@ -556,21 +614,23 @@ cdef class Worker:
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
         try:
+            self._pass_gate()
             rows = values_for(table, wanted, values)
             self._access_local(table, kind, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, kind, wanted, rows)
         finally:
-            self.use = WORKER_IDLE
+            self._end_write()
 
     cdef Future _write_async(self, Table table, int kind, object keys, object values):
         cdef cnp.ndarray wanted = self._begin(table, keys)
         cdef cnp.ndarray rows
         try:
+            self._pass_gate()
             rows = values_for(table, wanted, values)
             return self._begin_write(table, kind, wanted, rows)
         finally:
-            self.use = WORKER_IDLE
+            self._end_write()
 
     cdef Future _begin_write(self, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
         cdef Future future

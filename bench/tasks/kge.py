@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks._kge import train_batch
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
@@ -134,14 +135,19 @@ class KnowledgeGraphEmbedding:
         pm: the parameter manager.
         graph: all triples (every rank has them all and picks its own part).
         options: hyper-parameters, the same on every rank.
+        checkpoints: when and where they are made, and whether to go on from one.
     """
 
-    def __init__(self, pm: Any, graph: KnowledgeGraph, options: KgeOptions) -> None:
+    def __init__(
+        self, pm: Any, graph: KnowledgeGraph, options: KgeOptions, checkpoints: CheckpointOptions | None = None
+    ) -> None:
         self.pm, self.options = pm, options
         self.worker = pm.worker()
         self.tables = (self._create_table(0, graph.entities), self._create_table(1, graph.relations))
         self.entities = graph.entities
-        self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=options.seed)
+        self.progress = Progress(pm, self.tables, checkpoints)
+        seed = options.seed + self.progress.generation
+        self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=seed)
         self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector(RankingTotals())))
         shuffled = np.random.default_rng([options.seed, SAMPLING_STREAM]).permutation(len(graph.train))
         self.train = graph.train[shuffled[pm.rank :: pm.size]]
@@ -154,9 +160,11 @@ class KnowledgeGraphEmbedding:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield self._measured(0, EpochTotals())
-        for epoch in range(1, self.options.epochs + 1):
-            yield self._measured(epoch, self._train(epoch))
+        yield from self.progress.rows_of(EpochRow)
+        for epoch in self.progress.epochs(self.options.epochs):
+            row = self._measured(epoch, self._train(epoch) if epoch else EpochTotals())
+            yield self.progress.note_epoch(row)
+        self.progress.finish()
 
     def _scheme(self) -> str:
         """Without look-ahead nothing is signalled, for negatives neither."""
@@ -174,12 +182,14 @@ class KnowledgeGraphEmbedding:
         """One pass over this rank's training triples. Returns when the updates of all ranks are in place."""
         loss = 0.0
         order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(self.train))
+        order = self.progress.rest_of(order, self.options.batch)
         before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
-        for batch in look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare):
+        batches = look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare)
+        for batch in self.progress.follow(batches):
             loss += self._train_batch(batch)
         settle(self.pm, self.worker)
         seconds = time.perf_counter() - start
-        return EpochTotals(loss, len(self.train), seconds, Traffic.read(self.pm, TABLES) - before)
+        return EpochTotals(loss, len(order), seconds, Traffic.read(self.pm, TABLES) - before)
 
     def _batches(self, order: Int64) -> Iterator[TripleBatch]:
         size = self.options.batch

@@ -74,7 +74,7 @@ def kge(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **cho
         config={"data": graph.source, **sizes, **asdict(options)},
         epochs=options.epochs,
         columns=COLUMNS,
-        run=lambda pm: KnowledgeGraphEmbedding(pm, graph, options).run(),
+        run=lambda pm: KnowledgeGraphEmbedding(pm, graph, options, job.checkpoints_of("kge")).run(),
         quality=lambda rows: _quality(rows, options),
         notes=graph.notes,
     )

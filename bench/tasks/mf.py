@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks._mf import squared_error, train_batch
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.look_ahead import look_ahead
@@ -135,12 +136,16 @@ class MatrixFactorisation:
         pm: the parameter manager.
         ratings: all ratings (every rank has them all and picks its own part).
         options: hyper-parameters, the same on every rank.
+        checkpoints: when and where they are made, and whether to go on from one.
     """
 
-    def __init__(self, pm: Any, ratings: Ratings, options: MfOptions) -> None:
+    def __init__(
+        self, pm: Any, ratings: Ratings, options: MfOptions, checkpoints: CheckpointOptions | None = None
+    ) -> None:
         self.pm, self.options = pm, options
         self.worker = pm.worker()
         self.tables = (self._create_table(0, ratings.users), self._create_table(1, ratings.items))
+        self.progress = Progress(pm, self.tables, checkpoints)
         self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector()))
         train = ratings.rating[ratings.split == TRAIN]
         self.mean = float(train.mean(dtype=np.float64))
@@ -155,9 +160,11 @@ class MatrixFactorisation:
 
         Raises DivergedError when the errors are no longer finite, and whatever the PM raises.
         """
-        yield self._measured(0, EpochTotals())
-        for epoch in range(1, self.options.epochs + 1):
-            yield self._measured(epoch, self._train(epoch))
+        yield from self.progress.rows_of(EpochRow)
+        for epoch in self.progress.epochs(self.options.epochs):
+            row = self._measured(epoch, self._train(epoch) if epoch else EpochTotals())
+            yield self.progress.note_epoch(row)
+        self.progress.finish()
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of ``epoch`` (from 1)."""
@@ -177,12 +184,13 @@ class MatrixFactorisation:
         part, rate, error = self.parts[TRAIN], self.learning_rate(epoch), 0.0
         random = np.random.default_rng([self.options.seed, epoch, self.pm.rank])
         order = blocked_order(self.blocks[part.item], self.pm.rank, self.pm.size, random)
+        order = self.progress.rest_of(order, self.options.batch)
         before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
-        for batch in self._batches(part, order, self.options.batch):
+        for batch in self.progress.follow(self._batches(part, order, self.options.batch)):
             error += self._train_batch(batch, rate)
         settle(self.pm, self.worker)
         seconds = time.perf_counter() - start
-        return EpochTotals(error, len(part), seconds=seconds, traffic=Traffic.read(self.pm, TABLES) - before)
+        return EpochTotals(error, len(order), seconds=seconds, traffic=Traffic.read(self.pm, TABLES) - before)
 
     def _train_batch(self, batch: RatingBatch, rate: float) -> float:
         users, items = self._pull(batch)

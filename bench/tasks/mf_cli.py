@@ -55,7 +55,7 @@ def mf(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chos
         config={"data": ratings.source, **sizes, **asdict(options)},
         epochs=options.epochs,
         columns=COLUMNS,
-        run=lambda pm: MatrixFactorisation(pm, ratings, options).run(),
+        run=lambda pm: MatrixFactorisation(pm, ratings, options, job.checkpoints_of("mf")).run(),
         quality=_quality,
         notes=ratings.notes,
     )

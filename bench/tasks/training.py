@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from intentpm.bench.output import OutputError, check_file, check_folder
 from intentpm.bench.relaunch import is_rank, run_ranks, shows_on_terminal
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Duration
 from intentpm.bench.tasks.progress import Column, EpochLines, make_console, summary_table
 from intentpm.bench.tasks.saving import Saved, save
 
@@ -20,6 +21,11 @@ _OPTIONS = (
     click.option("--transport", default="auto", show_default=True, help="auto, ucx or tcp."),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
                  help="Folder for the JSON results and the plot."),
+    click.option("--checkpoint-every", "every_s", type=Duration(), metavar="TIME",
+                 help="Make a checkpoint so often: 30s, 5m, 1h [never]."),
+    click.option("--checkpoints", type=click.Path(path_type=Path, file_okay=False),
+                 help="Folder for the checkpoints [checkpoints-NAME in the folder of the results]."),
+    click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, if there is one."),
     click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else."),
 )  # fmt: skip
 
@@ -32,6 +38,13 @@ class Job:
     transport: str
     out: Path
     as_json: bool
+    every_s: float | None = None
+    checkpoints: Path | None = None
+    resume: bool = False
+
+    def checkpoints_of(self, name: str) -> CheckpointOptions:
+        """Of ``intentpm train NAME``."""
+        return CheckpointOptions(self.checkpoints or self.out / f"checkpoints-{name}", self.every_s, self.resume)
 
     def leave_to_ranks(self, check: Callable[[], object]) -> None:
         """Where several ranks are wanted and this process is none of them: starts them and exits with their exit code.
@@ -47,8 +60,9 @@ class Job:
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The innermost decorator of a command: adds the options of a job, which it takes as its first argument, a Job."""
 
-    def with_job(ranks: int | None, transport: str, out: Path, as_json: bool, **options: Any) -> Any:
-        return command(Job(ranks, transport, out, as_json), **options)
+    def with_job(**options: Any) -> Any:
+        job = Job(**{field.name: options.pop(field.name) for field in fields(Job)})
+        return command(job, **options)
 
     with_job.__name__, with_job.__doc__ = command.__name__, command.__doc__
     for option in reversed(_OPTIONS):

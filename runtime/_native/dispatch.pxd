@@ -11,6 +11,7 @@ from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.serving cimport Serving
+from intentpm.runtime._native.side_exchange cimport SideExchange
 from intentpm.runtime._native.turns cimport Turns
 from intentpm.transports.base cimport Transport
 
@@ -25,3 +26,4 @@ cdef class Dispatch:
     cdef Rounds rounds
     cdef Inquiry inquiry
     cdef Turns turns
+    cdef SideExchange side

@@ -8,10 +8,12 @@ from intentpm.foundation.losses cimport LOSS_NONSENSE, loss_text
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_REPLY, MSG_SYNC, MSG_SYNCED, AccessHeader,
+    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_REPLY, MSG_SIDE, MSG_SYNC, MSG_SYNCED,
+    AccessHeader,
     ControlHeader, RoundHeader,
 )
 from intentpm.runtime._native.serving cimport Serving
+from intentpm.runtime._native.side_exchange cimport SideExchange
 from intentpm.runtime._native.turns cimport Turns
 from intentpm.transports.base cimport Transport
 
@@ -46,6 +48,9 @@ cdef void _on_message(
             understood = (<Dispatch>context).rounds.sync.on_message(source, message_id)
         elif message_id == MSG_EXPLAIN or message_id == MSG_EXPLAINED:
             understood = (<Dispatch>context).inquiry.on_message(source, message_id, &control, body, body_bytes)
+        elif message_id == MSG_SIDE:
+            understood = (<Dispatch>context).side.on_message(source, &control, body, body_bytes)
+            (<Dispatch>context).turns.wake_waiters()
         else:
             understood = (<Dispatch>context).control.on_message(source, message_id, &control, body, body_bytes)
     if not understood:
@@ -76,6 +81,7 @@ cdef class Dispatch:
         self.serving = serving
         self.remote = serving.remote
         self.inquiry = inquiry
+        self.side = SideExchange(turns.transport)
         self.transport.on_message = _on_message
         self.transport.on_lost = _on_lost
         self.transport.on_step = _on_step

@@ -24,7 +24,7 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.draft cimport Draft
@@ -64,9 +64,11 @@ cdef class HandOver:
     cdef void begin(self, uint32_t their_load) noexcept nogil
     # Whether the key, owned here and intended by ``asker`` and others, shall be its with this answer.
     cdef bint is_due(self, TableState* table, uint32_t key, uint32_t asker) noexcept nogil
-    # The row is moved into ``row``, of the answer; returns its version. The list goes into the draft; the caller learns the new
-    # owner, and has the news sent that were noted (News.send_last) before the answer is.
-    cdef uint32_t give(self, TableState* table, uint32_t key, uint32_t asker, char* row, Draft draft) noexcept nogil
+    # The row is moved into ``row``, of the answer, and ``apart`` says what else (``move_out``); returns its version. The list
+    # goes into the draft; the caller learns the new owner, and has the news sent that were noted (News.send_last) before the
+    # answer is.
+    cdef uint32_t give(
+        self, TableState* table, uint32_t key, uint32_t asker, char* row, Draft draft, uint8_t* apart) noexcept nogil
     # The other side: the key is owned here and SHARED. others: how many hold it, and who. wrote: this rank's writes that no
     # record carried are in the row.
     cdef void take(self, TableState* table, uint32_t key, const uint16_t* others, bint wrote) noexcept nogil

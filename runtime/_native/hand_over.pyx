@@ -73,17 +73,18 @@ cdef class HandOver:
         return self.listed + count <= self.room and (self.always or evens_out(
             self.own_load, self.their_load, count * holding_load(table.stored_bytes)))
 
-    cdef uint32_t give(self, TableState* table, uint32_t key, uint32_t asker, char* row, Draft draft) noexcept nogil:
+    cdef uint32_t give(
+            self, TableState* table, uint32_t key, uint32_t asker, char* row, Draft draft, uint8_t* apart) noexcept nogil:
         cdef bint stays = table.records[key].intent_refs > 0
         cdef uint32_t version, i, listed
         cdef bint unspread
         self._take_holdings(table, key, asker)
         if stays:
-            version = keep_as_replica(table, key, row)
+            version = keep_as_replica(table, key, row, apart)
             table.flags[key] &= <uint8_t>~(KEY_MISSED | KEY_OFFERED)
             self.kept += 1
         else:
-            version = move_out(table, key, row)
+            version = move_out(table, key, row, apart)
         # Own writes that were not spread yet; from here on they would be a replica's.
         unspread = load_relaxed_i32(&table.dirty_next[key]) != NOT_DIRTY
         listed = <uint32_t>self.others.size() + stays

@@ -57,6 +57,10 @@ cdef class Holder:
     cdef uint32_t rank
     cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
     cdef bint tells_all                          # whatever the threshold: a wait_sync is going on
+    # This rank is about to make its cut (cuts.pxd). A record sent now may be answered after it: it does not say which row this
+    # rank has, or the answer could leave that out, and what is pending then be taken for older than the cut
+    # (``promote_in_place``).
+    cdef bint cutting
     cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
     cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
     cdef int64_t taken_bytes                     # of row memory, counting keys that are asked for, and those moved out since
@@ -156,7 +160,8 @@ cdef class Holder:
         version) noexcept nogil
     cdef void _take_ownership(
         self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
-        uint32_t version) noexcept nogil
+        uint32_t version, uint8_t apart) noexcept nogil
+    cdef uint8_t _hear_of_snapshot(self, TableState* table, uint8_t flags, uint8_t code) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil

@@ -5,6 +5,8 @@ from libc.string cimport memset
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.apart cimport arrive_apart
+from intentpm.runtime._native.cuts cimport is_of
 from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
@@ -17,8 +19,9 @@ from intentpm.runtime._native.journal cimport (
     EVENT_WITHDRAWN, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED, RESULT_DROPPED,
-    RESULT_MOVED, RESULT_MOVED_SAME, RESULT_SAME, RoundBody, RoundHeader,
+    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED,
+    RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved,
+    rows_in,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
 from intentpm.runtime._native.owner cimport Owner
@@ -197,6 +200,7 @@ cdef class Holder:
         header.origin = <uint16_t>self.rank
         header.round_rank = <uint16_t>peer
         header.load = packed_load(self.owner.hand_over.load())
+        header.flags = self.remote.cuts.flags()
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count
@@ -223,7 +227,7 @@ cdef class Holder:
         if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
         # What a missed refresh brought is to be sent again, though its version may be known.
-        holds = 0 if table.flags[key] & KEY_MISSED else RECORD_HOLDS
+        holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else RECORD_HOLDS
         return holds | (pending * RECORD_ADD)
 
     # -- taking answers ------------------------------------------------------------------------------------------------
@@ -239,9 +243,11 @@ cdef class Holder:
     cdef void take_answer(
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
         cdef uint32_t i, row = 0
+        cdef uint8_t apart
         cdef const char* rows = body.rows
         cdef const uint16_t* others = body.holders if header.flags & FLAG_HOLDERS else NULL
         for i in range(header.count):
+            apart = self._hear_of_snapshot(table, header.flags, body.codes[i])
             prefetch_rows(table, body.keys, i, header.count)
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
             if body.codes[i] == RESULT_DROPPED or body.codes[i] == RESULT_DECLINED:
@@ -255,17 +261,26 @@ cdef class Holder:
                 self._take_same(
                     owner, table, body.keys[i], body.codes[i] == RESULT_MOVED_SAME, body.epochs[i], body.versions[i])
                 continue
-            if body.codes[i] == RESULT_MOVED:
+            if is_moved(body.codes[i]):
                 self._take_ownership(
-                    owner, table, body.keys[i], rows + row * table.stored_bytes, others, body.epochs[i], body.versions[i])
+                    owner, table, body.keys[i], rows + row * table.stored_bytes, others, body.epochs[i], body.versions[i],
+                    apart)
                 others += 1 + others[0] if others != NULL else 0
             else:
                 self._take_row(
                     owner, table, body.keys[i], rows + row * table.stored_bytes, body.epochs[i], body.versions[i])
-            row += 1
+            row += rows_in(body.codes[i])
         for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
+
+    cdef inline uint8_t _hear_of_snapshot(self, TableState* table, uint8_t flags, uint8_t code) noexcept nogil:
+        """What a result says of the row besides, if that is about the checkpoint this rank knows of."""
+        cdef uint8_t apart = code & <uint8_t>(RESULT_KEPT | RESULT_SAVED)
+        if apart == 0:
+            return 0
+        self.remote.cuts.hear(table, flags)
+        return apart if table.snapshot != NULL and is_of(table.snapshot, flags) else <uint8_t>0
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
         # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
@@ -315,15 +330,17 @@ cdef class Holder:
 
     cdef void _take_ownership(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
-            uint32_t version) noexcept nogil:
+            uint32_t version, uint8_t apart) noexcept nogil:
         """The row of a key that is owned here from now on. others: how many hold it, and who; NULL: nobody."""
         cdef bint shared = others != NULL and others[0] > 0
         cdef bint wrote = False
         if key_state(table, key) == STATE_REQUESTED:
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
+            if table.snapshot != NULL:
+                arrive_apart(table, key, apart, row + table.stored_bytes)
             publish_owned(table, key, version, shared)
         else:
-            wrote = promote_replica(table, key, row, version, shared)
+            wrote = promote_replica(table, key, row, version, shared, apart)
             self.replicas_promoted += 1
             self.replicas_taken -= 1
         self.relocations_in += 1

@@ -17,12 +17,15 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
               versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
-              MOVED have the next row. With HOLDERS also, for each MOVED, how many others hold the key, and their ranks: u16
+              MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the key,
+              and their ranks: u16
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
     MOVED     to keys' home: who owns them now. Body: keys u32 [K], epochs u32 [K], owners u32 [K]
     SYNC, SYNCED   (control header) send me all news of my replicas; done, they have arrived
+
+    SIDE      an exchange beside the collective ones (side_exchange.pxd). Control header: its number in ``sequence``
 
     EXPLAIN, EXPLAINED   what do you know of this key; the answer's body: facts (inquiry.pxd). Control header: table and
               key in ``sequence``, the asker's request in ``culprit`` and ``flags``
@@ -48,6 +51,7 @@ cdef enum MessageId:
     MSG_EXPLAINED = 12
     MSG_ROLL_CALL = 13
     MSG_ABSENT = 14
+    MSG_SIDE = 15
     MSG_FIRST_ROUND = 16         # from here on the header is a RoundHeader
     MSG_ROUND = 16
     MSG_ANSWER = 17
@@ -70,6 +74,8 @@ cdef enum AccessFlags:
     FLAG_FORWARDED = 2           # came by way of a rank that no longer had the keys
     FLAG_SAME = 4                # RESULT: all contributions are equal, one is sent
     FLAG_HOLDERS = 8             # ANSWER: a section of holders follows
+    CUT_SHIFT = 6                # ACCESS, ROUND: cuts that the origin had made, modulo 4 (cuts.pxd); ANSWER: of the snapshot
+    CUT_MASK = 3 << 6
 
 cdef struct AccessHeader:
     uint32_t request             # at the origin: index into its request pool ...
@@ -95,6 +101,10 @@ cdef enum RecordResult:
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
     RESULT_DECLINED = 5          # you do not get the key (declined.pxd)
+    RESULT_MASK = 63
+    # With MOVED, of a table that is being saved (cuts.pxd):
+    RESULT_KEPT = 64             # another row follows, which goes into the checkpoint
+    RESULT_SAVED = 128           # the row is in the checkpoint, or stays behind for it
 
 cdef struct RoundHeader:
     uint32_t count
@@ -123,7 +133,15 @@ cdef inline size_t carried_bytes(int access_kind, size_t row_bytes, size_t store
 
 
 cdef inline bint has_row(uint8_t result) noexcept nogil:
-    return result < RESULT_DROPPED
+    return (result & RESULT_MASK) < RESULT_DROPPED
+
+
+cdef inline bint is_moved(uint8_t result) noexcept nogil:
+    return (result & RESULT_MASK) == RESULT_MOVED
+
+
+cdef inline uint32_t rows_in(uint8_t result) noexcept nogil:
+    return has_row(result) + ((result & RESULT_KEPT) != 0)
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:
@@ -245,7 +263,7 @@ cdef inline bint holders_fit(
     if not header.flags & FLAG_HOLDERS:
         return body_bytes == body.size_bytes
     for i in range(header.count):
-        if body.codes[i] != RESULT_MOVED:
+        if not is_moved(body.codes[i]):
             continue
         if at >= room or body.holders[at] >= size:
             return False

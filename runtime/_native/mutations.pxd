@@ -26,6 +26,11 @@ cdef enum Mutation:
     MUTATION_HOLDERS_NOT_PASSED_ON = 1 << 11     # a key is handed over without the list of who holds it
     MUTATION_LAST_NEWS_UNTOLD = 1 << 12      # who hands a key over does not tell its holders what they lack
     MUTATION_WRITES_NOT_SPREAD = 1 << 13     # who is given a key does not tell its holders what it wrote meanwhile
+    MUTATION_LATE_WRITE_LOST = 1 << 16       # a write from before a cut is not made on the copy for the checkpoint
+    MUTATION_COPY_LEFT_OUT = 1 << 17         # a row that moves does not take its copy for the checkpoint along
+    MUTATION_SAVED_TWICE = 1 << 18           # a row that was left to the checkpoint is written by its new owner, too
+    MUTATION_CUT_UNSETTLED = 1 << 19         # a cut does not wait for what replicas have for their owners
+    MUTATION_CUT_UNTOLD = 1 << 20            # messages do not say that their origin has made a cut
 
 
 cdef uint32_t planted            # set while no other thread runs

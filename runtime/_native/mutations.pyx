@@ -17,6 +17,11 @@ NAMES = {
     "holders not passed on": MUTATION_HOLDERS_NOT_PASSED_ON,
     "last news untold": MUTATION_LAST_NEWS_UNTOLD,
     "writes not spread": MUTATION_WRITES_NOT_SPREAD,
+    "late write lost": MUTATION_LATE_WRITE_LOST,
+    "copy left out": MUTATION_COPY_LEFT_OUT,
+    "saved twice": MUTATION_SAVED_TWICE,
+    "cut unsettled": MUTATION_CUT_UNSETTLED,
+    "cut untold": MUTATION_CUT_UNTOLD,
 }
 
 

@@ -21,6 +21,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hand_over cimport HandOver
 from intentpm.runtime._native.hints cimport Hints
@@ -37,6 +38,7 @@ cdef class Owner:
     cdef Transport transport
     cdef Parking parking
     cdef Journal journal
+    cdef Cuts cuts
     cdef News news
     cdef Hints hints
     cdef Draft draft
@@ -45,6 +47,7 @@ cdef class Owner:
     cdef int management
     cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
     cdef vector[uint32_t] row_numbers            # ... and where their rows are
+    cdef bint is_new                             # what the round being served has written (cuts.pxd)
     # Counters.
     cdef readonly uint64_t relocations_out
     cdef readonly int64_t moved_out_bytes        # of row memory
@@ -62,7 +65,8 @@ cdef class Owner:
     cdef uint32_t _take_delta(
         self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
-    cdef uint32_t _move_to(self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil
+    cdef uint32_t _move_to(
+        self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil
     cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil
     cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil

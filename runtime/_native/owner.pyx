@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.cuts cimport snapshot_flags
 from intentpm.runtime._native.declined cimport forget_declined, may_replicate, note_declined
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
@@ -17,8 +18,9 @@ from intentpm.runtime._native.journal cimport (
     REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED,
-    RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, has_row,
+    CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET,
+    RESULT_DECLINED, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
+    rows_in,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
 from intentpm.runtime._native.news cimport News
@@ -40,6 +42,7 @@ cdef class Owner:
         self.transport = remote.transport
         self.parking = remote.parking
         self.journal = remote.journal
+        self.cuts = remote.cuts
         self.news = news
         self.hints = hints
         self.draft = Draft(remote.transport)
@@ -51,12 +54,16 @@ cdef class Owner:
 
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        cdef char* memory = self.draft.begin(table, asked.count, 3, asked.count + self.hand_over.room)
         cdef uint32_t i, row = 0
         cdef const char* delta
+        cdef char* memory
+        self.is_new = self.cuts.is_new(table, asked.flags)
+        # A row that moves while its table is being saved may take a second one along.
+        memory = self.draft.begin(
+            table, asked.count if table.snapshot == NULL else 2 * asked.count, 3, asked.count + self.hand_over.room)
         if memory == NULL:
             return
-        header.flags = 0
+        header.flags = snapshot_flags(table)
         header.rows = 0
         self.left_over.clear()
         self.row_numbers.clear()
@@ -73,7 +80,7 @@ cdef class Owner:
             row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
         header.count = <uint32_t>self.draft.keys.size()
         if self.hand_over.any:
-            header.flags = FLAG_HOLDERS
+            header.flags |= FLAG_HOLDERS
             self.news.send_last(table)
         if header.count > 0:
             self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)
@@ -87,7 +94,7 @@ cdef class Owner:
         cdef RoundBody body
         header.count = 1
         header.rows = message.has_row
-        header.flags = FLAG_FORWARDED
+        header.flags = FLAG_FORWARDED | (header.flags & CUT_MASK)
         body.rows = message.row
         body.keys = &key
         body.epochs = &message.epoch
@@ -100,7 +107,7 @@ cdef class Owner:
             char* memory, RoundHeader* header) noexcept nogil:
         """One record for a key owned here: applies its delta and adds the result to the answer being built."""
         cdef char* row = memory + header.rows * table.stored_bytes
-        cdef uint8_t result
+        cdef uint8_t result, apart
         cdef uint32_t before, version = 0
         cdef bint holds = (record & RECORD_HOLDS) != 0          # the holder's row is of version ``seen_version``
         # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
@@ -116,14 +123,15 @@ cdef class Owner:
                 self.hints.offer_to_last_holder(table, key)
         elif may_relocate(self.management) and decide(
                 self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
-            version = self._move_to(table, key, holder, row)
-            result = RESULT_MOVED_SAME if holds and version == seen_version else RESULT_MOVED
+            version = self._move_to(table, key, holder, row, &apart)
+            result = RESULT_MOVED_SAME if holds and version == seen_version and table.snapshot == NULL else RESULT_MOVED
             if result == RESULT_MOVED:
                 self.draft.holders.push_back(0)
+            result |= apart
         elif self.hand_over.is_due(table, key, holder):
-            version = self.hand_over.give(table, key, holder, row, self.draft)
+            version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
             self._leave_to(table, key, holder, REASON_LOAD)
-            result = RESULT_MOVED
+            result = RESULT_MOVED | apart
         elif holds and record & (RECORD_ADD | RECORD_SET):
             result = RESULT_SAME
             version = seen_version
@@ -138,7 +146,7 @@ cdef class Owner:
         else:
             result = RESULT_DECLINED
             note_declined(table, key, holder)
-        header.rows += has_row(result)
+        header.rows += rows_in(result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
         self.draft.epochs.push_back(table.records[key].epoch)
@@ -148,9 +156,9 @@ cdef class Owner:
     cdef inline uint32_t _take_delta(
             self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil:
         """Returns the row's version before."""
-        cdef uint32_t before = apply_write(table, key, delta, is_set)
+        cdef uint32_t before = apply_write(table, key, delta, is_set, self.is_new)
         if is_planted(MUTATION_DELTAS_TWICE):
-            apply_write(table, key, delta, is_set)
+            apply_write(table, key, delta, is_set, self.is_new)
         note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
         self.news.spread(table, key, holder, self.journal.now_ns)
         return before
@@ -162,12 +170,12 @@ cdef class Owner:
         return REASON_OWNER_INTENDS if table.records[key].intent_refs > 0 else REASON_OTHERS_HOLD
 
     cdef uint32_t _move_to(
-            self, TableState* table, uint32_t key, uint32_t holder, char* row) noexcept nogil:
+            self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil:
         """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
         cdef uint32_t version
         self._remove_holder(table, key, holder)
         forget_declined(table, key)
-        version = move_out(table, key, row)
+        version = move_out(table, key, row, apart)
         self.moved_out_bytes += table.stride_bytes
         self._leave_to(table, key, holder, REASON_MODE if self.management == MANAGE_RELOCATE else REASON_ONLY_INTENT)
         return version
@@ -251,7 +259,7 @@ cdef class Owner:
         if memory == NULL:
             return
         header.hops += 1
-        header.flags = FLAG_FORWARDED
+        header.flags = FLAG_FORWARDED | (asked.flags & CUT_MASK)
         header.rows = 0
         for n in range(numbers.size()):
             i = numbers[n]

@@ -19,16 +19,19 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.apart cimport set_apart
+from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET_STORED, ACCESS_STEP, AccessBody, AccessHeader, carried_bytes,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
-from intentpm.runtime._native.rows cimport pull_row_atomic, push_row_atomic, set_row_atomic
-from intentpm.runtime._native.state cimport KeyState
+from intentpm.runtime._native.rows cimport leave_written, pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.state cimport STATE_OWNED, KeyPlace, KeyState, lock_word
 from intentpm.runtime._native.steps cimport pull_stored_atomic, set_stored_atomic, step_row_atomic
-from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.table_state cimport TableState, key_state, row_of
 from intentpm.transports.base cimport Transport
 
 cdef enum:
@@ -81,6 +84,32 @@ cdef inline KeyState access_row(TableState* table, int kind, int64_t key, char* 
     return set_row_atomic(table, key, row)
 
 
+cdef inline void _make_write(TableState* table, int kind, char* row, const char* written, double lr) noexcept nogil:
+    if kind == ACCESS_PUSH:
+        table.add(row, written, table.row_items)
+    elif kind == ACCESS_STEP:
+        table.optimiser.step(row, written, table.row_items, table.optimiser, lr)
+    else:
+        copy_row(row, written, accessed_bytes(table, kind))
+
+
+cdef inline bint write_owned(
+        TableState* table, int kind, int64_t key, const char* written, double lr, bint is_new) noexcept nogil:
+    """Another rank's write, of a table that is being saved. False: the key is not owned here."""
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen
+    cdef char* copy
+    if key_state(table, key) != STATE_OWNED:
+        return False
+    seen = lock_word(&place.word)            # it stays so while the engine's lock is held
+    copy = set_apart(table, key, is_new)
+    _make_write(table, kind, row_of(table, place.slot), written, lr)
+    if copy != NULL:
+        _make_write(table, kind, copy, written, lr)
+    leave_written(table, key, seen)
+    return True
+
+
 @cython.final
 cdef class RemoteAccess:
     cdef Transport transport
@@ -94,6 +123,7 @@ cdef class RemoteAccess:
     cdef readonly Parking parking
     cdef vector[WaitingPull] waiting
     cdef readonly Journal journal
+    cdef readonly Cuts cuts
     cdef readonly uint64_t hops          # of answered forwarded keys, summed
 
     # Sorts ``positions`` (of keys not here) by owner into the operation.

@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.journal cimport EVENT_PARKED, Journal, note_traced
@@ -40,6 +41,7 @@ cdef class RemoteAccess:
         self.requests = requests
         self.parking = Parking()
         self.journal = Journal(transport)
+        self.cuts = Cuts(transport)
         self.counted.resize(transport.size + 1)
 
     def __dealloc__(self):
@@ -166,7 +168,7 @@ cdef class RemoteAccess:
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>table.rank
         header.kind = <uint8_t>operation.kind
-        header.flags = 0
+        header.flags = self.cuts.flags()
         header.hops = 0
         memory = try_stage(self.transport, access_body(NULL, &header, row_bytes).size_bytes)
         if memory == NULL:

@@ -7,7 +7,7 @@ Assumption: the key is here, and its word LOCKED where a pending row is added to
 is declared at the end, one key at a time, under the engine's lock; it enters the word itself.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
@@ -63,7 +63,9 @@ cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
 # Makes the replica ``row`` plus what is pending.
 cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
-# The replica becomes the main copy, ``row`` plus what is pending, of which others hold replicas or not. True: there was some.
-cdef bint promote_replica(TableState* table, int64_t key, const char* row, uint32_t version, bint shared) noexcept nogil
+# The replica becomes the main copy, ``row`` plus what is pending, of which others hold replicas or not. apart: what its answer
+# said besides; the copy may follow. True: something was pending.
+cdef bint promote_replica(
+    TableState* table, int64_t key, const char* row, uint32_t version, bint shared, uint8_t apart) noexcept nogil
 # The same, where its row is the owner's already, but for rounding.
 cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil

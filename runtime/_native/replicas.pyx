@@ -1,9 +1,10 @@
 """What a replica's writes leave for the owner; ``replicas.pxd`` is the contract."""
 
 from libc.math cimport INFINITY, sqrt
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
+from intentpm.runtime._native.apart cimport arrive_apart, set_apart
 from intentpm.runtime._native.state cimport (
     KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged,
 )
@@ -21,13 +22,29 @@ cdef void _free_pending(TableState* table, ReplicaRecord* replica) noexcept nogi
 
 cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept nogil:
     """The row becomes ``row`` plus what is pending (invariant I4)."""
+    copy_row(row_of(table, slot), row, table.stored_bytes)
+    _write_pending(table, slot, row_of(table, slot))
+
+
+cdef void _write_pending(TableState* table, int32_t slot, char* row) noexcept nogil:
+    """What is pending of a replica, on a row."""
     cdef uint32_t name = table.replicas[slot].pending
     if name & PENDING_SET:
-        copy_row(row_of(table, slot), pending_row(table, name), table.row_bytes)
-        return
-    copy_row(row_of(table, slot), row, table.row_bytes)
-    if name:
-        table.add(row_of(table, slot), pending_row(table, name), table.row_items)
+        copy_row(row, pending_row(table, name), table.row_bytes)
+    elif name:
+        table.add(row, pending_row(table, name), table.row_items)
+
+
+cdef void _arrive_apart(TableState* table, int64_t key, const char* row, uint8_t apart) noexcept nogil:
+    """The row comes from its owner, and a copy of it may follow. What is pending is written before or after this rank's cut."""
+    cdef int32_t slot = table.places[key].slot
+    cdef char* copy
+    copy_row(row_of(table, slot), row, table.stored_bytes)
+    arrive_apart(table, key, apart, row + table.stored_bytes)
+    if table.replicas[slot].pending:
+        copy = set_apart(table, key, table.snapshot.cut_here != 0)
+        if copy != NULL:
+            _write_pending(table, slot, copy)
 
 
 cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil:
@@ -69,10 +86,14 @@ cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexc
     unlock_changed(&place.word, seen)
 
 
-cdef bint promote_replica(TableState* table, int64_t key, const char* row, uint32_t version, bint shared) noexcept nogil:
+cdef bint promote_replica(
+        TableState* table, int64_t key, const char* row, uint32_t version, bint shared, uint8_t apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
     cdef bint pending = table.replicas[place.slot].pending != 0
+    if table.snapshot != NULL:
+        _arrive_apart(table, key, row, apart)
+    table.rows_owned += 1
     _put_on_top(table, place.slot, row)
     if pending:
         _free_pending(table, &table.replicas[place.slot])
@@ -83,6 +104,9 @@ cdef bint promote_replica(TableState* table, int64_t key, const char* row, uint3
 cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
+    if table.snapshot != NULL:           # what is pending is from before this rank's cut: holder.pxd, ``cutting``
+        arrive_apart(table, key, 0, NULL)
+    table.rows_owned += 1
     if table.replicas[place.slot].pending:
         _free_pending(table, &table.replicas[place.slot])
     unlock_changed(&place.word, as_owned(seen, version, False))

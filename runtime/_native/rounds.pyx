@@ -7,7 +7,7 @@ from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_SET,
-    RoundBody, RoundHeader, has_row, holders_fit, keys_fit, round_body,
+    RoundBody, RoundHeader, holders_fit, keys_fit, round_body, rows_in,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -137,5 +137,8 @@ cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bin
     """There are as many rows as the records, or results, say."""
     cdef uint32_t i, rows = 0
     for i in range(header.count):
-        rows += has_row(body.codes[i]) if answers else (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+        if answers:
+            rows += rows_in(body.codes[i])
+        else:
+            rows += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
     return rows == header.rows

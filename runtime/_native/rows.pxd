@@ -11,11 +11,12 @@ from libc.stdint cimport int64_t, uint32_t
 from intentpm.foundation.primitives cimport (
     copy_row, fence_acquire, load_acquire, load_relaxed, load_relaxed_i32, optimistic_reads,
 )
+from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apart
 from intentpm.runtime._native.dirty_stack cimport mark_dirty
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.state cimport (
-    STATE_ABSENT, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState, lock_word,
-    read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged,
+    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
+    lock_word, read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged,
 )
 from intentpm.runtime._native.table_state cimport TableState, row_of
 
@@ -57,6 +58,8 @@ cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta)
     cdef uint32_t seen
     if not enter_row(place, &seen):
         return STATE_ABSENT
+    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
+        push_apart(table, key, delta)
     table.add(row_of(table, place.slot), delta, table.row_items)
     if state_of(seen) == STATE_REPLICA:
         add_pending(table, &table.replicas[place.slot], delta)
@@ -69,6 +72,8 @@ cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) 
     cdef uint32_t seen
     if not enter_row(place, &seen):
         return STATE_ABSENT
+    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
+        set_value_apart(table, key, value, table.row_bytes)
     copy_row(row_of(table, place.slot), value, table.row_bytes)
     if state_of(seen) == STATE_REPLICA:
         set_pending(table, &table.replicas[place.slot], value)
@@ -109,17 +114,24 @@ cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcep
     return seen // WORD_VERSION_ONE
 
 
-cdef inline uint32_t apply_write(TableState* table, int64_t key, const char* row, bint is_set) noexcept nogil:
+cdef inline void _write(TableState* table, char* row, const char* written, bint is_set) noexcept nogil:
+    if is_set:
+        copy_row(row, written, table.row_bytes)
+    else:
+        table.add(row, written, table.row_items)
+
+
+cdef inline uint32_t apply_write(TableState* table, int64_t key, const char* row, bint is_set, bint is_new) noexcept nogil:
     """A holder's delta or value, at the owner: marks nothing dirty, for the caller knows who has to hear of it.
 
-    Returns the row's version before; it has the next one now.
+    is_new: cuts.pxd. Returns the row's version before; it has the next one now.
     """
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    if is_set:
-        copy_row(row_of(table, place.slot), row, table.row_bytes)
-    else:
-        table.add(row_of(table, place.slot), row, table.row_items)
+    cdef char* copy = set_apart(table, key, is_new) if table.snapshot != NULL else <char*>NULL
+    _write(table, row_of(table, place.slot), row, is_set)
+    if copy != NULL:
+        _write(table, copy, row, is_set)
     unlock_changed(&place.word, seen)
     return seen // WORD_VERSION_ONE
 

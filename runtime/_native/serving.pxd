@@ -38,7 +38,8 @@ cdef class Serving:
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
     # private
     cdef bint _answer(self, TableState* table, const AccessHeader* asked, const AccessBody* sections) noexcept nogil
-    cdef bint _access_owned(self, TableState* table, int kind, int64_t key, char* row, double lr) noexcept nogil
+    cdef bint _access_owned(
+        self, TableState* table, int kind, int64_t key, char* row, double lr, bint is_new) noexcept nogil
     cdef bint _park_if_coming(
         self, TableState* table, const AccessHeader* asked, const AccessBody* sections, uint32_t i) noexcept nogil
     cdef void _fill_index(

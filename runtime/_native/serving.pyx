@@ -6,11 +6,11 @@ from libc.string cimport memcpy
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.journal cimport EVENT_FORWARDED, EVENT_PARKED, note_traced
 from intentpm.runtime._native.messages cimport (
-    ACCESS_KINDS, ACCESS_STEP, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader, access_body,
-    is_read, reply_body,
+    ACCESS_KINDS, ACCESS_STEP, CUT_MASK, FLAG_FORWARDED, FLAG_INDEXED, MSG_ACCESS, MSG_REPLY, AccessBody, AccessHeader,
+    access_body, is_read, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage
-from intentpm.runtime._native.remote cimport RemoteAccess, access_row, accessed_bytes
+from intentpm.runtime._native.remote cimport RemoteAccess, access_row, accessed_bytes, write_owned
 from intentpm.runtime._native.staging cimport send_staged, stage, unstage
 from intentpm.runtime._native.state cimport STATE_OWNED
 from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, prefetch_key
@@ -51,6 +51,7 @@ cdef class Serving:
         cdef char* memory
         cdef char* row
         cdef uint32_t i, here = 0
+        cdef bint is_new = not reads and self.remote.cuts.is_new(table, asked.flags)
         self.grouped.clear()
         self.parked.clear()
         header.flags = FLAG_INDEXED | FLAG_FORWARDED     # room for all sections
@@ -63,7 +64,7 @@ cdef class Serving:
             row = memory + here * row_bytes
             if not reads:
                 row = sections.rows + i * row_bytes
-            if self._access_owned(table, asked.kind, sections.keys[i], row, lr):
+            if self._access_owned(table, asked.kind, sections.keys[i], row, lr, is_new):
                 here += 1
             elif not self._park_if_coming(table, asked, sections, i):
                 self.grouped.push_back(i)
@@ -89,10 +90,12 @@ cdef class Serving:
         return self.grouped.empty() or self._forward(table, asked, sections)
 
     cdef inline bint _access_owned(
-            self, TableState* table, int kind, int64_t key, char* row, double lr) noexcept nogil:
+            self, TableState* table, int kind, int64_t key, char* row, double lr, bint is_new) noexcept nogil:
         # Only the owner may answer: a replica may lag behind, and a write to it would come back to it as news.
         if known_owner(table, key) != table.rank:
             return False
+        if table.snapshot != NULL and not is_read(kind):
+            return write_owned(table, kind, key, row, lr, is_new)
         return access_row(table, kind, key, row, lr) == STATE_OWNED
 
     cdef bint _park_if_coming(
@@ -158,7 +161,7 @@ cdef class Serving:
         cdef uint32_t i, to = 0
         cdef size_t g
         header.hops += 1
-        header.flags = FLAG_INDEXED | FLAG_FORWARDED
+        header.flags = FLAG_INDEXED | FLAG_FORWARDED | (asked.flags & CUT_MASK)
         header.count = 0
         for g in range(self.grouped.size()):
             header.count += known_owner(table, sections.keys[self.grouped[g]]) == owner
@@ -188,7 +191,7 @@ cdef class Serving:
             self.remote.resume(table, key, message)
             return
         header.count = 1
-        header.flags = FLAG_INDEXED | FLAG_FORWARDED
+        header.flags = FLAG_INDEXED | FLAG_FORWARDED | (header.flags & CUT_MASK)
         sections.keys = &key
         sections.index = &message.index
         sections.epochs = &message.epoch

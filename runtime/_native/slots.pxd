@@ -6,7 +6,7 @@ Guarantees
 Assumption: management calls all of it, under the engine's lock (``Table.adopt``: before the engine knows the table).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.runtime._native.state cimport KeyState
 from intentpm.runtime._native.table_state cimport TableState
@@ -23,10 +23,11 @@ cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint s
 cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil
 # Makes a replica absent unless something is pending (then False, and nothing is changed).
 cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil
-# Makes an owned key absent, its row moved into ``out``; returns its last version.
-cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil
-# Makes an owned key a replica of the row it had, which is copied into ``out``; returns the row's version.
-cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out) noexcept nogil
+# Makes an owned key absent, its row moved into ``out``; returns its last version. ``apart``: what leave_apart says of it, and
+# behind the row its copy, if that goes along.
+cdef uint32_t move_out(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil
+# The same, but it stays as a replica of the row it had.
+cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil
 # Gives the memory of free slots behind all others back to the system, when it is ``least_bytes`` of rows or more and none of
 # them was bound since this was last called. Returns the number of slots.
 cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil

@@ -1,10 +1,11 @@
 """Slots; ``slots.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport (
     copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
 )
+from intentpm.runtime._native.apart cimport leave_apart
 from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_VERSION_ONE, KeyPlace, KeyState, as_owned, lock_word, unlock_changed, unlock_unchanged,
@@ -46,6 +47,7 @@ cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil
 
 
 cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint shared) noexcept nogil:
+    table.rows_owned += 1
     unlock_changed(&table.places[key].word, as_owned(word_of(table, key), version, shared))
 
 
@@ -72,18 +74,25 @@ cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil:
     return True
 
 
-cdef uint32_t move_out(TableState* table, int64_t key, char* out) noexcept nogil:
+cdef void _give_row(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil:
+    """Of an owned key whose word is LOCKED: the row, and what a checkpoint needs of it, go to the next owner."""
+    copy_row(out, row_of(table, table.places[key].slot), table.stored_bytes)
+    apart[0] = leave_apart(table, key, out + table.stored_bytes) if table.snapshot != NULL else <uint8_t>0
+    table.rows_owned -= 1
+
+
+cdef uint32_t move_out(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    copy_row(out, row_of(table, place.slot), table.stored_bytes)
+    _give_row(table, key, out, apart)
     _unbind(table, place, seen)
     return seen // WORD_VERSION_ONE
 
 
-cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out) noexcept nogil:
+cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    copy_row(out, row_of(table, place.slot), table.stored_bytes)
+    _give_row(table, key, out, apart)
     table.replicas[place.slot].seen_version = seen // WORD_VERSION_ONE
     unlock_changed(&place.word, with_state(seen, STATE_REPLICA))
     return seen // WORD_VERSION_ONE

@@ -9,8 +9,9 @@ Called by ``batches``, ``remote`` and ``serving``.
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.apart cimport set_value_apart, step_apart
 from intentpm.runtime._native.rows cimport enter_row, leave_written, try_pull
-from intentpm.runtime._native.state cimport STATE_ABSENT, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of
 from intentpm.runtime._native.table_state cimport TableState, row_of
 
 
@@ -19,6 +20,8 @@ cdef inline KeyState try_step(TableState* table, int64_t key, const char* gradie
     cdef uint32_t seen
     if not enter_row(place, &seen):
         return STATE_ABSENT
+    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
+        step_apart(table, key, gradient, lr)
     table.optimiser.step(row_of(table, place.slot), gradient, table.row_items, table.optimiser, lr)
     leave_written(table, key, seen)
     return state_of(seen)
@@ -44,6 +47,8 @@ cdef inline KeyState try_set_stored(TableState* table, int64_t key, const char* 
     cdef uint32_t seen
     if not enter_row(place, &seen):
         return STATE_ABSENT
+    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
+        set_value_apart(table, key, row, table.stored_bytes)
     copy_row(row_of(table, place.slot), row, table.stored_bytes)
     leave_written(table, key, seen)
     return state_of(seen)

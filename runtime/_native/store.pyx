@@ -18,6 +18,7 @@ from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime._native.row_layout import initial_state, stored_dtype
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
+from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
 from intentpm.runtime._native.row_layout cimport describe_optimiser
@@ -116,6 +117,9 @@ cdef class Table:
 
     def __dealloc__(self):
         if self.state != NULL:
+            if self.state.snapshot != NULL:
+                retire_snapshot(self.state)
+            free_snapshots(self.state)
             unmap_arrays(self.state)
             free(self.state)
 
@@ -157,11 +161,13 @@ cdef class Table:
                         row_of(state, slot) + self.optimiser.state_offset, &begun[self.optimiser.state_offset],
                         state.stored_bytes - self.optimiser.state_offset)
                 publish(state, keys[i], STATE_OWNED)
+            state.rows_owned += keys.shape[0]
 
     def disown(self, const int64_t[::1] keys) -> None:
         """The reverse of ``adopt``: makes ``keys``, which are here, absent; their rows are lost. int64 [K]."""
         cdef int64_t i
         for i in range(keys.shape[0]):
+            self.state.rows_owned -= key_state(self.state, keys[i]) == STATE_OWNED
             drop_replica(self.state, keys[i])
 
     def owned_keys(self) -> np.ndarray:

@@ -30,6 +30,7 @@ from intentpm.transports.base cimport Transport
 cdef struct SyncWait:
     uint64_t ticket
     Operation* operation
+    bint settles                 # waits for the first half alone
 
 
 @cython.final
@@ -51,6 +52,8 @@ cdef class Sync:
 
     # Ends ``operation`` (begun by the caller) when all that DESIGN asks of wait_sync has happened.
     cdef void begin(self, Operation* operation) noexcept nogil
+    # The same, of what this rank has for others: replicas are not refreshed. What ``cuts.pxd`` needs.
+    cdef void begin_settling(self, Operation* operation) noexcept nogil
     # The caller no longer waits.
     cdef void abandon(self, Operation* operation) noexcept nogil
     cdef void fail(self, int status) noexcept nogil
@@ -71,4 +74,6 @@ cdef class Sync:
     cdef void _begin_sync(self) noexcept nogil
     cdef void _ask_for_news(self) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
+    cdef void _add_wait(self, Operation* operation, bint settles) noexcept nogil
+    cdef void _close_waits(self, uint64_t ticket, bint settling) noexcept nogil
     cdef void _send(self, uint32_t peer, uint8_t message_id, uint64_t sequence) noexcept nogil

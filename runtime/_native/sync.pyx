@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.messages cimport MSG_SYNC, MSG_SYNCED, ControlHeader
-from intentpm.runtime._native.mutations cimport MUTATION_SYNC_WITHOUT_NEWS, is_planted
+from intentpm.runtime._native.mutations cimport MUTATION_CUT_UNSETTLED, MUTATION_SYNC_WITHOUT_NEWS, is_planted
 from intentpm.runtime._native.news cimport FLUSH_FOR_BARRIER, FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
@@ -30,10 +30,20 @@ cdef class Sync:
     # -- wait_sync of this rank ------------------------------------------------------------------------------------------
 
     cdef void begin(self, Operation* operation) noexcept nogil:
+        self._add_wait(operation, False)
+
+    cdef void begin_settling(self, Operation* operation) noexcept nogil:
+        if is_planted(MUTATION_CUT_UNSETTLED):
+            self.requests.close_submission(operation)
+        else:
+            self._add_wait(operation, True)
+
+    cdef void _add_wait(self, Operation* operation, bint settles) noexcept nogil:
         cdef SyncWait wait
         self.wanted += 1
         wait.ticket = self.wanted
         wait.operation = operation
+        wait.settles = settles
         self.waits.push_back(wait)
         self.intents.look()
 
@@ -47,6 +57,7 @@ cdef class Sync:
                 if self.holder.is_old_colour_busy():
                     return
                 self.flushed = True
+                self._close_waits(self.running, True)
                 self._ask_for_news()
             if self.synced_missing > 0:
                 return
@@ -69,12 +80,16 @@ cdef class Sync:
                 self._send(peer, MSG_SYNC, self.running)
 
     cdef void _end_sync(self) noexcept nogil:
-        cdef size_t i = 0
         self.done = self.running
         self.running = 0
         self.holder.tells_all = False
+        self._close_waits(self.done, False)
+
+    cdef void _close_waits(self, uint64_t ticket, bint settling) noexcept nogil:
+        """settling: of those that wait for the first half alone; else of all."""
+        cdef size_t i = 0
         while i < self.waits.size():
-            if self.waits[i].ticket <= self.done:
+            if self.waits[i].ticket <= ticket and (self.waits[i].settles or not settling):
                 self.requests.close_submission(self.waits[i].operation)
                 self.waits[i] = self.waits.back()
                 self.waits.pop_back()

@@ -13,6 +13,7 @@ from intentpm.foundation.primitives cimport (
     load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
 )
 from intentpm.runtime._native.row_optimiser cimport RowOptimiser
+from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
 
 
@@ -57,6 +58,11 @@ cdef struct TableState:
     uint16_t* declined           # guarded by: engine lock. See declined.pxd; NULL without an optimiser
     int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
+    # Of a checkpoint being made (apart.pxd); NULL: none. Stored under the engine's lock, and seen by whoever enters the word of
+    # a row that was set apart since.
+    Snapshot* snapshot
+    Snapshot* retired            # guarded by: engine lock
+    int64_t rows_owned           # guarded by: engine lock
     # Per slot; there is one for every key.
     char* rows                   # the slab; a row is touched only under the rules of its key's word
     int32_t* key_of              # atomic relaxed, written under the engine's lock. Of a free slot: -1

@@ -7,6 +7,7 @@ import argparse
 import gc
 import os
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -14,11 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.programs import MODES, run_seed
+from support.saves import run_saving_seed
 
 COLLECT_EVERY = 50
 
 
-def fuzz(first: int, count: int, management: str | None, check_every: int, stop_after_s: float) -> int:
+def fuzz(first: int, count: int, management: str | None, check_every: int, stop_after_s: float, saves: int) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -27,10 +29,13 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
     done = 0
     for seed in range(first, first + count):
         try:
-            run_seed(seed, management, check_every)
+            if saves:
+                _run_saving(seed, management, saves)
+            else:
+                run_seed(seed, management, check_every)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management)}")
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, saves)}")
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -43,8 +48,14 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
     return 0
 
 
-def replay_command(seed: int, management: str | None) -> str:
+def _run_saving(seed: int, management: str | None, saves: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        run_saving_seed(seed, Path(folder), management, saves)
+
+
+def replay_command(seed: int, management: str | None, saves: int = 0) -> str:
     mode = f" --management {management}" if management else ""
+    mode += f" --saves {saves}" if saves else ""
     return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{mode}"
 
 
@@ -55,8 +66,11 @@ def main() -> int:
     parser.add_argument("--management", choices=MODES, default=None, help="default: drawn from the seed")
     parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
+    parser.add_argument("--saves", type=int, default=0, help="checkpoints made while a program runs, and checked")
     options = parser.parse_args()
-    return fuzz(options.first, options.seeds, options.management, options.check_every, options.stop_after)
+    return fuzz(
+        options.first, options.seeds, options.management, options.check_every, options.stop_after, options.saves
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from support.programs import run_seed
+from support.saves import SAVE_DEFECTS
 from support.simulation import MESSAGE_IDS, Simulation
 
 from intentpm.foundation.errors import Error
@@ -94,8 +95,8 @@ MODES = {
 
 
 # The random programs use whole numbers, and look at copies that are synchronised: the others of these are found in
-# test_rounding.py, test_freshness.py and test_contended_keys.py.
-ELSEWHERE = {"rounding forgotten", "news never ripe", "writes not spread"}
+# test_rounding.py, test_freshness.py, test_contended_keys.py and test_saves.py.
+ELSEWHERE = {"rounding forgotten", "news never ripe", "writes not spread", *SAVE_DEFECTS}
 
 
 @pytest.mark.parametrize("name", sorted(mutations.NAMES.keys() - ELSEWHERE))

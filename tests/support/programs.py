@@ -208,6 +208,7 @@ class WorkerProgram:
             self.worker.push_grad(table, keys, self._gradients(step), duplicates=step.duplicates)
         else:
             self.worker.push(table, keys, self._rows(step))
+        self.program.note_written(self, step)
         self._end_push(step)
 
     def _push_async(self, step: Step) -> None:
@@ -217,15 +218,18 @@ class WorkerProgram:
             future = self.worker.push_grad_async(table, keys, self._gradients(step), duplicates=step.duplicates)
         else:
             future = self.worker.push_async(table, keys, self._rows(step))
+        self.program.note_written(self, step)
         self.futures.append((future, lambda: (future.wait(), self._end_push(step))[1]))
 
     def _set(self, step: Step) -> None:
         self._begin_set(step)
         self.worker.set(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        self.program.note_written(self, step)
 
     def _set_async(self, step: Step) -> None:
         self._begin_set(step)
         future = self.worker.set_async(self.tables[step.table], np.array(step.keys, np.int64), self._rows(step))
+        self.program.note_written(self, step)
         self.futures.append((future, future.wait))
 
     def _rows(self, step: Step) -> np.ndarray:
@@ -322,6 +326,9 @@ class Program:
         self.shared = {name: SharedTable(initial[name]) for name in plan.tables if name != "private"}
         self.private_initial = initial["private"]
         self.private_final = initial["private"].copy()
+        self.private_written = initial["private"].copy()
+        self.written = [{name: np.zeros_like(initial[name]) for name in self.shared} for _ in range(plan.size)]
+        """Per rank, what calls of its workers that have returned have added; of ``private``, what keys are by them."""
         self.private_values = [{int(value)} for value in initial["private"]]
         self.private_sums: list[set[int]] = [set() for _ in initial["private"]]
         """What a key may be while a push that has it several times is under way: its deltas come in any order."""
@@ -338,6 +345,14 @@ class Program:
             for rank in range(plan.size)
             for i in range(plan.workers_per_rank)
         ]
+
+    def note_written(self, worker: WorkerProgram, step: Step) -> None:
+        """A call that writes has returned."""
+        if step.table == "private":
+            self.private_written[list(step.keys)] = worker.private[list(step.keys)]
+        else:
+            keys, amounts = step.effect()
+            np.add.at(self.written[worker.rank][step.table], keys, amounts)
 
     def after_step(self) -> None:
         self.steps_done += 1

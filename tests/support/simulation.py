@@ -23,7 +23,7 @@ from intentpm.transports.sim_model import NetworkModel
 # To read histories by; runtime/_native/messages.pxd.
 MESSAGE_NAMES = {
     1: "ACCESS", 2: "REPLY", 3: "COLLECT", 4: "RESULT", 5: "PING", 6: "PONG", 7: "LEAVE", 8: "ABORT", 9: "SYNC",
-    10: "SYNCED", 11: "EXPLAIN", 12: "EXPLAINED", 13: "ROLL_CALL", 14: "ABSENT",
+    10: "SYNCED", 11: "EXPLAIN", 12: "EXPLAINED", 13: "ROLL_CALL", 14: "ABSENT", 15: "SIDE",
     16: "ROUND", 17: "ANSWER", 18: "REFRESH", 19: "REFRESHED", 20: "OFFER", 21: "MOVED",
 }  # fmt: skip
 MESSAGE_IDS = {name: message_id for message_id, name in MESSAGE_NAMES.items()}

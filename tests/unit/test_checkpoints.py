@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,171 @@ def test_clocks_are_saved(tmp_path: Path) -> None:
         pm.save(tmp_path)
         assert pm.load(tmp_path).clocks == [{first.worker_id: 0, second.worker_id: 3}]
         del table
+
+
+@pytest.mark.parametrize("transport", ["loopback", "tcp"])
+def test_no_push_straddles_the_cut(tmp_path: Path, transport: Any) -> None:
+    """Every call adds 1 to all keys of a table, wherever they are by now: then all are equal, in a checkpoint too."""
+    saves = 4
+
+    def train(pm: Any, tables: list[Any], pushed: list[int], stop: threading.Event) -> None:
+        with pm.worker() as worker:
+            draw, keys = np.random.default_rng([pm.rank, len(pushed)]), np.arange(300)
+            at = len(pushed)
+            pushed.append(0)
+            while not stop.is_set():
+                some = draw.integers(300, size=30)
+                worker.intent(tables[0], some, worker.clock + 1, worker.clock + 3)
+                push = worker.push if draw.random() < 0.5 else worker.push_async
+                push(tables[0], draw.permutation(keys), np.ones((300, 4), np.float32))
+                worker.push_grad(tables[1], keys, np.full((300, 4), -1, np.float32))
+                pushed[at] += 1
+                worker.advance_clock()
+
+    def rank(pm: Any) -> list[tuple[int, int]]:
+        optimizer = intentpm.optim.SGD(lr=1.0)
+        tables = [pm.create_table("plain", 300, 4), pm.create_table("stepped", 300, 4, optimizer=optimizer)]
+        pushed: list[int] = []
+        stop = threading.Event()
+        threads = [threading.Thread(target=train, args=(pm, tables, pushed, stop)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        bounds = []
+        try:
+            for _ in range(saves):
+                time.sleep(0.05 * (1 + pm.rank))
+                before = sum(pushed)
+                saving = pm.save(tmp_path, wait=False)
+                bounds.append((before, sum(pushed) + len(threads)))
+                saving.wait(60)
+                assert saving.done()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        return bounds
+
+    of_ranks = run_ranks(3, rank, transport)
+    for number in range(saves):
+        with intentpm.checkpoint.open(tmp_path / f"{number + 1:06d}") as opened:
+            for name in opened.tables:
+                rows = opened[name].rows()
+                assert (rows == rows[0, 0]).all(), name
+                assert sum(of[number][0] for of in of_ranks) <= rows[0, 0] <= sum(of[number][1] for of in of_ranks)
+
+
+def test_a_save_that_fails_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    pm = intentpm.init()
+    create(pm, ["plain"])
+    pm.save(tmp_path / "file" / "saves", wait=False)
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        pm.close()
+
+
+def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
+    def rank(pm: Any) -> str:
+        create(pm, ["plain"])
+        told = ""
+        if pm.rank == 0:
+            with pytest.raises(intentpm.WaitTimeoutError) as error:
+                pm.save(tmp_path, timeout=0.2)
+            told = str(error.value)
+            with pytest.raises(intentpm.WaitTimeoutError, match="given up here"):
+                pm.save(tmp_path, timeout=0.2)
+        pm.barrier()
+        if pm.rank == 1:
+            with pytest.raises(CheckpointError, match="because of rank 0: gave up"):
+                pm.save(tmp_path)
+        assert pm.save(tmp_path).name == "000001"
+        return told
+
+    told = run_ranks(2, rank)[0]
+    assert re.search(r"save\(.*\) \(step 1 of 4\): ranks \[1\] have not come", told)
+
+
+# -- what has changed --------------------------------------------------------------------------------------------------
+
+
+def test_an_incremental_save_has_what_has_changed(tmp_path: Path) -> None:
+    def rank(pm: Any) -> list[tuple[Path, dict[str, np.ndarray]]]:
+        tables, worker, saved = create(pm), pm.worker(), []
+        for number in range(5):
+            if number == 1:
+                worker.push(tables["plain"], [pm.rank, 40], np.ones((2, 5), np.float32))
+            elif number == 2:
+                worker.push_grad(tables["adagrad"], [7], np.ones((1, 7), np.float32))
+            elif number == 4:
+                worker.intent(tables["plain"], range(57), worker.clock, worker.clock + 1)
+                worker.wait_sync()
+            pm.barrier()
+            path = pm.save(tmp_path, incremental=True)
+            pm.barrier()
+            saved.append((path, everything(pm, tables)))
+            pm.barrier()
+        return saved
+
+    saved = run_ranks(3, rank)[0]
+    assert [read_manifest(path).base for path, _ in saved[:4]] == [None, "000001", "000002", "000003"]
+    assert [read_manifest(path).rows("plain") for path, _ in saved[:4]] == [57, 4, 0, 0]
+    assert [read_manifest(path).rows("adagrad") for path, _ in saved[:4]] == [40, 0, 1, 0]
+    for path, expected in saved:
+        with intentpm.checkpoint.verify(path) as opened:
+            found = {name: opened[name].rows() for name in TABLES}
+            for name in TABLES:
+                found |= {f"{name}.{state}": opened[name].state(state) for state in opened[name].state_names}
+            assert_same(found, expected)
+
+
+def test_a_chain_is_kept_whole_and_does_not_grow_for_ever(tmp_path: Path) -> None:
+    with intentpm.init() as pm:
+        table = create(pm, ["plain"])["plain"]
+        worker = pm.worker()
+        bases = []
+        for number in range(12):
+            worker.push(table, range(15), np.ones((15, 5), np.float32))
+            bases.append(read_manifest(pm.save(tmp_path, incremental=True, keep=1)).base)
+            with intentpm.checkpoint.open(tmp_path) as opened:
+                assert (opened["plain"].rows(range(15)) == number + 1).all()
+        anew = [number for number, base in enumerate(bases) if base is None]
+        assert len(anew) > 1  # every so often every row is written
+        assert len(list(tmp_path.iterdir())) == 12 - anew[-1]
+        whole, newest = pm.save(tmp_path), pm.save(tmp_path, incremental=True)
+        while (base := read_manifest(newest).base) is None:
+            newest = pm.save(tmp_path, incremental=True)
+        assert base != whole.name  # which was made for others
+        shutil.rmtree(tmp_path / base)
+        with pytest.raises(CheckpointError, match="which is not there"):
+            intentpm.checkpoint.open(newest)
+        shutil.rmtree(newest)
+        assert read_manifest(pm.save(tmp_path, incremental=True)).base is None
+
+
+def test_changes_are_told_once_to_each_who_asks(tmp_path: Path) -> None:
+    def told(pm: Any, name: str, table: Any) -> dict[int, list[float]]:
+        found: dict[int, list[float]] = {}
+        for keys, rows in pm.changed_since(name, table, rows_at_once=7):
+            found |= dict(zip(keys.tolist(), rows.tolist(), strict=True))
+        return found
+
+    def rank(pm: Any) -> None:
+        table = create(pm, ["adagrad"])["adagrad"]
+        worker = pm.worker()
+        mine = set(table.home_keys().tolist())
+        assert told(pm, "a", table).keys() == mine
+        assert told(pm, "a", table) == {}
+        pm.barrier()
+        worker.push(table, [pm.rank, 39], np.ones((2, 7), np.float32))
+        pm.barrier()
+        assert told(pm, "a", table).keys() == mine & {0, 1, 39}
+        assert told(pm, "b", table).keys() == mine
+        assert told(pm, "a", table) == {}
+        if 39 in mine:
+            worker.push(table, [39], np.ones((1, 7), np.float32))
+            assert told(pm, "b", table) == {39: [3.0] * 7}
+        pm.barrier()
+
+    run_ranks(2, rank)
 
 
 # -- what does not fit -------------------------------------------------------------------------------------------------

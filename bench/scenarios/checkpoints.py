@@ -1,0 +1,121 @@
+"""Checkpoints while training goes on: what steps notice, how fast is written, what memory it takes, what changes cost.
+
+A step pulls a batch of random rows, waits as long as computing on them would take, and pushes to them: first without
+a save, then while one is made. Then 1 % of the rows are written, and an incremental save has those alone. Rank 0 writes
+as many bytes with ``dd`` for comparison.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from intentpm.checkpoint.manifest import read_manifest
+
+MEMORY_S = 0.005
+"""Between two looks at the memory of the process."""
+
+
+class MemoryWatch:
+    """The largest resident memory of this process, in bytes, while it is entered."""
+
+    def __enter__(self) -> "MemoryWatch":
+        self.first = self.most = resident_bytes()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(MEMORY_S):
+            self.most = max(self.most, resident_bytes())
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Steps:
+    """Training steps of one worker."""
+
+    def __init__(self, pm: Any, table: Any, arguments: dict[str, Any]) -> None:
+        self.worker, self.table = pm.worker(), table
+        self.random = np.random.default_rng([arguments["seed"], pm.rank])
+        self.deltas = np.ones((arguments["batch"], *table.row_shape), table.dtype)
+        self.batch, self.compute_s = arguments["batch"], arguments["compute_ms"] * 1e-3
+
+    def run(self, until: Any, least: int) -> list[float]:
+        """Seconds of each step, until ``until()`` is true and there are ``least`` of them."""
+        times: list[float] = []
+        while len(times) < least or not until():
+            start = time.perf_counter()
+            keys = self.random.integers(self.table.num_keys, size=self.batch)
+            self.worker.pull(self.table, keys)
+            time.sleep(self.compute_s)
+            self.worker.push(self.table, keys, self.deltas)
+            self.worker.advance_clock()
+            times.append(time.perf_counter() - start)
+        return times
+
+
+def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """See the module. Times in s, sizes in bytes."""
+    saves = Path(arguments["folder"])
+    table = pm.create_table("rows", arguments["rows"], arguments["dim"], init=1.0)
+    steps = Steps(pm, table, arguments)
+    pm.barrier()
+    before = steps.run(lambda: True, arguments["steps"])
+    pm.barrier()
+    start = time.perf_counter()
+    with MemoryWatch() as memory:
+        saving = pm.save(saves, wait=False, incremental=True)
+        called = time.perf_counter() - start
+        during = steps.run(saving.done, 1)
+        first = saving.result()
+    saved = time.perf_counter() - start
+    full = read_manifest(first).files
+    changed = np.arange(pm.rank, arguments["rows"], 100 * pm.size)
+    for cut in np.array_split(changed, max(1, len(changed) // 10_000)):
+        steps.worker.push(table, cut, np.ones((len(cut), arguments["dim"]), np.float32))
+    second = pm.save(saves, incremental=True)  # also what the steps have changed
+    pm.barrier()
+    for cut in np.array_split(changed, max(1, len(changed) // 10_000)):
+        steps.worker.push(table, cut, np.ones((len(cut), arguments["dim"]), np.float32))
+    pm.barrier()
+    start = time.perf_counter()
+    third = pm.save(saves, incremental=True)
+    incremental = time.perf_counter() - start
+    size = sum(file.size_bytes for file in full)
+    plain = _write_with_dd(saves / "plain", size) if pm.rank == 0 else 0.0
+    pm.barrier()
+    return {
+        "rank": pm.rank,
+        "before": before,
+        "during": during,
+        "call": called,
+        "saved": saved,
+        "bytes": size,
+        "dd": plain,
+        "memory": memory.most - memory.first,
+        "table": table.memory()["rows"],
+        "incremental": incremental,
+        "incremental_bytes": sum(file.size_bytes for file in read_manifest(third).files),
+        "incremental_base": read_manifest(second).base,
+    }
+
+
+def _write_with_dd(path: Path, size_bytes: int) -> float:
+    start = time.perf_counter()
+    command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_bytes >> 20}", "conv=fsync"]
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    path.unlink()
+    return seconds

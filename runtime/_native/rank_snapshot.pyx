@@ -1,0 +1,270 @@
+"""This rank's side of making a checkpoint, as Python drives it (runtime/saving.py): the cut, the rows, what ranks tell each
+other.
+
+Guarantee: nothing here waits holding the engine's lock, and every wait has a deadline or ends with the job.
+One thread at a time calls ``cut``; one, maybe another, the rest.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from intentpm.foundation.deadlines import wait_ns
+from intentpm.foundation.errors import MemoryBudgetError
+
+from intentpm.foundation.deadlines cimport FOREVER_NS
+from intentpm.runtime._native.apart cimport (
+    skip_unchanged, skip_unchanged_left, take_changed, take_left_rows, take_rows,
+)
+from intentpm.runtime._native.calls cimport Calls
+from intentpm.runtime._native.cuts cimport Cuts
+from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.monitor cimport Monitor
+from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, RequestPool, begin_operation
+from intentpm.runtime._native.rounds cimport Rounds
+from intentpm.runtime._native.side_exchange cimport SideExchange
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.turns cimport Turns, is_over
+
+
+cdef enum:
+    SLOTS_AT_ONCE = 65536
+
+cdef struct Answered:
+    void* exchange
+    uint64_t number
+
+
+cdef bint _is_answered(void* turns, void* argument) noexcept nogil:
+    cdef Answered* asked = <Answered*>argument
+    return is_over(<Turns>turns) or (<SideExchange>asked.exchange).is_answered(asked.number)
+
+
+cdef class RankSnapshot:
+    cdef Engine engine
+    cdef Calls calls
+    cdef Cuts cuts
+    cdef SideExchange exchange
+    cdef Monitor monitor
+    cdef Rounds rounds
+    cdef RequestPool requests
+    cdef Turns turns
+
+    def __init__(self, Engine engine not None):
+        self.engine = engine
+        self.calls = engine.calls
+        self.cuts = engine.remote.cuts
+        self.exchange = engine.dispatch.side
+        self.monitor = engine.monitor
+        self.rounds = engine.rounds
+        self.requests = engine.requests
+        self.turns = engine.turns
+
+    # -- the cut ---------------------------------------------------------------------------------------------------------
+
+    def settle_replicas(self, timeout_s=None, bint cutting=False) -> None:
+        """Waits until the owners have acknowledged all that this rank's replicas have for them now, and answered all that was
+        asked of them. cutting: no worker writes, and ``cut`` follows.
+
+        Raises PeerLostError, WaitTimeoutError.
+        """
+        cdef Operation operation
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        self.calls.raise_state()
+        begin_operation(&operation, NULL, 0, NULL, NULL)
+        with nogil:
+            self.monitor.acquire()
+            if is_over(self.turns):
+                operation.status = OPERATION_PEER_LOST
+                self.requests.close_submission(&operation)
+            else:
+                if cutting:
+                    self.rounds.holder.cutting = True
+                self.rounds.sync.begin_settling(&operation)
+                self.turns.look_and_step()
+                self.monitor.arm_sleeper()
+            self.monitor.release()
+        try:
+            self.calls.wait_operation(&operation, limit_ns, "the owners of replicas here to take what was written to them")
+        except BaseException:
+            self.end_cutting()
+            raise
+
+    def end_cutting(self) -> None:
+        with nogil:
+            self.monitor.acquire()
+            self.rounds.holder.cutting = False
+            self.monitor.release()
+
+    def cut(self, list tables not None) -> int:
+        """This rank's cut through ``tables``, and the end of cutting. Returns its number. Raises MemoryBudgetError."""
+        cdef Table table
+        cdef uint32_t number = self.cuts.made + 1
+        cdef bint chosen, done = True
+        for table in self.engine.tables:
+            chosen = table in tables
+            with nogil:
+                self.monitor.acquire()
+                if chosen:
+                    done = self.cuts.cut(table.state, number) and done
+                else:
+                    self.cuts.end(table.state, number)
+                self.monitor.release()
+        with nogil:
+            self.monitor.acquire()
+            self.cuts.count()
+            self.rounds.holder.cutting = False
+            self.monitor.release()
+        if not done:
+            raise MemoryBudgetError("the system refused address space for a snapshot: raise `ulimit -v`")
+        return number
+
+    def seal(self, list tables not None) -> None:
+        """Every rank has made the cut."""
+        cdef Table table
+        for table in tables:
+            with nogil:
+                self.monitor.acquire()
+                if table.state.snapshot != NULL:
+                    table.state.snapshot.sealed = True
+                self.monitor.release()
+
+    def end(self, list tables not None, uint32_t number) -> None:
+        """The checkpoint of that cut is made, or given up."""
+        cdef Table table
+        for table in tables:
+            with nogil:
+                self.monitor.acquire()
+                self.cuts.end(table.state, number)
+                self.monitor.release()
+
+    # -- rows ------------------------------------------------------------------------------------------------------------
+
+    def rows(self, Table table not None) -> int:
+        """How many rows of the table this rank has to write."""
+        cdef int64_t count
+        with nogil:
+            self.monitor.acquire()
+            count = table.state.snapshot.rows if table.state.snapshot != NULL else 0
+            self.monitor.release()
+        return count
+
+    def take(self, Table table not None, int32_t[::1] keys, unsigned char[::1] rows, uint32_t[::1] seen=None) -> int:
+        """Puts the next rows into ``keys`` [K] and ``rows`` (K stored rows); returns how many. 0: there are no more.
+
+        seen: of each key, 1 + the version of the row that was taken last (apart.pxd); it is updated.
+        """
+        cdef int64_t taken
+        cdef int64_t most = keys.shape[0]
+        cdef uint32_t* versions = NULL
+        if seen is not None:
+            versions = &seen[0]
+        _check_room(table, most, rows.shape[0], -1 if seen is None else seen.shape[0])
+        with nogil:
+            taken = take_rows(table.state, most, &keys[0], <char*>&rows[0], versions)
+            if taken == 0:
+                self.monitor.acquire()
+                taken = take_left_rows(table.state, most, &keys[0], <char*>&rows[0], versions)
+                self.monitor.release()
+        return taken
+
+    def skip_unchanged(self, Table table not None, const uint32_t[::1] seen) -> None:
+        """Before ``take``: rows that are as they were when ``seen`` was updated are not to be written."""
+        cdef int64_t first = 0, end = 1, skipped
+        _check_room(table, 1, table.state.stored_bytes, seen.shape[0])
+        with nogil:
+            while first < table.state.slots_touched:
+                end = first + SLOTS_AT_ONCE
+                skipped = skip_unchanged(table.state, first, end, &seen[0])
+                first = end
+                self.monitor.acquire()
+                table.state.snapshot.rows -= skipped
+                self.monitor.release()
+            self.monitor.acquire()
+            table.state.snapshot.rows -= skip_unchanged_left(table.state, &seen[0])
+            self.monitor.release()
+
+    def take_changed(
+            self, Table table not None, int64_t next_slot, int64_t[::1] keys, unsigned char[::1] rows,
+            uint32_t[::1] seen) -> tuple:
+        """Rows owned here that have changed since ``seen`` was updated, without a snapshot: (how many, the slot to go on from).
+
+        next_slot: 0 to begin with. Fewer than there are ``keys``: there are no more.
+        """
+        cdef int64_t taken
+        cdef int64_t most = keys.shape[0]
+        _check_room(table, most, rows.shape[0], seen.shape[0])
+        with nogil:
+            taken = take_changed(table.state, &next_slot, most, &keys[0], <char*>&rows[0], &seen[0])
+        return taken, next_slot
+
+    # -- telling ---------------------------------------------------------------------------------------------------------
+
+    def contribute(self, uint64_t number, bytes payload not None) -> None:
+        """This rank's part of exchange ``number``. Does not wait."""
+        cdef const char* data = payload
+        cdef size_t size_bytes = len(payload)
+        with nogil:
+            self.monitor.acquire()
+            if not is_over(self.turns):
+                self.exchange.contribute(number, data, size_bytes)
+                self.turns.wake_finished()
+                self.turns.wake_waiters()
+                self.monitor.arm_sleeper()
+            self.monitor.release()
+
+    def call(self, uint64_t number) -> None:
+        """Of rank 0: has the other ranks hear that ``number`` is due. Does not wait."""
+        with nogil:
+            self.monitor.acquire()
+            if not is_over(self.turns):
+                self.exchange.call(number)
+                self.monitor.arm_sleeper()
+            self.monitor.release()
+
+    def called(self) -> int:
+        """The newest number that rank 0 has called for; 0: none. Cheap enough to poll."""
+        return self.exchange.called
+
+    def made(self) -> int:
+        """How many cuts this rank has made."""
+        return self.cuts.made
+
+    def answers(self, uint64_t number, what: str, timeout_s=None) -> list:
+        """The parts of all ranks, in rank order, when they have come. Raises PeerLostError, ClosedError, WaitTimeoutError."""
+        cdef Answered asked
+        cdef string raw
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        asked.exchange = <void*>self.exchange
+        asked.number = number
+        self.calls.wait(_is_answered, &asked, limit_ns, lambda: f"{what}{self._absent(number)}")
+        self.calls.raise_state()
+        with nogil:
+            self.monitor.acquire()
+            self.exchange.take(number, raw)
+            self.monitor.release()
+        return _payloads(raw, self.exchange.size)
+
+    def _absent(self, uint64_t number):
+        cdef vector[uint32_t] ranks
+        with nogil:
+            self.monitor.acquire()
+            self.exchange.absent(number, ranks)
+            self.monitor.release()
+        return f": ranks {list(ranks)} have not come" if ranks.size() else ""
+
+
+cdef int _check_room(Table table, int64_t keys, int64_t rows_bytes, int64_t seen) except -1:
+    if keys < 1 or rows_bytes < keys * <int64_t>table.state.stored_bytes or (seen != -1 and seen < table.num_keys):
+        raise ValueError("an array is too small")
+    return 0
+
+
+cdef list _payloads(bytes raw, uint32_t size):
+    lengths = memoryview(raw)[:4 * size].cast("I").tolist()
+    payloads = []
+    at = 4 * size
+    for length in lengths:
+        payloads.append(raw[at:at + length])
+        at += length
+    return payloads

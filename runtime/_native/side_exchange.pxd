@@ -1,0 +1,53 @@
+"""Exchanges between ranks beside their collective calls: what those say to each other who make a checkpoint.
+
+    SIDE, contribution    to rank 0, which keeps them until it has one of every rank
+    SIDE, result          from rank 0 to all: the contributions in rank order
+    SIDE, call            from rank 0 to all: it is about to make number so-and-so, and they had better, too
+
+They are numbered by who makes them; several may be open, in any order. What they mean is the caller's.
+Called by: RankSnapshot (contribute, take), Dispatch (a SIDE has come).
+Assumption: every method is called under the engine's lock.
+"""
+
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport ControlHeader
+from intentpm.transports.base cimport Transport
+
+
+cdef struct Gathering:
+    vector[string] payloads      # one per rank
+    vector[bint] came
+    uint32_t missing
+
+
+@cython.final
+cdef class SideExchange:
+    cdef Transport transport
+    cdef uint32_t rank
+    cdef uint32_t size
+    cdef unordered_map[uint64_t, Gathering] gatherings       # rank 0
+    cdef readonly uint64_t called                            # the newest that rank 0 has called for
+    cdef unordered_map[uint64_t, string] results             # not taken yet: lengths u32 [N], payloads
+
+    cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef inline bint is_answered(self, uint64_t number) noexcept nogil:
+        return self.results.count(number) > 0
+    # Of rank 0.
+    cdef void call(self, uint64_t number) noexcept nogil
+    # The ranks that have not contributed; known to rank 0 alone.
+    cdef void absent(self, uint64_t number, vector[uint32_t]& ranks) noexcept nogil
+    # Moves the answer of a call that is answered to ``out``.
+    cdef void take(self, uint64_t number, string& out) noexcept nogil
+    # False: makes no sense.
+    cdef bint on_message(
+        self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
+    # private
+    cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil
+    cdef void _send(
+        self, uint32_t to, uint64_t number, uint32_t flags, const char* payload, size_t payload_bytes) noexcept nogil

@@ -1,0 +1,97 @@
+"""Exchanges beside collective calls; ``side_exchange.pxd`` is the contract."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.messages cimport MSG_SIDE, ControlHeader
+from intentpm.runtime._native.staging cimport send_staged, stage
+from intentpm.transports.base cimport Transport
+
+cdef enum:
+    CONTRIBUTION = 0             # the header's flags
+    RESULT = 1
+    CALL = 2
+
+
+cdef class SideExchange:
+    def __init__(self, Transport transport not None):
+        self.transport = transport
+        self.rank = transport.rank
+        self.size = transport.size
+
+    cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
+        if self.rank == 0:
+            self._gather(0, number, payload, payload_bytes)
+        else:
+            self._send(0, number, CONTRIBUTION, payload, payload_bytes)
+
+    cdef void call(self, uint64_t number) noexcept nogil:
+        cdef uint32_t rank
+        self.called = max(self.called, number)
+        for rank in range(1, self.size):
+            self._send(rank, number, CALL, NULL, 0)
+
+    cdef void take(self, uint64_t number, string& out) noexcept nogil:
+        out.swap(self.results[number])
+        self.results.erase(number)
+
+    cdef void absent(self, uint64_t number, vector[uint32_t]& ranks) noexcept nogil:
+        cdef uint32_t rank
+        if self.gatherings.count(number) == 0:
+            return
+        for rank in range(self.size):
+            if not self.gatherings[number].came[rank]:
+                ranks.push_back(rank)
+
+    cdef bint on_message(
+            self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        if header.flags == CONTRIBUTION and self.rank == 0:
+            return self._gather(source, header.sequence, body, body_bytes)
+        if header.flags == CALL and source == 0 and self.rank != 0:
+            self.called = max(self.called, header.sequence)
+            return True
+        if header.flags == RESULT and source == 0 and self.rank != 0:
+            self.results[header.sequence].assign(body, body_bytes)
+            return True
+        return False
+
+    cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
+        cdef Gathering* gathering = &self.gatherings[number]
+        if gathering.payloads.empty():
+            gathering.payloads.resize(self.size)
+            gathering.came.resize(self.size, False)
+            gathering.missing = self.size
+        if gathering.came[source]:
+            return False
+        gathering.came[source] = True
+        gathering.payloads[source].assign(payload, payload_bytes)
+        gathering.missing -= 1
+        if gathering.missing == 0:
+            self._answer(number, gathering)
+        return True
+
+    cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil:
+        cdef string answer
+        cdef uint32_t rank, length
+        for rank in range(self.size):
+            length = <uint32_t>gathering.payloads[rank].size()
+            answer.append(<const char*>&length, sizeof(length))
+        for rank in range(self.size):
+            answer.append(gathering.payloads[rank])
+        for rank in range(1, self.size):
+            self._send(rank, number, RESULT, answer.data(), answer.size())
+        self.results[number].swap(answer)
+        self.gatherings.erase(number)
+
+    cdef void _send(
+            self, uint32_t to, uint64_t number, uint32_t flags, const char* payload, size_t payload_bytes) noexcept nogil:
+        cdef ControlHeader header
+        cdef char* memory = stage(self.transport, payload_bytes)
+        memset(&header, 0, sizeof(header))
+        header.sequence = number
+        header.flags = flags
+        if memory != NULL:
+            memcpy(memory, payload, payload_bytes)      # of a call: nothing
+        send_staged(self.transport, to, MSG_SIDE, &header, sizeof(header), memory, payload_bytes)

@@ -1,0 +1,60 @@
+"""``ParameterManager.periodic_saves``: a checkpoint every so often, made while training goes on.
+
+Rank 0 looks at the time, and calls the others: each makes its cut at its next step. So ranks need not be in step with
+each other, and none waits. All come to the same number of saves: who missed the last calls makes them in ``finish``.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from intentpm.runtime.saving import SaveOrder, Saves, Saving
+
+Extra = Callable[[], Any]
+
+
+class PeriodicSaves:
+    """Saves of one folder; made by ``ParameterManager.periodic_saves`` on every rank. One thread at a time.
+
+    Attributes: ``last``, the ``Saving`` begun last, or None.
+    """
+
+    def __init__(
+        self, saves: Saves, order: Callable[[Any], SaveOrder], gather: Callable[[bytes], list[bytes]], every_s: float
+    ) -> None:
+        self._saves, self._order, self._gather, self._every_s = saves, order, gather, every_s
+        self._due_s = time.monotonic() + every_s
+        self.last: Saving | None = None
+
+    def step(self, extra: Extra) -> None:
+        """To be called often, between two accesses. Begins a save if one is due, and goes on at once.
+
+        extra: what ``save(extra=)`` is to have of this rank; called when it saves.
+        Raises CheckpointError when the save before has failed.
+        """
+        if self._saves.rank == 0 and time.monotonic() >= self._due_s and (self.last is None or self.last.done()):
+            self._due_s = time.monotonic() + self._every_s
+            self._saves.snapshot.call(self._saves.snapshot.made() + 1)
+        if self._saves.snapshot.called() > self._saves.snapshot.made():
+            self._save(extra)
+
+    def finish(self, extra: Extra) -> None:
+        """Collective: makes the saves that were called for, and waits for the last. Raises as ``step``."""
+        called = int(self._gather(str(self._saves.snapshot.called()).encode())[0])
+        while self._saves.snapshot.made() < called:
+            self._save(extra)
+        if self.last is not None:
+            self.last.result()
+
+    def save_now(self, extra: Extra) -> Path:
+        """Collective: one more checkpoint, now. Raises as ``ParameterManager.save``."""
+        self.finish(extra)
+        self._save(extra)
+        assert self.last is not None
+        return self.last.result()
+
+    def _save(self, extra: Extra) -> None:
+        if self.last is not None:
+            self.last.result()
+        self.last = self._saves.begin(self._order(extra()), self._saves.start_thread)
