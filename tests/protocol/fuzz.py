@@ -18,7 +18,9 @@ from support.programs import MODES, run_seed
 COLLECT_EVERY = 50
 
 
-def fuzz(first: int, count: int, management: str | None, check_every: int, stop_after_s: float) -> int:
+def fuzz(
+    first: int, count: int, management: str | None, check_every: int, stop_after_s: float, ranks: int | None = None
+) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -27,10 +29,10 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
     done = 0
     for seed in range(first, first + count):
         try:
-            run_seed(seed, management, check_every)
+            run_seed(seed, management, check_every, ranks=ranks)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management)}")
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks)}")
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -43,9 +45,10 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
     return 0
 
 
-def replay_command(seed: int, management: str | None) -> str:
+def replay_command(seed: int, management: str | None, ranks: int | None = None) -> str:
     mode = f" --management {management}" if management else ""
-    return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{mode}"
+    size = f" --ranks {ranks}" if ranks else ""
+    return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{mode}{size}"
 
 
 def main() -> int:
@@ -53,10 +56,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--management", choices=MODES, default=None, help="default: drawn from the seed")
+    parser.add_argument("--ranks", type=int, default=None, help="of each program; default: drawn from the seed, 2 to 8")
     parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
     options = parser.parse_args()
-    return fuzz(options.first, options.seeds, options.management, options.check_every, options.stop_after)
+    return fuzz(
+        options.first, options.seeds, options.management, options.check_every, options.stop_after, options.ranks
+    )
 
 
 if __name__ == "__main__":
