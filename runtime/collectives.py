@@ -105,17 +105,22 @@ class Call:
 
     def _agreed(self, answers: list[bytes]) -> Answers:
         self._check_same_call(answers)
-        calls = [json.loads(answer) for answer in answers]
-        if not any(call.get("problem") for call in calls):
-            for key in calls[0]["arguments"]:
-                self._check_same(key, [call["arguments"][key] for call in calls])
-        return calls
+        read = {answer: json.loads(answer) for answer in set(answers)}  # mostly one, or a few
+        if not any(call.get("problem") for call in read.values()):
+            for key in read[answers[0]]["arguments"]:
+                if len({call["arguments"][key] for call in read.values()}) > 1:
+                    self._differ(key, [read[answer]["arguments"][key] for answer in answers])
+        return [read[answer] for answer in answers]
 
     def _check_same_call(self, answers: list[bytes]) -> None:
         """Raises CollectiveMismatchError where a rank made another call; each payload's first line is JSON that names
         it."""
-        for rank, answer in enumerate(answers):
-            other = json.loads(answer.split(b"\n", 1)[0])["call"]
+        heads = [answer.split(b"\n", 1)[0] for answer in answers]
+        called = {head: json.loads(head)["call"] for head in set(heads)}
+        if set(called.values()) == {self.name}:
+            return
+        for rank, head in enumerate(heads):
+            other = called[head]
             if other != self.name:
                 raise CollectiveMismatchError(
                     f"rank {self._owner.rank} called {self.name}() while rank {rank} called {other}(): "
@@ -162,14 +167,14 @@ class Call:
     def _payload(self, arguments: dict[str, str], **said: Any) -> bytes:
         return json.dumps({"call": self.name, "arguments": arguments, **said}).encode() + b"\n"
 
-    def _check_same(self, key: str, values: list[str]) -> None:
+    def _differ(self, key: str, values: list[str]) -> None:
+        """Raises CollectiveMismatchError: ``values`` (N) of an argument are not all the same."""
         mine = values[self._owner.rank]
-        for rank, other in enumerate(values):
-            if other != mine:
-                raise CollectiveMismatchError(
-                    f"{self.name}: {key} is {mine} on rank {self._owner.rank} but {other} on rank {rank}: "
-                    "pass the same arguments on every rank"
-                )
+        rank, other = next((rank, other) for rank, other in enumerate(values) if other != mine)
+        raise CollectiveMismatchError(
+            f"{self.name}: {key} is {mine} on rank {self._owner.rank} but {other} on rank {rank}: "
+            "pass the same arguments on every rank"
+        )
 
     def __enter__(self) -> Self:
         return self

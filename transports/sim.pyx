@@ -198,9 +198,10 @@ cdef class SimNetwork(TaskScheduler):
     cdef void leave(self, uint32_t rank, int64_t notice_ns) noexcept nogil:
         cdef uint32_t peer
         cdef int64_t at
-        self._release_sender(rank)
+        if self._late_done_share > 0:    # else nothing under way is still in its sender's memory
+            self._release_sender(rank)
         for peer in range(self.size):
-            if peer != rank:
+            if peer != rank and not (<SimTransport>self._endpoints[peer]).closed:
                 at = max(self.now, self.links.last_arrival_ns(rank, peer))
                 self._schedule_lost(peer, rank, at + 1 + random_ns(&self.random_state, <double>notice_ns))
 

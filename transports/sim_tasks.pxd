@@ -51,7 +51,7 @@ cdef class TaskScheduler(Timeline):
     cdef bint running_event              # inside a callback: progress() is forbidden
     cdef list _tasks
     cdef sem_t _handed_over              # posted by the task that hands over
-    cdef vector[TaskState*] _waiting     # tasks whose condition may become true
+    cdef vector[vector[TaskState*]] _waiting     # of each rank: tasks whose condition may become true
     cdef uint32_t _active                # tasks neither parked nor finished
     cdef uint32_t _failures              # of tasks
     cdef uint64_t _max_events

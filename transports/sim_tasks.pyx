@@ -9,6 +9,7 @@ import traceback
 from cpython.exc cimport PyErr_CheckSignals
 from cython.operator cimport dereference
 from libc.errno cimport EINTR, errno
+from libcpp.vector cimport vector
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from intentpm.foundation.deadlines import wait_ns, wait_s
@@ -64,6 +65,8 @@ cdef class TaskScheduler(Timeline):
         task._function = function
         task.state.rank = rank
         self._tasks.append(task)
+        if task.state.rank >= self._waiting.size():
+            self._waiting.resize(task.state.rank + 1)
         self._active += 1
         task._runner = _take_runner()
         task._runner.put(task)
@@ -243,27 +246,30 @@ cdef class TaskScheduler(Timeline):
         task.context = context
         task.argument = argument
         task.waiting = WAITS_FOR_CONDITION
-        self._waiting.push_back(task)
+        self._waiting[task.rank].push_back(task)
         self._schedule_wake(task, until_ns)
         self._hand_over(task)
 
     cdef void look_at_waiting(self, uint32_t rank) noexcept nogil:
         cdef size_t i = 0
         cdef TaskState* task
-        while i < self._waiting.size():
-            task = self._waiting[i]
-            if task.rank == rank and task.condition(task.context, task.argument):
+        if rank >= self._waiting.size():
+            return                       # it never had a task
+        while i < self._waiting[rank].size():
+            task = self._waiting[rank][i]
+            if task.condition(task.context, task.argument):
                 self._stop_waiting(task)
                 self._schedule_wake(task, self.now + random_ns(&self.random_state, self._wake_delay_ns))
             else:
                 i += 1
 
     cdef void _stop_waiting(self, TaskState* task) noexcept nogil:
+        cdef vector[TaskState*]* waiting = &self._waiting[task.rank]
         cdef size_t i
         task.waiting = NOT_WAITING
-        for i in range(self._waiting.size()):
-            if self._waiting[i] == task:
-                self._waiting.erase(self._waiting.begin() + i)
+        for i in range(waiting.size()):
+            if waiting[0][i] == task:
+                waiting.erase(waiting.begin() + i)
                 return
 
     cdef void _schedule_wake(self, TaskState* task, int64_t at_ns) noexcept nogil:

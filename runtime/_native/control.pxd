@@ -1,6 +1,7 @@
 """Control messages: collective calls, signs of life, leaving, and the end of a job that lost a rank.
 
 Collectives: every rank calls them in the same order; rank 0 gathers one payload per rank and answers all with all of them.
+The answer, which grows with the number of ranks, goes down a tree: each rank passes it on to its children before it goes on.
 What the payloads mean, and whether they fit together, is for the caller to compare: each rank sees the same list.
 
 A rank's calls are numbered from 0. Of the newest, number ``entered`` - 1, this rank is
@@ -43,7 +44,7 @@ cdef class Control:
     cdef readonly uint64_t entered           # calls this rank has begun
     cdef readonly uint64_t completed         # and ended
     cdef Operation* waiting                  # of the call this rank is in; NULL: none
-    cdef string result                       # its answer: N lengths, then payloads
+    cdef string result                       # its answer: N lengths, then payloads; one of each if all are the same
     cdef uint32_t result_flags
     cdef vector[string] contributions        # rank 0: one per rank, of the collective being gathered
     cdef vector[uint32_t] revisions          # rank 0: 1 + how often each rank has amended its own; 0: has not come
@@ -94,6 +95,8 @@ cdef class Control:
     cdef bint _take_roll(
         self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     cdef void _answer(self) noexcept nogil
+    # Of a rank other than 0: who passes answers on to it.
+    cdef uint32_t _parent(self) noexcept nogil
     cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil
     cdef void _check_left(self, uint32_t peer) noexcept nogil

@@ -20,6 +20,7 @@ from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, Piece, Transp
 
 cdef enum:
     WHY_BYTES = 256              # for the reason of a failure, which may be that there is no memory
+    CHILDREN = 16                # of a rank, in the tree down which answers go
 
 
 cdef class Control:
@@ -29,8 +30,9 @@ cdef class Control:
         self.rank = transport.rank
         self.size = transport.size
         self.peer_timeout_ns = wait_ns(peer_timeout_s, "peer_timeout")
-        self.contributions.resize(self.size)
-        self.revisions.resize(self.size, 0)
+        if self.rank == 0:
+            self.contributions.resize(self.size)
+            self.revisions.resize(self.size, 0)
         self.missing = self.size
         self.left.resize(self.size, 0)
         self.left_after.resize(self.size, 0)
@@ -121,7 +123,7 @@ cdef class Control:
             self._answer()
 
     cdef void _answer(self) noexcept nogil:
-        """Rank 0, all are here: sends everything to everyone, once if it is all the same (a barrier)."""
+        """Rank 0, all are here: answers with everything, once if it is all the same (a barrier)."""
         cdef ControlHeader header
         cdef string answer
         cdef uint32_t peer, length
@@ -131,7 +133,7 @@ cdef class Control:
             same = same and self.contributions[peer] == self.contributions[0]
         header.flags = FLAG_SAME if same else 0
         header.sequence = self.completed
-        for peer in range(self.size):
+        for peer in range(1 if same else self.size):
             length = <uint32_t>self.contributions[peer].size()
             answer.append(<const char*>&length, sizeof(length))
         for peer in range(1 if same else self.size):
@@ -140,11 +142,16 @@ cdef class Control:
             self.revisions[peer] = 0
             self.contributions[peer].clear()
         self.missing = self.size
-        for peer in range(1, self.size):
-            self._send(peer, MSG_RESULT, &header, answer.data(), answer.size())
         self._take_result(&header, answer.data(), answer.size())
 
+    cdef uint32_t _parent(self) noexcept nogil:
+        return (self.rank - 1) // CHILDREN
+
     cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
+        cdef uint64_t first_child = <uint64_t>self.rank * CHILDREN + 1
+        cdef uint64_t child
+        for child in range(first_child, min(first_child + CHILDREN, <uint64_t>self.size)):
+            self._send(<uint32_t>child, MSG_RESULT, header, body, body_bytes)
         self.completed = header.sequence + 1
         self.result.assign(body, body_bytes)
         self.result_flags = header.flags
@@ -256,7 +263,7 @@ cdef class Control:
             return not self.left[peer]
         if self.waiting == NULL:
             return False
-        return self.revisions[peer] == 0 if self.rank == 0 else peer == 0
+        return self.revisions[peer] == 0 if self.rank == 0 else peer == 0 or peer == self._parent()
 
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t now = self.transport.now_ns()
@@ -295,7 +302,7 @@ cdef class Control:
             if header.sequence == self.completed:    # else all had come before it was amended
                 self._gather(source, header.flags, body, body_bytes)
         elif message_id == MSG_RESULT:
-            if source != 0 or body_bytes < self.size * sizeof(uint32_t):
+            if self.rank == 0 or source != self._parent() or body_bytes < sizeof(uint32_t):
                 return False
             self._take_result(header, body, body_bytes)
         elif message_id == MSG_ROLL_CALL:

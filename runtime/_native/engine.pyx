@@ -229,13 +229,13 @@ cdef class Engine:
     cdef list _payloads(self):
         cdef uint32_t size = self.transport.size
         cdef bytes raw = self.control.result
-        lengths = memoryview(raw)[:4 * size].cast("I").tolist()
+        if self.control.result_flags & FLAG_SAME:
+            return [raw[4:]] * size
         payloads = []
         at = 4 * size
-        for length in lengths:
+        for length in memoryview(raw)[:at].cast("I").tolist():
             payloads.append(raw[at:at + length])
-            if not self.control.result_flags & FLAG_SAME:
-                at += length
+            at += length
         return payloads
 
     def has_replicas(self) -> bool:

@@ -30,7 +30,8 @@ cdef int map_arrays(TableState* table) except -1:
     table.stride_bytes = stride_for(table.stored_bytes)
     table.places = <KeyPlace*>_map(keys * sizeof(KeyPlace), True)
     table.key_of = <int32_t*>_map(keys * sizeof(int32_t), False)
-    table.rows = <char*>_map(keys * table.stride_bytes, True)
+    # A rank that has few of the rows would take huge pages for them that stay all but empty.
+    table.rows = <char*>_map(keys * table.stride_bytes, keys * table.stride_bytes >= table.size * <size_t>HUGE_PAGE_BYTES)
     # What only keys with intents, replicas or relocations touch; a one-rank job touches none of it.
     table.holdings_room = min(keys * (table.size - 1) + 1, <size_t>0xffffffff)
     table.pending_stride = max(<size_t>8, table.stride_bytes)

@@ -20,7 +20,15 @@ from support.saves import run_saving_seed
 COLLECT_EVERY = 50
 
 
-def fuzz(first: int, count: int, management: str | None, check_every: int, stop_after_s: float, saves: int) -> int:
+def fuzz(
+    first: int,
+    count: int,
+    management: str | None,
+    check_every: int,
+    stop_after_s: float,
+    ranks: int | None = None,
+    saves: int = 0,
+) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -32,10 +40,10 @@ def fuzz(first: int, count: int, management: str | None, check_every: int, stop_
             if saves:
                 _run_saving(seed, management, saves)
             else:
-                run_seed(seed, management, check_every)
+                run_seed(seed, management, check_every, ranks=ranks)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, saves)}")
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves)}")
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -53,10 +61,11 @@ def _run_saving(seed: int, management: str | None, saves: int) -> None:
         run_saving_seed(seed, Path(folder), management, saves)
 
 
-def replay_command(seed: int, management: str | None, saves: int = 0) -> str:
-    mode = f" --management {management}" if management else ""
-    mode += f" --saves {saves}" if saves else ""
-    return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{mode}"
+def replay_command(seed: int, management: str | None, ranks: int | None = None, saves: int = 0) -> str:
+    options = f" --management {management}" if management else ""
+    options += f" --ranks {ranks}" if ranks else ""
+    options += f" --saves {saves}" if saves else ""
+    return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{options}"
 
 
 def main() -> int:
@@ -64,12 +73,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--management", choices=MODES, default=None, help="default: drawn from the seed")
+    parser.add_argument("--ranks", type=int, default=None, help="of each program; default: drawn from the seed, 2 to 8")
     parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
     parser.add_argument("--saves", type=int, default=0, help="checkpoints made while a program runs, and checked")
     options = parser.parse_args()
     return fuzz(
-        options.first, options.seeds, options.management, options.check_every, options.stop_after, options.saves
+        options.first,
+        options.seeds,
+        options.management,
+        options.check_every,
+        options.stop_after,
+        options.ranks,
+        options.saves,
     )
 
 

@@ -16,12 +16,18 @@ TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("one_core")
 
 SEEDS_PER_MODE = 60
+WIDE_SEEDS = 6
 
 
 @pytest.mark.parametrize("management", MODES)
 def test_no_program_breaks_the_semantics(management: str) -> None:
     for seed in range(SEEDS_PER_MODE):
         run_seed(seed, management)
+
+
+def test_no_program_of_many_ranks_breaks_the_semantics() -> None:
+    for seed in range(WIDE_SEEDS):
+        run_seed(seed, ranks=64)
 
 
 def test_same_seed_gives_same_trace_in_any_process() -> None:

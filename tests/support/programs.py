@@ -59,10 +59,11 @@ class Plan:
         return PLAIN_TABLES if self.config.management in WITHOUT_OPTIMIZERS else tuple(ROW_ITEMS)
 
     @classmethod
-    def draw(cls, seed: int, management: str | None = None) -> "Plan":
+    def draw(cls, seed: int, management: str | None = None, ranks: int | None = None) -> "Plan":
         draw = random.Random(f"plan {seed}")
+        size = draw.choice((2, 2, 3, 4, 5, 8))
         return cls(
-            size=draw.choice((2, 2, 3, 4, 5, 8)),
+            size=ranks or size,
             workers_per_rank=draw.choice((1, 1, 2)),
             steps=draw.choice((5, 15, 30)),
             keys={name: draw.choice((1, 3, 8, 20)) for name in ROW_ITEMS},
@@ -425,9 +426,14 @@ def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str
     return tuple(draw.choices(candidates, k=draw.choice((1, 1, 2, 5, 12))))
 
 
-def run_seed(seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None) -> str:
-    """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step."""
-    plan = Plan.draw(seed, management)
+def run_seed(
+    seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None, ranks: int | None = None
+) -> str:
+    """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step.
+
+    management, ranks: in place of what the seed would draw.
+    """
+    plan = Plan.draw(seed, management, ranks)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
         job.hand_over(plan.hands_over)
