@@ -13,9 +13,10 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
 
-    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each; sections in this order:
+    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each, of record_bytes in a ROUND; sections in this
+    order:
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
-              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
+              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after that
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
               MOVED have the next row. With HOLDERS also, for each MOVED, how many others hold the key, and their ranks: u16
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
@@ -87,6 +88,8 @@ cdef enum RecordFlags:
     RECORD_ADD = 2               # the row is to be added
     RECORD_SET = 4               # the row overwrites
     RECORD_HOLDS = 8             # the holder has the owner's row of this version, and whatever it wrote itself
+    RECORD_STEP = 16             # the row is a kept one (optimiser_rows.hpp): steps to take
+    RECORD_FLAGS = 31
 
 cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row
@@ -94,7 +97,6 @@ cdef enum RecordResult:
     RESULT_DROPPED = 2           # you are no longer a holder
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
-    RESULT_DECLINED = 5          # you do not get the key (declined.pxd)
 
 cdef struct RoundHeader:
     uint32_t count
@@ -124,6 +126,10 @@ cdef inline size_t carried_bytes(int access_kind, size_t row_bytes, size_t store
 
 cdef inline bint has_row(uint8_t result) noexcept nogil:
     return result < RESULT_DROPPED
+
+
+cdef inline uint32_t rows_of(uint8_t record) noexcept nogil:
+    return ((record & (RECORD_ADD | RECORD_SET)) != 0) + ((record & RECORD_STEP) != 0)
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:

@@ -17,6 +17,9 @@ NAMES = {
     "holders not passed on": MUTATION_HOLDERS_NOT_PASSED_ON,
     "last news untold": MUTATION_LAST_NEWS_UNTOLD,
     "writes not spread": MUTATION_WRITES_NOT_SPREAD,
+    "kept lost": MUTATION_KEPT_LOST,
+    "kept twice": MUTATION_KEPT_TWICE,
+    "steps recounted": MUTATION_STEPS_RECOUNTED,
 }
 
 
