@@ -17,7 +17,6 @@ class EventKind(IntEnum):
     HOLDER_ADDED = 7
     HOLDER_REMOVED = 8
     OFFERED = 9
-    DECLINED = 10
     INTENT_ON = 16
     INTENT_OFF = 17
     REFRESHED = 18

@@ -27,7 +27,6 @@ DECISIONS: dict[int, str] = {
     EventKind.DROPPED: "replica dropped: no intent here any more (owner: rank {peer})",
     EventKind.HOLDER_ADDED: "replica granted to rank {peer}: {reason}",
     EventKind.HOLDER_REMOVED: "rank {peer} holds no replica any more",
-    EventKind.DECLINED: "declined by rank {peer}: accesses stay remote, for a table with an optimizer has no replicas",
     EventKind.OFFERED: "offered to rank {peer}, the last that holds a replica: no intent here",
 }
 

@@ -31,7 +31,7 @@ from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
-from intentpm.runtime.optimisers import RowOptimiser, check_management
+from intentpm.runtime.optimisers import RowOptimiser
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
 from intentpm.runtime.saving import Saves
 from intentpm.runtime.stats import gather_stats
@@ -118,7 +118,7 @@ class ParameterManager(Checkpointing):
                 their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
                 be rounded to floats; any other change of a value is refused.
             optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
-                the optimizer with it. For floating-point dtypes. Such a table has no replicas: keys move or are remote.
+                the optimizer with it. For floating-point dtypes.
             timeout: seconds; None waits as long as all ranks are alive.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
@@ -158,7 +158,6 @@ class ParameterManager(Checkpointing):
         """The id of a table that can be made. Raises Error, MemoryBudgetError."""
         if arguments.name in self._tables:
             raise Error(f"table {arguments.name!r} exists already: choose another name")
-        check_management(arguments.name, arguments.optimizer, self.config.management)
         if self.config.memory_budget is not None:
             used = sum(table.memory()["rows"] for table in self._tables.values())
             check_budget(arguments, self.size, used, self.config.memory_budget)
@@ -292,8 +291,7 @@ class ParameterManager(Checkpointing):
             write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
         ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
-            ``withdrawn``: over before the key was asked for; ``declined``: the owner kept the key (only of tables with
-            an optimizer); ``refused``: not asked for, because of the memory budget.
+            ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.
             Whether an intended key was accessed is not recorded.
         ``workers[i]``, of those that are open: ``clock``; ``clocks_per_round``, the action timer's estimate;
         ``horizon_clocks``, how many

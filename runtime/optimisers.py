@@ -175,12 +175,3 @@ def check_optimizer(where: str, optimizer: Any) -> None:
     """What ``create_table`` was given. Raises OptimizerError."""
     if optimizer is not None and not isinstance(optimizer, RowOptimiser):
         raise OptimizerError(f"{where}: optimizer={optimizer!r}: pass one of intentpm.optim, as in Adagrad(lr=0.1)")
-
-
-def check_management(table_name: str, optimizer: RowOptimiser | None, management: str) -> None:
-    """Raises OptimizerError for a mode that such a table cannot be managed in."""
-    if optimizer is not None and management in ("replicate", "full_replication"):
-        raise OptimizerError(
-            f"table {table_name!r}: a table with an optimizer has no replicas yet, and management={management!r} does "
-            "nothing else: use adaptive, relocate or static"
-        )

@@ -56,7 +56,6 @@ def _intents(counters: dict[str, Any], timers: list[dict[str, Any]]) -> dict[str
         "in_time": counters["intents_in_time"],
         "late": counters["intents_late"],
         "withdrawn": counters["intents_withdrawn"],
-        "declined": counters["intents_declined"],
         "refused": counters["intents_refused"],
     }
 

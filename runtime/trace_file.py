@@ -25,7 +25,6 @@ KEY_TIDS = 1_000_000
 TRANSITIONS: dict[int, tuple[KeyState | None, KeyState]] = {
     EventKind.REQUESTED: (KeyState.ABSENT, KeyState.REQUESTED),
     EventKind.WITHDRAWN: (KeyState.REQUESTED, KeyState.ABSENT),
-    EventKind.DECLINED: (KeyState.REQUESTED, KeyState.ABSENT),
     EventKind.GRANTED: (KeyState.REQUESTED, KeyState.REPLICA),
     EventKind.MOVED_IN: (None, KeyState.OWNED),
     EventKind.MOVED_OUT: (KeyState.OWNED, KeyState.ABSENT),

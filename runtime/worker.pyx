@@ -282,7 +282,8 @@ cdef class Worker:
     def push_grad(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
         """Takes one step of the table's optimizer on each row. Only tables made with ``create_table(optimizer=...)``.
 
-        Each step is atomic and is taken once, on the only copy of the row, wherever that is.
+        Each step is atomic and is taken once. On a replica it shows at once, and is kept for the row's owner
+        (docs/optimisers.md says what is exact then).
 
         Parameters
             keys: int64 [K].

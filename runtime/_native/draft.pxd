@@ -1,6 +1,6 @@
 """A ROUND, ANSWER or REFRESH while it is being built: rows go straight into the body, the other sections lie beside it.
 
-    memory = draft.begin(table, most, u32_sections)        # room for so many rows and entries; NULL: out of memory
+    memory = draft.begin(most, rows_bytes, u32_sections)   # room for so many entries, and rows; NULL: out of memory
     ...                                                    # rows into memory, entries into keys, codes and so on
     draft.send(...) or unstage(memory, 1)
 
@@ -12,7 +12,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport RoundHeader
+from intentpm.runtime._native.messages cimport MSG_ROUND, RoundHeader
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -22,7 +22,13 @@ cdef enum:
 
 
 cdef inline uint32_t records_per_message(const TableState* table) noexcept nogil:
-    return <uint32_t>min(<size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // table.stored_bytes))
+    return <uint32_t>min(
+        <size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // max(table.stored_bytes, table.record_bytes)))
+
+
+cdef inline size_t row_bytes_in(const TableState* table, uint8_t message_id) noexcept nogil:
+    """Of a row in a ROUND, ANSWER or REFRESH."""
+    return table.record_bytes if message_id == MSG_ROUND else table.stored_bytes
 
 
 @cython.final
@@ -35,7 +41,7 @@ cdef class Draft:
     cdef vector[uint16_t] holders                # of an ANSWER with HOLDERS
 
     # holders: room for so many.
-    cdef char* begin(self, const TableState* table, size_t most, uint32_t u32_sections, size_t holders=*) noexcept nogil
+    cdef char* begin(self, size_t most, size_t rows_bytes, uint32_t u32_sections, size_t holders=*) noexcept nogil
     # Adds the sections behind the rows in ``memory`` and sends it. The header says how many entries and rows there are.
     cdef void send(
         self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,

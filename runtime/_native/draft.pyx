@@ -14,21 +14,20 @@ cdef class Draft:
     def __init__(self, Transport transport not None):
         self.transport = transport
 
-    cdef char* begin(
-            self, const TableState* table, size_t most, uint32_t u32_sections, size_t holders=0) noexcept nogil:
+    cdef char* begin(self, size_t most, size_t rows_bytes, uint32_t u32_sections, size_t holders=0) noexcept nogil:
         self.keys.clear()
         self.epochs.clear()
         self.versions.clear()
         self.codes.clear()
         self.holders.clear()
         return stage(
-            self.transport, padded(most * table.stored_bytes) + u32_sections * indices_bytes(<uint32_t>most) + padded(most)
+            self.transport, padded(rows_bytes) + u32_sections * indices_bytes(<uint32_t>most) + padded(most)
             + holders_bytes(holders))
 
     cdef void send(
             self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
             bint epochs) noexcept nogil:
-        cdef RoundBody body = round_body(memory, header, table.stored_bytes, epochs)
+        cdef RoundBody body = round_body(memory, header, row_bytes_in(table, message_id), epochs)
         memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
         if epochs:
             memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from intentpm.foundation.primitives cimport load_relaxed_i32
-from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.dirty_stack cimport NOT_DIRTY
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.flags cimport KEY_MISSED, KEY_OFFERED
@@ -62,7 +61,7 @@ cdef class HandOver:
     cdef bint is_due(self, TableState* table, uint32_t key, uint32_t asker) noexcept nogil:
         cdef const Holding* holding
         cdef uint32_t count = 1
-        if self.surplus <= 0 or not may_replicate(table):
+        if self.surplus <= 0:
             return False
         holding = first_holding(table, key)
         while holding != NULL:

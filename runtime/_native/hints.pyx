@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.declined cimport forget_declined, next_owner
 from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
+from intentpm.runtime._native.holders cimport only_holder
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_OFFERED, note_decision
 from intentpm.runtime._native.messages cimport MSG_MOVED, MSG_OFFER, RoundHeader, indices_bytes
@@ -49,7 +49,7 @@ cdef class Hints:
                 self._note(table, key, self.moved[peer])
 
     cdef void offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil:
-        cdef int64_t last = next_owner(table, key)
+        cdef int64_t last = only_holder(table, key)
         if last >= 0 and may_relocate(self.management):
             self._note(table, key, self.offers[last])
             note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.records[key].epoch)
@@ -96,8 +96,6 @@ cdef class Hints:
             at += 1
             if self._is_true(table, message_id, key, peer):
                 self.keys.push_back(key)
-                if message_id == MSG_OFFER:
-                    forget_declined(table, key)
         if self.keys.empty():
             return at
         memset(&header, 0, sizeof(header))
@@ -121,7 +119,7 @@ cdef class Hints:
             return known_owner(table, key) != peer
         return (
             known_owner(table, key) == table.rank and table.records[key].intent_refs == 0
-            and next_owner(table, key) == <int64_t>peer)
+            and only_holder(table, key) == <int64_t>peer)
 
     # -- hearing ---------------------------------------------------------------------------------------------------------
 

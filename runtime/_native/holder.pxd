@@ -84,7 +84,6 @@ cdef class Holder:
     cdef readonly uint64_t rounds
     cdef readonly uint64_t records
     cdef readonly uint64_t intents_withdrawn     # keys whose intent was over before they were asked for
-    cdef readonly uint64_t intents_declined      # keys that their owner kept (declined.pxd)
     cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
 
     # Asks for an ABSENT key with active intent, if there is memory for it.
@@ -151,7 +150,6 @@ cdef class Holder:
     cdef size_t _send_records(
         self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
-    cdef void _take_declined(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _take_same(
         self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil

@@ -7,7 +7,6 @@ from libcpp.vector cimport vector
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.apart cimport arrive_apart
 from intentpm.runtime._native.cuts cimport is_of
-from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.flags cimport (
@@ -15,15 +14,16 @@ from intentpm.runtime._native.flags cimport (
 )
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport (
-    EVENT_DECLINED, EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED,
-    EVENT_WITHDRAWN, note_decision, note_traced,
+    EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
+    note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET, RESULT_DECLINED,
-    RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved,
-    rows_in,
+    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_STEP, RESULT_DROPPED, RESULT_KEPT,
+    RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved, rows_in, rows_of,
 )
-from intentpm.runtime._native.mutations cimport MUTATION_FENCE_OPEN, MUTATION_RECORDS_FIRST, is_planted
+from intentpm.runtime._native.mutations cimport (
+    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_RECORDS_FIRST, is_planted,
+)
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
 from intentpm.runtime._native.policy cimport packed_load
@@ -163,14 +163,16 @@ cdef class Holder:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]
         cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references.size() - at)
-        cdef char* memory = self.draft.begin(table, most, 2)
+        # One row more than records, so that the last may have two.
+        cdef char* memory = self.draft.begin(most, (most + 1) * table.record_bytes, 2)
         cdef RoundHeader header
         cdef uint32_t key
         cdef int record
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
-        while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most:
+        while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most and (
+                header.rows < most):
             prefetch_records(table, references.data(), at, references.size())
             key = references[at].key
             at += 1
@@ -178,12 +180,12 @@ cdef class Holder:
             if known_owner(table, key) != peer:
                 self._put_in_queue(table, key)       # its owner has changed since it was queued
                 continue
-            record = self._next_record(table, key, memory + header.rows * table.stored_bytes)
+            record = self._next_record(table, key, memory + header.rows * table.record_bytes)
             if record < 0:
                 self._become_idle(table, key)
                 continue
-            if record & (RECORD_ADD | RECORD_SET):
-                header.rows += 1
+            if rows_of(<uint8_t>record) > 0:
+                header.rows += rows_of(<uint8_t>record)
                 note_traced(self.journal, table, key, EVENT_DELTA_SENT, peer)
             table.flags[key] = (table.flags[key] | KEY_IN_FLIGHT) & ~<uint8_t>(KEY_MISSED | KEY_OFFERED)
             if _colour(table, key) != self.colour:
@@ -204,13 +206,13 @@ cdef class Holder:
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count
-        sent_bytes[0] += header.rows * table.stored_bytes
+        sent_bytes[0] += header.rows * table.record_bytes
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
 
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
-        """What to tell the owner of this key now (its delta goes to ``row``); negative: nothing."""
-        cdef int pending, holds
+        """What to tell the owner of this key now (what was written goes to ``row``); negative: nothing."""
+        cdef int written, holds
         if key_state(table, key) == STATE_REQUESTED:
             if table.records[key].intent_refs == 0 and not self.remote.parking.any(table, key):
                 change_state(table, key, STATE_ABSENT)      # over before it was asked for
@@ -221,14 +223,14 @@ cdef class Holder:
             return 0
         if key_state(table, key) != STATE_REPLICA:
             return -1
-        pending = take_pending(table, key, row)
+        written = take_pending(table, key, row)
         if table.records[key].intent_refs == 0:
-            return RECORD_LEAVE | (pending * RECORD_ADD)
-        if pending == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
+            return RECORD_LEAVE | (written & ~RECORD_STEP if is_planted(MUTATION_KEPT_LOST) else written)
+        if written == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
         # What a missed refresh brought is to be sent again, though its version may be known.
         holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else RECORD_HOLDS
-        return holds | (pending * RECORD_ADD)
+        return holds | written
 
     # -- taking answers ------------------------------------------------------------------------------------------------
 
@@ -250,12 +252,9 @@ cdef class Holder:
             apart = self._hear_of_snapshot(table, header.flags, body.codes[i])
             prefetch_rows(table, body.keys, i, header.count)
             table.flags[body.keys[i]] &= ~<uint8_t>KEY_IN_FLIGHT
-            if body.codes[i] == RESULT_DROPPED or body.codes[i] == RESULT_DECLINED:
+            if body.codes[i] == RESULT_DROPPED:
                 learn_owner(table, body.keys[i], owner, body.epochs[i])
-                if body.codes[i] == RESULT_DECLINED:
-                    self._take_declined(table, body.keys[i])
-                else:
-                    self._take_drop(table, body.keys[i])
+                self._take_drop(table, body.keys[i])
                 continue
             if body.codes[i] == RESULT_SAME or body.codes[i] == RESULT_MOVED_SAME:
                 self._take_same(
@@ -289,13 +288,6 @@ cdef class Holder:
             self.replicas_taken -= 1
             self.taken_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
-
-    cdef void _take_declined(self, TableState* table, uint32_t key) noexcept nogil:
-        """Nothing waits for the key here: accesses to it have gone to its owner all the time (remote.pyx)."""
-        change_state(table, key, STATE_ABSENT)
-        self.intents_declined += 1
-        self.taken_bytes -= table.stride_bytes
-        note_decision(self.journal, table, key, EVENT_DECLINED, known_owner(table, key), table.records[key].epoch)
 
     cdef void _take_same(
             self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch,
@@ -357,8 +349,8 @@ cdef class Holder:
             self._stay_busy(table, key)
             return
         self._become_idle(table, key)
-        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0 and may_replicate(table):
-            self.want(table, key)            # else it was declined
+        if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
+            self.want(table, key)
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
 
@@ -416,9 +408,6 @@ cdef class Holder:
             if key_state(table, keys[i]) == STATE_REPLICA:
                 table.flags[keys[i]] |= KEY_OFFERED
                 self.queue(table, keys[i])
-            elif (not may_replicate(table) and key_state(table, keys[i]) == STATE_ABSENT
-                    and table.records[keys[i]].intent_refs > 0):
-                self.want(table, keys[i])
 
     # -- row memory ----------------------------------------------------------------------------------------------------
 

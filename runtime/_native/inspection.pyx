@@ -48,7 +48,6 @@ cdef struct Counters:
     uint64_t replicas_promoted
     uint64_t replicas_held
     uint64_t intents_acted
-    uint64_t intents_declined
     uint64_t intents_refused
     uint64_t intents_in_time
     uint64_t intents_late
@@ -240,7 +239,6 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
     counters.replicas_promoted = rounds.holder.replicas_promoted
     counters.replicas_held = rounds.holder.replicas_held()
     counters.intents_acted = rounds.intents.intents_acted
-    counters.intents_declined = rounds.holder.intents_declined
     counters.intents_refused = rounds.holder.intents_refused
     counters.intents_in_time = rounds.intents.intents_in_time
     counters.intents_late = rounds.intents.intents_late

@@ -30,7 +30,6 @@ cdef enum EventKind:
     EVENT_HOLDER_ADDED = 7       # owner: granted a replica. peer: holder; reason
     EVENT_HOLDER_REMOVED = 8     # owner: forgot a replica. peer: holder
     EVENT_OFFERED = 9            # owner without intent: offers the key. peer: the last holder
-    EVENT_DECLINED = 10          # the owner keeps the key, and grants no replica. peer: owner; detail: epoch
     # Traces only.
     EVENT_INTENT_ON = 16         # first active intent of this rank's workers
     EVENT_INTENT_OFF = 17        # the last is over

@@ -13,9 +13,10 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
 
-    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each; sections in this order:
+    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each, of record_bytes in a ROUND; sections in this
+    order:
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
-              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row
+              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after that
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
               MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the key,
               and their ranks: u16
@@ -93,6 +94,8 @@ cdef enum RecordFlags:
     RECORD_ADD = 2               # the row is to be added
     RECORD_SET = 4               # the row overwrites
     RECORD_HOLDS = 8             # the holder has the owner's row of this version, and whatever it wrote itself
+    RECORD_STEP = 16             # the row is a kept one (optimiser_rows.hpp): steps to take
+    RECORD_FLAGS = 31
 
 cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row
@@ -100,7 +103,6 @@ cdef enum RecordResult:
     RESULT_DROPPED = 2           # you are no longer a holder
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
-    RESULT_DECLINED = 5          # you do not get the key (declined.pxd)
     RESULT_MASK = 63
     # With MOVED, of a table that is being saved (cuts.pxd):
     RESULT_KEPT = 64             # another row follows, which goes into the checkpoint
@@ -142,6 +144,10 @@ cdef inline bint is_moved(uint8_t result) noexcept nogil:
 
 cdef inline uint32_t rows_in(uint8_t result) noexcept nogil:
     return has_row(result) + ((result & RESULT_KEPT) != 0)
+
+
+cdef inline uint32_t rows_of(uint8_t record) noexcept nogil:
+    return ((record & (RECORD_ADD | RECORD_SET)) != 0) + ((record & RECORD_STEP) != 0)
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:

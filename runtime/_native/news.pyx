@@ -179,7 +179,7 @@ cdef class News:
         """One message of what is ripe, from ``at`` on; returns the first reference that is not in it."""
         cdef TableState* table = self.remote.tables[self.ripe[at].table]
         cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), self.ripe.size() - at)
-        cdef char* memory = self.draft.begin(table, most, 3)
+        cdef char* memory = self.draft.begin(most, most * table.stored_bytes, 3)
         cdef RoundHeader header
         cdef Holding* holding
         cdef uint32_t key
@@ -221,7 +221,7 @@ cdef class News:
         cdef int64_t oldest_ns = 0
         for i in range(self.last.size()):
             most += self.last[i].holder == holder
-        memory = self.draft.begin(table, most, 3)
+        memory = self.draft.begin(most, most * table.stored_bytes, 3)
         if memory == NULL:
             self.last.clear()                    # the rank fails
             return

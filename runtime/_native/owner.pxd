@@ -1,9 +1,9 @@
 """The owner's side of management: what happens to a record that another rank sends for a key.
 
     ROUND -> serve_round
-        owned here         its delta is applied and spread as news; then policy.pxd decides: the answer says RESULT_ROW (you
-                           hold a replica), RESULT_MOVED (you own it now, and these hold it) or RESULT_DROPPED (you no longer
-                           hold it)
+        owned here         what was written is applied and spread as news; then policy.pxd decides: the answer says
+                           RESULT_ROW (you hold a replica), RESULT_MOVED (you own it now, and these hold it) or
+                           RESULT_DROPPED (you no longer hold it)
         on its way here    parked until the row is here; whoever takes it out calls ``serve_parked``
         gone               forwarded to where this rank believes it is, with the epoch of that belief
 
@@ -11,7 +11,7 @@ Called by: Rounds (a ROUND has come), Holder (``serve_parked``). Knows nobody of
 
 Guarantees
     * I1: ownership leaves with the answer that brings the row, in one step; the forward pointer and the next epoch stay (I3).
-    * A record is answered, parked or forwarded, once each, and its delta is applied where it is answered (I5).
+    * A record is answered, parked or forwarded, once each, and what it brings is applied where it is answered (I5).
     * A key that others hold leaves with the list of them (hand_over.pxd).
     * A holder is known before the row it is granted is read, so no later write escapes its news.
 Assumption: every method is called under the engine's lock.
@@ -60,10 +60,10 @@ cdef class Owner:
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
     # private
     cdef void _decide(
-        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* delta,
+        self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
         char* memory, RoundHeader* header) noexcept nogil
-    cdef uint32_t _take_delta(
-        self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil
+    cdef uint32_t _take_written(
+        self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil

@@ -5,7 +5,6 @@ from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.cuts cimport snapshot_flags
-from intentpm.runtime._native.declined cimport forget_declined, may_replicate, note_declined
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hand_over cimport HandOver
@@ -19,10 +18,12 @@ from intentpm.runtime._native.journal cimport (
 )
 from intentpm.runtime._native.messages cimport (
     CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET,
-    RESULT_DECLINED, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
-    rows_in,
+    RECORD_STEP, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, rows_in,
+    rows_of,
 )
-from intentpm.runtime._native.mutations cimport MUTATION_DELTAS_TWICE, MUTATION_SAME_ALWAYS, is_planted
+from intentpm.runtime._native.mutations cimport (
+    MUTATION_DELTAS_TWICE, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED, is_planted,
+)
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.policy cimport (
@@ -30,7 +31,8 @@ from intentpm.runtime._native.policy cimport (
 )
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.rows cimport apply_write, mark_shared, read_row
+from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps
+from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
@@ -54,13 +56,13 @@ cdef class Owner:
 
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
         cdef RoundHeader header = asked[0]
+        # A row that moves while its table is being saved may take a second one along.
+        cdef uint32_t rows = asked.count if table.snapshot == NULL else 2 * asked.count
         cdef uint32_t i, row = 0
-        cdef const char* delta
+        cdef const char* written
         cdef char* memory
         self.is_new = self.cuts.is_new(table, asked.flags)
-        # A row that moves while its table is being saved may take a second one along.
-        memory = self.draft.begin(
-            table, asked.count if table.snapshot == NULL else 2 * asked.count, 3, asked.count + self.hand_over.room)
+        memory = self.draft.begin(asked.count, rows * table.stored_bytes, 3, asked.count + self.hand_over.room)
         if memory == NULL:
             return
         header.flags = snapshot_flags(table)
@@ -70,14 +72,14 @@ cdef class Owner:
         self.hand_over.begin(unpacked_load(asked.load))
         for i in range(asked.count):
             prefetch_rows(table, body.keys, i, asked.count)
-            delta = body.rows + row * table.stored_bytes
+            written = body.rows + row * table.record_bytes
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)
                 self.row_numbers.push_back(row)
             else:
                 self._decide(
-                    table, asked.origin, body.keys[i], body.codes[i], body.versions[i], delta, memory, &header)
-            row += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
+                    table, asked.origin, body.keys[i], body.codes[i], body.versions[i], written, memory, &header)
+            row += rows_of(body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
         if self.hand_over.any:
             header.flags |= FLAG_HOLDERS
@@ -93,7 +95,7 @@ cdef class Owner:
         cdef RoundHeader header = message.round
         cdef RoundBody body
         header.count = 1
-        header.rows = message.has_row
+        header.rows = rows_of(message.record)
         header.flags = FLAG_FORWARDED | (header.flags & CUT_MASK)
         body.rows = message.row
         body.keys = &key
@@ -103,18 +105,19 @@ cdef class Owner:
         self.serve_round(table, &header, &body)
 
     cdef void _decide(
-            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* delta,
+            self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
             char* memory, RoundHeader* header) noexcept nogil:
-        """One record for a key owned here: applies its delta and adds the result to the answer being built."""
+        """One record for a key owned here: applies what was written and adds the result to the answer being built."""
         cdef char* row = memory + header.rows * table.stored_bytes
         cdef uint8_t result, apart
         cdef uint32_t before, version = 0
         cdef bint holds = (record & RECORD_HOLDS) != 0          # the holder's row is of version ``seen_version``
         # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
         prefetch_row(row + 4 * table.stored_bytes, table.stored_bytes, True)
-        if record & (RECORD_ADD | RECORD_SET):
-            before = self._take_delta(table, key, holder, delta, record & RECORD_SET)
-            holds = holds and (before == seen_version or (record & RECORD_SET) != 0 or is_planted(MUTATION_SAME_ALWAYS))
+        if rows_of(record) > 0:
+            before = self._take_written(table, key, holder, record, written)
+            holds = holds and (is_planted(MUTATION_SAME_ALWAYS) or _is_same(
+                table, record, written, before == seen_version))
             seen_version = next_version(before)
         if record & RECORD_LEAVE:
             result = RESULT_DROPPED
@@ -132,20 +135,17 @@ cdef class Owner:
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
-        elif holds and record & (RECORD_ADD | RECORD_SET):
+        elif holds and rows_of(record) > 0:
             result = RESULT_SAME
             version = seen_version
-            if record & RECORD_ADD and not table.adds_exactly:
+            if record & (RECORD_ADD | RECORD_STEP) and not table.adds_exactly:
                 self.news.note_rounded(table, key, holder)
             if is_planted(MUTATION_SAME_ALWAYS):
                 self._add_holder(table, key, holder)         # forgets its news
-        elif may_replicate(table):
+        else:
             result = RESULT_ROW
             self._add_holder(table, key, holder)
             version = read_row(table, key, row)
-        else:
-            result = RESULT_DECLINED
-            note_declined(table, key, holder)
         header.rows += rows_in(result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
@@ -153,12 +153,14 @@ cdef class Owner:
         self.draft.versions.push_back(version)
         self.draft.codes.push_back(result)
 
-    cdef inline uint32_t _take_delta(
-            self, TableState* table, uint32_t key, uint32_t holder, const char* delta, bint is_set) noexcept nogil:
+    cdef inline uint32_t _take_written(
+            self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil:
         """Returns the row's version before."""
-        cdef uint32_t before = apply_write(table, key, delta, is_set, self.is_new)
+        cdef uint32_t before = apply_record(table, key, record, written, self.is_new)
         if is_planted(MUTATION_DELTAS_TWICE):
-            apply_write(table, key, delta, is_set, self.is_new)
+            apply_record(table, key, record & (RECORD_ADD | RECORD_SET), written, self.is_new)
+        if is_planted(MUTATION_KEPT_TWICE) and record & RECORD_STEP:
+            apply_record(table, key, RECORD_STEP, kept_of(table, record, written), self.is_new)
         note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
         self.news.spread(table, key, holder, self.journal.now_ns)
         return before
@@ -174,7 +176,6 @@ cdef class Owner:
         """Gives the key away: the row goes into the answer, a forward pointer stays, the home rank is told."""
         cdef uint32_t version
         self._remove_holder(table, key, holder)
-        forget_declined(table, key)
         version = move_out(table, key, row, apart)
         self.moved_out_bytes += table.stride_bytes
         self._leave_to(table, key, holder, REASON_MODE if self.management == MANAGE_RELOCATE else REASON_ONLY_INTENT)
@@ -240,22 +241,20 @@ cdef class Owner:
 
     cdef void _park(
             self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil:
-        cdef const char* delta = NULL
-        if body.codes[i] & (RECORD_ADD | RECORD_SET):
-            delta = body.rows + row * table.stored_bytes
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
         if not self.parking.park_record(
-                table, body.keys[i], asked, body.codes[i], body.epochs[i], body.versions[i], delta):
+                table, body.keys[i], asked, body.codes[i], body.epochs[i], body.versions[i],
+                body.rows + row * table.record_bytes):
             self.transport.out_of_memory = True
 
     cdef void _forward(
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
             const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        cdef size_t row_bytes = table.stored_bytes
+        cdef size_t row_bytes = table.record_bytes
         cdef size_t n
-        cdef uint32_t i
-        cdef char* memory = self.draft.begin(table, numbers.size(), 3)
+        cdef uint32_t i, many
+        cdef char* memory = self.draft.begin(numbers.size(), asked.rows * row_bytes, 3)
         if memory == NULL:
             return
         header.hops += 1
@@ -265,9 +264,12 @@ cdef class Owner:
             i = numbers[n]
             if known_owner(table, body.keys[i]) != owner:
                 continue
-            if body.codes[i] & (RECORD_ADD | RECORD_SET):
-                copy_row(memory + header.rows * row_bytes, body.rows + rows[n] * row_bytes, row_bytes)
-                header.rows += 1
+            many = rows_of(body.codes[i])
+            if many > 0:
+                copy_row(memory + header.rows * row_bytes, body.rows + rows[n] * row_bytes, many * row_bytes)
+                header.rows += many
+            if is_planted(MUTATION_STEPS_RECOUNTED) and body.codes[i] & RECORD_STEP:
+                recount_steps(memory + (header.rows - 1) * row_bytes, table.optimiser)
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.draft.keys.push_back(body.keys[i])
             self.draft.epochs.push_back(table.records[body.keys[i]].epoch)
@@ -275,3 +277,12 @@ cdef class Owner:
             self.draft.codes.push_back(body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
         self.draft.send(owner, MSG_ROUND, table, &header, memory, True)
+
+
+cdef inline bint _is_same(const TableState* table, uint8_t record, const char* written, bint alone) noexcept nogil:
+    """The holder's row, with what it wrote, is the owner's but for rounding. alone: nobody else has written."""
+    if table.optimiser == NULL:
+        return alone or (record & RECORD_SET) != 0
+    return alone and (
+        not record & RECORD_STEP or table.optimiser.blocks_are_steps
+        or kept_steps(kept_of(table, record, written), table.optimiser) <= 1)

@@ -23,8 +23,8 @@ cdef struct ParkedMessage:
     uint32_t version             # of a record
     double lr                    # of a step
     uint8_t record
-    bint has_row
-    char* row                    # in the same allocation
+    bint has_row                 # of an access
+    char* row                    # of an access, or all rows of a record; in the same allocation
 
 
 @cython.final
@@ -38,14 +38,13 @@ cdef class Parking:
         const char* row) noexcept nogil
     cdef bint park_record(
         self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
-        uint32_t version, const char* row) noexcept nogil
+        uint32_t version, const char* rows) noexcept nogil
     cdef bint any(self, const TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil
     # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil
     # private
-    cdef bint _put(
-        self, TableState* table, uint32_t key, ParkedMessage* message, const char* row, size_t row_bytes) noexcept nogil
+    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
 
 
 cdef void unpark(ParkedMessage* message) noexcept nogil

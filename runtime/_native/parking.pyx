@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader, carried_bytes
+from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader, carried_bytes, rows_of
 from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, MUTATION_PARKING_REFUSED, is_planted
 from intentpm.runtime._native.table_state cimport TableState
 
@@ -15,10 +15,16 @@ cdef inline uint64_t _name(const TableState* table, uint32_t key) noexcept nogil
     return (<uint64_t>table.table_id << 32) | key
 
 
-cdef ParkedMessage* _new(size_t row_bytes, const char* row) noexcept nogil:
+cdef ParkedMessage* _new(const char* rows, size_t rows_bytes) noexcept nogil:
+    cdef ParkedMessage* message
     if is_planted(MUTATION_PARKING_REFUSED):
         return NULL
-    return <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + (row_bytes if row != NULL else 0))
+    message = <ParkedMessage*>calloc(1, sizeof(ParkedMessage) + rows_bytes)
+    if message != NULL:
+        message.row = <char*>(message + 1)
+        if rows_bytes > 0:
+            memcpy(message.row, rows, rows_bytes)
+    return message
 
 
 cdef void unpark(ParkedMessage* message) noexcept nogil:
@@ -36,37 +42,33 @@ cdef class Parking:
             self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch, double lr,
             const char* row) noexcept nogil:
         cdef size_t row_bytes = carried_bytes(header.kind, table.row_bytes, table.stored_bytes)
-        cdef ParkedMessage* message = _new(row_bytes, row)
+        cdef ParkedMessage* message = _new(row, row_bytes if row != NULL else 0)
         if message == NULL:
             return False
         message.is_access = True
+        message.has_row = row != NULL
         message.access = header[0]
         message.index = index
         message.epoch = epoch
         message.lr = lr
-        return self._put(table, key, message, row, row_bytes)
+        return self._put(table, key, message)
 
     cdef bint park_record(
             self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
-            uint32_t version, const char* row) noexcept nogil:
-        cdef ParkedMessage* message = _new(table.row_bytes, row)
+            uint32_t version, const char* rows) noexcept nogil:
+        cdef ParkedMessage* message = _new(rows, rows_of(record) * table.record_bytes)
         if message == NULL:
             return False
         message.round = header[0]
         message.record = record
         message.epoch = epoch
         message.version = version
-        return self._put(table, key, message, row, table.row_bytes)
+        return self._put(table, key, message)
 
-    cdef bint _put(
-            self, TableState* table, uint32_t key, ParkedMessage* message, const char* row, size_t row_bytes) noexcept nogil:
+    cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
         if is_planted(MUTATION_PARKING_DROPPED):
             free(message)
             return True
-        message.row = <char*>(message + 1)
-        message.has_row = row != NULL
-        if row != NULL:
-            memcpy(message.row, row, row_bytes)
         self.messages[_name(table, key)].push_back(message)
         self.parked_now += 1
         self.parked_ever += 1

@@ -9,9 +9,10 @@ from libc.stdint cimport int64_t, uint32_t
 from intentpm.foundation.primitives cimport load_relaxed, prefetch_read, prefetch_write
 from intentpm.runtime._native.holders cimport is_shared
 from intentpm.runtime._native.replicas cimport pending_row
+from intentpm.runtime._native.row_pool cimport pool_row
 from intentpm.runtime._native.state cimport STATE_OWNED, STATE_REPLICA, KeyRef
 from intentpm.runtime._native.table_state cimport (
-    PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key, prefetch_row, slot_of,
+    PREFETCH_ROWS, ReplicaRecord, TableState, is_here, key_state, prefetch_key, prefetch_row, slot_of,
 )
 
 cdef enum:                           # keys ahead
@@ -101,16 +102,22 @@ cdef inline void prefetch_records(
         const TableState* table, const KeyRef* references, size_t i, size_t count) noexcept nogil:
     """What making a record looks at."""
     cdef int64_t key = key_at(table, references, i + PREFETCH_ENTRIES, count)
-    cdef uint32_t pending
+    cdef ReplicaRecord* replica
+    cdef uint32_t pending, kept
     if key >= 0:
         prefetch_entries(table, <uint32_t>key)
     key = key_here_at(table, references, i + PREFETCH_ROWS, count)
     if key >= 0:
         prefetch_write(&table.replicas[slot_of(table, key)])
     key = key_here_at(table, references, i + PREFETCH_PENDING, count)
-    pending = load_relaxed(&table.replicas[slot_of(table, key)].pending) if key >= 0 else 0
+    if key < 0:
+        return
+    replica = &table.replicas[slot_of(table, key)]
+    pending, kept = load_relaxed(&replica.pending), load_relaxed(&replica.kept)
     if pending:
         prefetch_row(pending_row(table, pending), table.row_bytes, True)
+    if kept:
+        prefetch_row(pool_row(&table.kept, kept), table.record_bytes, True)
 
 
 cdef inline void prefetch_news(

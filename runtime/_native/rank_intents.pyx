@@ -3,7 +3,6 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_relaxed_u16
-from intentpm.runtime._native.declined cimport is_wanted_elsewhere
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
@@ -129,7 +128,7 @@ cdef class RankIntents:
             note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
         if state_of(word) == STATE_REPLICA:
             self.holder.queue(table, key)
-        elif word & WORD_SHARED or is_wanted_elsewhere(table, key):
+        elif word & WORD_SHARED:
             self.hints.offer_to_last_holder(table, key)
 
     # -- answers ---------------------------------------------------------------------------------------------------------

@@ -5,9 +5,6 @@
 An owner forwards the keys that have left it; replies come straight from whoever owned them, so the origin counts answered keys,
 and learns from forwarded ones where they are now. Keys that are on their way here are not asked for: the call waits for them.
 
-Those of a table with an optimiser may be declined (``declined.pxd``): they are asked for all the same, and no copy can be
-older than a write that went to the owner, for there is none.
-
 Guarantees
     * Each key of an operation is applied once, at the rank that owns it then (transport: a message is delivered once).
     * At most ``WINDOW_REQUESTS`` requests of this rank are open at any other rank, which bounds the memory both ends spend on
@@ -143,7 +140,8 @@ cdef class RemoteAccess:
     cdef uint32_t _owner_at(self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil
     cdef bint _pull_here(self, Operation* operation, Submission* submission) noexcept nogil
     cdef bint _access_here(self, Operation* operation, const Submission* submission) noexcept nogil
-    cdef bint _park_own(self, Operation* operation, uint32_t at, int64_t key, const char* row) noexcept nogil
+    cdef bint _park_own(
+        self, Operation* operation, uint32_t at, int64_t key, const char* row, double lr) noexcept nogil
     cdef bint _request(
         self, Operation* operation, const Submission* submission, uint32_t owner, uint32_t count) noexcept nogil
     cdef bint _scatter(

@@ -6,11 +6,10 @@ from libc.string cimport memset
 
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.cuts cimport Cuts
-from intentpm.runtime._native.declined cimport may_replicate
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.journal cimport EVENT_PARKED, Journal, note_traced
 from intentpm.runtime._native.messages cimport (
-    ACCESS_PULL, FLAG_INDEXED, MSG_ACCESS, AccessBody, AccessHeader, access_body, is_read, reply_body,
+    ACCESS_PULL, ACCESS_SET_STORED, FLAG_INDEXED, MSG_ACCESS, AccessBody, AccessHeader, access_body, is_read, reply_body,
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport (
@@ -18,15 +17,15 @@ from intentpm.runtime._native.requests cimport (
 )
 from intentpm.runtime._native.rows cimport pull_row_atomic
 from intentpm.runtime._native.staging cimport send_staged, stage, try_stage
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REQUESTED, KeyState
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REQUESTED
 from intentpm.runtime._native.table_state cimport PREFETCH_ROWS, TableState, is_here, key_state, prefetch_key
 from intentpm.transports.base cimport Transport
 
 
-cdef inline uint32_t _who_serves(const TableState* table, int64_t key) noexcept nogil:
-    """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way for sure."""
-    cdef KeyState state = key_state(table, key)
-    if state == STATE_ABSENT or (state == STATE_REQUESTED and not may_replicate(table)):
+cdef inline uint32_t _who_serves(const TableState* table, int kind, int64_t key) noexcept nogil:
+    """The key's owner, or this rank when it is here (arrived since the caller looked) or on its way."""
+    # What overwrites the state too is for the owner alone: a replica cannot keep it.
+    if kind == ACCESS_SET_STORED or key_state(table, key) == STATE_ABSENT:
         return known_owner(table, key)
     return table.rank
 
@@ -64,7 +63,7 @@ cdef class RemoteAccess:
             self.counted[i] = 0
         self.servers.resize(count)
         for i in range(count):
-            owner = _who_serves(table, keys[positions[i]])
+            owner = _who_serves(table, operation.kind, keys[positions[i]])
             self.servers[i] = owner
             self.counted[owner] += 1
         for i in range(self.counted.size()):
@@ -106,7 +105,7 @@ cdef class RemoteAccess:
 
     cdef inline uint32_t _owner_at(
             self, const Operation* operation, const Submission* submission, uint32_t at) noexcept nogil:
-        return _who_serves(operation.table, submission.keys[operation.positions[at]])
+        return _who_serves(operation.table, operation.kind, submission.keys[operation.positions[at]])
 
     cdef bint _pull_here(self, Operation* operation, Submission* submission) noexcept nogil:
         """Pulls the next keys of the batch that are here, up to one for which this and all that follow have to wait."""
@@ -135,9 +134,10 @@ cdef class RemoteAccess:
             return True
         # On its way here: the access waits for it. Sent to the owner instead, a write could be overtaken by the copy that is
         # on its way, and this worker would read its key without its own write.
-        return self._park_own(operation, submission.at, key, row)
+        return self._park_own(operation, submission.at, key, row, submission.lr)
 
-    cdef bint _park_own(self, Operation* operation, uint32_t at, int64_t key, const char* row) noexcept nogil:
+    cdef bint _park_own(
+            self, Operation* operation, uint32_t at, int64_t key, const char* row, double lr) noexcept nogil:
         cdef TableState* table = operation.table
         cdef AccessHeader header
         memset(&header, 0, sizeof(header))
@@ -147,7 +147,9 @@ cdef class RemoteAccess:
         header.kind = <uint8_t>operation.kind
         header.request = self.requests.open(operation, table.rank, at, 1, False)
         header.generation = self.requests.entries[header.request].generation
-        if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, 0.0, row):
+        if is_read(operation.kind):
+            row = NULL
+        if self.parking.park_access(table, <uint32_t>key, &header, 0, 0, lr, row):
             note_traced(self.journal, table, <uint32_t>key, EVENT_PARKED, table.rank)
             return True
         operation.status = OPERATION_NO_MEMORY
@@ -349,7 +351,8 @@ cdef class RemoteAccess:
         cdef char* row = message.row
         if request == NULL:
             return
-        if message.access.kind == ACCESS_PULL:
-            row = request.operation.rows + request.operation.positions[request.first] * table.row_bytes
+        if is_read(message.access.kind):
+            row = request.operation.rows + (
+                request.operation.positions[request.first] * accessed_bytes(table, message.access.kind))
         access_row(table, message.access.kind, key, row, message.lr)
         self.requests.answered(request, 1)

@@ -1,40 +1,41 @@
-"""What a replica's own writes leave for the owner: a pending row, a delta to add or a value to set.
+"""What a replica's own writes leave for the owner: a pending row, a delta to add or a value to set, and a kept row, steps to
+take (optimiser_rows.hpp).
 
 Guarantees
-    * A replica is the owner's row that it last saw plus what is pending (invariant I4).
-    * A replica that is not written needs no pending row; the memory of one is used again.
-Assumption: the key is here, and its word LOCKED where a pending row is added to (``rows``, any thread). Management calls what
-is declared at the end, one key at a time, under the engine's lock; it enters the word itself.
+    * A replica is the owner's row that it last saw plus what is pending (invariant I4); steps that it kept show in it as if it
+      had taken them itself.
+    * The owner applies the pending row first, then the kept one: an order in which they could have been made. A set makes the
+      kept steps before it forget the weights, but not the state.
+    * A replica that is not written needs neither; the memory of one is used again.
+Assumption: the key is here, and its word LOCKED where a pending or kept row is added to (``rows``, ``steps``, any thread).
+Management calls what is declared at the end, one key at a time, under the engine's lock; it enters the word itself.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
-from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
-from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, prefetch_row
+from intentpm.runtime._native.row_optimiser cimport begin_kept, forget_weights
+from intentpm.runtime._native.row_pool cimport pool_row, take_pool_row
+from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState
 
 
 cdef enum:
-    PENDING_SET = 1              # in the name of a pending row: it holds a value to set, not a delta to add
+    PENDING_SET = 1              # in what names a pending row: it holds a value to set, not a delta to add
 
 
-cdef inline char* pending_row(const TableState* table, uint32_t name) noexcept nogil:
-    """The pending row of that name, which is not 0."""
-    return table.pending + <size_t>((name >> 1) - 1) * table.pending_stride
+cdef inline char* pending_row(const TableState* table, uint32_t pending) noexcept nogil:
+    """The pending row that ``ReplicaRecord.pending`` names; not 0."""
+    return pool_row(&table.pending, pending >> 1)
 
 
-cdef inline uint32_t _allocate_pending(TableState* table) noexcept nogil:
-    cdef uint32_t seen = lock_word(&table.pending_lock)
-    cdef uint32_t name = table.pending_free
-    if name:
-        table.pending_free = (<uint32_t*>pending_row(table, name))[0]
-        if table.pending_free:
-            prefetch_row(pending_row(table, table.pending_free), table.row_bytes, True)
-    else:
-        table.pending_touched += 1
-        name = table.pending_touched << 1
-    unlock_unchanged(&table.pending_lock, seen)
-    return name
+cdef inline char* kept_row(const TableState* table, const ReplicaRecord* replica) noexcept nogil:
+    """The kept row of a replica that has one."""
+    return pool_row(&table.kept, replica.kept)
+
+
+cdef inline bint is_written(const ReplicaRecord* replica) noexcept nogil:
+    """The owner has to hear of something."""
+    return (replica.pending | replica.kept) != 0
 
 
 cdef inline void add_pending(TableState* table, ReplicaRecord* replica, const char* delta) noexcept nogil:
@@ -42,7 +43,7 @@ cdef inline void add_pending(TableState* table, ReplicaRecord* replica, const ch
     if name:
         table.add(pending_row(table, name), delta, table.row_items)
         return
-    name = _allocate_pending(table)
+    name = take_pool_row(&table.pending) << 1
     copy_row(pending_row(table, name), delta, table.row_bytes)
     store_relaxed(&replica.pending, name)
 
@@ -50,16 +51,27 @@ cdef inline void add_pending(TableState* table, ReplicaRecord* replica, const ch
 cdef inline void set_pending(TableState* table, ReplicaRecord* replica, const char* value) noexcept nogil:
     cdef uint32_t name = replica.pending
     if not name:
-        name = _allocate_pending(table)
+        name = take_pool_row(&table.pending) << 1
     copy_row(pending_row(table, name), value, table.row_bytes)
     store_relaxed(&replica.pending, name | PENDING_SET)
+    if replica.kept:
+        forget_weights(kept_row(table, replica), table.row_items, table.optimiser)
 
 
-# What this rank wrote to a replica since the owner was last told is moved into ``out``; 0: nothing, 1: a delta to add, 2: a
-# value to set.
+cdef inline void keep_step(
+        TableState* table, ReplicaRecord* replica, char* row, const char* gradient, double lr) noexcept nogil:
+    """Takes a step on the replica's row, and keeps it for the owner."""
+    if not replica.kept:
+        store_relaxed(&replica.kept, take_pool_row(&table.kept))
+        begin_kept(kept_row(table, replica), table.optimiser)
+    table.optimiser.keep(row, kept_row(table, replica), gradient, table.row_items, table.optimiser, lr)
+
+
+# What this rank wrote to a replica since the owner was last told is moved into ``out``, a row of record_bytes for what is
+# pending and one for what is kept. Returns what there is: RECORD_ADD or RECORD_SET, RECORD_STEP.
 cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil
 cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
-# L2 norm of the pending delta; infinite for a pending set, negative when nothing is pending.
+# L2 norm of the pending delta; infinite for a pending set or kept steps, negative when nothing is pending.
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
 # Makes the replica ``row`` plus what is pending.
 cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil

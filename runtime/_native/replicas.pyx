@@ -5,34 +5,35 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart, set_apart
-from intentpm.runtime._native.state cimport (
-    KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged,
-)
+from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
+from intentpm.runtime._native.row_pool cimport give_pool_row
+from intentpm.runtime._native.state cimport KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, row_of
 
 
 cdef void _free_pending(TableState* table, ReplicaRecord* replica) noexcept nogil:
-    cdef uint32_t name = replica.pending & ~<uint32_t>PENDING_SET
-    cdef uint32_t seen = lock_word(&table.pending_lock)
-    (<uint32_t*>pending_row(table, name))[0] = table.pending_free
-    table.pending_free = name
-    unlock_unchanged(&table.pending_lock, seen)
-    store_relaxed(&replica.pending, 0)
+    if replica.pending:
+        give_pool_row(&table.pending, replica.pending >> 1)
+        store_relaxed(&replica.pending, 0)
+    if replica.kept:
+        give_pool_row(&table.kept, replica.kept)
+        store_relaxed(&replica.kept, 0)
 
 
 cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept nogil:
     """The row becomes ``row`` plus what is pending (invariant I4)."""
     copy_row(row_of(table, slot), row, table.stored_bytes)
-    _write_pending(table, slot, row_of(table, slot))
+    _write_pending(table, &table.replicas[slot], row_of(table, slot))
 
 
-cdef void _write_pending(TableState* table, int32_t slot, char* row) noexcept nogil:
+cdef void _write_pending(TableState* table, const ReplicaRecord* replica, char* row) noexcept nogil:
     """What is pending of a replica, on a row."""
-    cdef uint32_t name = table.replicas[slot].pending
-    if name & PENDING_SET:
-        copy_row(row, pending_row(table, name), table.row_bytes)
-    elif name:
-        table.add(row, pending_row(table, name), table.row_items)
+    if replica.pending & PENDING_SET:
+        copy_row(row, pending_row(table, replica.pending), table.row_bytes)
+    elif replica.pending:
+        table.add(row, pending_row(table, replica.pending), table.row_items)
+    if replica.kept:
+        table.optimiser.take(row, kept_row(table, replica), table.row_items, table.optimiser)
 
 
 cdef void _arrive_apart(TableState* table, int64_t key, const char* row, uint8_t apart) noexcept nogil:
@@ -41,27 +42,33 @@ cdef void _arrive_apart(TableState* table, int64_t key, const char* row, uint8_t
     cdef char* copy
     copy_row(row_of(table, slot), row, table.stored_bytes)
     arrive_apart(table, key, apart, row + table.stored_bytes)
-    if table.replicas[slot].pending:
+    if is_written(&table.replicas[slot]):
         copy = set_apart(table, key, table.snapshot.cut_here != 0)
         if copy != NULL:
-            _write_pending(table, slot, copy)
+            _write_pending(table, &table.replicas[slot], copy)
 
 
 cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    cdef uint32_t name = table.replicas[place.slot].pending
-    if name:
-        copy_row(out, pending_row(table, name), table.row_bytes)
-        _free_pending(table, &table.replicas[place.slot])
+    cdef ReplicaRecord* replica = &table.replicas[place.slot]
+    cdef int found = 0
+    if replica.pending:
+        found = RECORD_SET if replica.pending & PENDING_SET else RECORD_ADD
+        copy_row(out, pending_row(table, replica.pending), table.row_bytes)
+        out += table.record_bytes
+    if replica.kept:
+        found |= RECORD_STEP
+        copy_row(out, kept_row(table, replica), table.optimiser.kept_bytes)
+    _free_pending(table, replica)
     unlock_unchanged(&place.word, seen)
-    return 0 if name == 0 else 2 if name & PENDING_SET else 1
+    return found
 
 
 cdef bint has_pending(TableState* table, int64_t key) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    cdef bint pending = table.replicas[place.slot].pending != 0
+    cdef bint pending = is_written(&table.replicas[place.slot])
     unlock_unchanged(&place.word, seen)
     return pending
 
@@ -71,7 +78,7 @@ cdef double pending_norm(TableState* table, int64_t key) noexcept nogil:
     cdef uint32_t seen = lock_word(&place.word)
     cdef uint32_t name = table.replicas[place.slot].pending
     cdef double norm = -1.0
-    if name & PENDING_SET:
+    if name & PENDING_SET or table.replicas[place.slot].kept:
         norm = INFINITY
     elif name:
         norm = sqrt(table.square(pending_row(table, name), table.row_items))
@@ -90,15 +97,14 @@ cdef bint promote_replica(
         TableState* table, int64_t key, const char* row, uint32_t version, bint shared, uint8_t apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    cdef bint pending = table.replicas[place.slot].pending != 0
+    cdef bint written = is_written(&table.replicas[place.slot])
     if table.snapshot != NULL:
         _arrive_apart(table, key, row, apart)
     table.rows_owned += 1
     _put_on_top(table, place.slot, row)
-    if pending:
-        _free_pending(table, &table.replicas[place.slot])
+    _free_pending(table, &table.replicas[place.slot])
     unlock_changed(&place.word, as_owned(seen, version, shared))
-    return pending
+    return written
 
 
 cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noexcept nogil:
@@ -107,6 +113,5 @@ cdef void promote_in_place(TableState* table, int64_t key, uint32_t version) noe
     if table.snapshot != NULL:           # what is pending is from before this rank's cut: holder.pxd, ``cutting``
         arrive_apart(table, key, 0, NULL)
     table.rows_owned += 1
-    if table.replicas[place.slot].pending:
-        _free_pending(table, &table.replicas[place.slot])
+    _free_pending(table, &table.replicas[place.slot])
     unlock_changed(&place.word, as_owned(seen, version, False))

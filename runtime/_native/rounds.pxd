@@ -2,8 +2,8 @@
 
 Holder                                               Owner
     intent due, key absent: REQUESTED
-    ROUND {keys, records, deltas of dirty replicas} ---> applies deltas; decides per key (policy.pxd)
-    <--- ANSWER {keys, results, rows}                    ROW, SAME, MOVED, MOVED_SAME, DROPPED or DECLINED
+    ROUND {keys, records, what was written} ----------> applies that; decides per key (policy.pxd)
+    <--- ANSWER {keys, results, rows}                    ROW, SAME, MOVED, MOVED_SAME or DROPPED
     <--- REFRESH {keys, rows}  REFRESHED --->            rows of this holder's replicas that others have changed
     <--- OFFER {keys}                                    "you alone still hold these": asked for again, they move (hints.pxd)
 

@@ -2,12 +2,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from intentpm.runtime._native.draft cimport row_bytes_in
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_ADD, RECORD_SET,
-    RoundBody, RoundHeader, holders_fit, keys_fit, round_body, rows_in,
+    FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP, RoundBody,
+    RoundHeader, holders_fit, keys_fit, round_body, rows_in, rows_of,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -78,12 +79,12 @@ cdef class Rounds:
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
             return self._take_hint(message_id, table, header, body, body_bytes)
         sections = round_body(
-            <char*>body, header, table.stored_bytes, answers or header.flags & FLAG_FORWARDED)
+            <char*>body, header, row_bytes_in(table, message_id), answers or header.flags & FLAG_FORWARDED)
         if sections.size_bytes > body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
             return False
         if not holders_fit(&sections, header, body_bytes, self.size):
             return False
-        if not _rows_fit(header, &sections, answers):
+        if not _rows_fit(table, header, &sections, answers):
             return False
         if message_id == MSG_ROUND:
             if not header.flags & FLAG_FORWARDED:
@@ -133,12 +134,11 @@ cdef class Rounds:
         self.journal.take_sample(&sample, at_once)
 
 
-cdef inline bint _rows_fit(const RoundHeader* header, const RoundBody* body, bint answers) noexcept nogil:
-    """There are as many rows as the records, or results, say."""
-    cdef uint32_t i, rows = 0
+cdef inline bint _rows_fit(
+        const TableState* table, const RoundHeader* header, const RoundBody* body, bint answers) noexcept nogil:
+    """There are as many rows as the records, or results, say; and steps only where they can be taken."""
+    cdef uint32_t i, rows = 0, seen = 0
     for i in range(header.count):
-        if answers:
-            rows += rows_in(body.codes[i])
-        else:
-            rows += (body.codes[i] & (RECORD_ADD | RECORD_SET)) != 0
-    return rows == header.rows
+        rows += rows_in(body.codes[i]) if answers else rows_of(body.codes[i])
+        seen |= body.codes[i]
+    return rows == header.rows and (answers or table.optimiser != NULL or not seen & RECORD_STEP)

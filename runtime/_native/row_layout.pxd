@@ -3,4 +3,4 @@
 from intentpm.runtime._native.row_optimiser cimport RowOptimiser
 
 
-cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code, object stored) except -1
+cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code, object stored, size_t items) except -1

@@ -13,9 +13,7 @@ from intentpm.runtime.optimisers import PER_ITEM
 from intentpm.runtime._native.row_optimiser cimport DECAY_DECOUPLED, DECAY_L2, DECAY_NONE, RowOptimiser
 
 cdef extern from "runtime/_native/optimiser_kernels.hpp" namespace "intentpm" nogil:
-    ctypedef void (*row_step_fn)(
-        void* row, const void* gradient, size_t items, const RowOptimiser* optimiser, double lr) noexcept nogil
-    row_step_fn step_kernel_for(int rule, int dtype, const RowOptimiser* optimiser) noexcept
+    bint choose_kernels(RowOptimiser* optimiser, int rule, int dtype, size_t items) noexcept
 
 WEIGHTS = "weights"
 
@@ -54,7 +52,7 @@ def _padded(size: int, alignment: int) -> int:
     return (size + alignment - 1) // alignment * alignment
 
 
-cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code, object stored) except -1:
+cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code, object stored, size_t items) except -1:
     """Fills ``out``. Raises DtypeError when such weights cannot be stepped."""
     beta1, beta2 = getattr(optimiser, "betas", (0.0, 0.0))
     names = stored.names
@@ -75,8 +73,7 @@ cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code,
     out.max_norm = _limit(optimiser.max_norm)
     out.clip_value = _limit(optimiser.clip_value)
     out.clip_norm = _limit(optimiser.clip_norm)
-    out.step = step_kernel_for(optimiser.rule, dtype_code, out)
-    if out.step == NULL:
+    if not choose_kernels(out, optimiser.rule, dtype_code, items):
         raise DtypeError(
             f"a table with an optimizer cannot hold {stored.fields[WEIGHTS][0].base}: use a floating-point dtype")
     return 0

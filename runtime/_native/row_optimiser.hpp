@@ -1,7 +1,9 @@
-// What a table's optimiser is to those who apply it: a kernel and its numbers. The kernels are in optimiser_kernels.hpp.
+// What a table's optimiser is to those who apply it: kernels and their numbers. The kernels are in optimiser_kernels.hpp.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 namespace intentpm {
 
@@ -9,12 +11,22 @@ enum WeightDecay : int { DECAY_NONE, DECAY_L2, DECAY_DECOUPLED };
 
 struct RowOptimiser;
 
-// One step on one row, which lies here as weights and state. gradient: as many items, of the dtype, as the weights.
+// On one row, which lies here as weights and state. gradient: as many items, of the dtype, as the weights. A step; a step that is
+// kept for the owner besides; a block of kept steps.
 typedef void (*row_step_fn)(void *row, const void *gradient, size_t items, const RowOptimiser *optimiser, double lr);
+typedef void (*row_keep_fn)(
+    void *row, void *kept, const void *gradient, size_t items, const RowOptimiser *optimiser, double lr);
+typedef void (*row_take_fn)(void *row, const void *kept, size_t items, const RowOptimiser *optimiser);
 
 struct RowOptimiser {
     row_step_fn step;
+    row_keep_fn keep;
+    row_take_fn take;
     size_t state_offset;  // of the state, from the beginning of the row, in bytes
+    size_t real_bytes;    // of a number of the state
+    size_t kept_bytes;    // of a kept row: optimiser_rows.hpp
+    bool keeps_moments;
+    bool blocks_are_steps;  // taken as a block, steps do what they do one by one, but for rounding
     double lr;            // of calls that name none
     double eps;
     double beta1, beta2;
@@ -23,5 +35,38 @@ struct RowOptimiser {
     WeightDecay decay;
     double max_norm, clip_value, clip_norm;  // infinite: no limit
 };
+
+// -- kept rows, whose last two numbers are: what is left of the weights, and how many steps there are ---------------------------
+
+inline void keep_all_weights(void *kept, const RowOptimiser *optimiser) {
+    char *keep = static_cast<char *>(kept) + optimiser->kept_bytes - 2 * optimiser->real_bytes;
+    const float one = 1;
+    const double one_of_double = 1;
+    if (optimiser->real_bytes == sizeof one) std::memcpy(keep, &one, sizeof one);
+    else std::memcpy(keep, &one_of_double, sizeof one_of_double);
+}
+
+inline void begin_kept(void *kept, const RowOptimiser *optimiser) {
+    std::memset(kept, 0, optimiser->kept_bytes);
+    keep_all_weights(kept, optimiser);
+}
+
+// The weights are overwritten: what the steps did to them counts no more, what they did to the state does.
+inline void forget_weights(void *kept, size_t items, const RowOptimiser *optimiser) {
+    std::memset(kept, 0, items * optimiser->real_bytes);
+    keep_all_weights(kept, optimiser);
+}
+
+inline uint32_t kept_steps(const void *kept, const RowOptimiser *optimiser) {
+    uint32_t n;
+    std::memcpy(&n, static_cast<const char *>(kept) + optimiser->kept_bytes - optimiser->real_bytes, sizeof n);
+    return n;
+}
+
+// A defect, for the tests of the tests.
+inline void recount_steps(void *kept, const RowOptimiser *optimiser) {
+    const uint32_t n = 2 * kept_steps(kept, optimiser);
+    std::memcpy(static_cast<char *>(kept) + optimiser->kept_bytes - optimiser->real_bytes, &n, sizeof n);
+}
 
 }  // namespace intentpm

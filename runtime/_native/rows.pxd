@@ -6,13 +6,14 @@ Guarantees
 Called by ``batches`` (``try_*``), by ``remote`` and ``serving`` (``*_row_atomic``), and by management (the rest).
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport (
     copy_row, fence_acquire, load_acquire, load_relaxed, load_relaxed_i32, optimistic_reads,
 )
 from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apart
 from intentpm.runtime._native.dirty_stack cimport mark_dirty
+from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
@@ -114,24 +115,32 @@ cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcep
     return seen // WORD_VERSION_ONE
 
 
-cdef inline void _write(TableState* table, char* row, const char* written, bint is_set) noexcept nogil:
-    if is_set:
-        copy_row(row, written, table.row_bytes)
-    else:
-        table.add(row, written, table.row_items)
+cdef inline const char* kept_of(const TableState* table, uint8_t record, const char* rows) noexcept nogil:
+    """The kept row among the rows of a record that has one."""
+    return rows + (table.record_bytes if record & (RECORD_ADD | RECORD_SET) else 0)
 
 
-cdef inline uint32_t apply_write(TableState* table, int64_t key, const char* row, bint is_set, bint is_new) noexcept nogil:
-    """A holder's delta or value, at the owner: marks nothing dirty, for the caller knows who has to hear of it.
+cdef inline void _write(const TableState* table, uint8_t record, const char* rows, char* row) noexcept nogil:
+    if record & RECORD_SET:
+        copy_row(row, rows, table.row_bytes)
+    elif record & RECORD_ADD:
+        table.add(row, rows, table.row_items)
+    if record & RECORD_STEP:
+        table.optimiser.take(row, kept_of(table, record, rows), table.row_items, table.optimiser)
+
+
+cdef inline uint32_t apply_record(
+        TableState* table, int64_t key, uint8_t record, const char* rows, bint is_new) noexcept nogil:
+    """What a holder has written, at the owner: marks nothing dirty, for the caller knows who has to hear of it.
 
     is_new: cuts.pxd. Returns the row's version before; it has the next one now.
     """
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
     cdef char* copy = set_apart(table, key, is_new) if table.snapshot != NULL else <char*>NULL
-    _write(table, row_of(table, place.slot), row, is_set)
+    _write(table, record, rows, row_of(table, place.slot))
     if copy != NULL:
-        _write(table, copy, row, is_set)
+        _write(table, record, rows, copy)
     unlock_changed(&place.word, seen)
     return seen // WORD_VERSION_ONE
 

@@ -1,6 +1,6 @@
 """The memory of a table; ``slabs.pxd`` is the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from posix.mman cimport (
     MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap,
     munmap,
@@ -8,6 +8,7 @@ from posix.mman cimport (
 
 from intentpm.foundation.errors import MemoryBudgetError
 
+from intentpm.runtime._native.row_pool cimport RowPool
 from intentpm.runtime._native.state cimport KeyPlace
 from intentpm.runtime._native.table_state cimport (
     CACHE_LINE_BYTES, Holding, KeyRecord, ReplicaRecord, TableState,
@@ -34,16 +35,15 @@ cdef int map_arrays(TableState* table) except -1:
     table.rows = <char*>_map(keys * table.stride_bytes, keys * table.stride_bytes >= table.size * <size_t>HUGE_PAGE_BYTES)
     # What only keys with intents, replicas or relocations touch; a one-rank job touches none of it.
     table.holdings_room = min(keys * (table.size - 1) + 1, <size_t>0xffffffff)
-    table.pending_stride = max(<size_t>8, table.stride_bytes)
     table.records = <KeyRecord*>_map(keys * sizeof(KeyRecord), True)
     table.flags = <uint8_t*>_map(keys, False)
-    if table.optimiser != NULL:
-        table.declined = <uint16_t*>_map(keys * sizeof(uint16_t), False)
     table.dirty_next = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.replicas = <ReplicaRecord*>_map(keys * sizeof(ReplicaRecord), False)
     table.holdings_at = <uint32_t*>_map(keys * sizeof(uint32_t), False)
     table.holdings = <Holding*>_map(table.holdings_room * sizeof(Holding), False)
-    table.pending = <char*>_map(keys * table.pending_stride, False)
+    _map_pool(&table.pending, keys, table.row_bytes)
+    if table.optimiser != NULL:
+        _map_pool(&table.kept, keys, table.optimiser.kept_bytes)
     table.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
     return 0
 
@@ -55,12 +55,12 @@ cdef void unmap_arrays(TableState* table) noexcept:
     _unmap(table.rows, keys * table.stride_bytes)
     _unmap(table.records, keys * sizeof(KeyRecord))
     _unmap(table.flags, keys)
-    _unmap(table.declined, keys * sizeof(uint16_t))
     _unmap(table.dirty_next, keys * sizeof(int32_t))
     _unmap(table.replicas, keys * sizeof(ReplicaRecord))
     _unmap(table.holdings_at, keys * sizeof(uint32_t))
     _unmap(table.holdings, table.holdings_room * sizeof(Holding))
-    _unmap(table.pending, keys * table.pending_stride)
+    _unmap(table.pending.rows, keys * table.pending.stride)
+    _unmap(table.kept.rows, keys * table.kept.stride)
     _unmap(table.free_slots, keys * sizeof(int32_t))
 
 
@@ -77,6 +77,12 @@ cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept
 cdef void give_back_holdings(TableState* table) noexcept nogil:
     _give_back(table.holdings, 0, (table.holdings_touched + 1) * sizeof(Holding), PAGE_BYTES)
     table.holdings_touched = table.holdings_free = 0
+
+
+cdef int _map_pool(RowPool* pool, size_t most, size_t row_bytes) except -1:
+    pool.stride = max(<size_t>8, <size_t>stride_for(row_bytes))
+    pool.rows = <char*>_map(most * pool.stride, False)
+    return 0
 
 
 cdef void* _map(size_t size_bytes, bint huge) except? NULL:

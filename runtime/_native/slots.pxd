@@ -21,7 +21,7 @@ cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil
 cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint shared) noexcept nogil
 # Of a key that is not here: ABSENT <-> REQUESTED.
 cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil
-# Makes a replica absent unless something is pending (then False, and nothing is changed).
+# Makes a replica absent unless something is pending or kept (then False, and nothing is changed).
 cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil
 # Makes an owned key absent, its row moved into ``out``; returns its last version. ``apart``: what leave_apart says of it, and
 # behind the row its copy, if that goes along.

@@ -6,6 +6,7 @@ from intentpm.foundation.primitives cimport (
     copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
 )
 from intentpm.runtime._native.apart cimport leave_apart
+from intentpm.runtime._native.replicas cimport is_written
 from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_VERSION_ONE, KeyPlace, KeyState, as_owned, lock_word, unlock_changed, unlock_unchanged,
@@ -67,7 +68,7 @@ cdef void _unbind(TableState* table, KeyPlace* place, uint32_t seen) noexcept no
 cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
-    if table.replicas[place.slot].pending:
+    if is_written(&table.replicas[place.slot]):
         unlock_unchanged(&place.word, seen)
         return False
     _unbind(table, place, seen)

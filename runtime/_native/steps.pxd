@@ -2,16 +2,19 @@
 
 Guarantees
     * A step is atomic, as a push is (``rows.pxd``): weights and state are those before it or after it.
-    * It is taken on the owner's row alone: tables with an optimiser have no replicas (``declined.pxd``).
+    * A step on a replica's row is kept for the owner (``replicas.pxd``). A whole row is overwritten at the owner alone.
 Called by ``batches``, ``remote`` and ``serving``.
 """
 
 from libc.stdint cimport int64_t, uint32_t
 
-from intentpm.foundation.primitives cimport copy_row
+from intentpm.foundation.primitives cimport copy_row, load_relaxed
 from intentpm.runtime._native.apart cimport set_value_apart, step_apart
+from intentpm.runtime._native.replicas cimport keep_step
 from intentpm.runtime._native.rows cimport enter_row, leave_written, try_pull
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of,
+)
 from intentpm.runtime._native.table_state cimport TableState, row_of
 
 
@@ -20,9 +23,12 @@ cdef inline KeyState try_step(TableState* table, int64_t key, const char* gradie
     cdef uint32_t seen
     if not enter_row(place, &seen):
         return STATE_ABSENT
-    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
-        step_apart(table, key, gradient, lr)
-    table.optimiser.step(row_of(table, place.slot), gradient, table.row_items, table.optimiser, lr)
+    if state_of(seen) == STATE_REPLICA:
+        keep_step(table, &table.replicas[place.slot], row_of(table, place.slot), gradient, lr)
+    else:
+        if table.snapshot != NULL:
+            step_apart(table, key, gradient, lr)
+        table.optimiser.step(row_of(table, place.slot), gradient, table.row_items, table.optimiser, lr)
     leave_written(table, key, seen)
     return state_of(seen)
 
@@ -45,7 +51,7 @@ cdef inline KeyState pull_stored_atomic(TableState* table, int64_t key, char* ou
 cdef inline KeyState try_set_stored(TableState* table, int64_t key, const char* row) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen
-    if not enter_row(place, &seen):
+    if state_of(load_relaxed(&place.word)) != STATE_OWNED or not enter_row(place, &seen):
         return STATE_ABSENT
     if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
         set_value_apart(table, key, row, table.stored_bytes)
@@ -55,8 +61,8 @@ cdef inline KeyState try_set_stored(TableState* table, int64_t key, const char* 
 
 
 cdef inline KeyState set_stored_atomic(TableState* table, int64_t key, const char* row) noexcept nogil:
-    """Overwrites the whole row of a table with an optimiser: weights and state."""
+    """Overwrites the whole row of a table with an optimiser: weights and state. A replica counts as absent."""
     cdef KeyState state = STATE_ABSENT
-    while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
+    while state == STATE_ABSENT and state_of(read_unlocked(&table.places[key].word)) == STATE_OWNED:
         state = try_set_stored(table, key, row)
     return state

@@ -13,6 +13,7 @@ from intentpm.foundation.primitives cimport (
     load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
 )
 from intentpm.runtime._native.row_optimiser cimport RowOptimiser
+from intentpm.runtime._native.row_pool cimport RowPool
 from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
 
@@ -33,7 +34,9 @@ cdef struct Holding:
 
 # What there is of a slot that holds a replica.
 cdef struct ReplicaRecord:
-    uint32_t pending             # atomic relaxed, written while the key's word is LOCKED. Names a pending row; 0: none
+    # atomic relaxed, written while the key's word is LOCKED. See replicas.pxd; 0: none
+    uint32_t pending             # names a pending row
+    uint32_t kept                # names a kept row
     uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from
 
 
@@ -46,6 +49,7 @@ cdef struct TableState:
     size_t row_items
     size_t row_bytes             # of the weights: what a pull, push, set or gradient has per key
     size_t stored_bytes          # of the row as it lies here and moves between ranks: weights, then the optimiser's state
+    size_t record_bytes          # of a row that a holder's record has: a delta, a value or kept steps
     size_t stride_bytes          # from one row to the next: stored_bytes padded so that no small row straddles a cache line
     row_add_fn add
     bint adds_exactly            # integers: the order of additions does not matter
@@ -55,7 +59,6 @@ cdef struct TableState:
     KeyPlace* places             # see state.pxd
     KeyRecord* records
     uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
-    uint16_t* declined           # guarded by: engine lock. See declined.pxd; NULL without an optimiser
     int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
     # Of a checkpoint being made (apart.pxd); NULL: none. Stored under the engine's lock, and seen by whoever enters the word of
@@ -74,12 +77,9 @@ cdef struct TableState:
     uint32_t holdings_free       # the first of a chain; 0: none
     uint32_t holdings_touched    # those beyond are free, and not in the chain
     uint32_t holdings_used
-    # What a replica's own pushes and sets have done since the owner was last told: rows of stride pending_stride.
-    char* pending
-    size_t pending_stride
-    uint32_t pending_lock        # atomic: guards the two below; held for a few instructions
-    uint32_t pending_free        # names a free row, which holds the name of the next; 0: none
-    uint32_t pending_touched
+    # What a replica's own writes have done since the owner was last told. See replicas.pxd
+    RowPool pending              # of pushes and sets
+    RowPool kept                 # of steps; no rows without an optimiser
     int32_t* free_slots          # guarded by: engine lock. A stack: slots that were used once and are free
     int64_t free_count           # guarded by: engine lock
     int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked

@@ -84,7 +84,6 @@ def test_stats_count_what_happened(spawn_world):
             "in_time": 0,
             "late": 5,
             "withdrawn": 0,
-            "declined": 0,
             "refused": 0,
         }
         assert relocated["replicas_set_up"] == 0
@@ -137,7 +136,7 @@ def late_and_in_time():
 
 def test_late_and_in_time(spawn_world):
     before, after = spawn_world(2, late_and_in_time)[0]
-    never = {"withdrawn": 0, "declined": 0, "refused": 0}
+    never = {"withdrawn": 0, "refused": 0}
     assert before == {"signalled": 7, "acted": 7, "in_time": 0, "late": 3, **never}
     assert after == {"signalled": 7, "acted": 7, "in_time": 4, "late": 3, **never}
 

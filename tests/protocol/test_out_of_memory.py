@@ -109,7 +109,7 @@ def test_every_rank_ends_when_nothing_can_wait_for_a_key() -> None:
             outcomes = run_program(seed, "relocate", lambda job: None)
             check(outcomes, set(range(len(outcomes))))
             failed += any(outcomes)
-    # Accesses to tables with an optimizer never wait for a key: they go to its owner.
+
     assert failed > SEEDS_PER_MODE // 8, "hardly any program had something to wait"
 
 

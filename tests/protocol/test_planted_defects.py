@@ -91,6 +91,9 @@ MODES = {
     "same always": "replicate",
     "holders not passed on": "adaptive",
     "last news untold": "adaptive",
+    "kept lost": "replicate",
+    "kept twice": "replicate",
+    "steps recounted": "adaptive",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.programs import MODES, PLAIN_TABLES, ROW_ITEMS, Plan, Program, Step, WorkerProgram
+from support.programs import MODES, OPTIMIZERS, ROW_ITEMS, Plan, Program, Step, WorkerProgram
 from support.simulation import Simulation
 
 from intentpm.runtime.config import Config
@@ -65,12 +65,9 @@ class JobMachine(RuleBasedStateMachine):
         self.steps[number].append(step)
         self.job.network.unpark(self.tasks[number])  # type: ignore[union-attr]
 
-    def _in_this_mode(self, table: str) -> str:
-        return table if table in self.program.plan.tables else PLAIN_TABLES[0]
-
     @rule(number=st.integers(0, 15), table=st.sampled_from(tuple(ROW_ITEMS)), keys=key_lists, wait=st.booleans())
     def pull(self, number: int, table: str, keys: list[int], wait: bool) -> None:
-        self._give(number, Step("pull" if wait else "pull_async", self._in_this_mode(table), tuple(keys)))
+        self._give(number, Step("pull" if wait else "pull_async", table, tuple(keys)))
 
     @rule(number=st.integers(0, 15), table=st.sampled_from(("shared", "wide")), keys=key_lists, wait=st.booleans())
     def push(self, number: int, table: str, keys: list[int], wait: bool) -> None:
@@ -79,16 +76,15 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, 15),
-        table=st.sampled_from(("stepped", "gathered")),
+        table=st.sampled_from(tuple(OPTIMIZERS)),
         keys=key_lists,
         wait=st.booleans(),
         duplicates=st.sampled_from(("sum", "each")),
     )
     def push_grad(self, number: int, table: str, keys: list[int], wait: bool, duplicates: str) -> None:
         amounts = tuple(range(1, len(keys) + 1))
-        if table in self.program.plan.tables:
-            call = "push" if wait else "push_async"
-            self._give(number, Step(call, table, tuple(keys), amounts, duplicates=duplicates))
+        call = "push" if wait else "push_async"
+        self._give(number, Step(call, table, tuple(keys), amounts, duplicates=duplicates))
 
     @rule(
         number=st.integers(0, 15),
@@ -108,7 +104,7 @@ class JobMachine(RuleBasedStateMachine):
         length=st.integers(1, 4),
     )
     def intent(self, number: int, table: str, keys: list[int], start: int, length: int) -> None:
-        self._give(number, Step("intent", self._in_this_mode(table), tuple(keys), window=(start, start + length)))
+        self._give(number, Step("intent", table, tuple(keys), window=(start, start + length)))
 
     @rule(number=st.integers(0, 15), call=st.sampled_from(("advance_clock", "wait_sync", "wait_futures")))
     def other(self, number: int, call: str) -> None:

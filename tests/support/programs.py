@@ -1,13 +1,16 @@
 """Random programs over a simulated job, with a model of what every read may return.
 
-A program has three tables, and two with an optimizer where the mode allows it. All values are integers in float64, so
-sums are exact, and every row is one number repeated, so a torn row shows.
+A program has six tables, three of them with an optimizer. All values are integers in float64, so sums are exact, and
+every row is one number repeated, so a torn row shows.
 
     shared    any worker pushes; reads are bounded from both sides
-    private   each key has one worker that writes it (push and set); that worker's reads are exact
+    private   each key has one worker that writes it (push and set); that worker's reads are exact. With every other
+              seed it has SGD at lr 1, and some of its pushes are gradients
     wide      as shared, rows of 96 numbers: more than one cache line, several keys per message
     stepped   as shared, with SGD at lr 1: what a push would add is pushed as a gradient, by its negative, or pushed
     gathered  as shared, with Adagrad: gradients are pushed; what is read is the accumulator, the sum of their squares
+    counted   as shared, with Adam at lr 0: gradients are pushed, and what is read is the count of steps; plain pushes
+              too, which the weights sum up: looked at in the end
 
 What a read of a shared key must lie between:
 
@@ -15,8 +18,7 @@ What a read of a shared key must lie between:
     at least  what this worker read here before + its own pushes since (it reads its own writes, and copies only grow.
               A value from another rank is no bound: a replica granted while it was under way may be older);
               what had been synchronised (``wait_sync``) before this worker's own last ``wait_sync`` began;
-              without replicas (tables with an optimizer have none) also every push that had returned (sequential
-              consistency)
+              without replicas also every push that had returned (sequential consistency)
 
 At the end every value is exact. The model adds no assumption about where keys are, so it holds in every mode.
 """
@@ -30,15 +32,14 @@ import numpy as np
 from support.simulation import Simulation, simulate
 
 from intentpm.runtime.config import Config
-from intentpm.runtime.optimisers import SGD, Adagrad
+from intentpm.runtime.optimisers import SGD, Adagrad, Adam, RowOptimiser
 from intentpm.transports.sim_model import NetworkModel
 
-PLAIN_TABLES = ("shared", "private", "wide")
-OPTIMIZERS = {"stepped": SGD(lr=1.0), "gathered": Adagrad(lr=0.5)}
-ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96, "stepped": 5, "gathered": 33}
+OPTIMIZERS = {"stepped": SGD(lr=1.0), "gathered": Adagrad(lr=0.5), "counted": Adam(lr=0.0)}
+STATE_READ = {"gathered": "sum", "counted": "step"}
+ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96, "stepped": 5, "gathered": 33, "counted": 7}
 MODES = ("adaptive", "relocate", "replicate", "static", "full_replication", "adapm")
 WITHOUT_REPLICAS = ("static", "relocate")
-WITHOUT_OPTIMIZERS = ("replicate", "full_replication")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ class Plan:
     model: NetworkModel
     early_records: int = 1
     hands_over: bool = False
+    private_steps: bool = False
 
     @property
-    def tables(self) -> tuple[str, ...]:
-        return PLAIN_TABLES if self.config.management in WITHOUT_OPTIMIZERS else tuple(ROW_ITEMS)
+    def optimizers(self) -> dict[str, RowOptimiser]:
+        return OPTIMIZERS | ({"private": SGD(lr=1.0)} if self.private_steps else {})
 
     @classmethod
     def draw(cls, seed: int, management: str | None = None, ranks: int | None = None) -> "Plan":
@@ -75,6 +77,7 @@ class Plan:
             model=NetworkModel.disorderly(seed),
             early_records=draw.choice((1, 2, 5, 256)),
             hands_over=draw.choice((False, True, True)),
+            private_steps=draw.random() < 0.5,
         )
 
 
@@ -91,13 +94,15 @@ class Step:
     """Of ``push_grad``; empty: it is a plain push."""
 
     def effect(self) -> tuple[list[int], list[int]]:
-        """Keys and what is added to them: of a gathered table to their accumulators."""
+        """Keys and what is added to what is read of them."""
         keys, amounts = list(self.keys), list(self.amounts)
-        if self.table != "gathered":
+        if self.table not in STATE_READ:
             return keys, amounts
         if self.duplicates == "sum":
             keys = sorted(set(self.keys))
             amounts = [sum(amount for other, amount in self.pairs() if other == key) for key in keys]
+        if self.table == "counted":
+            return keys, [int(self.duplicates != "")] * len(keys)
         return keys, [amount**2 for amount in amounts]
 
     def pairs(self) -> list[tuple[int, int]]:
@@ -127,7 +132,7 @@ class WorkerProgram:
         self.rank = rank
         self.number = number
         self.worker = program.job.ranks[rank].worker()
-        self.tables = {name: program.tables[name][rank] for name in program.plan.tables}
+        self.tables = {name: program.tables[name][rank] for name in ROW_ITEMS}
         self.known = {name: model.initial.copy() for name, model in program.shared.items()}
         self.unsynchronised = {name: np.zeros_like(model.initial) for name, model in program.shared.items()}
         self.private = program.private_initial.copy()
@@ -156,13 +161,12 @@ class WorkerProgram:
 
     def _read(self, step: Step) -> np.ndarray:
         table, keys = self.tables[step.table], np.array(step.keys, np.int64)
-        if step.table != "gathered":
+        if step.table not in STATE_READ:
             return self.worker.pull(table, keys)
-        state = self.worker.pull_state(table, keys)
-        return state["sum"]
+        return self.worker.pull_state(table, keys)[STATE_READ[step.table]].reshape(len(keys), -1)
 
     def _pull_async(self, step: Step) -> None:
-        if step.table == "gathered":
+        if step.table in STATE_READ:
             self._pull(step)
             return
         at_least = self._lower_bound(step)
@@ -174,7 +178,7 @@ class WorkerProgram:
         if step.table == "private":
             return None
         bound = self.known[step.table]
-        if self.program.config.management in WITHOUT_REPLICAS or step.table in OPTIMIZERS:
+        if self.program.config.management in WITHOUT_REPLICAS:
             bound = np.maximum(bound, self.program.shared[step.table].returned)
         return bound[list(step.keys)]
 
@@ -237,7 +241,7 @@ class WorkerProgram:
         return np.repeat(np.array(step.amounts, np.float64)[:, None], ROW_ITEMS[step.table], axis=1)
 
     def _gradients(self, step: Step) -> np.ndarray:
-        return -self._rows(step) if step.table == "stepped" else self._rows(step)
+        return -self._rows(step) if step.table in ("stepped", "private") else self._rows(step)
 
     def _begin_push(self, step: Step) -> None:
         if step.table == "private":
@@ -246,6 +250,8 @@ class WorkerProgram:
                 self.program.private_sums[key] |= _partial_sums(int(self.private[key]), amounts)
                 self._write_private(key, int(self.private[key]) + sum(amounts))
             return
+        if step.table == "counted" and not step.duplicates:
+            np.add.at(self.program.counted_weights, list(step.keys), step.amounts)
         keys, amounts = step.effect()
         np.add.at(self.program.shared[step.table].begun, keys, amounts)
         np.add.at(self.known[step.table], keys, amounts)
@@ -299,13 +305,12 @@ class WorkerProgram:
             self.worker.advance_clock()
         self._wait_sync(Step("wait_sync"))
 
-    def check_gathered(self) -> None:
-        """Everybody has stopped writing: accumulators are exact."""
-        if "gathered" not in self.tables:
-            return
-        model = self.program.shared["gathered"].begun
-        read = self.worker.pull_state(self.tables["gathered"], np.arange(len(model)))["sum"]
-        assert (read == model[:, None]).all(), f"{self}: accumulators are {read.tolist()}, must be {model.tolist()}"
+    def check_state(self) -> None:
+        """Everybody has stopped writing: accumulators and counts are exact."""
+        for table, name in STATE_READ.items():
+            model = self.program.shared[table].begun
+            read = self.worker.pull_state(self.tables[table], np.arange(len(model)))[name].reshape(len(model), -1)
+            assert (read == model[:, None]).all(), f"{self}: {name} is {read.tolist()}, must be {model.tolist()}"
 
     def __str__(self) -> str:
         return f"worker {self.number} of rank {self.rank}"
@@ -321,10 +326,10 @@ class Program:
         self.worker_count = plan.size * plan.workers_per_rank
         self.check_every = check_every
         self.steps_done = 0
-        initial = {name: np.arange(plan.keys[name], dtype=np.int64) * 1000 for name in plan.tables}
-        if "gathered" in initial:
-            initial["gathered"][:] = 0  # of its accumulators
-        self.shared = {name: SharedTable(initial[name]) for name in plan.tables if name != "private"}
+        initial = {name: np.arange(plan.keys[name], dtype=np.int64) * 1000 for name in ROW_ITEMS}
+        self.counted_weights = initial["counted"].copy()
+        zeros = {name: np.zeros_like(initial[name]) for name in STATE_READ}
+        self.shared = {name: SharedTable((initial | zeros)[name]) for name in ROW_ITEMS if name != "private"}
         self.private_initial = initial["private"]
         self.private_final = initial["private"].copy()
         self.private_written = initial["private"].copy()
@@ -337,9 +342,9 @@ class Program:
             name: job.create_table(
                 name, plan.keys[name], ROW_ITEMS[name], dtype="float64",
                 init=np.repeat(initial[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1),
-                optimizer=OPTIMIZERS.get(name),
+                optimizer=plan.optimizers.get(name),
             )
-            for name in plan.tables
+            for name in ROW_ITEMS
         }  # fmt: skip
         self.workers = [
             WorkerProgram(self, rank, rank * plan.workers_per_rank + i)
@@ -371,17 +376,18 @@ class Program:
             self.job.spawn(worker.rank, worker.finish, f"last wait_sync of {worker}")
         self.job.run()
         for worker in self.workers:
-            self.job.spawn(worker.rank, worker.check_gathered, f"last look of {worker}")
+            self.job.spawn(worker.rank, worker.check_state, f"last look of {worker}")
         self.job.on_every_rank(lambda manager: manager.barrier())
         self.job.settle()
-        values = {name: model.begun for name, model in self.shared.items()} | {"private": self.private_final}
+        values = {name: model.begun for name, model in self.shared.items()}
+        values |= {"private": self.private_final, "counted": self.counted_weights}
         expected = {
             name: np.repeat(values[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1)
             for name in values
             if name != "gathered"
         }
         none = np.empty(0, np.int64)
-        everywhere = {name: [none] * self.plan.size for name in self.plan.tables}
+        everywhere = {name: [none] * self.plan.size for name in ROW_ITEMS}
         intended = None if self.config.management == "full_replication" else everywhere
         self.job.checker.check()
         self.job.checker.check_quiet(expected, intended)
@@ -403,7 +409,7 @@ def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
     )[0]  # fmt: skip
     if call in ("advance_clock", "wait_sync", "wait_futures"):
         return Step(call)
-    table = "private" if call.startswith("set") else draw.choice(worker.program.plan.tables)
+    table = "private" if call.startswith("set") else draw.choice(tuple(ROW_ITEMS))
     keys = _draw_keys(draw, worker, table, call)
     if call == "intent":
         start = draw.randint(-2, 12)
@@ -412,8 +418,13 @@ def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
         value = draw.randint(1, 10**6)
         return Step(call, table, keys, (value,) * len(keys))
     amounts = tuple(draw.randint(1, 9) for _ in keys)
-    choices = {"stepped": ("", "sum", "each"), "gathered": ("sum", "each")}.get(table, ("",))
-    return Step(call, table, keys, amounts, duplicates=draw.choice(choices) if call.startswith("push") else "")
+    return Step(call, table, keys, amounts, duplicates=_draw_duplicates(draw, worker.program.plan, call, table))
+
+
+def _draw_duplicates(draw: random.Random, plan: Plan, call: str, table: str) -> str:
+    if table not in plan.optimizers or not call.startswith("push"):
+        return ""
+    return draw.choice(("sum", "each") if table == "gathered" else ("", "sum", "each"))
 
 
 def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str) -> tuple[int, ...]:
