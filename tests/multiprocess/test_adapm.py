@@ -126,6 +126,31 @@ def test_set_replaces_at_the_main_copy_whatever_is_replicated(spawn_world: World
     assert ranks == [[[[100.0 * step + 3, 5.0] for step in range(6)]]] * 3
 
 
+def use_for_ever(server: adapm.Server, number: int) -> list[float]:
+    """Steps together with the other process; returns by how much too little it sees of both processes' pushes."""
+    kv = adapm.Worker(number, server)
+    key, vals, missing = np.array([7]), np.empty(2, np.float32), []
+    kv.intent(key, 0, sys.maxsize)
+    kv.wait_sync()
+    kv.barrier()
+    for step in range(15):
+        kv.push(key, np.ones(2, np.float32), True)
+        kv.advance_clock()
+        time.sleep(0.12)
+        server.barrier()  # which synchronises nothing
+        kv.pull(key, vals)
+        missing.append(2 * (step + 1) - float(vals[0]))
+    kv.finalize()
+    return missing
+
+
+def test_copies_that_are_used_for_ever_stay_fresh(spawn_world: WorldSpawner) -> None:
+    """Whatever the network lets through by itself: here nothing, for a minute."""
+    slow = {"INTENTPM_SYNC_INTERVAL": "60"}
+    *ranks, _ = spawn_world(3, process, *job_of(2, use_for_ever), env=slow)
+    assert max(max(missing) for [missing] in ranks) <= 4, ranks
+
+
 def look_at_timestamps(server: adapm.Server, number: int) -> Any:
     """Which calls had to ask another process, before and after the keys were brought here."""
     kv = adapm.Worker(number, server)
