@@ -18,9 +18,10 @@ from support.world import WorldSpawner
 from intentpm import adapm
 from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(240)]
 
 PROGRAM = Path(__file__).parents[1] / "support" / "adapm_program.py"
+WIDE_DEEP = Path(__file__).parents[2] / "bench" / "adapm_wide_deep.py"
 
 
 def process(*job: Any) -> list[Any] | None:
@@ -322,6 +323,21 @@ def test_a_program_that_starts_its_processes_itself(tmp_path: Path, method: str)
     total = sum(worker["pushed"] for worker in said)
     assert all(worker["pulled"] == total for worker in said)
     assert all(worker["long"] == [8.0] * 10 for worker in said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_wide_and_deep_trains_as_well_on_two_processes() -> None:
+    losses = {}
+    for nodes in 1, 2:
+        options = ["--nodes", str(nodes), "--samples", "1024", "--ids", "50", "--dim", "4", "--epochs", "2"]
+        done = subprocess.run(
+            [sys.executable, str(WIDE_DEEP), *options], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        losses[nodes] = json.loads(done.stdout)["log_loss"]
+    assert losses[1][0] > losses[1][1]
+    assert losses[2] == pytest.approx(losses[1], abs=0.03)
 
 
 def test_under_another_launcher_no_scheduler_is_needed(spawn_world: WorldSpawner) -> None:
