@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from intentpm.adapm.buffers import Floats, Layout, Target, flat_keys, flat_values
+from intentpm.adapm.freshness import FOR_EVER_CLOCKS, Freshness
 from intentpm.adapm.key_space import Integers
 from intentpm.adapm.server import Server
 from intentpm.adapm.timestamps import HERE, Call, Timestamps
@@ -37,6 +38,7 @@ class Worker:
         self._worker_id = server.add_worker(worker_id, self)
         self._worker = server.manager.worker()
         self._timestamps = Timestamps()
+        self._freshness = Freshness(self._worker)
         self._samples: dict[int, Any] = {}
         self._next_sample = 1
         self._is_finalized = False
@@ -75,7 +77,8 @@ class Worker:
     def intent(self, keys: Any, start: int, end: int = 0) -> int:
         """Says that this worker will access ``keys`` while its clock is in [start, end); returns -1, at once.
 
-        end: 0: start + 1. ``sys.maxsize`` is never. A window that is empty, or over, says nothing.
+        end: 0: start + 1. ``sys.maxsize`` is never; such keys' copies stay fresh (``freshness``), and a pull may wait
+            for that. A window that is empty, or over, says nothing.
         """
         start, end = whole_number(start, "start"), whole_number(end, "end")
         end = end or start + 1
@@ -83,11 +86,14 @@ class Worker:
         if end > start:
             for part in self._space.parts(wanted):
                 self._worker.intent(self._server.tables[part.table], part.rows, start, end)
+                if end - start >= FOR_EVER_CLOCKS and self._server.manager.size > 1:
+                    self._freshness.keep(part.table)
         return HERE
 
     def advance_clock(self) -> None:
         """Adds one to this worker's clock."""
         self._worker.advance_clock()
+        self._freshness.advance()
 
     def current_clock(self) -> int:
         return self._worker.clock
@@ -203,6 +209,7 @@ class Worker:
         accesses: list[tuple[Any, Integers, Floats]] = []
         finish: list[Callable[[], None]] = []
         for part in layout.parts:
+            self._freshness.before_pull(part.table)
             rows = layout.rows(part, target.flat)
             if rows is None:
                 rows = np.empty((len(part.rows), self._space.lengths[part.table]), np.float32)

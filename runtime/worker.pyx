@@ -26,7 +26,7 @@ from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
-    exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
+    add_release, exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64, store_release,
 )
 from intentpm.runtime._native.batches cimport (
     AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
@@ -151,6 +151,14 @@ cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) no
     total.sampled += load_relaxed_u64(&counts.sampled)
     total.announced += load_relaxed_u64(&counts.announced)
     total.in_time += load_relaxed_u64(&counts.in_time)
+
+
+cdef inline void _end_here(Operation* operation) noexcept nogil:
+    """An operation that was begun and that no request was made for is done."""
+    operation.open_requests = 0
+    if operation.open_operations != NULL:
+        add_release(operation.open_operations, <uint32_t>-1)
+    store_release(&operation.done, 1)
 
 
 cdef class Worker:
@@ -602,6 +610,9 @@ cdef class Worker:
 
     cdef _submit(self, Operation* operation, cnp.ndarray keys, char* rows, bint will_wait):
         cdef Submission submission
+        if self.misses.empty():              # nobody is asked, so the engine, which may be busy with large rows, need not know
+            _end_here(operation)
+            return
         submission.keys = <const int64_t*>cnp.PyArray_DATA(keys)
         submission.rows = rows
         submission.lr = self.lr

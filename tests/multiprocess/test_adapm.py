@@ -18,9 +18,10 @@ from support.world import WorldSpawner
 from intentpm import adapm
 from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(240)]
 
 PROGRAM = Path(__file__).parents[1] / "support" / "adapm_program.py"
+WIDE_DEEP = Path(__file__).parents[2] / "bench" / "adapm_wide_deep.py"
 
 
 def process(*job: Any) -> list[Any] | None:
@@ -124,6 +125,31 @@ def set_what_others_replicate(server: adapm.Server, number: int) -> list[list[fl
 def test_set_replaces_at_the_main_copy_whatever_is_replicated(spawn_world: WorldSpawner) -> None:
     *ranks, _ = spawn_world(4, process, *job_of(3, set_what_others_replicate))
     assert ranks == [[[[100.0 * step + 3, 5.0] for step in range(6)]]] * 3
+
+
+def use_for_ever(server: adapm.Server, number: int) -> list[float]:
+    """Steps together with the other process; returns by how much too little it sees of both processes' pushes."""
+    kv = adapm.Worker(number, server)
+    key, vals, missing = np.array([7]), np.empty(2, np.float32), []
+    kv.intent(key, 0, sys.maxsize)
+    kv.wait_sync()
+    kv.barrier()
+    for step in range(15):
+        kv.push(key, np.ones(2, np.float32), True)
+        kv.advance_clock()
+        time.sleep(0.12)
+        server.barrier()  # which synchronises nothing
+        kv.pull(key, vals)
+        missing.append(2 * (step + 1) - float(vals[0]))
+    kv.finalize()
+    return missing
+
+
+def test_copies_that_are_used_for_ever_stay_fresh(spawn_world: WorldSpawner) -> None:
+    """Whatever the network lets through by itself: here nothing, for a minute."""
+    slow = {"INTENTPM_SYNC_INTERVAL": "60"}
+    *ranks, _ = spawn_world(3, process, *job_of(2, use_for_ever), env=slow)
+    assert max(max(missing) for [missing] in ranks) <= 4, ranks
 
 
 def look_at_timestamps(server: adapm.Server, number: int) -> Any:
@@ -297,6 +323,21 @@ def test_a_program_that_starts_its_processes_itself(tmp_path: Path, method: str)
     total = sum(worker["pushed"] for worker in said)
     assert all(worker["pulled"] == total for worker in said)
     assert all(worker["long"] == [8.0] * 10 for worker in said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_wide_and_deep_trains_as_well_on_two_processes() -> None:
+    losses = {}
+    for nodes in 1, 2:
+        options = ["--nodes", str(nodes), "--samples", "1024", "--ids", "50", "--dim", "4", "--epochs", "2"]
+        done = subprocess.run(
+            [sys.executable, str(WIDE_DEEP), *options], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        losses[nodes] = json.loads(done.stdout)["log_loss"]
+    assert losses[1][0] > losses[1][1]
+    assert losses[2] == pytest.approx(losses[1], abs=0.03)
 
 
 def test_under_another_launcher_no_scheduler_is_needed(spawn_world: WorldSpawner) -> None:
