@@ -10,6 +10,7 @@ from intentpm.bench.scenarios.management_cli import management
 from intentpm.bench.suite.cli import suite
 from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
+from intentpm.bench.tasks.wv_cli import wv
 
 
 @click.group()
@@ -34,7 +35,7 @@ def plot(results: Path, out: Path | None) -> None:
     click.echo(picture)
 
 
-for _command in (kge, mf):
+for _command in (kge, mf, wv):
     train.add_command(_command)
 for _command in (suite, exactness, management, checkpoints):
     bench.add_command(_command)
