@@ -13,10 +13,11 @@ class TaskPlot:
     """How the results of a task are drawn."""
 
     title: str
+    """A format string over the run's configuration, as the next two."""
     sizes: str
-    """Of the data, a format string over the run's configuration."""
+    """Of the data."""
     measure: str
-    """Of the vertical axis, likewise."""
+    """Of the vertical axis."""
     lines: tuple[tuple[str, str, str], ...]
     """Per line: field of the epochs' rows, label, style. Lines that have no value are left out."""
     from_zero: bool = False
@@ -32,6 +33,14 @@ TASK_PLOTS = {
         "Knowledge graph embeddings", "{entities:,} entities, {relations:,} relations, {triples:,} triples",
         "filtered ranking, {evaluate} triples",
         (("mrr", "MRR", "-"), ("hits_1", "Hits@1", "--"), ("hits_10", "Hits@10", ":")), from_zero=True,
+    ),
+    "train ctr": TaskPlot(
+        "Click-through rates", "{examples:,} examples, {fields} fields, {keys:,} keys", "area under the ROC curve",
+        (("valid_auc", "validation", "--"), ("test_auc", "test", "-"), ("reachable_auc", "best reachable", ":")),
+    ),
+    "train gnn": TaskPlot(
+        "Graph networks ({model})", "{nodes:,} nodes, {edges:,} edges, {classes} classes", "accuracy",
+        (("valid_accuracy", "validation", "--"), ("test_accuracy", "test", "-")), from_zero=True,
     ),
     "train wv": TaskPlot(
         "Word vectors", "{words:,} words, {tokens:,} tokens", "Spearman's correlation",
@@ -57,10 +66,11 @@ def draw_training(document: Mapping[str, Any], axes: Axes) -> None:
     else:
         _zoom_in(axes, min(trained), max(trained))
     ranks = config["ranks"]
-    heading = f"{plot.title}, {ranks} rank{'s'[: ranks > 1]}\n{config['data']}, {plot.sizes.format_map(config)}"
+    title, sizes, measure = (text.format_map(config) for text in (plot.title, plot.sizes, plot.measure))
+    heading = f"{title}, {ranks} rank{'s'[: ranks > 1]}\n{config['data']}, {sizes}"
     axes.set_title(heading, loc="left", fontsize=10)
     axes.set_xlabel("training time in s")
-    axes.set_ylabel(plot.measure.format_map(config))
+    axes.set_ylabel(measure)
     axes.set_xlim(left=0)
     axes.legend(title="after the last epoch", title_fontsize=9, alignment="left", loc="best")
 

@@ -1,6 +1,7 @@
 """Command line options that several training tasks have."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def schedule_options(defaults: Any, batch: str) -> Callable[[Command], Command]:
                      help="Learning rate."),
         click.option("--epochs", type=click.IntRange(0), default=defaults.epochs, show_default=True),
         click.option("--batch", type=click.IntRange(1), default=defaults.batch, show_default=True, help=batch),
-        click.option("--look-ahead", type=click.IntRange(0), default=defaults.look_ahead, show_default=True,
+        click.option("--look-ahead", type=click.IntRange(0), default=defaults.look_ahead,
+                     show_default="as many as needed" if defaults.look_ahead is None else True,
                      help="Batches signalled before use; 0: none."),
         click.option("--seed", type=click.IntRange(0), default=defaults.seed, show_default=True),
     )  # fmt: skip
@@ -46,3 +48,15 @@ def schedule_options(defaults: Any, batch: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def check_torch() -> None:
+    """Raises UsageError where PyTorch is not installed."""
+    if find_spec("torch") is None:
+        raise click.UsageError("this task needs PyTorch: pip install 'intentpm[torch]'")
+
+
+def dense_option(defaults: Any) -> Callable[[Command], Command]:
+    """``--dense`` with the default of a task's options."""
+    return click.option("--dense", type=click.Choice(("allreduce", "keys")), default=defaults.dense, show_default=True,
+                        help="How ranks share the dense layers.")  # fmt: skip
