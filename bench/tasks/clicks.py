@@ -1,6 +1,6 @@
 """Rows of numbers and categories with a label of 0 or 1: read from npz files, or generated."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -40,8 +40,14 @@ class Clicks:
 
     def take(self, places: Any) -> Self:
         """The examples at ``places``: indices, a slice or a mask."""
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return type(self)(**{name: None if part is None else part[places] for name, part in parts})
+        logit = None if self.logit is None else self.logit[places]
+        return replace(
+            self,
+            label=self.label[places],
+            numbers=self.numbers[places],
+            categories=self.categories[places],
+            logit=logit,
+        )
 
 
 class ClickData(Protocol):

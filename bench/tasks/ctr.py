@@ -28,9 +28,11 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Labels [B], numbers [B, numbers], categories [B, fields]."""
 
 EVALUATION_BATCH = 4_096
-RARE = 4.0
-"""A key seen much less often moves less than AdaGrad alone would move it: what it saw is mostly chance. (The gradient of
-a key in a batch is of the order of 1 / batch.)"""
+RARE = 40.0
+"""A key seen much less often moves less than AdaGrad alone would move it: what it saw is mostly chance.
+
+(The gradient of a key in a batch is of the order of 1 / batch.)
+"""
 SUMS = ("loss", "count", "valid_loss", "valid_count", "test_loss", "test_count")
 
 
@@ -98,14 +100,13 @@ class ClickThroughRate:
         batches = batches_per_epoch(data.rows["train"], pm.size, options.batch)
         keys = {wide.table: lambda batch: batch[2], deep.table: lambda batch: batch[2]}
         examples = ClickBatches(self.examples["train"], batches, (options.seed, pm.rank))
-        ahead = "auto" if options.look_ahead is None else options.look_ahead
-        self.loader = intentpm.torch.IntentLoader(self.worker, examples, keys, ahead=ahead)
+        self.loader = intentpm.torch.IntentLoader(self.worker, examples, keys, options.look_ahead)
         self.meter = EpochMeter(pm, self.worker, ("wide", "deep", *self.dense.names), SUMS)
         self.histograms = RankTable(pm, self.worker, 3 * 2 * BINS, "score_histograms")
 
     def _embedding(self, name: str, keys: int, dim: int, deviation: float) -> Any:
-        rows = NormalRows(dim, dim, deviation, options.seed) if deviation else 0.0
         options = self.options
+        rows = NormalRows(dim, dim, deviation, options.seed) if deviation else 0.0
         adagrad = intentpm.optim.Adagrad(
             lr=options.embedding_lr, initial_accumulator=RARE / options.batch**2, **l2(options.reg)
         )

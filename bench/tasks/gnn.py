@@ -187,8 +187,7 @@ class GraphTraining:
         self.train_nodes = training_nodes_of(graph, pm.rank, pm.size, options.partition)
         batches = batches_per_epoch(len(graph.splits["train"]), pm.size, options.batch)
         source = NodeBatches(graph, self.train_nodes, batches, options, pm.rank)
-        ahead = "auto" if options.look_ahead is None else options.look_ahead
-        self.loader = intentpm.torch.IntentLoader(self.worker, source, keys, ahead=ahead)
+        self.loader = intentpm.torch.IntentLoader(self.worker, source, keys, options.look_ahead)
         names = [table.name for table in keys]
         self.meter = EpochMeter(pm, self.worker, (*names, *self.dense.names), SUMS)
 

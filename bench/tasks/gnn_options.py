@@ -34,8 +34,8 @@ class GnnOptions:
     epochs: int = 50
     batch: int = 256
     """Nodes per step and rank."""
-    look_ahead: int | None = None
-    """Batches signalled to the PM before use; 0: signal nothing; None: as many as the PM needs."""
+    look_ahead: int | str = "auto"
+    """Batches prepared, and signalled to the PM, before use; 0: signal nothing; "auto": as many as it needs."""
     seed: int = 0
 
 

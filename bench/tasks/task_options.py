@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from intentpm.bench.tasks.training import look_ahead_option
+
 Command = Callable[..., Any]
 
 
@@ -36,9 +38,7 @@ def schedule_options(defaults: Any, batch: str) -> Callable[[Command], Command]:
                      help="Learning rate."),
         click.option("--epochs", type=click.IntRange(0), default=defaults.epochs, show_default=True),
         click.option("--batch", type=click.IntRange(1), default=defaults.batch, show_default=True, help=batch),
-        click.option("--look-ahead", type=click.IntRange(0), default=defaults.look_ahead,
-                     show_default="as many as needed" if defaults.look_ahead is None else True,
-                     help="Batches signalled before use; 0: none."),
+        look_ahead_option,
         click.option("--seed", type=click.IntRange(0), default=defaults.seed, show_default=True),
     )  # fmt: skip
 

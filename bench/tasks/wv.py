@@ -47,10 +47,10 @@ class WvOptions:
     subsample: float = 1e-3
     """A word with share f of the tokens is kept with probability sqrt(subsample / f) + subsample / f; 0: always."""
     epochs: int = 5
-    batch: int = 400
+    batch: int = 1_000
     """Centre words per pull and push."""
-    look_ahead: int = 16
-    """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
+    look_ahead: int | str = "auto"
+    """Batches prepared, and signalled to the PM, before use; 0: signal nothing; "auto": as many as it needs."""
     seed: int = 0
 
 
