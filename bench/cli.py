@@ -8,8 +8,11 @@ from intentpm.bench.scenarios.checkpoints_cli import checkpoints
 from intentpm.bench.scenarios.exactness_cli import exactness
 from intentpm.bench.scenarios.management_cli import management
 from intentpm.bench.suite.cli import suite
+from intentpm.bench.tasks.ctr_cli import ctr
+from intentpm.bench.tasks.gnn_cli import gnn
 from intentpm.bench.tasks.kge_cli import kge
 from intentpm.bench.tasks.mf_cli import mf
+from intentpm.bench.tasks.wv_cli import wv
 
 
 @click.group()
@@ -34,7 +37,7 @@ def plot(results: Path, out: Path | None) -> None:
     click.echo(picture)
 
 
-for _command in (kge, mf):
+for _command in (ctr, gnn, kge, mf, wv):
     train.add_command(_command)
 for _command in (suite, exactness, management, checkpoints):
     bench.add_command(_command)

@@ -12,6 +12,8 @@ from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
+from intentpm.bench.tasks._vectors cimport add_scaled, check_indices, dot, subtract
+
 LOSSES = ("softmax", "logistic")
 
 cdef enum Loss:
@@ -25,20 +27,6 @@ cdef struct Step:
     float learning_rate
     float l2
     Loss loss
-
-
-cdef inline float dot(const float* left, const float* right, Py_ssize_t dim) noexcept nogil:
-    cdef float total = 0
-    cdef Py_ssize_t i
-    for i in range(dim):
-        total += left[i] * right[i]
-    return total
-
-
-cdef inline void add_scaled(float* to, float scale, const float* values, Py_ssize_t dim) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(dim):
-        to[i] += scale * values[i]
 
 
 cdef inline void multiply(float* product, const float* left, const float* right, Py_ssize_t dim) noexcept nogil:
@@ -158,22 +146,6 @@ cdef double train_triple(
         descend(entities + negatives[j] * width, tails.scores[j], tails.query, step)
         descend(entities + negatives[count + j] * width, heads.scores[j], heads.query, step)
     return loss
-
-
-cdef void subtract(float* values, const float* others, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t n
-    for n in range(count):
-        values[n] -= others[n]
-
-
-cdef object check_indices(const int32_t* indices, Py_ssize_t count, Py_ssize_t rows, str name):
-    cdef Py_ssize_t n
-    cdef bint inside = True
-    with nogil:
-        for n in range(count):
-            inside = inside and 0 <= indices[n] < rows
-    if not inside:
-        raise IndexError(f"{name} has a value outside 0 to {rows - 1}")
 
 
 def train_batch(

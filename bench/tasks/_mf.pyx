@@ -8,6 +8,8 @@ Shape letters: R ratings of the batch, U and I different users and items in it, 
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
+from intentpm.bench.tasks._vectors cimport check_indices, subtract
+
 
 cdef inline float predict(const float* user, const float* item, Py_ssize_t factors) noexcept nogil:
     cdef float dot = 0
@@ -46,22 +48,6 @@ cdef double descend(
     return squared_error
 
 
-cdef void subtract(float* values, const float* others, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t n
-    for n in range(count):
-        values[n] -= others[n]
-
-
-cdef object check_indices(const int32_t[::1] indices, Py_ssize_t rows, str name):
-    cdef Py_ssize_t n
-    cdef bint inside = True
-    with nogil:
-        for n in range(indices.shape[0]):
-            inside = inside and 0 <= indices[n] < rows
-    if not inside:
-        raise IndexError(f"{name} has a value outside 0 to {rows - 1}")
-
-
 cdef object check_batch(
         Py_ssize_t user_width, Py_ssize_t item_width, Py_ssize_t users, Py_ssize_t items,
         const int32_t[::1] user_index, const int32_t[::1] item_index, const float[::1] ratings):
@@ -70,8 +56,9 @@ cdef object check_batch(
     if not user_index.shape[0] == item_index.shape[0] == ratings.shape[0]:
         raise ValueError(
             f"{user_index.shape[0]} user indices, {item_index.shape[0]} item indices, {ratings.shape[0]} ratings")
-    check_indices(user_index, users, "user_index")
-    check_indices(item_index, items, "item_index")
+    if ratings.shape[0]:
+        check_indices(&user_index[0], user_index.shape[0], users, "user_index")
+        check_indices(&item_index[0], item_index.shape[0], items, "item_index")
 
 
 def train_batch(

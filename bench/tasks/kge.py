@@ -22,6 +22,7 @@ from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
 from intentpm.bench.tasks.knowledge_graph import KnowledgeGraph, Triples
 from intentpm.bench.tasks.look_ahead import look_ahead
+from intentpm.bench.tasks.merged_rows import merge_rows
 from intentpm.bench.tasks.rank_table import RankTable, settle
 from intentpm.bench.tasks.traffic import Traffic
 
@@ -207,19 +208,14 @@ class KnowledgeGraphEmbedding:
         batch.sample = self.worker.prepare_sample(self.sampling, count, clock)
 
     def _train_batch(self, batch: TripleBatch) -> float:
-        pulls = [self.worker.pull_async(table, keys) for table, keys in batch.accesses()]
-        negative_keys, negative_rows = self.worker.pull_sample(batch.sample)
-        entity_rows, relation_rows = (pull.result() for pull in pulls)
-        # A key that is in the batch more than once, as negative too, must have one copy: it would learn twice as fast.
-        keys, first, index = np.unique(
-            np.concatenate([batch.entity_keys, negative_keys]), return_index=True, return_inverse=True
-        )
-        rows = np.concatenate([entity_rows, negative_rows])[first]
+        entity_pull, relation_pull = (self.worker.pull_async(*access) for access in batch.accesses())
+        sampled = self.worker.pull_sample(batch.sample)
+        keys, rows, (entity_row, negative_row) = merge_rows([(batch.entity_keys, entity_pull.result()), sampled])
+        relation_rows = relation_pull.result()
         deltas, relation_deltas = np.empty_like(rows), np.empty_like(relation_rows)
-        row_of = index.astype(np.int32)
         triples = batch.triples.copy()
-        triples[:, [0, 2]] = row_of[batch.triples[:, [0, 2]]]
-        negatives = row_of[len(batch.entity_keys) :].reshape(len(triples), 2, self.options.negatives)
+        triples[:, [0, 2]] = entity_row[batch.triples[:, [0, 2]]]
+        negatives = negative_row.reshape(len(triples), 2, self.options.negatives)
         options = self.options
         loss = train_batch(
             rows, relation_rows, triples, negatives, deltas, relation_deltas, options.lr, options.reg, options.loss

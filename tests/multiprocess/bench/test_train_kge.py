@@ -1,33 +1,17 @@
 """``intentpm train kge`` as a user runs it: quality on one and two ranks, results, errors."""
 
-import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.train_command import intentpm, results_of
 
 pytestmark = pytest.mark.multiprocess
 
-TIMEOUT_S = 110
+train = partial(results_of, "kge")
 SPEC = "entities=500,relations=5,triples=12000,types=10"
 OPTIONS = ["--dim", "32", "--epochs", "8"]
 FB15K237 = Path("../shared/data/fb15k237")
-
-
-def intentpm(*arguments, cwd, succeeds=True):
-    """Runs the command in ``cwd`` and returns the finished process."""
-    command = [sys.executable, "-m", "intentpm", *map(str, arguments)]
-    environment = os.environ | {"NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=cwd, env=environment)
-    assert (run.returncode == 0) == succeeds, f"exit code {run.returncode}\n{run.stdout}\n{run.stderr}"
-    return run
-
-
-def train(cwd, *arguments):
-    """The results of a training run with ``--json``."""
-    return json.loads(intentpm("train", "kge", "--json", *arguments, cwd=cwd).stdout)
 
 
 @pytest.fixture(scope="module")

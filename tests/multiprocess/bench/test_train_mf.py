@@ -1,36 +1,20 @@
 """``intentpm train mf`` as a user runs it: quality on one and three ranks, results, errors."""
 
-import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.train_command import intentpm, results_of
 
 from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
 
 pytestmark = pytest.mark.multiprocess
 
-TIMEOUT_S = 100
+train = partial(results_of, "mf")
 SPEC = "users=2000,items=600,ratings=60000,rank=4"
 OPTIONS = ["--dim", "8", "--lr", "0.08", "--reg", "0.01", "--epochs", "12", "--batch", "500"]
 MOVIELENS = Path("../shared/data/movielens_small/ratings.npz")
-
-
-def intentpm(*arguments, cwd, succeeds=True):
-    """Runs the command in ``cwd`` and returns the finished process."""
-    command = [sys.executable, "-m", "intentpm", *map(str, arguments)]
-    environment = os.environ | {"NO_COLOR": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=cwd, env=environment)
-    assert (run.returncode == 0) == succeeds, f"exit code {run.returncode}\n{run.stdout}\n{run.stderr}"
-    return run
-
-
-def train(cwd, *arguments):
-    """The results of a training run with ``--json``."""
-    return json.loads(intentpm("train", "mf", "--json", *arguments, cwd=cwd).stdout)
 
 
 @pytest.fixture(scope="module")
