@@ -38,7 +38,11 @@ class Embedding(TableModule):
     @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows, places, padding = pull_distinct(self._gradients, input, self.padding_idx, not self.freeze)
-        return functional.embedding(places, rows, padding, scale_grad_by_freq=self.scale_grad_by_freq)
+        if self.scale_grad_by_freq:
+            return functional.embedding(places, rows, padding, scale_grad_by_freq=True)
+        return rows.index_select(0, places.reshape(-1)).view(
+            *places.shape, self.embedding_dim
+        )  # adds up its gradients fast
 
     @classmethod
     def from_pretrained(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from intentpm.torch.bags import Bags
 from intentpm.torch.pull import pull_distinct
 from intentpm.torch.table_module import TableModule, frozen_by, table_from
 
@@ -46,10 +47,13 @@ class EmbeddingBag(TableModule):
         Returns [B, D]; an empty bag is 0.
         """
         rows, places, padding = pull_distinct(self._gradients, input, self.padding_idx, not self.freeze)
+        offsets = offsets if offsets is None else offsets.to(places.dtype)
+        if self.mode in ("sum", "mean") and not self.scale_grad_by_freq:
+            return Bags.apply(rows, places, offsets, per_sample_weights, self.mode, self.include_last_offset, padding)
         return functional.embedding_bag(
             places,
             rows,
-            offsets if offsets is None else offsets.to(places.dtype),
+            offsets,
             mode=self.mode,
             scale_grad_by_freq=self.scale_grad_by_freq,
             per_sample_weights=per_sample_weights,

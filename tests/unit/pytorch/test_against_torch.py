@@ -126,21 +126,27 @@ def test_bags_of_any_length_with_offsets(include_last_offset: bool, padding_idx)
     check(lambda table, worker: EmbeddingBag(table, worker, "sum", **options), theirs, calls(), "adagrad")
 
 
-def test_weights_per_sample_get_their_gradients() -> None:
+@pytest.mark.parametrize("padding_idx", [None, 1])
+@pytest.mark.parametrize("offsets", [None, torch.tensor([0, 7, 7, 30])])
+def test_weights_per_sample_get_their_gradients(offsets, padding_idx) -> None:
     def main(pm):
-        table = pm.create_table("t", KEYS, WIDTH, init=initial_rows(), optimizer=OPTIMIZERS["sgd"][0])
-        ours = EmbeddingBag(table, pm.worker(), "sum")
-        theirs = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(initial_rows()), False, mode="sum", sparse=True)
+        table = pm.create_table(
+            "t", KEYS, WIDTH, "float64", init=initial_rows("float64"), optimizer=OPTIMIZERS["sgd"][0]
+        )
+        ours = EmbeddingBag(table, pm.worker(), "sum", padding_idx)
+        theirs = torch.nn.EmbeddingBag.from_pretrained(
+            torch.from_numpy(initial_rows("float64")), False, mode="sum", sparse=True, padding_idx=padding_idx
+        )
         optimizer = torch.optim.SGD(theirs.parameters(), lr=LR)
-        for batch in batches_of((8, 5), False, 50):
-            weights = torch.rand(8, 5)
+        for batch in batches_of((8, 5) if offsets is None else (40,), False, 50):
+            weights = torch.rand(batch.shape, dtype=torch.float64)
             mine, expected = weights.clone().requires_grad_(), weights.clone().requires_grad_()
             optimizer.zero_grad()
-            (theirs(batch, per_sample_weights=expected) ** 2).mean().backward()
+            (theirs(batch, offsets, per_sample_weights=expected) ** 2).mean().backward()
             optimizer.step()
-            (ours(batch, per_sample_weights=mine) ** 2).mean().backward()
-            torch.testing.assert_close(mine.grad, expected.grad, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(ours.all_rows(), theirs.weight.detach(), rtol=0, atol=1e-6)
+            (ours(batch, offsets, per_sample_weights=mine) ** 2).mean().backward()
+            torch.testing.assert_close(mine.grad, expected.grad, rtol=0, atol=1e-12)
+        torch.testing.assert_close(ours.all_rows(), theirs.weight.detach(), rtol=0, atol=1e-12)
 
     run_ranks(1, main)
 
