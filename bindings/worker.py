@@ -281,18 +281,11 @@ class Worker:
         """Makes the accesses of one call, with ``access`` or, to wait for them later, ``begin``. Its timestamp."""
         self._note_thread()
         if len(accesses) == 1 and not asynchronous:
-            if self._is_alone:
-                access(*accesses[0])
-                for step in finish:
-                    step()
-                return HERE
-            table_id = accesses[0][0].table_id
-            asked_before = self._worker.access_counts(table_id)[_REMOTE]
+            asked_before = self._keys_asked_for(accesses[0][0])
             access(*accesses[0])
             for step in finish:
                 step()
-            asked = self._worker.access_counts(table_id)[_REMOTE] - asked_before
-            return self._timestamps.number() if asked else HERE
+            return HERE if self._keys_asked_for(accesses[0][0]) == asked_before else self._timestamps.number()
         call = Call([begin(*each) for each in accesses], finish)
         if call.is_done():
             call.end()
@@ -301,6 +294,10 @@ class Worker:
             return self._timestamps.keep(call)
         call.end()
         return self._timestamps.number()
+
+    def _keys_asked_for(self, table: Any) -> int:
+        """Of other processes, by this worker until now."""
+        return 0 if self._is_alone else int(self._worker.access_counts(table.table_id)[_REMOTE])
 
 
 def _scatter(flat: Floats, indices: Integers, rows: Floats) -> None:
