@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -215,10 +216,16 @@ def count_at_barriers(server: adapm.Server, number: int) -> list[int]:
     seen = []
     for _ in range(20):
         kv.push(np.array([0]), np.ones(2, np.float32))
-        if number == 0:
-            server.barrier()  # of processes, while other threads are at that of workers
+        # The barrier of processes, before that of workers in one process, after it in the other.
+        meeting = threading.Thread(target=server.barrier)
+        if number == 0 and server.my_rank() == 0:
+            meeting.start()
         kv.wait_sync()
         kv.barrier()
+        if number == 0:
+            if server.my_rank() == 1:
+                meeting.start()
+            meeting.join()
         vals = np.empty(2, np.float32)
         kv.pull(np.array([0]), vals)
         seen.append(int(vals[0]))
