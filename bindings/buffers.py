@@ -15,6 +15,18 @@ from intentpm.runtime.arguments import as_array, as_keys, is_tensor
 Floats = npt.NDArray[np.float32]
 
 
+def plain(value: Any) -> npt.NDArray[Any] | None:
+    """A numpy array, or a tensor's memory as one; None for what is neither, or not that simple."""
+    if type(value) is np.ndarray:
+        return value
+    if is_tensor(value):
+        try:
+            return value.numpy()
+        except (TypeError, RuntimeError):  # another device, a gradient, a layout
+            return None
+    return None
+
+
 def flat_keys(keys: Any) -> Integers:
     """Integers of any shape as int64 [K]. Raises DtypeError, ShapeError."""
     return as_keys(as_array(keys, "keys", "iuf").reshape(-1))

@@ -32,9 +32,9 @@ class Freshness:
         self._began_s = 0.0
         self._began_clock = 0
 
-    def keep(self, table: int) -> None:
+    def keep(self, table_id: int) -> None:
         """The worker intends keys of this table for ever."""
-        self._tables.add(table)
+        self._tables.add(table_id)
 
     def advance(self) -> None:
         """The clock has advanced."""
@@ -45,9 +45,9 @@ class Freshness:
             self._sync = self._worker.wait_sync_async()
             self._began_s, self._began_clock = now_s, self._worker.clock
 
-    def before_pull(self, table: int) -> None:
+    def before_pull(self, table_id: int) -> None:
         """Waits if the copies in this table may be too old. Raises PeerLostError."""
-        if table not in self._tables or self._is_over():
+        if table_id not in self._tables or self._is_over():
             return
         is_late = time.monotonic() - self._began_s > PATIENCE_S
         if is_late and self._worker.clock > self._began_clock:

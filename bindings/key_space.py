@@ -4,6 +4,7 @@ Keys that follow each other and are of one length are a *run*. A model has few: 
 So a key is found by a binary search among the runs; there is nothing per key.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,8 @@ class KeySpace:
             raise ShapeError(f"value_lengths has {len(self.lengths)} different lengths: at most {MAX_LENGTHS} work")
         self.rows = np.bincount(tables, weights=counts).astype(np.int64)
         self._tables = tables.astype(np.int64)
+        self._is_one_run = len(self._starts) == 1
+        self._start_list, self._table_list = self._starts.tolist(), self._tables.tolist()
         self._shifts = self._starts - _first_rows(self._tables, counts, self.rows)
 
     @property
@@ -80,6 +83,19 @@ class KeySpace:
         for table in np.unique(tables):
             positions = np.flatnonzero(tables == table)
             yield Part(int(table), rows[positions], positions)
+
+    def whole_part(self, keys: Integers) -> tuple[int, Integers] | None:
+        """The table and rows of keys that are of one run; None of others. Of keys out of range the rows are too."""
+        if self._is_one_run:
+            return 0, keys
+        if len(keys) == 1:
+            run = bisect_right(self._start_list, keys[0]) - 1
+        else:
+            runs = self._run_of(keys)
+            if not len(keys) or (runs != runs[0]).any():
+                return None
+            run = runs[0]
+        return self._table_list[run], keys - self._shifts[run]
 
     def keys_of(self, table: int, rows: Integers) -> Integers:
         """What ``parts`` makes of keys, backwards."""

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from intentpm.adapm.buffers import Floats, Layout, Target, flat_keys, flat_values
+from intentpm.adapm.buffers import Floats, Layout, Target, flat_keys, flat_values, plain
 from intentpm.adapm.freshness import FOR_EVER_CLOCKS, Freshness
 from intentpm.adapm.key_space import Integers
 from intentpm.adapm.server import Server
 from intentpm.adapm.timestamps import HERE, Call, Timestamps
-from intentpm.foundation.errors import ClosedError, SampleError, ShapeError
+from intentpm.foundation.errors import ClosedError, KeyRangeError, SampleError, ShapeError
 from intentpm.runtime.arguments import whole_number
 
 _Access = Callable[[Any, Integers, Floats], Any]
+_KEY, _VALUE = np.dtype(np.int64), np.dtype(np.float32)
 _REMOTE = 2
 """Of ``access_counts``."""
 
@@ -39,6 +40,8 @@ class Worker:
         self._worker = server.manager.worker()
         self._timestamps = Timestamps()
         self._freshness = Freshness(self._worker)
+        self._lengths = self._space.lengths.tolist()
+        self._is_alone = server.manager.size == 1
         self._samples: dict[int, Any] = {}
         self._next_sample = 1
         self._is_finalized = False
@@ -48,7 +51,11 @@ class Worker:
 
     def pull(self, keys: Any, vals: Any, asynchronous: bool = False) -> int:
         """Reads the values of ``keys`` into ``vals``; asynchronously: filled once the timestamp was waited for."""
-        return self._pull(flat_keys(keys), Target(vals, np.float32, "vals"), asynchronous)
+        access = self._straight(keys, vals)
+        if access is None:
+            return self._pull(flat_keys(keys), Target(vals, np.float32, "vals"), asynchronous)
+        self._freshness.before_pull(access[0].table_id)
+        return self._run_straight(self._worker.pull, self._worker.pull_async, access, keys, asynchronous)
 
     def push(self, keys: Any, vals: Any, asynchronous: bool = False) -> int:
         """Adds ``vals`` to the values of ``keys``; those of keys that come twice add up. Asynchronously: at some time
@@ -85,9 +92,10 @@ class Worker:
         wanted = self._checked(flat_keys(keys))
         if end > start:
             for part in self._space.parts(wanted):
-                self._worker.intent(self._server.tables[part.table], part.rows, start, end)
-                if end - start >= FOR_EVER_CLOCKS and self._server.manager.size > 1:
-                    self._freshness.keep(part.table)
+                table = self._server.tables[part.table]
+                self._worker.intent(table, part.rows, start, end)
+                if end - start >= FOR_EVER_CLOCKS and not self._is_alone:
+                    self._freshness.keep(table.table_id)
         return HERE
 
     def advance_clock(self) -> None:
@@ -209,17 +217,49 @@ class Worker:
         accesses: list[tuple[Any, Integers, Floats]] = []
         finish: list[Callable[[], None]] = []
         for part in layout.parts:
-            self._freshness.before_pull(part.table)
+            table = self._server.tables[part.table]
+            self._freshness.before_pull(table.table_id)
             rows = layout.rows(part, target.flat)
             if rows is None:
                 rows = np.empty((len(part.rows), self._space.lengths[part.table]), np.float32)
                 finish.append(partial(_scatter, target.flat, layout.indices(part), rows))
-            accesses.append((self._server.tables[part.table], part.rows, rows))
+            accesses.append((table, part.rows, rows))
         if not target.is_direct:
             finish.append(target.finish)
         return self._run(self._worker.pull, self._worker.pull_async, accesses, finish, asynchronous)
 
+    def _straight(self, keys: Any, vals: Any) -> tuple[Any, Integers, Floats] | None:
+        """The access to keys of one run of the key space, in memory that the parameter manager can use as it is.
+
+        None where it is not so simple, or something is wrong: the longer way finds out what.
+        """
+        names, values = plain(keys), plain(vals)
+        if names is None or values is None or names.dtype != _KEY or values.dtype != _VALUE:
+            return None
+        if names.ndim != 1 or not values.flags.carray or self._is_finalized:
+            return None
+        found = self._space.whole_part(names)
+        if found is None:
+            return None
+        table, rows = found
+        length = self._lengths[table]
+        if values.size != len(rows) * length:
+            return None
+        return self._server.tables[table], rows, values.reshape(len(rows), length)
+
+    def _run_straight(
+        self, access: _Access, begin: _Access, what: tuple[Any, Integers, Floats], keys: Any, asynchronous: bool
+    ) -> int:
+        try:
+            return self._run(access, begin, [what], [], asynchronous)
+        except KeyRangeError:  # which speaks of a row
+            self._space.check(flat_keys(keys))
+            raise
+
     def _write(self, write: _Access, begin: _Access, keys: Any, vals: Any, asynchronous: bool) -> int:
+        access = self._straight(keys, vals)
+        if access is not None:
+            return self._run_straight(write, begin, access, keys, asynchronous)
         wanted, values = self._checked(flat_keys(keys)), flat_values(vals)
         layout = Layout(self._space, wanted, values.size)
         accesses = []
@@ -241,13 +281,11 @@ class Worker:
         """Makes the accesses of one call, with ``access`` or, to wait for them later, ``begin``. Its timestamp."""
         self._note_thread()
         if len(accesses) == 1 and not asynchronous:
-            table_id = accesses[0][0].table_id
-            asked_before = self._worker.access_counts(table_id)[_REMOTE]
+            asked_before = self._keys_asked_for(accesses[0][0])
             access(*accesses[0])
             for step in finish:
                 step()
-            asked = self._worker.access_counts(table_id)[_REMOTE] - asked_before
-            return self._timestamps.number() if asked else HERE
+            return HERE if self._keys_asked_for(accesses[0][0]) == asked_before else self._timestamps.number()
         call = Call([begin(*each) for each in accesses], finish)
         if call.is_done():
             call.end()
@@ -256,6 +294,10 @@ class Worker:
             return self._timestamps.keep(call)
         call.end()
         return self._timestamps.number()
+
+    def _keys_asked_for(self, table: Any) -> int:
+        """Of other processes, by this worker until now."""
+        return 0 if self._is_alone else int(self._worker.access_counts(table.table_id)[_REMOTE])
 
 
 def _scatter(flat: Floats, indices: Integers, rows: Floats) -> None:

@@ -241,6 +241,10 @@ def test_samples_that_are_none(server: adapm.Server) -> None:
     [
         ([20], np.zeros(3, np.float32), KeyRangeError, r"key 20 is outside the key range \[0, 20\)"),
         ([-1], np.zeros(3, np.float32), KeyRangeError, "key -1"),
+        (np.array([20]), np.zeros(3, np.float32), KeyRangeError, "key 20 is outside"),
+        (np.array([-1]), np.zeros(3, np.float32), KeyRangeError, "key -1 is outside"),
+        (np.array([9, 30]), np.zeros(6, np.float32), KeyRangeError, "key 30 is outside"),
+        (np.array([[7]]), np.zeros(3, np.float32), ShapeError, "the 1 keys have 1000"),
         ([1.5], np.zeros(3, np.float32), DtypeError, "dtype float64"),
         ([1, 2], np.zeros(5, np.float32), ShapeError, "vals has 5 values: the 2 keys have 6"),
         ([1], np.zeros(3, np.float64), DtypeError, "vals has dtype float64: needs float32"),
@@ -257,6 +261,20 @@ def test_bad_arguments_change_nothing(
     after = np.ones((NUM_KEYS - 1, 3), np.float32)
     kv.pull(np.delete(np.arange(NUM_KEYS), 7), after)
     assert not after.any()
+
+
+@pytest.mark.parametrize("bad", [-1, NUM_KEYS])
+def test_a_key_out_of_range_where_all_values_are_of_one_length(bad: int) -> None:
+    adapm.setup(NUM_KEYS, 1)
+    server = adapm.Server(3)
+    kv = adapm.Worker(0, server)
+    for keys in np.array([bad]), np.array([1, bad, 2]):
+        with pytest.raises(KeyRangeError, match=rf"key {bad} is outside the key range \[0, 20\)"):
+            kv.push(keys, np.ones((len(keys), 3), np.float32))
+    vals = np.ones((NUM_KEYS, 3), np.float32)
+    kv.pull(np.arange(NUM_KEYS), vals)
+    assert not vals.any()
+    server.shutdown()
 
 
 def test_what_cannot_be_pulled_into(kv: adapm.Worker) -> None:
