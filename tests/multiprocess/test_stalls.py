@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,20 @@ def stop_rank_1(what: str, folder: str) -> str:
     pids = [int(pid) for pid in pm.allgather(str(os.getpid()).encode())]
     if pm.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
+    _wait_until_stopped(pids[1])
     try:
         _wait(pm, table, what, folder)
     except intentpm.PeerLostError as error:
         os.kill(pids[1], signal.SIGKILL)
         return f"{error.rank}: {error}"
     raise AssertionError("rank 1 answered")
+
+
+def _wait_until_stopped(pid: int) -> None:
+    end = time.monotonic() + 30.0
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < end, "rank 1 did not stop"
+        time.sleep(0.01)
 
 
 def _wait(pm: Any, table: Any, what: str, folder: str) -> None:
