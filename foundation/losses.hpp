@@ -12,7 +12,8 @@
     LOSS(CONNECTION_BROKE, "cannot be reached any more by rank %u: %s") /* who noticed, the system's or UCX's reason */    \
     LOSS(NO_ANSWER, "cannot be reached any more by rank %u: no answer for %.1f s") /* who noticed, peer_timeout */         \
     LOSS(UNREACHABLE, "cannot be reached any more by rank %u: its process is gone, or the network between them")           \
-    LOSS(SILENT, "gave no sign of life to rank %u for %.1f s (peer_timeout %.1f s)") /* who waited, how long */            \
+    LOSS(SILENT, "gave no sign of life to rank %u for %.1f s (peer_timeout %.1f s), though it has not ended: it is stopped, " \
+         "hangs or is cut off; the last that came from it was %s") /* who waited, how long, a message */                    \
     LOSS(GAVE_UP, "gave up rank %u as lost") /* whom it told */                                                            \
     LOSS(NONSENSE, "sent rank %u a message that makes no sense (a defect)") /* the receiver */                             \
     LOSS(MALFORMED, "sent rank %u a malformed message: %s") /* the receiver, what is wrong */                     \

@@ -8,7 +8,7 @@ cdef extern from "foundation/losses.hpp" nogil:
         LOSS_CONNECTION_BROKE        # rank that noticed, reason
         LOSS_NO_ANSWER               # rank that noticed, seconds
         LOSS_UNREACHABLE             # rank that noticed
-        LOSS_SILENT                  # rank that waited, seconds, peer_timeout
+        LOSS_SILENT                  # rank that waited, seconds, peer_timeout, what the other said last
         LOSS_GAVE_UP                 # rank given up
         LOSS_NONSENSE                # receiver
         LOSS_MALFORMED               # receiver, what is wrong

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from intentpm.checkpoint import series
 from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
 from intentpm.foundation.deadlines import wait_s
-from intentpm.foundation.errors import CheckpointError, WaitTimeoutError
+from intentpm.foundation.errors import CheckpointError, MemoryBudgetError, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
@@ -226,7 +226,8 @@ class Saves:
     """
 
     def __init__(self, engine: Engine, workers: WorkersOfRank, rank: int, seed: int | None) -> None:
-        self.snapshot = RankSnapshot(engine)
+        told = {"problem": "it has closed its parameter manager without saving"}
+        self.snapshot = RankSnapshot(engine, json.dumps(told).encode())
         self.rank, self.seed = rank, seed
         self.job = uuid.uuid4().hex
         self.consumers: dict[str, Consumer] = {}
@@ -243,8 +244,12 @@ class Saves:
         if self._last is not None:
             self._last.wait_for_all(order.timeout_s)
         self._cut_off(order)
-        number = self.snapshot.cut(list(order.tables))
-        self._workers.open_gate(self._engine)
+        try:
+            number = self.snapshot.cut(list(order.tables))
+        except MemoryBudgetError as error:  # the other ranks have to hear of it
+            number, order = self.snapshot.made(), replace(order, problem=str(error))
+        finally:
+            self._workers.open_gate(self._engine)
         saving = self._last = Saving(order, self, number)
         start(saving.run)
         return saving

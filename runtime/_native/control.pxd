@@ -29,7 +29,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport ControlHeader
+from intentpm.runtime._native.messages cimport MSG_PING, MSG_PONG, ControlHeader
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.transports.base cimport Transport
 
@@ -59,6 +59,7 @@ cdef class Control:
     cdef readonly uint32_t left_count
     cdef bint leaving                        # this rank has said LEAVE and waits for the others'
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
+    cdef vector[uint8_t] last_said           # MessageId of a peer's last message but signs of life; 0: there was none
     cdef readonly int64_t peer_timeout_ns
     # The job's end by failure.
     cdef readonly uint32_t failed            # atomic: stored release, under the lock, after the two below / any thread acquire
@@ -77,6 +78,11 @@ cdef class Control:
     cdef void close(self) noexcept nogil
     # Ends the job: fails every open request and collective here, and tells the peers who was lost and why. They tell it on.
     cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes) noexcept nogil
+    # A message has come.
+    cdef inline void note_said(self, uint32_t peer, uint8_t message_id) noexcept nogil:
+        if message_id != MSG_PING and message_id != MSG_PONG:
+            self.last_said[peer] = message_id
+
     # Pings peers that are waited for and silent; drops those silent for too long.
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil
     cdef bint on_message(

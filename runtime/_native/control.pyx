@@ -8,7 +8,8 @@ from libcpp.string cimport string
 from intentpm.foundation.deadlines import wait_ns
 
 from intentpm.runtime._native.messages cimport (
-    FLAG_SAME, MSG_ABORT, MSG_ABSENT, MSG_COLLECT, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_RESULT, MSG_ROLL_CALL, ControlHeader,
+    FLAG_SAME, MSG_ABORT, MSG_ABSENT, MSG_ACCESS, MSG_COLLECT, MSG_FIRST_ROUND, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_REPLY,
+    MSG_RESULT, MSG_ROLL_CALL, MSG_SIDE, MSG_SYNC, MSG_SYNCED, ControlHeader,
 )
 from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_TELL, LOSS_SILENT, loss_text
 from intentpm.foundation.primitives cimport store_release
@@ -37,6 +38,7 @@ cdef class Control:
         self.left.resize(self.size, 0)
         self.left_after.resize(self.size, 0)
         self.pinged_ns.resize(self.size, 0)
+        self.last_said.resize(self.size, 0)
         self.left_early = -1
         self.failed_why.reserve(WHY_BYTES)
 
@@ -278,7 +280,7 @@ cdef class Control:
     cdef void _check_peer(self, uint32_t peer, int64_t now, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t heard = self.transport.last_heard_ns(peer)
         cdef ControlHeader header
-        cdef char why[128]
+        cdef char why[320]
         if heard >= self.pinged_ns[peer]:
             self.pinged_ns[peer] = 0
         if now - max(heard, waiting_since_ns) < self.peer_timeout_ns // 10:
@@ -289,7 +291,8 @@ cdef class Control:
             self._send(peer, MSG_PING, &header, NULL, 0)
         elif now - self.pinged_ns[peer] > self.peer_timeout_ns * 7 // 10:
             snprintf(why, sizeof(why), loss_text(LOSS_SILENT), self.rank,
-                     (now - max(heard, waiting_since_ns)) * 1e-9, self.peer_timeout_ns * 1e-9)
+                     (now - max(heard, waiting_since_ns)) * 1e-9, self.peer_timeout_ns * 1e-9,
+                     _in_words(self.last_said[peer]))
             self.transport.drop(peer, why)
 
     cdef bint on_message(
@@ -321,3 +324,26 @@ cdef class Control:
         else:
             return message_id == MSG_PONG
         return True
+
+
+cdef const char* _in_words(uint8_t message_id) noexcept nogil:
+    """What a rank did that sent it."""
+    if message_id == 0:
+        return "nothing"
+    if message_id == MSG_ACCESS:
+        return "an access to rows"
+    if message_id == MSG_REPLY:
+        return "a reply to an access"
+    if message_id == MSG_COLLECT:
+        return "its part of a collective call"
+    if message_id == MSG_RESULT:
+        return "the result of a collective call"
+    if message_id == MSG_SIDE:
+        return "its part in a checkpoint"
+    if message_id == MSG_LEAVE:
+        return "its goodbye"
+    if message_id == MSG_SYNC or message_id == MSG_SYNCED:
+        return "about a wait_sync"
+    if message_id >= MSG_FIRST_ROUND:
+        return "about where keys are and what was written to them"
+    return "a question, or its answer"

@@ -8,7 +8,7 @@ from intentpm.foundation.losses cimport LOSS_NONSENSE, loss_text
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_REPLY, MSG_SIDE, MSG_SYNC, MSG_SYNCED,
+    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REPLY, MSG_SIDE, MSG_SYNC, MSG_SYNCED,
     AccessHeader,
     ControlHeader, RoundHeader,
 )
@@ -31,6 +31,7 @@ cdef void _on_message(
     cdef RoundHeader round
     cdef bint understood = False
     _count_received((<Dispatch>context).transport, message_id, header_bytes + body_bytes)
+    (<Dispatch>context).control.note_said(source, message_id)
     if message_id < MSG_COLLECT:
         if header_bytes == sizeof(AccessHeader):
             memcpy(&access, header, sizeof(AccessHeader))
@@ -53,6 +54,8 @@ cdef void _on_message(
             (<Dispatch>context).turns.wake_waiters()
         else:
             understood = (<Dispatch>context).control.on_message(source, message_id, &control, body, body_bytes)
+            if message_id == MSG_LEAVE:
+                (<Dispatch>context).side.note_left(source)
     if not understood:
         _drop_for_nonsense((<Dispatch>context).transport, source)
 

@@ -320,6 +320,7 @@ cdef class Engine:
         with nogil:
             self.monitor.acquire()
             self.control.leave()
+            self.dispatch.side.note_left(self.transport.rank)
             self.turns.wake_finished()
             self.monitor.arm_sleeper()
             self.monitor.release()

@@ -50,7 +50,8 @@ cdef class RankSnapshot:
     cdef RequestPool requests
     cdef Turns turns
 
-    def __init__(self, Engine engine not None):
+    def __init__(self, Engine engine not None, bytes for_the_left not None):
+        """for_the_left: what ranks that have closed contribute to exchanges."""
         self.engine = engine
         self.calls = engine.calls
         self.cuts = engine.remote.cuts
@@ -59,6 +60,7 @@ cdef class RankSnapshot:
         self.rounds = engine.rounds
         self.requests = engine.requests
         self.turns = engine.turns
+        self.exchange.for_the_left = for_the_left
 
     # -- the cut ---------------------------------------------------------------------------------------------------------
 

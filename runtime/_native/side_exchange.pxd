@@ -4,6 +4,7 @@
     SIDE, result          from rank 0 to all: the contributions in rank order
     SIDE, call            from rank 0 to all: it is about to make number so-and-so, and they had better, too
 
+A rank that has left the job contributes ``for_the_left`` to all that it has not come to.
 They are numbered by who makes them; several may be open, in any order. What they mean is the caller's.
 Called by: RankSnapshot (contribute, take), Dispatch (a SIDE has come).
 Assumption: every method is called under the engine's lock.
@@ -31,12 +32,16 @@ cdef class SideExchange:
     cdef uint32_t rank
     cdef uint32_t size
     cdef unordered_map[uint64_t, Gathering] gatherings       # rank 0
+    cdef vector[bint] left                                   # rank 0: per rank
+    cdef string for_the_left                                 # set once
     cdef readonly uint64_t called                            # the newest that rank 0 has called for
     cdef unordered_map[uint64_t, string] results             # not taken yet: lengths u32 [N], payloads
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
     cdef inline bint is_answered(self, uint64_t number) noexcept nogil:
         return self.results.count(number) > 0
+    # The rank has said LEAVE, or is this one and about to.
+    cdef void note_left(self, uint32_t rank) noexcept nogil
     # Of rank 0.
     cdef void call(self, uint64_t number) noexcept nogil
     # The ranks that have not contributed; known to rank 0 alone.
@@ -48,6 +53,7 @@ cdef class SideExchange:
         self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     # private
     cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
+    cdef bint _put(self, Gathering* gathering, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil
     cdef void _send(
         self, uint32_t to, uint64_t number, uint32_t flags, const char* payload, size_t payload_bytes) noexcept nogil

@@ -20,6 +20,7 @@ cdef class SideExchange:
         self.transport = transport
         self.rank = transport.rank
         self.size = transport.size
+        self.left.resize(transport.size, False)
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
         if self.rank == 0:
@@ -59,18 +60,38 @@ cdef class SideExchange:
 
     cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
         cdef Gathering* gathering = &self.gatherings[number]
+        cdef uint32_t rank
         if gathering.payloads.empty():
             gathering.payloads.resize(self.size)
             gathering.came.resize(self.size, False)
             gathering.missing = self.size
+            for rank in range(self.size):
+                if self.left[rank] and rank != source:
+                    self._put(gathering, rank, self.for_the_left.data(), self.for_the_left.size())
+        if not self._put(gathering, source, payload, payload_bytes):
+            return self.left[source]         # it gave up, and has left since
+        if gathering.missing == 0:
+            self._answer(number, gathering)
+        return True
+
+    cdef bint _put(self, Gathering* gathering, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil:
         if gathering.came[source]:
             return False
         gathering.came[source] = True
         gathering.payloads[source].assign(payload, payload_bytes)
         gathering.missing -= 1
-        if gathering.missing == 0:
-            self._answer(number, gathering)
         return True
+
+    cdef void note_left(self, uint32_t rank) noexcept nogil:
+        cdef vector[uint64_t] over
+        cdef size_t i
+        self.left[rank] = True
+        for entry in self.gatherings:
+            over.push_back(entry.first)
+        for i in range(over.size()):
+            self._put(&self.gatherings[over[i]], rank, self.for_the_left.data(), self.for_the_left.size())
+            if self.gatherings[over[i]].missing == 0:
+                self._answer(over[i], &self.gatherings[over[i]])
 
     cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil:
         cdef string answer

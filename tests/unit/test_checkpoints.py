@@ -278,6 +278,22 @@ def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
     assert re.search(r"save\(.*\) \(step 1 of 4\): ranks \[1\] have not come", told)
 
 
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_rank_that_leaves_without_saving(tmp_path: Path, leaver: int) -> None:
+    def rank(pm: Any) -> str:
+        create(pm, ["plain"])
+        if pm.rank == leaver:
+            return ""
+        with pytest.raises(CheckpointError) as error:
+            pm.save(tmp_path)
+        return str(error.value)
+
+    told = run_ranks(3, rank)
+    del told[leaver]
+    assert told[0] == told[1]
+    assert f"because of rank {leaver}: it has closed its parameter manager without saving" in told[0]
+
+
 # -- what has changed --------------------------------------------------------------------------------------------------
 
 
