@@ -98,7 +98,8 @@ class Evaluation:
         if (found := _read(kept)) is not None and found.get("arguments") == arguments:
             return found
         document = self._train(workload.task, arguments, ranks, mode) | {"arguments": arguments}
-        write_whole(kept, (json.dumps(document, indent=1) + "\n").encode())
+        if "failed" not in document:  # what failed may work the next time
+            write_whole(kept, (json.dumps(document, indent=1) + "\n").encode())
         return document
 
     def _train(self, task: str, arguments: list[str], ranks: int, mode: str) -> dict[str, Any]:
@@ -115,9 +116,15 @@ class Evaluation:
             except subprocess.TimeoutExpired:
                 return {"failed": f"not over after {self.timeout_s:.0f} s"}
         if run.returncode:
-            return {"failed": (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]}
+            return {"failed": _reason(run.stderr) or f"exit code {run.returncode}"}
         document: dict[str, Any] = json.loads(run.stdout)
         return document
+
+
+def _reason(output: str) -> str:
+    """The line that says what went wrong: the first that names an error, else the last."""
+    lines = output.strip().splitlines()
+    return next((line.strip() for line in lines if "Error" in line), lines[-1] if lines else "")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

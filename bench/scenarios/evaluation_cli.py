@@ -102,5 +102,6 @@ def _plot(runs: Sequence[Run], path: Path) -> None:
         axes.set_title(f"{workload.name}: {workload.label}", fontsize=9)
         axes.set_xlabel("training time in s", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)

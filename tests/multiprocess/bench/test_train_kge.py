@@ -66,8 +66,8 @@ def test_without_look_ahead_two_ranks_learn_the_same(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not FB15K237.exists(), reason="needs ../shared/data/fb15k237")
 def test_fb15k237_quality(tmp_path):
-    """Two of the four epochs of the defaults; after four one rank has reached 0.269, two 0.268."""
-    options = ["--data", FB15K237.absolute(), "--epochs", 2]
+    """One of the twelve epochs of the defaults; of the test triples, 0.255 after one and 0.299 after three."""
+    options = ["--data", FB15K237.absolute(), "--epochs", 1]
     mrr = train(tmp_path, *options)["rows"][-1]["mrr"]
     assert mrr > 0.235
 

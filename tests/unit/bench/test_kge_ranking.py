@@ -46,8 +46,8 @@ def test_ranks_by_hand(chunk):
 
 def test_equal_scores_give_the_middle_rank():
     """A model that knows nothing must not look good."""
-    nothing = np.zeros((1, 6), np.float32)
-    found = filtered_ranks(nothing[:, 2], (np.array([0]), np.array([2])), [(0, nothing)])
+    target, scores = np.zeros(1, np.float32), np.zeros((1, 6), np.float32)
+    found = filtered_ranks(target, (np.array([0]), np.array([2])), [(0, scores)])
     assert found.tolist() == [3.5]
 
 
