@@ -1,219 +1,322 @@
-"""Compute kernel of knowledge graph embeddings: ComplEx with negative sampling and AdaGrad over one batch of triples.
+"""Compute kernels of knowledge graph embeddings: what a batch of triples asks for, and the way back of its gradients.
 
-A row holds an embedding and its AdaGrad sums: [D real and imaginary parts | D sums of squared gradients]; an
-embedding is D/2 complex numbers, first the real parts, then the imaginary ones. The score of a triple is Re(<head,
-relation, conj(tail)>). It is the real product of the tail with the *tail query* head * relation, and of the head with
-the *head query* conj(relation) * tail: so a negative costs two products and one AdaGrad step.
-Shape letters: T triples of the batch, J negatives per side and triple, E and R different entity and relation rows, D.
+Every model scores a triple by its *tail query*, made of head and relation, against the tail, and equally by its *head
+query*, made of relation and tail, against the head. So all candidates of a batch are scored by one matrix product (RotatE:
+one matrix of distances), and the kernels here do what is left: queries, their gradients, AdaGrad.
+
+An entity's embedding is D numbers; ComplEx and RotatE take them for D/2 complex ones, first the real parts, then the
+imaginary ones. A relation's is of the length L that ``relation_length`` gives: D for ComplEx and DistMult, D/2 angles for
+RotatE, a D x D matrix for RESCAL. A row is an embedding and, as long again, its AdaGrad sums.
+Shape letters: T triples, Q = 2 T queries (those of the tails first), J candidates, E and R rows, D, L.
 """
 
-from libc.math cimport exp, log, log1p, sqrtf
+from libc.math cimport cosf, sinf, sqrtf
 from libc.stdint cimport int32_t
-from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
-from intentpm.bench.tasks._vectors cimport add_scaled, check_indices, dot, subtract
+from intentpm.bench.tasks._vectors cimport add_scaled, check_indices, dot
 
-LOSSES = ("softmax", "logistic")
+MODELS = ("complex", "distmult", "rotate", "rescal")
 
-cdef enum Loss:
-    SOFTMAX = 0
-    LOGISTIC = 1
+cdef enum Model:
+    COMPLEX = 0
+    DISTMULT = 1
+    ROTATE = 2
+    RESCAL = 3
 
 cdef float EPSILON = 1e-10       # of AdaGrad: keeps 0 / 0 out of columns that never had a gradient
-
-cdef struct Step:
-    Py_ssize_t dim
-    float learning_rate
-    float l2
-    Loss loss
+cdef float NEAR = 1e-12          # added to the square of a distance, which has no derivative at 0
 
 
-cdef inline void multiply(float* product, const float* left, const float* right, Py_ssize_t dim) noexcept nogil:
+def relation_length(str model, Py_ssize_t dim):
+    """How many numbers embed a relation, where ``dim`` embed an entity."""
+    return {"complex": dim, "distmult": dim, "rotate": dim // 2, "rescal": dim * dim}[model]
+
+
+# -- one triple --------------------------------------------------------------------------------------------------------
+# Products of complex vectors. ``sign`` -1 conjugates the left one.
+
+cdef inline void multiply(
+        float* product, const float* left, float sign, const float* right, Py_ssize_t dim) noexcept nogil:
     cdef Py_ssize_t half = dim // 2, i
     for i in range(half):
-        product[i] = left[i] * right[i] - left[half + i] * right[half + i]
-        product[half + i] = left[i] * right[half + i] + left[half + i] * right[i]
+        product[i] = left[i] * right[i] - sign * left[half + i] * right[half + i]
+        product[half + i] = left[i] * right[half + i] + sign * left[half + i] * right[i]
 
 
-cdef inline void multiply_conjugate(
-        float* product, const float* conjugated, const float* right, Py_ssize_t dim) noexcept nogil:
+cdef inline void add_product(
+        float* to, const float* left, float sign, const float* right, Py_ssize_t dim) noexcept nogil:
     cdef Py_ssize_t half = dim // 2, i
     for i in range(half):
-        product[i] = conjugated[i] * right[i] + conjugated[half + i] * right[half + i]
-        product[half + i] = conjugated[i] * right[half + i] - conjugated[half + i] * right[i]
+        to[i] += left[i] * right[i] - sign * left[half + i] * right[half + i]
+        to[half + i] += left[i] * right[half + i] + sign * left[half + i] * right[i]
 
 
-cdef inline void descend(float* row, float scale, const float* gradient, const Step* step) noexcept nogil:
-    """AdaGrad with ``scale * gradient``."""
-    cdef float* sums = row + step.dim
-    cdef float value
+cdef inline void turn_of(float* turn, const float* angles, Py_ssize_t dim) noexcept nogil:
+    """The complex numbers of length 1 with these angles."""
+    cdef Py_ssize_t half = dim // 2, i
+    for i in range(half):
+        turn[i] = cosf(angles[i])
+        turn[half + i] = sinf(angles[i])
+
+
+cdef inline void add_turned(
+        float* angle_gradient, float sign, const float* query, const float* gradient, Py_ssize_t dim) noexcept nogil:
+    """Of a query that was turned by ``sign`` times the angles."""
+    cdef Py_ssize_t half = dim // 2, i
+    for i in range(half):
+        angle_gradient[i] += sign * (query[i] * gradient[half + i] - query[half + i] * gradient[i])
+
+
+cdef void make_queries(
+        Model model, const float* head, const float* relation, const float* tail, float* tails, float* heads, float* turn,
+        Py_ssize_t dim) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(step.dim):
-        value = scale * gradient[i]
-        sums[i] += value * value
-        row[i] -= step.learning_rate * value / sqrtf(sums[i] + EPSILON)
+    if model == COMPLEX:
+        multiply(tails, head, 1, relation, dim)
+        multiply(heads, relation, -1, tail, dim)
+    elif model == DISTMULT:
+        for i in range(dim):
+            tails[i] = head[i] * relation[i]
+            heads[i] = relation[i] * tail[i]
+    elif model == ROTATE:
+        turn_of(turn, relation, dim)
+        multiply(tails, turn, 1, head, dim)
+        multiply(heads, turn, -1, tail, dim)
+    else:
+        for i in range(dim):
+            tails[i] = 0
+        for i in range(dim):
+            add_scaled(tails, head[i], relation + i * dim, dim)
+            heads[i] = dot(relation + i * dim, tail, dim)
 
 
-cdef inline double softplus(double x) noexcept nogil:
-    return x + log1p(exp(-x)) if x > 0 else log1p(exp(x))
+cdef void add_gradients(
+        Model model, const float* head, const float* relation, const float* tail, const float* tails, const float* heads,
+        const float* of_tails, const float* of_heads, float* head_gradient, float* relation_gradient, float* tail_gradient,
+        float* turn, Py_ssize_t dim) noexcept nogil:
+    """Adds what the gradients by both queries are by head, relation and tail."""
+    cdef Py_ssize_t i
+    if model == COMPLEX:
+        add_product(head_gradient, relation, -1, of_tails, dim)
+        add_product(relation_gradient, head, -1, of_tails, dim)
+        add_product(relation_gradient, of_heads, -1, tail, dim)
+        add_product(tail_gradient, relation, 1, of_heads, dim)
+    elif model == DISTMULT:
+        for i in range(dim):
+            head_gradient[i] += relation[i] * of_tails[i]
+            relation_gradient[i] += head[i] * of_tails[i] + tail[i] * of_heads[i]
+            tail_gradient[i] += relation[i] * of_heads[i]
+    elif model == ROTATE:
+        turn_of(turn, relation, dim)
+        add_product(head_gradient, turn, -1, of_tails, dim)
+        add_product(tail_gradient, turn, 1, of_heads, dim)
+        add_turned(relation_gradient, 1, tails, of_tails, dim)
+        add_turned(relation_gradient, -1, heads, of_heads, dim)
+    else:
+        for i in range(dim):
+            head_gradient[i] += dot(relation + i * dim, of_tails, dim)
+            add_scaled(tail_gradient, of_heads[i], relation + i * dim, dim)
+            add_scaled(relation_gradient + i * dim, head[i], of_tails, dim)
+            add_scaled(relation_gradient + i * dim, of_heads[i], tail, dim)
 
 
-cdef double slopes(float* scores, float positive, Py_ssize_t count, Loss loss, float* positive_slope) noexcept nogil:
-    """Replaces the scores of one side's negatives by the derivatives of the loss by them; returns the loss.
-
-    softmax: cross-entropy of the positive among itself and the negatives. logistic: each score against its label; the
-    positive counts half, as both sides have it.
-    """
-    cdef double total = 0, largest = positive
-    cdef Py_ssize_t j
-    if loss == LOGISTIC:
-        for j in range(count):
-            total += softplus(scores[j])
-            scores[j] = <float>(1 / (1 + exp(-<double>scores[j])))
-        positive_slope[0] = <float>(-0.5 / (1 + exp(<double>positive)))
-        return total + 0.5 * softplus(-positive)
-    for j in range(count):
-        largest = max(largest, <double>scores[j])
-    total = exp(positive - largest)
-    for j in range(count):
-        total += exp(scores[j] - largest)
-    for j in range(count):
-        scores[j] = <float>(exp(scores[j] - largest) / total)
-    positive_slope[0] = <float>(exp(positive - largest) / total - 1)
-    return log(total) - (positive - largest)
+cdef inline void add_cubes(
+        float* gradient, float weight, const float* values, Py_ssize_t dim, bint as_complex) noexcept nogil:
+    """Gradient of ``weight / 3`` times the cubed lengths of the (complex) numbers."""
+    cdef Py_ssize_t half = dim // 2, i
+    cdef float length
+    if as_complex:
+        for i in range(half):
+            length = weight * sqrtf(values[i] * values[i] + values[half + i] * values[half + i])
+            gradient[i] += length * values[i]
+            gradient[half + i] += length * values[half + i]
+    else:
+        for i in range(dim):
+            gradient[i] += weight * (values[i] if values[i] > 0 else -values[i]) * values[i]
 
 
-cdef struct Side:
-    # One side of a triple: what is replaced is its target, what the rest asks for its query.
-    float* query
-    float* query_gradient
-    float* scores                # then slopes, of the negatives
-    float positive_slope
+# -- a batch -----------------------------------------------------------------------------------------------------------
+
+cdef object _check(
+        str model, const float[:, ::1] entity_rows, const float[:, ::1] relation_rows, const int32_t[:, ::1] triples):
+    cdef Py_ssize_t width = entity_rows.shape[1], n
+    cdef bint entities_fit = True, relations_fit = True
+    if model not in MODELS:
+        raise ValueError(f"model={model!r}: choose one of {', '.join(MODELS)}")
+    if width % 4 or width == 0 or relation_rows.shape[1] != 2 * relation_length(model, width // 2):
+        raise ValueError(f"entity rows have {width} columns and relation rows {relation_rows.shape[1]}: do not fit {model}")
+    if triples.shape[1] != 3:
+        raise ValueError("triples need the shape (T, 3)")
+    for n in range(triples.shape[0]):
+        entities_fit = (entities_fit and 0 <= triples[n, 0] < entity_rows.shape[0]
+                        and 0 <= triples[n, 2] < entity_rows.shape[0])
+        relations_fit = relations_fit and 0 <= triples[n, 1] < relation_rows.shape[0]
+    if not entities_fit:
+        raise IndexError(f"triples has an entity outside 0 to {entity_rows.shape[0] - 1}")
+    if not relations_fit:
+        raise IndexError(f"triples has a relation outside 0 to {relation_rows.shape[0] - 1}")
 
 
-cdef double look_at_side(
-        Side* side, const float* target, float* entities, const int32_t* negatives, Py_ssize_t count,
-        const Step* step) noexcept nogil:
-    """Scores one side's negatives and finds all derivatives that belong to it. Changes no row. Returns its loss."""
-    cdef Py_ssize_t width = 2 * step.dim, j
-    cdef double loss
-    for j in range(count):
-        side.scores[j] = dot(side.query, entities + negatives[j] * width, step.dim)
-    loss = slopes(side.scores, dot(side.query, target, step.dim), count, step.loss, &side.positive_slope)
-    for j in range(step.dim):
-        side.query_gradient[j] = side.positive_slope * target[j]
-    for j in range(count):
-        add_scaled(side.query_gradient, side.scores[j], entities + negatives[j] * width, step.dim)
-    return loss
-
-
-cdef double train_triple(
-        float* entities, float* relations, int32_t head_index, int32_t relation_index, int32_t tail_index,
-        const int32_t* negatives, Py_ssize_t count, float* scratch, const Step* step) noexcept nogil:
-    # All derivatives are taken before the first row moves: the same entity may be here several times.
-    cdef Py_ssize_t dim = step.dim, width = 2 * step.dim, j
-    cdef float* head = entities + head_index * width
-    cdef float* relation = relations + relation_index * width
-    cdef float* tail = entities + tail_index * width
-    cdef float* head_gradient = scratch + 4 * dim
-    cdef float* relation_gradient = scratch + 5 * dim
-    cdef float* tail_gradient = scratch + 6 * dim
-    cdef float* product = scratch + 7 * dim
-    cdef Side tails, heads
-    cdef double loss
-    tails.query, tails.query_gradient, tails.scores = scratch, scratch + dim, scratch + 8 * dim
-    heads.query, heads.query_gradient, heads.scores = scratch + 2 * dim, scratch + 3 * dim, scratch + 8 * dim + count
-
-    multiply(tails.query, head, relation, dim)
-    multiply_conjugate(heads.query, relation, tail, dim)
-    loss = look_at_side(&tails, tail, entities, negatives, count, step)
-    loss += look_at_side(&heads, head, entities, negatives + count, count, step)
-
-    multiply_conjugate(head_gradient, relation, tails.query_gradient, dim)
-    multiply_conjugate(relation_gradient, head, tails.query_gradient, dim)
-    multiply_conjugate(product, heads.query_gradient, tail, dim)
-    multiply(tail_gradient, relation, heads.query_gradient, dim)
-    for j in range(dim):
-        head_gradient[j] += heads.positive_slope * heads.query[j] + step.l2 * head[j]
-        relation_gradient[j] += product[j] + step.l2 * relation[j]
-        tail_gradient[j] += tails.positive_slope * tails.query[j] + step.l2 * tail[j]
-
-    descend(head, 1, head_gradient, step)
-    descend(relation, 1, relation_gradient, step)
-    descend(tail, 1, tail_gradient, step)
-    for j in range(count):
-        descend(entities + negatives[j] * width, tails.scores[j], tails.query, step)
-        descend(entities + negatives[count + j] * width, heads.scores[j], heads.query, step)
-    return loss
-
-
-def train_batch(
-        const float[:, ::1] entity_rows, const float[:, ::1] relation_rows, const int32_t[:, ::1] triples,
-        const int32_t[:, :, ::1] negatives, float[:, ::1] entity_deltas, float[:, ::1] relation_deltas,
-        float learning_rate, float l2, str loss):
-    """Trains on the triples one after the other and returns what to add to the rows.
-
-    Each triple sees the updates of those before it. Its loss is that of its ``J`` negative tails plus that of its ``J``
-    negative heads, plus ``l2 / 2`` times the squares of its own three embeddings.
+def queries(
+        str model, const float[:, ::1] entity_rows, const float[:, ::1] relation_rows, const int32_t[:, ::1] triples,
+        float[:, ::1] out):
+    """Writes the triples' tail queries, then their head queries, to ``out``.
 
     Parameters:
-        entity_rows, relation_rows: float32 (E, 2 D) and (R, 2 D), D even, the values pulled; not changed.
+        entity_rows, relation_rows: float32 (E, 2 D) and (R, 2 L).
         triples: int32 (T, 3): the rows of head, relation and tail.
-        negatives: int32 (T, 2, J): the entity rows that replace the tail, then those that replace the head.
-        entity_deltas, relation_deltas: float32, shaped as the rows, overwritten with (value after - value before).
-        loss: "softmax": cross-entropy of the true entity among itself and the negatives of a side. "logistic": each
-            score against its label, the triple's own counted once.
-    Returns:
-        The sum of the losses without the squares, each taken before its triple's own update (float64).
-    Raises:
-        ValueError, IndexError: shapes that do not fit, an index out of range; nothing was written.
+        out: float32 (2 T, D).
+    Raises ValueError, IndexError: shapes that do not fit, an index out of range; nothing was written.
     Threads: any; releases the GIL.
     """
-    cdef Py_ssize_t width = entity_rows.shape[1], count = triples.shape[0], per_side = negatives.shape[2], n
-    if width != relation_rows.shape[1] or width % 4 or width == 0:
-        raise ValueError(f"entity rows have {width} columns and relation rows {relation_rows.shape[1]}: "
-                         "need the same number, a multiple of 4")
-    if triples.shape[1] != 3 or negatives.shape[0] != count or negatives.shape[1] != 2:
-        raise ValueError("triples and negatives need the shapes (T, 3) and (T, 2, J)")
-    if (entity_deltas.shape[0] != entity_rows.shape[0] or entity_deltas.shape[1] != width
-            or relation_deltas.shape[0] != relation_rows.shape[0] or relation_deltas.shape[1] != width):
-        raise ValueError("entity_deltas and relation_deltas need the shapes of the rows")
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}")
-    if count == 0:
-        entity_deltas[:, :] = 0
-        relation_deltas[:, :] = 0
-        return 0.0
-    _check_triples(triples, entity_rows.shape[0], relation_rows.shape[0])
-    if per_side:
-        check_indices(&negatives[0, 0, 0], 2 * count * per_side, entity_rows.shape[0], "negatives")
-    cdef Step step = Step(width // 2, learning_rate, l2, <Loss><int>LOSSES.index(loss))
-    cdef vector[float] scratch
-    scratch.resize(8 * step.dim + 2 * per_side)
-    cdef float* entities = &entity_deltas[0, 0]
-    cdef float* relations = &relation_deltas[0, 0]
-    cdef const int32_t* candidates = &negatives[0, 0, 0] if per_side else NULL
-    cdef double total = 0
+    _check(model, entity_rows, relation_rows, triples)
+    cdef Py_ssize_t dim = entity_rows.shape[1] // 2, count = triples.shape[0], n
+    if out.shape[0] != 2 * count or out.shape[1] != dim:
+        raise ValueError("out needs the shape (2 T, D)")
+    cdef Model kind = <Model><int>MODELS.index(model)
+    cdef vector[float] turn
+    turn.resize(dim)
     with nogil:
-        memcpy(entities, &entity_rows[0, 0], entity_rows.shape[0] * width * sizeof(float))
-        memcpy(relations, &relation_rows[0, 0], relation_rows.shape[0] * width * sizeof(float))
         for n in range(count):
-            total += train_triple(
-                entities, relations, triples[n, 0], triples[n, 1], triples[n, 2], candidates + 2 * n * per_side,
-                per_side, scratch.data(), &step)
-        subtract(entities, &entity_rows[0, 0], entity_rows.shape[0] * width)
-        subtract(relations, &relation_rows[0, 0], relation_rows.shape[0] * width)
+            make_queries(kind, &entity_rows[triples[n, 0], 0], &relation_rows[triples[n, 1], 0],
+                         &entity_rows[triples[n, 2], 0], &out[n, 0], &out[count + n, 0], turn.data(), dim)
+
+
+def add_query_gradients(
+        str model, const float[:, ::1] entity_rows, const float[:, ::1] relation_rows, const int32_t[:, ::1] triples,
+        const float[:, ::1] made, const float[:, ::1] gradients, float regularisation,
+        float[:, ::1] entity_gradients, float[:, ::1] relation_gradients):
+    """Adds the gradients by the triples' embeddings to those of the rows.
+
+    Parameters:
+        model, entity_rows, relation_rows, triples: as of ``queries``.
+        made, gradients: float32 (2 T, D): the queries, and the gradients by them.
+        regularisation: its third times the cubed length of every (complex) number of a triple is part of the loss; the
+            angles of RotatE are not.
+        entity_gradients, relation_gradients: float32 (E, D) and (R, L).
+    Raises and threads: as ``queries``.
+    """
+    _check(model, entity_rows, relation_rows, triples)
+    cdef Py_ssize_t dim = entity_rows.shape[1] // 2, length = relation_rows.shape[1] // 2, count = triples.shape[0], n
+    if (made.shape[0] != 2 * count or made.shape[1] != dim or gradients.shape[0] != 2 * count
+            or gradients.shape[1] != dim):
+        raise ValueError("queries and gradients need the shape (2 T, D)")
+    if (entity_gradients.shape[0] != entity_rows.shape[0] or entity_gradients.shape[1] != dim
+            or relation_gradients.shape[0] != relation_rows.shape[0] or relation_gradients.shape[1] != length):
+        raise ValueError("entity_gradients and relation_gradients need the shapes (E, D) and (R, L)")
+    cdef Model kind = <Model><int>MODELS.index(model)
+    cdef bint as_complex = kind == COMPLEX or kind == ROTATE
+    cdef const float* head
+    cdef const float* relation
+    cdef const float* tail
+    cdef vector[float] turn
+    turn.resize(dim)
+    with nogil:
+        for n in range(count):
+            head, relation = &entity_rows[triples[n, 0], 0], &relation_rows[triples[n, 1], 0]
+            tail = &entity_rows[triples[n, 2], 0]
+            add_gradients(kind, head, relation, tail, &made[n, 0], &made[count + n, 0], &gradients[n, 0],
+                          &gradients[count + n, 0], &entity_gradients[triples[n, 0], 0],
+                          &relation_gradients[triples[n, 1], 0], &entity_gradients[triples[n, 2], 0], turn.data(), dim)
+            add_cubes(&entity_gradients[triples[n, 0], 0], regularisation, head, dim, as_complex)
+            add_cubes(&entity_gradients[triples[n, 2], 0], regularisation, tail, dim, as_complex)
+            if kind != ROTATE:
+                add_cubes(&relation_gradients[triples[n, 1], 0], regularisation, relation, length, as_complex)
+
+
+def add_rows(float[:, ::1] to, const int32_t[::1] places, const float[:, ::1] rows):
+    """``to[places[k]] += rows[k]`` for each k, in order; float32 (E, D), int32 (K,), float32 (K, D).
+
+    Raises and threads: as ``queries``.
+    """
+    cdef Py_ssize_t count = places.shape[0], k
+    if rows.shape[0] != count or rows.shape[1] != to.shape[1]:
+        raise ValueError("rows need one for each place, of the same length")
+    if count == 0:
+        return
+    check_indices(&places[0], count, to.shape[0], "places")
+    with nogil:
+        for k in range(count):
+            add_scaled(&to[places[k], 0], 1, &rows[k, 0], to.shape[1])
+
+
+def adagrad(const float[:, ::1] rows, const float[:, ::1] gradients, float learning_rate, float[:, ::1] deltas):
+    """One AdaGrad step: writes (row after - row before) to ``deltas``.
+
+    Parameters:
+        rows, deltas: float32 (K, 2 L), each [L numbers | L sums of squared gradients].
+        gradients: float32 (K, L).
+    Raises and threads: as ``queries``.
+    """
+    cdef Py_ssize_t length = gradients.shape[1], k, i
+    if (rows.shape[1] != 2 * length or rows.shape[0] != gradients.shape[0] or deltas.shape[0] != rows.shape[0]
+            or deltas.shape[1] != rows.shape[1]):
+        raise ValueError("rows and deltas need the shape (K, 2 L), gradients (K, L)")
+    cdef const float* row
+    cdef const float* gradient
+    cdef float* delta
+    cdef float square
+    with nogil:
+        for k in range(rows.shape[0]):
+            row, gradient, delta = &rows[k, 0], &gradients[k, 0], &deltas[k, 0]
+            for i in range(length):
+                square = gradient[i] * gradient[i]
+                delta[length + i] = square
+                delta[i] = -learning_rate * gradient[i] / sqrtf(row[length + i] + square + EPSILON)
+
+
+# -- distances of RotatE -----------------------------------------------------------------------------------------------
+
+cdef inline float distance(const float* left, const float* right, Py_ssize_t dim) noexcept nogil:
+    cdef Py_ssize_t half = dim // 2, i
+    cdef float total = 0, real, imaginary
+    for i in range(half):
+        real, imaginary = left[i] - right[i], left[half + i] - right[half + i]
+        total += sqrtf(real * real + imaginary * imaginary + NEAR)
     return total
 
 
-cdef object _check_triples(const int32_t[:, ::1] triples, Py_ssize_t entities, Py_ssize_t relations):
-    cdef Py_ssize_t n
-    cdef bint entities_fit = True, relations_fit = True
-    for n in range(triples.shape[0]):
-        entities_fit = entities_fit and 0 <= triples[n, 0] < entities and 0 <= triples[n, 2] < entities
-        relations_fit = relations_fit and 0 <= triples[n, 1] < relations
-    if not entities_fit:
-        raise IndexError(f"triples has an entity outside 0 to {entities - 1}")
-    if not relations_fit:
-        raise IndexError(f"triples has a relation outside 0 to {relations - 1}")
+cdef inline void add_direction(
+        float* by_left, float* by_right, float slope, const float* left, const float* right, Py_ssize_t dim) noexcept nogil:
+    cdef Py_ssize_t half = dim // 2, i
+    cdef float real, imaginary, factor
+    for i in range(half):
+        real, imaginary = left[i] - right[i], left[half + i] - right[half + i]
+        factor = slope / sqrtf(real * real + imaginary * imaginary + NEAR)
+        by_left[i] += factor * real
+        by_left[half + i] += factor * imaginary
+        by_right[i] -= factor * real
+        by_right[half + i] -= factor * imaginary
+
+
+def distances(const float[:, ::1] left, const float[:, ::1] right, float[:, ::1] out):
+    """Writes the distance of each left vector to each right one: sums of the lengths of complex differences.
+
+    Parameters: float32 (Q, D), (J, D) and (Q, J). Raises and threads: as ``queries``.
+    """
+    cdef Py_ssize_t dim = left.shape[1], q, j
+    if right.shape[1] != dim or dim % 2 or out.shape[0] != left.shape[0] or out.shape[1] != right.shape[0]:
+        raise ValueError("need the shapes (Q, D), (J, D) and (Q, J), D even")
+    with nogil:
+        for q in range(left.shape[0]):
+            for j in range(right.shape[0]):
+                out[q, j] = distance(&left[q, 0], &right[j, 0], dim)
+
+
+def add_distance_gradients(
+        const float[:, ::1] left, const float[:, ::1] right, const float[:, ::1] slopes, float[:, ::1] by_left,
+        float[:, ::1] by_right):
+    """Adds the gradients of ``(slopes * distances).sum()``.
+
+    Parameters: float32 (Q, D), (J, D), (Q, J), and as the first two. Raises and threads: as ``queries``.
+    """
+    cdef Py_ssize_t dim = left.shape[1], q, j
+    if (right.shape[1] != dim or dim % 2 or slopes.shape[0] != left.shape[0] or slopes.shape[1] != right.shape[0]
+            or by_left.shape[0] != left.shape[0] or by_left.shape[1] != dim
+            or by_right.shape[0] != right.shape[0] or by_right.shape[1] != dim):
+        raise ValueError("need the shapes (Q, D), (J, D), (Q, J), (Q, D) and (J, D), D even")
+    with nogil:
+        for q in range(left.shape[0]):
+            for j in range(right.shape[0]):
+                add_direction(&by_left[q, 0], &by_right[j, 0], slopes[q, j], &left[q, 0], &right[j, 0], dim)

@@ -44,6 +44,7 @@ def ctr(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
     """Click-through rates: Wide & Deep."""
     check_source(data, generate)
     check_torch()
+    job.refuse_checkpoints()
     spec = ClickSpec.parse(generate or "")
     job.leave_to_ranks(lambda: data is None or LoadedClicks(data))
     options = CtrOptions(**chosen)

@@ -53,6 +53,7 @@ def gnn(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
     """Graph networks: GCN and GraphSAGE."""
     check_source(data, generate)
     check_torch()
+    job.refuse_checkpoints()
     spec = GraphSpec.parse(generate or "")
     job.leave_to_ranks(lambda: data is None or load_graph(data))
     options = GnnOptions(**chosen)

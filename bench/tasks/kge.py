@@ -1,9 +1,9 @@
-"""Knowledge graph embeddings: ComplEx with AdaGrad and negative sampling, data-parallel over ranks.
+"""Knowledge graph embeddings with AdaGrad and negative sampling, data-parallel over ranks.
 
 Entities and relations are two tables; a row holds an embedding and its AdaGrad sums, so that both are updated by the
 same push. Each rank trains its share of the triples, in an order shuffled for each epoch. Per batch it pulls the rows
-of the batch's entities and relations and those of the sampled negatives, trains on these copies triple by triple
-(``_kge.pyx``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
+of the batch's entities and relations and those of the negatives that all its triples share, makes a step on these
+copies (``kge_models.py``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
 """
 
 import math
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intentpm.bench.tasks._kge import train_batch
 from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.initial_rows import NormalRows
+from intentpm.bench.tasks.kge_models import Step, model_named, queries, relation_length, train_batch
 from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
 from intentpm.bench.tasks.knowledge_graph import KnowledgeGraph, Triples
 from intentpm.bench.tasks.look_ahead import look_ahead
@@ -32,6 +32,8 @@ Int64 = NDArray[np.int64]
 TABLES = ("entities", "relations")
 SAMPLING_STREAM = 3
 """Distinguishes the seed of the order of the triples from other uses of the job's seed."""
+ANGLE_DEVIATION = 1.8
+"""Of the first angles of RotatE: about that of angles that are equally likely."""
 EVALUATION_QUERIES = 512
 EVALUATION_CHUNK = 8_192
 """Entities scored at once: with the queries, 16 MB of scores."""
@@ -41,20 +43,22 @@ EVALUATION_CHUNK = 8_192
 class KgeOptions:
     """Hyper-parameters. The defaults were chosen on the validation triples of FB15k-237."""
 
+    model: str = "complex"
+    """"complex", "distmult", "rotate" or "rescal"."""
     dim: int = 128
-    """Length of an embedding: half as many complex numbers."""
-    lr: float = 0.05
+    """Length of an entity's embedding; of complex and rotate half as many complex numbers."""
+    lr: float = 0.1
     """Learning rate of AdaGrad, which divides it by the root of the sum of the squared gradients."""
-    reg: float = 0.01
-    """L2 regularisation of the embeddings of a triple, each time it is used."""
-    negatives: int = 10
-    """Negative heads, and negative tails, per triple."""
+    reg: float = 0.1
+    """Regularisation of the embeddings of a triple, each time it is used: of the cubes of their (complex) numbers."""
+    negatives: int = 1_024
+    """Entities sampled per batch: its heads and its tails are told from the same."""
     loss: str = "softmax"
-    """"softmax" or "logistic", as ``_kge.train_batch`` explains."""
+    """"softmax" or "logistic", as ``kge_models.Step`` explains."""
     sampling: str = "preloc"
     """Scheme that negatives are sampled by: naive, preloc, pool or local."""
-    epochs: int = 4
-    batch: int = 100
+    epochs: int = 12
+    batch: int = 512
     """Triples per pull and push."""
     look_ahead: int | str = "auto"
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
@@ -146,6 +150,7 @@ class KnowledgeGraphEmbedding:
         self.worker = pm.worker()
         self.tables = (self._create_table(0, graph.entities), self._create_table(1, graph.relations))
         self.entities = graph.entities
+        self.step = Step(model_named(options.model), options.loss, options.lr, options.reg)
         self.progress = Progress(pm, self.tables, checkpoints)
         seed = options.seed + self.progress.generation
         self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=seed)
@@ -173,9 +178,11 @@ class KnowledgeGraphEmbedding:
         return "naive" if signals and not self.options.look_ahead else self.options.sampling
 
     def _create_table(self, position: int, keys: int) -> Any:
-        dim, seed = self.options.dim, 2 * self.options.seed + position
-        rows = NormalRows(2 * dim, dim, self.options.initial_deviation, seed)
-        return self.pm.create_table(TABLES[position], num_keys=keys, row_shape=(2 * dim,), dtype="float32", init=rows)
+        options, seed = self.options, 2 * self.options.seed + position
+        length = relation_length(options.model, options.dim) if position else options.dim
+        angles = position and options.model == "rotate"
+        rows = NormalRows(2 * length, length, ANGLE_DEVIATION if angles else options.initial_deviation, seed)
+        return self.pm.create_table(TABLES[position], keys, 2 * length, dtype="float32", init=rows)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -204,29 +211,22 @@ class KnowledgeGraphEmbedding:
         return TripleBatch(self.tables, entity_keys.astype(np.int64), relation_keys.astype(np.int64), indices)
 
     def _prepare(self, batch: TripleBatch, clock: int) -> None:
-        count = 2 * self.options.negatives * len(batch.triples)
-        batch.sample = self.worker.prepare_sample(self.sampling, count, clock)
+        batch.sample = self.worker.prepare_sample(self.sampling, self.options.negatives, clock)
 
     def _train_batch(self, batch: TripleBatch) -> float:
         entity_pull, relation_pull = (self.worker.pull_async(*access) for access in batch.accesses())
         sampled = self.worker.pull_sample(batch.sample)
-        keys, rows, (entity_row, negative_row) = merge_rows([(batch.entity_keys, entity_pull.result()), sampled])
-        relation_rows = relation_pull.result()
-        deltas, relation_deltas = np.empty_like(rows), np.empty_like(relation_rows)
+        keys, rows, (entity_row, negatives) = merge_rows([(batch.entity_keys, entity_pull.result()), sampled])
         triples = batch.triples.copy()
         triples[:, [0, 2]] = entity_row[batch.triples[:, [0, 2]]]
-        negatives = negative_row.reshape(len(triples), 2, self.options.negatives)
-        options = self.options
-        loss = train_batch(
-            rows, relation_rows, triples, negatives, deltas, relation_deltas, options.lr, options.reg, options.loss
-        )
+        loss, deltas, relation_deltas = train_batch(self.step, rows, relation_pull.result(), triples, negatives)
         pushes = [
             self.worker.push_async(self.tables[0], keys, deltas),
             self.worker.push_async(self.tables[1], batch.relation_keys, relation_deltas),
         ]
         for push in pushes:
             push.wait()
-        return float(loss)
+        return loss
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -245,37 +245,28 @@ class KnowledgeGraphEmbedding:
         ranks = [np.empty(0)]
         for first in range(0, len(self.ranked), EVALUATION_QUERIES):
             triples = self.ranked[first : first + EVALUATION_QUERIES]
-            head, tail = (self._embeddings(0, triples[:, column]) for column in (0, 2))
-            relation = self._embeddings(1, triples[:, 1])
-            queries = np.concatenate([tail_queries(head, relation), head_queries(relation, tail)])
+            entities = self.worker.pull(self.tables[0], triples[:, [0, 2]].ravel().astype(np.int64))
+            relations = self.worker.pull(self.tables[1], triples[:, 1].astype(np.int64))
+            asked, answers = self._asked(entities, relations)
             tails, heads = self.known.tails(triples), self.known.heads(triples)
             known = (np.concatenate([tails[0], heads[0] + len(triples)]), np.concatenate([tails[1], heads[1]]))
-            ranks.append(filtered_ranks(queries, np.concatenate([tail, head]), known, self._chunks()))
+            target = self.step.model.pair_scores(asked, answers)
+            ranks.append(filtered_ranks(target, known, self._scored_chunks(asked)))
         return RankingTotals.of(np.concatenate(ranks))
 
-    def _chunks(self) -> Iterator[tuple[int, Float32]]:
+    def _asked(self, entities: Float32, relations: Float32) -> tuple[Float32, Float32]:
+        """The queries of triples, for their tails and then for their heads, and the embeddings of the answers.
+
+        entities: float32 (2 T, 2 D), rows of head, tail, head, tail and so on; relations: float32 (T, 2 L).
+        """
+        count, dim = len(relations), self.options.dim
+        places = np.arange(count, dtype=np.int32)
+        asked = np.empty((2 * count, dim), np.float32)
+        queries(self.options.model, entities, relations, np.stack([2 * places, places, 2 * places + 1], axis=1), asked)
+        return asked, np.concatenate([entities[1::2, :dim], entities[::2, :dim]])
+
+    def _scored_chunks(self, asked: Float32) -> Iterator[tuple[int, Float32]]:
         for first in range(0, self.entities, EVALUATION_CHUNK):
-            yield first, self._embeddings(0, np.arange(first, min(first + EVALUATION_CHUNK, self.entities)))
-
-    def _embeddings(self, table: int, keys: NDArray[Any]) -> Float32:
-        rows: Float32 = self.worker.pull(self.tables[table], keys.astype(np.int64))
-        return np.ascontiguousarray(rows[:, : self.options.dim])
-
-
-def tail_queries(head: Float32, relation: Float32) -> Float32:
-    """What a tail's embedding is multiplied with to give the score of (head, relation, tail): float32 (Q, D)."""
-    return _parts(_complex(head) * _complex(relation))
-
-
-def head_queries(relation: Float32, tail: Float32) -> Float32:
-    """What a head's embedding is multiplied with to give the score of (head, relation, tail): float32 (Q, D)."""
-    return _parts(_complex(relation).conj() * _complex(tail))
-
-
-def _complex(rows: Float32) -> NDArray[np.complex64]:
-    real, imaginary = np.split(rows, 2, axis=1)
-    return real + np.complex64(1j) * imaginary
-
-
-def _parts(values: NDArray[np.complex64]) -> Float32:
-    return np.concatenate([values.real, values.imag], axis=1)
+            keys = np.arange(first, min(first + EVALUATION_CHUNK, self.entities))
+            embeddings = np.ascontiguousarray(self.worker.pull(self.tables[0], keys)[:, : self.options.dim])
+            yield first, self.step.model.scores(asked, embeddings)

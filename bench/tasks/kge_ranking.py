@@ -2,7 +2,7 @@
 
 A query asks for the tail of (head, relation, ?) or the head of (?, relation, tail). Entities come in chunks, so that no
 rank needs the whole table at once. Of entities that score the same as the true one, half count as better.
-Shape letters: Q queries, C entities of a chunk, D embedding length.
+Shape letters: Q queries, C entities of a chunk.
 """
 
 from collections.abc import Iterable
@@ -71,27 +71,22 @@ class _Grouped:
 
 
 def filtered_ranks(
-    queries: Float32,
-    answers: Float32,
-    known: tuple[Int64, Int64],
-    chunks: Iterable[tuple[int, Float32]],
+    target: Float32, known: tuple[Int64, Int64], chunks: Iterable[tuple[int, Float32]]
 ) -> NDArray[np.float64]:
     """The rank, from 1, of each query's true entity among all entities but the known other answers.
 
     Parameters:
-        queries: float32 (Q, D); the score of an entity is the product of its embedding and the query.
-        answers: float32 (Q, D), embeddings of the true entities.
+        target: float32 (Q,), scores of the true entities.
         known: pairs (query, entity) to leave out; must contain each query's true entity.
-        chunks: (first entity, embeddings float32 (C, D)), which together are all entities, in rising order.
+        chunks: (first entity, scores of C entities for each query, float32 (Q, C), which are overwritten); together all
+            entities, in rising order.
     Returns float64 (Q,); halves where others score the same.
     """
-    target = np.einsum("qd,qd->q", queries, answers)
-    better = np.zeros(len(queries))
+    better = np.zeros(len(target))
     order = np.argsort(known[1], kind="stable")
     query, entity = known[0][order], known[1][order]
-    for first, embeddings in chunks:
-        scores = queries @ embeddings.T
-        low, high = np.searchsorted(entity, [first, first + len(embeddings)])
+    for first, scores in chunks:
+        low, high = np.searchsorted(entity, [first, first + scores.shape[1]])
         scores[query[low:high], entity[low:high] - first] = -np.inf
         better += np.count_nonzero(scores > target[:, None], axis=1)
         better += 0.5 * np.count_nonzero(scores == target[:, None], axis=1)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks._wv import train_batch
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.corpus import Corpus, starts_of
 from intentpm.bench.tasks.epochs import EpochMeter, EpochRow, check_finite, mean
 from intentpm.bench.tasks.initial_rows import NormalRows
@@ -93,9 +94,12 @@ class WordVectors:
         pm: the parameter manager.
         corpus: all articles (every rank has them all and picks its own part).
         options: hyper-parameters, the same on every rank.
+        checkpoints: when and where they are made, and whether to go on from one.
     """
 
-    def __init__(self, pm: Any, corpus: Corpus, options: WvOptions) -> None:
+    def __init__(
+        self, pm: Any, corpus: Corpus, options: WvOptions, checkpoints: CheckpointOptions | None = None
+    ) -> None:
         self.pm, self.corpus, self.options = pm, corpus, options
         self.worker = pm.worker()
         inputs = NormalRows(options.dim, options.dim, 0.5 / options.dim, options.seed)
@@ -105,7 +109,9 @@ class WordVectors:
         )
         scheme = "preloc" if options.look_ahead else "naive"
         weights = corpus.counts.astype(np.float64) ** NEGATIVE_POWER
-        self.sampling = pm.create_sampling(self.tables[1], weights, scheme=scheme, seed=options.seed)
+        self.progress = Progress(pm, self.tables, checkpoints)
+        seed = options.seed + self.progress.generation
+        self.sampling = pm.create_sampling(self.tables[1], weights, scheme=scheme, seed=seed)
         self.meter = EpochMeter(pm, self.worker, TABLES, ("loss", "pairs", *MEASURES))
         self.articles = articles_of_rank(corpus, pm.rank, pm.size, options.seed)
         self.keep = keep_probabilities(corpus.counts, options.subsample)
@@ -115,16 +121,19 @@ class WordVectors:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield self._measured(0, 0.0, 0)
-        for epoch in range(1, self.options.epochs + 1):
-            yield self._measured(epoch, *self._train(epoch))
+        yield from self.progress.rows_of(WvRow)
+        for epoch in self.progress.epochs(self.options.epochs):
+            loss, pairs = self._train(epoch) if epoch else (0.0, 0)
+            yield self.progress.note_epoch(self._measured(epoch, loss, pairs))
+        self.progress.finish()
 
     def _train(self, epoch: int) -> tuple[float, int]:
         """One pass over this rank's articles; returns the sum of the losses, and of how many pairs."""
         loss, pairs = 0.0, 0
         with self.meter.training_pass():
             batches = self._batches(epoch, np.random.default_rng([self.options.seed, epoch, self.pm.rank]))
-            for batch in look_ahead(self.worker, batches, self.options.look_ahead, self._prepare):
+            ahead = look_ahead(self.worker, batches, self.options.look_ahead, self._prepare)
+            for batch in self.progress.follow(ahead):
                 loss += self._train_batch(batch)
                 pairs += int(batch.before.sum()) + int(batch.after.sum())
         return loss, pairs
@@ -133,7 +142,7 @@ class WordVectors:
         tokens, starts = self._subsampled(random.permutation(self.articles), random)
         before, after = window_sizes(starts, self.options.window, random)
         size, window = self.options.batch, self.options.window
-        for first in range(0, len(tokens), size):
+        for first in self.progress.rest_of(np.arange(0, len(tokens), size), 1).tolist():
             last = min(first + size, len(tokens))
             begin = max(0, first - window)
             keys, index = np.unique(tokens[begin : last + window], return_inverse=True)

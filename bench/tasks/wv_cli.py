@@ -53,7 +53,7 @@ def wv(
         epochs=options.epochs,
         columns=(EPOCH, Column("train loss", "loss", ".4f"),
                  *(Column(TITLES[name], name, ".4f") for name in measures), *TRAFFIC),
-        run=lambda pm: WordVectors(pm, corpus, options).run(),
+        run=lambda pm: WordVectors(pm, corpus, options, job.checkpoints_of("wv")).run(),
         quality=lambda rows: _quality(rows, pairs),
         notes=corpus.notes,
     )  # fmt: skip

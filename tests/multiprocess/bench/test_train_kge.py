@@ -10,7 +10,7 @@ pytestmark = pytest.mark.multiprocess
 
 train = partial(results_of, "kge")
 SPEC = "entities=500,relations=5,triples=12000,types=10"
-OPTIONS = ["--dim", "32", "--epochs", "8"]
+OPTIONS = ["--dim", "32", "--epochs", "8", "--batch", "100", "--negatives", "128", "--reg", "0.02"]
 FB15K237 = Path("../shared/data/fb15k237")
 
 
@@ -46,6 +46,12 @@ def test_two_ranks_are_as_good_as_one(alone, tmp_path):
     assert rows[-1]["bytes_sent"] > 0
 
 
+@pytest.mark.parametrize("model", ["distmult", "rotate", "rescal"])
+def test_other_models_learn_too(tmp_path, model):
+    rows = train(tmp_path, "--generate", SPEC, *OPTIONS, "--model", model)["rows"]
+    assert rows[-1]["mrr"] > 0.15, "the right type alone, 1 of 50 entities, gives 0.09"
+
+
 @pytest.mark.parametrize("sampling", ["pool", "local"])
 def test_other_schemes_learn_too(tmp_path, sampling):
     rows = train(tmp_path, "--generate", SPEC, *OPTIONS, "-n", 2, "--transport", "tcp", "--sampling", sampling)["rows"]
@@ -60,8 +66,8 @@ def test_without_look_ahead_two_ranks_learn_the_same(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not FB15K237.exists(), reason="needs ../shared/data/fb15k237")
 def test_fb15k237_quality(tmp_path):
-    """Two of the four epochs of the defaults; after four one rank has reached 0.269, two 0.268."""
-    options = ["--data", FB15K237.absolute(), "--epochs", 2]
+    """One of the twelve epochs of the defaults; of the test triples, 0.255 after one and 0.299 after three."""
+    options = ["--data", FB15K237.absolute(), "--epochs", 1]
     mrr = train(tmp_path, *options)["rows"][-1]["mrr"]
     assert mrr > 0.235
 

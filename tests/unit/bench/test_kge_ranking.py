@@ -27,9 +27,9 @@ EMBEDDINGS = np.array([[5.0], [4.0], [3.0], [2.0], [1.0], [3.0]], np.float32)
 def ranks(true_entities, known, chunk=6):
     """Ranks of single queries with the embedding 1, which are all the same one."""
     queries = np.ones((len(true_entities), 1), np.float32)
-    chunks = ((first, EMBEDDINGS[first : first + chunk]) for first in range(0, 6, chunk))
+    chunks = ((first, queries @ EMBEDDINGS[first : first + chunk].T) for first in range(0, 6, chunk))
     found = np.array(known, np.int64).reshape(-1, 2).T
-    return filtered_ranks(queries, EMBEDDINGS[true_entities], (found[0], found[1]), chunks).tolist()
+    return filtered_ranks(EMBEDDINGS[true_entities, 0], (found[0], found[1]), chunks).tolist()
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6])
@@ -46,8 +46,8 @@ def test_ranks_by_hand(chunk):
 
 def test_equal_scores_give_the_middle_rank():
     """A model that knows nothing must not look good."""
-    queries = np.zeros((1, 1), np.float32)
-    found = filtered_ranks(queries, EMBEDDINGS[[2]], (np.array([0]), np.array([2])), [(0, EMBEDDINGS)])
+    target, scores = np.zeros(1, np.float32), np.zeros((1, 6), np.float32)
+    found = filtered_ranks(target, (np.array([0]), np.array([2])), [(0, scores)])
     assert found.tolist() == [3.5]
 
 
@@ -64,9 +64,10 @@ def test_against_a_slow_ranking():
     triples = np.unique(random.integers((20, 3, 50), size=(300, 3)), axis=0).astype(np.int32)
     known = KnownAnswers(triples, relations=3)
     queries = random.normal(size=(len(triples), 4)).astype(np.float32)
-    found = filtered_ranks(
-        queries, embeddings[triples[:, 2]], known.tails(triples), [(0, embeddings[:30]), (30, embeddings[30:])]
-    )
+    scores = queries @ embeddings.T
+    target = scores[np.arange(len(triples)), triples[:, 2]]
+    chunks = [(0, scores[:, :30].copy()), (30, scores[:, 30:].copy())]
+    found = filtered_ranks(target, known.tails(triples), chunks)
     for query, (head, relation, tail), rank in zip(queries, triples.tolist(), found, strict=True):
         others = {t for h, r, t in triples.tolist() if (h, r) == (head, relation)}
         candidates = [entity for entity in range(50) if entity == tail or entity not in others]

@@ -1,0 +1,107 @@
+"""``intentpm bench tasks``: the five training tasks on one and several ranks, and a page about it."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import click
+
+from intentpm.bench.output import OutFolder
+from intentpm.bench.results import describe_environment
+from intentpm.bench.scenarios.evaluation import MODES, WORKLOADS, Evaluation, Run
+from intentpm.foundation.whole_file import write_whole
+
+NAMES = tuple(workload.name for workload in WORKLOADS)
+
+
+@click.command()
+@click.option("-n", "ranks", type=click.IntRange(1), multiple=True, default=(1, 2, 4), show_default=True, help="Ranks.")
+@click.option("--task", "names", type=click.Choice(NAMES), multiple=True, default=NAMES, show_default=True)
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, default=MODES, show_default=True,
+              help="Ways of managing keys.")  # fmt: skip
+@click.option("--size", type=click.Choice(("full", "small")), default="full", show_default=True,
+              help="The data sets, or generated data that takes seconds.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), default=Path("../shared/data"),
+              show_default=True, help="Folder of the data sets.")  # fmt: skip
+@click.option("--transport", default="tcp", show_default=True)
+@click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True,
+              help="Folder for evaluation.md; runs are kept in evaluation/ there, and not made again.")  # fmt: skip
+def tasks(
+    ranks: tuple[int, ...], names: tuple[str, ...], modes: tuple[str, ...], size: str, data: Path, transport: str,
+    out: Path,
+) -> None:  # fmt: skip
+    """Train all tasks on 1, 2 and 4 ranks, under each way of managing keys: time, quality, bytes, local accesses."""
+    if size == "full" and not data.is_dir():
+        raise click.UsageError(f"{data}: there is no such folder; give --data, or --size small")
+    runs = []
+    for run in Evaluation(out / "evaluation", data.absolute(), size, transport).runs(names, ranks, modes):
+        runs.append(run)
+        click.echo(" ".join(cell.rjust(9) for cell in (run.workload.name, *_cells(run))))
+        write_whole(out / "evaluation.md", _page(runs, transport).encode())
+        _plot(runs, out / "evaluation.png")
+    click.echo(f"written: {out}/evaluation.md, evaluation.png, evaluation/")
+
+
+def _cells(run: Run) -> list[str]:
+    """Ranks, mode, seconds per epoch, quality, megabytes per epoch, local percent."""
+    trained = run.rows[1:]
+    start = [str(run.ranks), run.mode if run.ranks > 1 else "-"]
+    if not trained:
+        return [*start, "-", run.document.get("failed", "nothing was trained")[:80], "-", "-"]
+    seconds = sum(row["seconds"] for row in trained) / len(trained)
+    megabytes = sum(row["bytes_sent"] for row in trained) / len(trained) / 1e6
+    quality = trained[-1].get(run.workload.measure)
+    local = 100 * trained[-1]["local_share"]
+    return [*start, f"{seconds:.2f}", "-" if quality is None else f"{quality:.4f}", f"{megabytes:.1f}", f"{local:.2f}"]
+
+
+def _page(runs: Sequence[Run], transport: str) -> str:
+    machine = describe_environment()
+    lines = [
+        "# The training tasks, measured",
+        "",
+        f"`intentpm bench tasks` on {machine['cores']} cores ({machine['cpu']}), transport {transport}, commit "
+        f"{machine['commit']}, one run each. Seconds and megabytes (sent by all ranks) are per epoch, quality and the "
+        "share of local accesses those of the last epoch. More ranks than cores tell little about time; compare bytes "
+        "and shares there.",
+        "",
+        "![quality over time](evaluation.png)",
+    ]
+    for workload in WORKLOADS:
+        of_workload = [run for run in runs if run.workload is workload]
+        if of_workload:
+            lines += ["", f"## {workload.name}", "", f"`intentpm train {workload.task} {_shown(of_workload[0])}`", ""]
+            lines += [f"| ranks | management | seconds | {workload.label} | MB sent | local % |"]
+            lines += ["| ---: | --- | ---: | ---: | ---: | ---: |"]
+            lines += [f"| {' | '.join(_cells(run))} |" for run in of_workload]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(run: Run) -> str:
+    """The arguments, of paths the last two parts."""
+    arguments: list[str] = run.document["arguments"]
+    return " ".join("/".join(argument.split("/")[-2:]) for argument in arguments)
+
+
+def _plot(runs: Sequence[Run], path: Path) -> None:
+    """Quality over training time, managed adaptively: a panel per task, a line per number of ranks."""
+    from matplotlib.figure import Figure
+
+    workloads = [workload for workload in WORKLOADS if any(run.workload is workload for run in runs)]
+    figure = Figure(figsize=(3.2 * len(workloads), 3), layout="constrained")
+    panels = figure.subplots(1, len(workloads), squeeze=False)[0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        for run in runs:
+            if run.workload is workload and run.rows and run.mode == "adaptive":
+                seconds = list(accumulate(row["seconds"] for row in run.rows))[1:]
+                quality = [row.get(workload.measure) for row in run.rows[1:]]
+                if None not in quality:
+                    axes.plot(
+                        seconds, quality, marker="o", markersize=2, label=f"{run.ranks} ranks"[: 6 + (run.ranks > 1)]
+                    )
+        axes.set_title(f"{workload.name}: {workload.label}", fontsize=9)
+        axes.set_xlabel("training time in s", fontsize=8)
+        axes.tick_params(labelsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
