@@ -16,7 +16,7 @@ cdef enum HoldingFlags:
     HOLDING_ROUNDED_LISTED = 8   # is in News.rounded of its rank
 
 cdef enum:
-    TICK_SHIFT = 16              # a tick is 65.5 us; they wrap after three days
+    TICK_SHIFT = 16              # a tick is 65.5 us; they wrap after three days, news are never half as old
 
 
 cdef inline uint32_t tick_of(int64_t now_ns) noexcept nogil:
@@ -24,7 +24,8 @@ cdef inline uint32_t tick_of(int64_t now_ns) noexcept nogil:
 
 
 cdef inline int64_t ns_since(uint32_t tick, int64_t now_ns) noexcept nogil:
-    return <int64_t>(tick_of(now_ns) - tick) << TICK_SHIFT
+    """0 for a tick that is still to come: a worker's write may be later than the time the progress thread has looked at."""
+    return <int64_t>max(<int32_t>(tick_of(now_ns) - tick), 0) << TICK_SHIFT
 
 
 cdef inline bint is_shared(const TableState* table, uint32_t key) noexcept nogil:
