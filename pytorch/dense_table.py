@@ -85,10 +85,11 @@ class DenseTable:
         self._under_way.append(self.worker.push_grad_async(self.table, self._keys, rows, lr=lr))
 
     def settle(self) -> None:
-        """Waits until all pushes of this rank are with the owners. Raises PeerLostError."""
+        """Waits until all pushes of this rank are at the owners. Raises PeerLostError."""
         under_way, self._under_way = self._under_way, []
         for future in under_way:
             future.wait()
+        self.worker.wait_sync()  # what a replica has not told its owner yet
 
     def _rows_of(self, numbers: torch.Tensor) -> Any:
         return as_array(numbers, self.table.dtype)

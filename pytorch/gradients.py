@@ -91,6 +91,7 @@ class TableGradients:
         under_way, self._under_way = self._under_way, []
         for future in under_way:
             future.wait()
+        self.worker.wait_sync()  # steps that a replica keeps
 
     def _check_finished(self) -> None:
         finished = [future for future in self._under_way if future.done()]

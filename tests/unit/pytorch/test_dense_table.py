@@ -94,7 +94,6 @@ def test_every_rank_s_pushes_count_once(n: int, optimizer) -> None:
                     parameter.grad = change
             dense.push() if optimizer is None else dense.push_gradients()
         dense.settle()
-        dense.worker.wait_sync()
         pm.barrier()
         dense.pull()
         return weights_of(model)
