@@ -23,7 +23,8 @@ from intentpm.runtime.loading import Exchange, Restored, load_together
 from intentpm.runtime.periodic_saves import PeriodicSaves
 from intentpm.runtime.rank_file import as_rows, stored_row_bytes
 from intentpm.runtime.saving import SaveOrder, Saves, Saving, check_keep, plain, run_here
-from intentpm.runtime.worker import Worker, WorkersOfRank
+from intentpm.runtime.worker import Worker
+from intentpm.runtime.workers_of_rank import WorkersOfRank
 
 
 class Checkpointing:

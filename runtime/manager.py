@@ -40,7 +40,8 @@ from intentpm.runtime.table_creation import TableCreation, check_budget
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.trace_file import RankTrace
 from intentpm.runtime.types import World
-from intentpm.runtime.worker import Worker, WorkersOfRank
+from intentpm.runtime.worker import Worker
+from intentpm.runtime.workers_of_rank import WorkersOfRank
 from intentpm.transports.base import Transport
 
 CLOSE_FLUSH_S = 5.0

@@ -36,7 +36,7 @@ from intentpm.runtime.rank_file import (
     stored_row_bytes,
     write_rank_file,
 )
-from intentpm.runtime.worker import WorkersOfRank
+from intentpm.runtime.workers_of_rank import WorkersOfRank
 
 Said = dict[str, Any]
 Versions = npt.NDArray[np.uint32]

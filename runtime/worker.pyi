@@ -1,4 +1,3 @@
-from collections.abc import MutableSet
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
 
@@ -10,18 +9,11 @@ from intentpm.runtime._native.store import Table
 from intentpm.runtime.array_types import Keys, NumberArray
 from intentpm.runtime.futures import Future
 from intentpm.runtime.sampling import Sample, Sampling
+from intentpm.runtime.workers_of_rank import CountedWorker, WorkersOfRank
 
 _Out = TypeVar("_Out", bound=NumberArray)
 
-class WorkersOfRank:
-    @property
-    def members(self) -> MutableSet[Worker]: ...
-    def settle(self) -> None: ...
-    def close_gate(self, engine: Engine, timeout_s: float | None = None) -> None: ...
-    def open_gate(self, engine: Engine) -> None: ...
-    def access_counts(self, table_id: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]: ...
-
-class Worker:
+class Worker(CountedWorker):
     @property
     def manager(self) -> Any: ...  # a ParameterManager, whose module imports this one
     @property

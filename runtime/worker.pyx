@@ -9,22 +9,16 @@ Guarantees
 Assumption: one thread at a time uses a worker (checked).
 """
 
-import weakref
-
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
 import numpy as np
 
-from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError, Error, ShapeError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 
-from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     add_release, exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64, store_release,
 )
@@ -36,121 +30,29 @@ from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
+from intentpm.runtime._native.key_filter cimport KeyFilter, forget_keys, mark_keys, may_have
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET, ACCESS_SET_STORED, ACCESS_STEP, is_read,
 )
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
-from intentpm.runtime._native.remote cimport MAX_TABLES, Submission
+from intentpm.runtime._native.remote cimport Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime.call_arguments cimport check_step, clock_of, keys_of, learning_rate, rows_for, steps_of, values_for
 from intentpm.runtime.futures cimport Future, OpenWrites
+from intentpm.runtime.workers_of_rank cimport CountedWorker, WorkersOfRank
 
 cnp.import_array()
 
 cdef enum:
     GIL_KEYS = 32                # below, releasing the GIL costs more than the rows
-    FILTER_BITS = 12             # of the filter of keys with unacknowledged writes
-
-cdef inline uint32_t _filter_slot(int64_t key) noexcept nogil:
-    return <uint32_t>(<uint32_t>key * <uint32_t>2654435769) >> (32 - FILTER_BITS)
 
 
 cdef enum WorkerUse:
     WORKER_IDLE = 0
     WORKER_BUSY = 1
     WORKER_CLOSED = 2
-
-
-cdef bint _is_open(void* turns, void* gate) noexcept nogil:
-    return load_relaxed(<uint32_t*>gate) == 0
-
-
-cdef bint _nobody_writes(void* turns, void* writing) noexcept nogil:
-    return load_relaxed(<uint32_t*>writing) == 0
-
-
-cdef class WorkersOfRank:
-    """The workers of a rank, as long as somebody has them, and what those that are closed have counted. Guarded by: GIL.
-
-    The gate: while it is closed, calls that write wait before they begin (``cuts.pxd`` says what for). Nothing else does, and
-    what has begun goes on, so it is closed for as long as one write takes.
-    """
-
-    cdef readonly object members         # weakly
-    cdef uint32_t gate                   # closed; looked at without the GIL by who waits
-    cdef uint32_t writing                # calls that are past the gate; the same
-    cdef list writes                     # asynchronous ones of workers that are gone, not known to be done
-    cdef AccessCounts* past              # per table id
-
-    def __cinit__(self):
-        self.members = weakref.WeakSet()
-        self.writes = []
-        self.past = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
-        if self.past == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.past)
-
-    def settle(self) -> None:
-        """Waits for the asynchronous writes of all workers."""
-        for worker in list(self.members):
-            worker.settle()
-        for write in self.writes:
-            write.wait()
-
-    def close_gate(self, Engine engine not None, timeout_s=None) -> None:
-        """Waits until no write of this rank's workers is under way, and lets none begin until ``open_gate``."""
-        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
-        self.gate = 1
-        engine.calls.wait(_nobody_writes, &self.writing, limit_ns, "writes of this rank's workers to end")
-        for write in [write for worker in list(self.members) for write in (<Worker>worker).writes] + self.writes:
-            try:
-                write.wait(timeout_s)
-            except ClosedError:          # given up by who began it: it may come at any time, or not
-                engine.calls.raise_state()
-
-    def open_gate(self, Engine engine not None) -> None:
-        self.gate = 0
-        with nogil:
-            engine.monitor.acquire()
-            engine.turns.wake_waiters()
-            engine.monitor.release()
-
-    cdef take_writes(self, Worker worker):
-        """A write that nobody keeps would be given up: one whose key is on its way here waits for it."""
-        self.writes = [write for write in self.writes if not write.done()] + worker.writes
-
-    cdef void take_counts(self, Worker worker) noexcept:
-        cdef uint32_t table_id
-        for table_id in range(worker.engine.remote.table_count):
-            _add_counts(&self.past[table_id], &worker.counts[table_id])
-
-    def access_counts(self, table_id: int) -> tuple:
-        """Keys accessed in a table by all workers since start. Any thread.
-
-        Returns (local, replica, remote), and (sampled, announced, in_time): of how many it was looked whether an intent of
-        this rank announced them, of how many one did, and how many of these were here.
-        """
-        cdef AccessCounts total
-        cdef Worker worker
-        workers = list(self.members)
-        total = self.past[<int>table_id]         # from here on no other thread runs Python
-        for worker in workers:
-            if worker.use != WORKER_CLOSED:
-                _add_counts(&total, &worker.counts[<int>table_id])
-        return (total.local, total.replica, total.remote), (total.sampled, total.announced, total.in_time)
-
-
-cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
-    total.local += load_relaxed_u64(&counts.local)
-    total.replica += load_relaxed_u64(&counts.replica)
-    total.remote += load_relaxed_u64(&counts.remote)
-    total.sampled += load_relaxed_u64(&counts.sampled)
-    total.announced += load_relaxed_u64(&counts.announced)
-    total.in_time += load_relaxed_u64(&counts.in_time)
 
 
 cdef inline void _end_here(Operation* operation) noexcept nogil:
@@ -161,7 +63,7 @@ cdef inline void _end_here(Operation* operation) noexcept nogil:
     store_release(&operation.done, 1)
 
 
-cdef class Worker:
+cdef class Worker(CountedWorker):
     """A training thread's handle to the tables; ``worker.clock`` starts at 0. Made by ``ParameterManager.worker()``.
 
     Shapes: ``K`` keys in a call. ``keys`` is an int64 array [K] (any integer array, tensor or sequence is converted),
@@ -171,12 +73,10 @@ cdef class Worker:
     Attributes: ``manager``, the ParameterManager; ``worker_id``, from 0 on in the order the rank made its workers.
     """
 
-    cdef object __weakref__
     cdef Engine engine
     cdef readonly object manager
     cdef IntentQueue intents             # holds the clock
     cdef readonly uint32_t worker_id
-    cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by access_counts()
     cdef vector[int32_t] misses          # scratch of the call in progress
     cdef double lr                       # of the push_grad in progress
     cdef Duplicates duplicates           # scratch of push_grad
@@ -185,15 +85,9 @@ cdef class Worker:
     cdef WorkersOfRank workers
     cdef bint managed                    # intents are acted on
     cdef OpenWrites open_writes
-    cdef list writes                     # futures of asynchronous writes not known to be done
-    cdef uint8_t filter[1 << FILTER_BITS]    # marks of keys with unacknowledged writes
-    cdef bint filter_marked
+    cdef KeyFilter open_keys             # with unacknowledged writes
 
     def __cinit__(self):
-        self.counts = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
-        if self.counts == NULL:
-            raise MemoryError
-        self.writes = []
         self.duplicates = Duplicates()
         self.open_writes = OpenWrites()
         self.use = WORKER_CLOSED
@@ -207,14 +101,12 @@ cdef class Worker:
         self.workers = workers
         engine.add_worker(self.intents)
         self.use = WORKER_IDLE
+        self.is_counted = True
         workers.members.add(self)
 
     def __del__(self):
         """Nobody can use it any more: its intents end. Its writes are under way, and are not waited for."""
         self._end()
-
-    def __dealloc__(self):
-        free(self.counts)
 
     # -- public: rows ----------------------------------------------------------------------------------------------------
 
@@ -494,8 +386,7 @@ cdef class Worker:
     cdef _end(self):
         if self.use != WORKER_CLOSED:
             self.use = WORKER_CLOSED
-            self.workers.take_counts(self)
-            self.workers.take_writes(self)
+            self.workers.take(self, self.engine.remote.table_count)
             self.engine.remove_worker(self.intents)
 
     cdef _refuse(self):
@@ -509,30 +400,22 @@ cdef class Worker:
     cdef cnp.ndarray _begin(self, Table table, object keys):
         """Checks the call, settles what must be settled first, and takes the worker. Returns the keys."""
         cdef cnp.ndarray wanted = self._check_call(table, keys)
-        if self.filter_marked:
+        if self.open_keys.any:
             self._settle_own_writes(wanted)
         self.use = WORKER_BUSY
         return wanted
 
     cdef inline int _pass_gate(self) except -1:
         """Of a call that writes, before it does: from here on to ``_end_write`` a cut waits for it."""
-        while self.workers.gate:
-            self.engine.calls.wait(_is_open, &self.workers.gate, FOREVER_NS, "a checkpoint's cut")
-            self.engine.calls.raise_state()
+        self.workers.pass_gate(self.engine)
         self.writes_now = True
-        self.workers.writing += 1
         return 0
 
     cdef inline int _end_write(self) except -1:
         self.use = WORKER_IDLE
         if self.writes_now:
             self.writes_now = False
-            self.workers.writing -= 1
-            if self.workers.gate:
-                with nogil:
-                    self.engine.monitor.acquire()
-                    self.engine.turns.wake_waiters()
-                    self.engine.monitor.release()
+            self.workers.leave_gate(self.engine)
         return 0
 
     cdef cnp.ndarray _check_call(self, Table table, object keys):
@@ -649,7 +532,7 @@ cdef class Worker:
         self._access_local(table, kind, keys, <char*>cnp.PyArray_DATA(rows))
         future = self._new_future(table, kind, None)
         if not self.misses.empty():
-            self._mark_writes(<const int64_t*>cnp.PyArray_DATA(keys))
+            mark_keys(&self.open_keys, <const int64_t*>cnp.PyArray_DATA(keys), self.misses)
             self.writes.append(future)
         self._submit(&future.operation, keys, <char*>cnp.PyArray_DATA(rows), False)
         return future
@@ -674,23 +557,12 @@ cdef class Worker:
 
     # -- a worker reads its own writes -----------------------------------------------------------------------------------
 
-    cdef void _mark_writes(self, const int64_t* keys) noexcept:
-        cdef size_t i
-        self.filter_marked = True
-        for i in range(self.misses.size()):
-            self.filter[_filter_slot(keys[self.misses[i]])] = 1
-
     cdef _settle_own_writes(self, cnp.ndarray keys):
         """Waits for the asynchronous writes when one of ``keys`` may be among theirs (a filter: false alarms cost time)."""
-        cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
-        cdef int64_t i
-        cdef bint hit = load_acquire(&self.open_writes.count) == 0
         if is_planted(MUTATION_WRITES_NOT_SETTLED):
             return
-        if not hit:
-            for i in range(cnp.PyArray_DIM(keys, 0)):
-                hit = hit or self.filter[_filter_slot(wanted[i])]
-        if hit:
+        if load_acquire(&self.open_writes.count) == 0 or may_have(
+                &self.open_keys, <const int64_t*>cnp.PyArray_DATA(keys), cnp.PyArray_DIM(keys, 0)):
             self._settle_writes(None)
 
     cdef _settle_writes(self, object timeout):
@@ -698,8 +570,7 @@ cdef class Worker:
         for future in writes:
             future.wait(timeout)
         self.writes = []
-        memset(self.filter, 0, sizeof(self.filter))
-        self.filter_marked = False
+        forget_keys(&self.open_keys)
 
     def __reduce_ex__(self, protocol):
         refuse_to_cross(self, "make accesses here, in a thread with a worker of its own, and pass keys and rows on")

@@ -1,0 +1,121 @@
+"""The workers of a rank; ``workers_of_rank.pxd`` is the contract."""
+
+import weakref
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+
+from intentpm.foundation.deadlines import wait_ns
+from intentpm.foundation.errors import ClosedError
+
+from intentpm.foundation.deadlines cimport FOREVER_NS
+from intentpm.foundation.primitives cimport load_relaxed, load_relaxed_u64
+from intentpm.runtime._native.batches cimport AccessCounts
+from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.remote cimport MAX_TABLES
+
+
+cdef bint _is_open(void* turns, void* gate) noexcept nogil:
+    return load_relaxed(<uint32_t*>gate) == 0
+
+
+cdef bint _nobody_writes(void* turns, void* writing) noexcept nogil:
+    return load_relaxed(<uint32_t*>writing) == 0
+
+
+cdef class CountedWorker:
+    def __cinit__(self):
+        self.counts = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
+        if self.counts == NULL:
+            raise MemoryError
+        self.writes = []
+
+    def __dealloc__(self):
+        free(self.counts)
+
+
+cdef class WorkersOfRank:
+    def __cinit__(self):
+        self.members = weakref.WeakSet()
+        self.writes = []
+        self.past = <AccessCounts*>calloc(MAX_TABLES, sizeof(AccessCounts))
+        if self.past == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.past)
+
+    def settle(self) -> None:
+        """Waits for the asynchronous writes of all workers."""
+        for worker in list(self.members):
+            worker.settle()
+        for write in self.writes:
+            write.wait()
+
+    def close_gate(self, Engine engine not None, timeout_s=None) -> None:
+        """Waits until no write of this rank's workers is under way, and lets none begin until ``open_gate``."""
+        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        self.gate = 1
+        engine.calls.wait(_nobody_writes, &self.writing, limit_ns, "writes of this rank's workers to end")
+        for write in [write for worker in list(self.members) for write in (<CountedWorker>worker).writes] + self.writes:
+            try:
+                write.wait(timeout_s)
+            except ClosedError:          # given up by who began it: it may come at any time, or not
+                engine.calls.raise_state()
+
+    def open_gate(self, Engine engine not None) -> None:
+        self.gate = 0
+        _wake_waiters(engine)
+
+    cdef int pass_gate(self, Engine engine) except -1:
+        while self.gate:
+            engine.calls.wait(_is_open, &self.gate, FOREVER_NS, "a checkpoint's cut")
+            engine.calls.raise_state()
+        self.writing += 1
+        return 0
+
+    cdef int leave_gate(self, Engine engine) except -1:
+        self.writing -= 1
+        if self.gate:
+            _wake_waiters(engine)
+        return 0
+
+    cdef take(self, CountedWorker worker, uint32_t table_count):
+        cdef uint32_t table_id
+        worker.is_counted = False
+        for table_id in range(table_count):
+            _add_counts(&self.past[table_id], &worker.counts[table_id])
+        # A write that nobody keeps would be given up: one whose key is on its way here waits for it.
+        self.writes = [write for write in self.writes if not write.done()] + worker.writes
+
+    def access_counts(self, table_id: int) -> tuple:
+        """Keys accessed in a table by all workers since start. Any thread.
+
+        Returns (local, replica, remote), and (sampled, announced, in_time): of how many it was looked whether an intent of
+        this rank announced them, of how many one did, and how many of these were here.
+        """
+        cdef AccessCounts total
+        cdef CountedWorker worker
+        workers = list(self.members)
+        total = self.past[<int>table_id]         # from here on no other thread runs Python
+        for worker in workers:
+            if worker.is_counted:
+                _add_counts(&total, &worker.counts[<int>table_id])
+        return (total.local, total.replica, total.remote), (total.sampled, total.announced, total.in_time)
+
+
+cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
+    total.local += load_relaxed_u64(&counts.local)
+    total.replica += load_relaxed_u64(&counts.replica)
+    total.remote += load_relaxed_u64(&counts.remote)
+    total.sampled += load_relaxed_u64(&counts.sampled)
+    total.announced += load_relaxed_u64(&counts.announced)
+    total.in_time += load_relaxed_u64(&counts.in_time)
+
+
+cdef int _wake_waiters(Engine engine) except -1:
+    with nogil:
+        engine.monitor.acquire()
+        engine.turns.wake_waiters()
+        engine.monitor.release()
+    return 0
