@@ -29,7 +29,7 @@ from intentpm.foundation.primitives cimport (
     exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
 from intentpm.runtime._native.batches cimport (
-    AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
+    AGES, AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
 )
 from intentpm.runtime._native.coverage cimport sample_coverage
 from intentpm.runtime._native.dirty_stack cimport is_dirty
@@ -131,8 +131,9 @@ cdef class WorkersOfRank:
     def access_counts(self, table_id: int) -> tuple:
         """Keys accessed in a table by all workers since start. Any thread.
 
-        Returns (local, replica, remote), and (sampled, announced, in_time): of how many it was looked whether an intent of
-        this rank announced them, of how many one did, and how many of these were here.
+        Returns (local, replica, remote); (sampled, announced, in_time): of how many it was looked whether an intent of this
+        rank announced them, of how many one did, and how many of these were here; and (ages_ms, ages_clocks): of these, the
+        pulls from replicas by the age of the row, below 1, 2, 4 and so on, the last of any age.
         """
         cdef AccessCounts total
         cdef Worker worker
@@ -141,16 +142,21 @@ cdef class WorkersOfRank:
         for worker in workers:
             if worker.use != WORKER_CLOSED:
                 _add_counts(&total, &worker.counts[<int>table_id])
-        return (total.local, total.replica, total.remote), (total.sampled, total.announced, total.in_time)
+        looked_at = (total.sampled, total.announced, total.in_time)
+        return (total.local, total.replica, total.remote), looked_at, (list(total.ages_ms), list(total.ages_clocks))
 
 
 cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
+    cdef int i
     total.local += load_relaxed_u64(&counts.local)
     total.replica += load_relaxed_u64(&counts.replica)
     total.remote += load_relaxed_u64(&counts.remote)
     total.sampled += load_relaxed_u64(&counts.sampled)
     total.announced += load_relaxed_u64(&counts.announced)
     total.in_time += load_relaxed_u64(&counts.in_time)
+    for i in range(AGES):
+        total.ages_ms[i] += load_relaxed_u64(&counts.ages_ms[i])
+        total.ages_clocks[i] += load_relaxed_u64(&counts.ages_clocks[i])
 
 
 cdef class Worker:
@@ -587,7 +593,9 @@ cdef class Worker:
         else:
             set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         if self.managed:
-            sample_coverage(table.state, keys, count, self.misses, &self.counts[table.table_id])
+            sample_coverage(
+                table.state, keys, count, self.misses, &self.counts[table.table_id], is_read(kind), self.engine.transport,
+                &self.intents.clock_ns)
 
     cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
         """The missed keys of a blocking call."""

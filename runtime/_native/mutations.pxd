@@ -25,6 +25,8 @@ cdef enum Mutation:
     MUTATION_ROUNDING_FORGOTTEN = 1 << 10    # a flush does not send rows that are right but for rounding
     MUTATION_HOLDERS_NOT_PASSED_ON = 1 << 11     # a key is handed over without the list of who holds it
     MUTATION_LAST_NEWS_UNTOLD = 1 << 12      # who hands a key over does not tell its holders what they lack
+    MUTATION_FETCHED_KEPT = 1 << 14          # a copy for one use is not given back
+    MUTATION_RESTS_FOR_GOOD = 1 << 15        # a copy that is used is taken for one that is not: it is sent no refresh
     MUTATION_WRITES_NOT_SPREAD = 1 << 13     # who is given a key does not tell its holders what it wrote meanwhile
     MUTATION_LATE_WRITE_LOST = 1 << 16       # a write from before a cut is not made on the copy for the checkpoint
     MUTATION_COPY_LEFT_OUT = 1 << 17         # a row that moves does not take its copy for the checkpoint along

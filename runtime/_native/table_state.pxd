@@ -29,12 +29,13 @@ cdef struct Holding:
     uint32_t since               # tick since when it lacks news
     uint16_t rank
     uint8_t flags                # HoldingFlags
-    uint8_t unused
+    uint8_t rests_until          # when it is first used (holders.pxd); 0: it is in use
 
 # What there is of a slot that holds a replica.
 cdef struct ReplicaRecord:
     uint32_t pending             # atomic relaxed, written while the key's word is LOCKED. Names a pending row; 0: none
     uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from
+    uint32_t seen_tick           # atomic relaxed, written under the engine's lock: when that was (holders.pxd)
 
 
 cdef struct TableState:
