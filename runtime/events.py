@@ -46,6 +46,7 @@ class Reason(IntEnum):
     OTHERS_HOLD = 3
     MODE = 4
     LOAD = 5
+    ONE_USE = 6
 
 
 EVENT = np.dtype(
@@ -57,6 +58,7 @@ EVENT = np.dtype(
         ("peer", "u2"),
         ("kind", "u1"),
         ("reason", "u1"),
+        ("costs", "u2", 4),
     ]
 )
 SAMPLE = np.dtype(

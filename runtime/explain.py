@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from intentpm.runtime._native.policy import WAY_NAMES
 from intentpm.runtime.events import EVENT, FACTS, INTENT, RANK, EventKind, KeyState, Reason
 
 MOST_ASKED = 8  # ranks, one after the other, while the key moves on
@@ -16,6 +17,7 @@ REASONS = {
     Reason.OWNER_INTENDS: "its owner intends it too",
     Reason.OTHERS_HOLD: "other ranks hold replicas",
     Reason.MODE: "the management mode says so",
+    Reason.ONE_USE: "for one clock, others intend it too",
     Reason.LOAD: "several ranks intend it, and the new owner serves fewer such keys",
 }
 DECISIONS: dict[int, str] = {
@@ -184,8 +186,14 @@ def _intent(row: Any) -> IntentReport:
 
 def _decision(row: Any, now_ns: int) -> DecisionReport:
     text = DECISIONS[row["kind"]].format(peer=row["peer"], detail=row["detail"], reason=REASONS[row["reason"]])
+    text += _costs(row["costs"])
     kind = EventKind(row["kind"]).name.lower()
     return DecisionReport(max(0, now_ns - int(row["time_ns"])) * 1e-9, kind, int(row["peer"]), text)
+
+
+def _costs(costs: Any) -> str:
+    ways = [f"{way} {cost}" for way, cost in zip(WAY_NAMES, costs.tolist(), strict=True) if cost]
+    return f" (bytes until its window is over: {', '.join(ways)})" if ways else ""
 
 
 def _ago(seconds: float) -> str:

@@ -284,12 +284,16 @@ class ParameterManager(Checkpointing):
             key had moved; ``hops``: how often this rank's own keys were passed on. ``parked``: requests that had to
             wait here for a key on its way; ``parked_now``.
         ``relocations_in``, ``relocations_out``: keys that this rank became, or ceased to be, the owner of.
-        ``replicas_set_up``, ``replicas_dropped``, ``replicas_promoted`` (became the main copy), ``replicas_held`` now.
+        ``replicas_set_up`` (of these ``replicas_fetched`` for one clock), ``replicas_dropped``, ``replicas_promoted``
+            (became the main copy), ``replicas_held`` now.
         ``rounds`` begun, ``rounds_per_second`` over ``seconds``, their ``records`` (a key each), ``forwarded_records``.
         ``refreshed_rows``: rows sent to holders of replicas because others had changed them.
         ``staleness_ms``: how old the news are that refreshes bring, ``mean`` and ``max`` over acknowledged ``rows``.
             The age is from when this rank, the owner, learned of the oldest write of the message (its own worker's
             write, or the arrival of a holder's delta) to the holder's acknowledgement: an upper bound for its rows.
+        ``age_at_read``: of the pulls from replicas among the ``sampled`` accesses, how old what they read was: per
+            unit (``ms``, ``clocks`` of the worker) the reads by the least of the bounds 1, 2, 4, ... inf that is more.
+            The age counts from when the row was last known to be the owner's: an upper bound.
         ``intents``: keys ``signalled`` by the workers (duplicates counted), ``acted`` on; of these ``in_time`` (the
             key was here when its window started) or ``late`` (it was not; what is still to start is in neither);
             ``withdrawn``: over before the key was asked for; ``refused``: not asked for, because of the memory budget.

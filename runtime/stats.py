@@ -8,8 +8,8 @@ KINDS = {1: "access_requests", 2: "replies", 16: "rounds", 17: "answers", 18: "r
 KIND_NAMES = (*dict.fromkeys(KINDS.values()), "control")
 PLAIN = (
     "served_keys", "forwarded_keys", "hops", "parked", "parked_now", "relocations_in", "relocations_out",
-    "replicas_set_up", "replicas_dropped", "replicas_promoted", "replicas_held", "rounds", "records",
-    "forwarded_records", "refreshed_rows", "intents_acted", "intents_refused",
+    "replicas_set_up", "replicas_fetched", "replicas_dropped", "replicas_promoted", "replicas_held", "rounds",
+    "records", "forwarded_records", "refreshed_rows", "intents_acted", "intents_refused",
 )  # fmt: skip
 
 
@@ -17,6 +17,8 @@ def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers
     """What ``ParameterManager.stats`` returns."""
     counters, timers = inspector.counters()
     seconds = (counters["now_ns"] - started_ns) * 1e-9
+    tables = list(tables)
+    ages = _ages([workers.access_counts(table.table_id)[2] for table in tables])
     of_tables = {table.name: _table(table, workers) for table in tables}
     return {
         "seconds": seconds,
@@ -31,6 +33,7 @@ def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers
         "intents": _intents(counters, timers),
         "workers": [_worker(timer) for timer in timers],
         "coverage": _coverage(of_tables.values()),
+        "age_at_read": ages,
         "tables": of_tables,
     }
 
@@ -65,7 +68,7 @@ def _worker(timer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(table: Any, workers: Any) -> dict[str, int]:
-    (local, replica, remote), looked_at = workers.access_counts(table.table_id)
+    (local, replica, remote), looked_at, _ = workers.access_counts(table.table_id)
     sampled = dict(zip(("sampled", "announced", "in_time"), looked_at, strict=True))
     return {"local": local, "replica": replica, "remote": remote, **sampled, **table.memory()}
 
@@ -76,3 +79,13 @@ def _coverage(of_tables: Iterable[dict[str, int]]) -> dict[str, float | None]:
         "announced": announced / sampled if sampled else None,
         "in_time": in_time / sampled if sampled else None,
     }
+
+
+def _ages(of_tables: list[tuple[list[int], list[int]]]) -> dict[str, dict[float, int]]:
+    """Per unit: upper bound of the age -> reads that were looked at."""
+    histograms: dict[str, dict[float, int]] = {"ms": {}, "clocks": {}}
+    for unit, counts in zip(("ms", "clocks"), zip(*of_tables, strict=True), strict=False):
+        sums = [sum(column) for column in zip(*counts, strict=True)]
+        bounds = [*(2.0**i for i in range(len(sums) - 1)), float("inf")]
+        histograms[unit] = dict(zip(bounds, sums, strict=True))
+    return histograms

@@ -479,7 +479,9 @@ cdef class Worker(CountedWorker):
         else:
             set_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
         if self.managed:
-            sample_coverage(table.state, keys, count, self.misses, &self.counts[table.table_id])
+            sample_coverage(
+                table.state, keys, count, self.misses, &self.counts[table.table_id], is_read(kind), self.engine.transport,
+                &self.intents.clock_ns)
 
     cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
         """The missed keys of a blocking call."""

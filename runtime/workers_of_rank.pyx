@@ -10,7 +10,7 @@ from intentpm.foundation.errors import ClosedError
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_relaxed, load_relaxed_u64
-from intentpm.runtime._native.batches cimport AccessCounts
+from intentpm.runtime._native.batches cimport AGES, AccessCounts
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.remote cimport MAX_TABLES
 
@@ -91,8 +91,9 @@ cdef class WorkersOfRank:
     def access_counts(self, table_id: int) -> tuple:
         """Keys accessed in a table by all workers since start. Any thread.
 
-        Returns (local, replica, remote), and (sampled, announced, in_time): of how many it was looked whether an intent of
-        this rank announced them, of how many one did, and how many of these were here.
+        Returns (local, replica, remote); (sampled, announced, in_time): of how many it was looked whether an intent of this
+        rank announced them, of how many one did, and how many of these were here; and (ages_ms, ages_clocks): of these, the
+        pulls from replicas by the age of the row, below 1, 2, 4 and so on, the last of any age.
         """
         cdef AccessCounts total
         cdef CountedWorker worker
@@ -101,16 +102,21 @@ cdef class WorkersOfRank:
         for worker in workers:
             if worker.is_counted:
                 _add_counts(&total, &worker.counts[<int>table_id])
-        return (total.local, total.replica, total.remote), (total.sampled, total.announced, total.in_time)
+        looked_at = (total.sampled, total.announced, total.in_time)
+        return (total.local, total.replica, total.remote), looked_at, (list(total.ages_ms), list(total.ages_clocks))
 
 
 cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) noexcept:
+    cdef int i
     total.local += load_relaxed_u64(&counts.local)
     total.replica += load_relaxed_u64(&counts.replica)
     total.remote += load_relaxed_u64(&counts.remote)
     total.sampled += load_relaxed_u64(&counts.sampled)
     total.announced += load_relaxed_u64(&counts.announced)
     total.in_time += load_relaxed_u64(&counts.in_time)
+    for i in range(AGES):
+        total.ages_ms[i] += load_relaxed_u64(&counts.ages_ms[i])
+        total.ages_clocks[i] += load_relaxed_u64(&counts.ages_clocks[i])
 
 
 cdef int _wake_waiters(Engine engine) except -1:

@@ -10,6 +10,10 @@ from libcpp.vector cimport vector
 from intentpm.runtime._native.table_state cimport TableState
 
 
+cdef enum:
+    AGES = 14                    # below 1 ms to below 4.1 s, and older
+
+
 # What a batch did, for statistics. One per worker and table, written by that worker alone, read relaxed by stats().
 cdef struct AccessCounts:
     uint64_t local               # keys served from an owned row
@@ -20,6 +24,9 @@ cdef struct AccessCounts:
     uint64_t announced
     uint64_t in_time
     int64_t next_sample          # accesses until one is looked at; the worker's alone
+    # Of these, pulls from replicas, by the age of the row that was read: below 1, 2, 4, ... ms and clocks; the last: any.
+    uint64_t ages_ms[AGES]
+    uint64_t ages_clocks[AGES]
 
 
 # First key that is not in [0, num_keys), as its position; -1 when all are good.

@@ -9,6 +9,7 @@ cdef enum KeyFlags:
     KEY_IN_FLIGHT = 2            # a record of it is unanswered
     KEY_MISSED = 4               # a refresh was not applied: ask again
     KEY_OFFERED = 8              # the owner offers it: ask again
+    KEY_ONCE = 16                # asked for, or here as a replica, for one use: fetched (holder.pxd)
     KEY_COLOUR = 32              # while busy: counted in Holder.busy[1], else in busy[0]
     KEY_FRESH = 64               # of the old colour, and its record was sent after the colour was flipped
     KEY_TRACED = 128             # what happens to it is noted (journal.pxd)

@@ -2,12 +2,13 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from intentpm.foundation.primitives cimport load_relaxed_i32
+from intentpm.foundation.primitives cimport load_relaxed_i32, store_relaxed
 from intentpm.runtime._native.dirty_stack cimport NOT_DIRTY
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.flags cimport KEY_MISSED, KEY_OFFERED
 from intentpm.runtime._native.holders cimport (
     HOLDING_NEWS, HOLDING_ROUNDED, add_holding, begin_holdings, first_holding, next_holding, ns_since, remove_holdings,
+    tick_of,
 )
 from intentpm.runtime._native.journal cimport EVENT_HOLDER_ADDED, REASON_LOAD, note_decision
 from intentpm.runtime._native.mutations cimport (
@@ -17,7 +18,7 @@ from intentpm.runtime._native.news cimport LastNews, News
 from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, RECORD_BYTES, evens_out, holding_load, surplus_load
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.slots cimport keep_as_replica, move_out
-from intentpm.runtime._native.table_state cimport Holding, TableState
+from intentpm.runtime._native.table_state cimport Holding, TableState, slot_of
 
 cdef enum:
     LARGEST = 0x7fffffffffffffff
@@ -81,6 +82,7 @@ cdef class HandOver:
         if stays:
             version = keep_as_replica(table, key, row, apart)
             table.flags[key] &= <uint8_t>~(KEY_MISSED | KEY_OFFERED)
+            store_relaxed(&table.replicas[slot_of(table, key)].seen_tick, tick_of(self.journal.now_ns))
             self.kept += 1
         else:
             version = move_out(table, key, row, apart)

@@ -21,6 +21,15 @@ from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 
+cdef enum:
+    WELL_KNOWN_RANKS = 8             # in a job of at most so many, all are told where keys move, not only their home ranks
+
+
+cdef inline uint32_t told_of_moves(uint32_t size) noexcept nogil:
+    """How many ranks hear that a key has moved, in a job of that many."""
+    return 1 if size > WELL_KNOWN_RANKS else size - 2 if size > 2 else 0
+
+
 cdef inline size_t hint_bytes(uint8_t message_id, uint32_t count) noexcept nogil:
     """Of a body; u32 sections."""
     return (3 if message_id == MSG_MOVED else 1) * indices_bytes(count)

@@ -20,7 +20,6 @@ from intentpm.runtime._native.staging cimport send_staged, stage
 cdef enum:
     HINT_GAP_NS = 10_000_000
     MESSAGE_HINTS = 16384
-    WELL_KNOWN_RANKS = 8             # in a job of at most so many, all are told where keys move, not only their home ranks
 
 
 cdef class Hints:

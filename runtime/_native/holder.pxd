@@ -8,6 +8,10 @@ A write that was on its way to the owner when its key became REQUESTED could be 
 requests for keys wait until the writes that were open then are acknowledged (``fenced``; RequestPool.phase), and accesses
 to REQUESTED keys wait for the copy (RemoteAccess parks them).
 
+A key that is intended for one clock only is asked for *once*: fetched (KEY_ONCE). Its replica is sent no refresh but by a
+flush, and its writes go to the owner with the release. If it is intended again meanwhile, its next record says so; if it is for
+longer, or still here after a while, a record is sent for it (``want_longer``): it becomes a replica as any.
+
 A key is busy while it is queued or in flight. wait_sync must wait for the keys that are busy when it starts, but not for
 those that become busy later, or it would wait for ever beside a busy worker. So busy keys have one of two colours,
 counted each; a sync flips the colour and waits until none of the old one is left. A key of the old colour whose record
@@ -27,6 +31,7 @@ Assumption: every method is called under the engine's lock.
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libcpp.deque cimport deque
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.draft cimport Draft
@@ -66,6 +71,7 @@ cdef class Holder:
     cdef int64_t taken_bytes                     # of row memory, counting keys that are asked for, and those moved out since
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
+    cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none
@@ -78,6 +84,7 @@ cdef class Holder:
     # Counters.
     cdef readonly uint64_t relocations_in
     cdef readonly uint64_t replicas_set_up
+    cdef readonly uint64_t replicas_fetched      # of these, for one use
     cdef readonly uint64_t replicas_dropped
     cdef readonly uint64_t replicas_promoted
     cdef int64_t replicas_taken                  # and not dropped or promoted
@@ -87,7 +94,14 @@ cdef class Holder:
     cdef readonly uint64_t intents_refused       # keys not asked for because of the memory budget
 
     # Asks for an ABSENT key with active intent, if there is memory for it.
-    cdef void want(self, TableState* table, uint32_t key) noexcept nogil
+    # once: for one clock. first_use: the tick at which the key is first accessed.
+    cdef void want(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil
+    # A key that is KEY_ONCE is needed for longer.
+    cdef void want_longer(self, TableState* table, uint32_t key) noexcept nogil
+    # Fetched replicas that have been here for too long are wanted longer; returns when to look next.
+    cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil
+    # Has what was written to fetched replicas sent now.
+    cdef void queue_fetched(self) noexcept nogil
     # Has the key looked at when the next round to its owner begins; once its record is answered, if one is open.
     cdef void queue(self, TableState* table, uint32_t key) noexcept nogil
     cdef void step_fence(self) noexcept nogil
@@ -142,7 +156,8 @@ cdef class Holder:
         return self.taken_bytes - self.owner.moved_out_bytes
 
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
-    cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=*) noexcept nogil
+    cdef uint32_t _number_of(self, TableState* table, const KeyRef* reference, int record) noexcept nogil
     cdef void _become_busy(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _become_idle(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil
@@ -156,6 +171,7 @@ cdef class Holder:
     cdef void _take_row(
         self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint32_t epoch, uint32_t
         version) noexcept nogil
+    cdef void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil
     cdef void _take_ownership(
         self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
         uint32_t version, uint8_t apart) noexcept nogil

@@ -1,24 +1,27 @@
 """The holder's side; ``holder.pxd`` is the contract."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libcpp.vector cimport vector
 
-from intentpm.foundation.primitives cimport copy_row
+from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart
 from intentpm.runtime._native.cuts cimport is_of
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
+from intentpm.runtime._native.fetched cimport is_for_one_use
 from intentpm.runtime._native.flags cimport (
-    KEY_COLOUR, KEY_FRESH, KEY_IN_FLIGHT, KEY_MISSED, KEY_OFFERED, KEY_QUEUED,
+    KEY_COLOUR, KEY_FRESH, KEY_IN_FLIGHT, KEY_MISSED, KEY_OFFERED, KEY_ONCE, KEY_QUEUED,
 )
 from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.holders cimport ns_since, tick_of
+from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
     note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_STEP, RESULT_DROPPED, RESULT_KEPT,
+    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP, RESULT_DROPPED, RESULT_KEPT,
     RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved, rows_in, rows_of,
 )
 from intentpm.runtime._native.mutations cimport (
@@ -39,10 +42,14 @@ from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.table_state cimport TableState, is_here, key_state, row_of, slot_of
+from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
 
 cdef enum:
     ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
+    FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
+    FETCHED_ROUNDS = 8
+    TICK_US = 66
+    MOST_AHEAD_US = 1_000_000_000
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
 
 
@@ -71,7 +78,7 @@ cdef class Holder:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    cdef void want(self, TableState* table, uint32_t key) noexcept nogil:
+    cdef void want(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil:
         cdef KeyRef reference
         if self.budget_bytes and self._held_bytes() + <int64_t>table.stride_bytes > self.budget_bytes:
             self.intents_refused += 1            # accesses to the key stay remote: slower, and right
@@ -80,10 +87,41 @@ cdef class Holder:
         change_state(table, key, STATE_REQUESTED)
         note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.records[key].epoch)
         self._become_busy(table, key)
-        table.flags[key] |= KEY_QUEUED
+        table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_QUEUED | (KEY_ONCE if once else 0)
         reference.table = table.table_id
         reference.key = key
+        reference.tick = first_use
         self.fenced.push_back(reference)
+
+    cdef void want_longer(self, TableState* table, uint32_t key) noexcept nogil:
+        # MISSED: what the owner did not send it is asked for with the next record, which says no longer ONCE.
+        table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_MISSED
+        if key_state(table, key) == STATE_REPLICA:
+            self.queue(table, key)
+
+    cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil:
+        cdef TableState* table
+        cdef uint32_t key
+        cdef int64_t longest_ns = FETCHED_NS + FETCHED_ROUNDS * self.round_ns        # they come some rounds ahead of their use
+        while not self.fetched.empty():
+            table = self.remote.tables[self.fetched.front().table]
+            key = self.fetched.front().key
+            if ns_since(self.fetched.front().tick, now_ns) < longest_ns:
+                return now_ns + longest_ns
+            self.fetched.pop_front()
+            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and table.records[key].intent_refs > 0:
+                self.want_longer(table, key)
+        return NEVER
+
+    cdef void queue_fetched(self) noexcept nogil:
+        cdef TableState* table
+        cdef uint32_t key
+        cdef size_t i
+        for i in range(self.fetched.size()):
+            table = self.remote.tables[self.fetched[i].table]
+            key = self.fetched[i].key
+            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and has_pending(table, key):
+                self.queue(table, key)
 
     cdef void step_fence(self) noexcept nogil:
         if not self.draining.empty() and self.requests.writes_open[self.requests.phase ^ 1] == 0:
@@ -97,7 +135,7 @@ cdef class Holder:
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil:
         cdef size_t i
         for i in range(references.size()):
-            self._put_in_queue(self.remote.tables[references[i].table], references[i].key)
+            self._put_in_queue(self.remote.tables[references[i].table], references[i].key, references[i].tick)
         references.clear()
 
     cdef void ask_early(self) noexcept nogil:
@@ -106,7 +144,7 @@ cdef class Holder:
         cdef size_t i
         for i in range(self.fenced.size()):
             owner = known_owner(self.remote.tables[self.fenced[i].table], self.fenced[i].key)
-            self._put_in_queue(self.remote.tables[self.fenced[i].table], self.fenced[i].key)
+            self._put_in_queue(self.remote.tables[self.fenced[i].table], self.fenced[i].key, self.fenced[i].tick)
             if self.todo[owner].size() >= self.early_records and self._may_send_to(owner):
                 self._begin_round(owner)
                 self.growing[owner] = True
@@ -118,10 +156,11 @@ cdef class Holder:
         self._become_busy(table, key)
         self._put_in_queue(table, key)
 
-    cdef void _put_in_queue(self, TableState* table, uint32_t key) noexcept nogil:
+    cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=0) noexcept nogil:
         cdef KeyRef reference
         reference.table = table.table_id
         reference.key = key
+        reference.tick = first_use
         table.flags[key] |= KEY_QUEUED
         self.todo[known_owner(table, key)].push_back(reference)
 
@@ -178,7 +217,7 @@ cdef class Holder:
             at += 1
             table.flags[key] &= ~<uint8_t>KEY_QUEUED
             if known_owner(table, key) != peer:
-                self._put_in_queue(table, key)       # its owner has changed since it was queued
+                self._put_in_queue(table, key, references[at - 1].tick)      # its owner has changed since it was queued
                 continue
             record = self._next_record(table, key, memory + header.rows * table.record_bytes)
             if record < 0:
@@ -191,8 +230,7 @@ cdef class Holder:
             if _colour(table, key) != self.colour:
                 table.flags[key] |= KEY_FRESH
             self.draft.keys.push_back(key)
-            self.draft.versions.push_back(
-                table.replicas[slot_of(table, key)].seen_version if record & RECORD_HOLDS else <uint32_t>0)
+            self.draft.versions.push_back(self._number_of(table, &references[at - 1], record))
             self.draft.codes.push_back(<uint8_t>record)
         if self.draft.keys.empty():
             unstage(memory, 1)
@@ -210,6 +248,16 @@ cdef class Holder:
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
 
+    cdef uint32_t _number_of(self, TableState* table, const KeyRef* reference, int record) noexcept nogil:
+        """What stands for a version in a record."""
+        cdef int32_t ticks
+        if record & RECORD_HOLDS:
+            return table.replicas[slot_of(table, reference.key)].seen_version
+        ticks = <int32_t>(reference.tick - tick_of(self.journal.now_ns))
+        if reference.tick == 0 or ticks <= 0 or record & ~<int>RECORD_ONCE:
+            return 0
+        return <uint32_t>min(<int64_t>ticks * TICK_US, <int64_t>MOST_AHEAD_US)
+
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil:
         """What to tell the owner of this key now (what was written goes to ``row``); negative: nothing."""
         cdef int written, holds
@@ -220,7 +268,7 @@ cdef class Holder:
                 note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
                 self.taken_bytes -= table.stride_bytes
                 return -1
-            return 0
+            return RECORD_ONCE if table.flags[key] & KEY_ONCE else 0
         if key_state(table, key) != STATE_REPLICA:
             return -1
         written = take_pending(table, key, row)
@@ -228,9 +276,11 @@ cdef class Holder:
             return RECORD_LEAVE | (written & ~RECORD_STEP if is_planted(MUTATION_KEPT_LOST) else written)
         if written == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
+        if not is_for_one_use(table, key):
+            table.flags[key] &= ~<uint8_t>KEY_ONCE           # the owner hears of it with this record
         # What a missed refresh brought is to be sent again, though its version may be known.
         holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else RECORD_HOLDS
-        return holds | written
+        return holds | written | (RECORD_ONCE if table.flags[key] & KEY_ONCE else 0)
 
     # -- taking answers ------------------------------------------------------------------------------------------------
 
@@ -294,13 +344,14 @@ cdef class Holder:
             uint32_t version) noexcept nogil:
         """This replica's row is the owner's of that version already, but for the order in which deltas were added."""
         if moved:
+            table.flags[key] &= ~<uint8_t>KEY_ONCE
             promote_in_place(table, key, version)
             self.replicas_promoted += 1
             self.replicas_taken -= 1
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         else:
-            table.replicas[slot_of(table, key)].seen_version = version
+            self._note_seen(table, key, version)
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
@@ -313,12 +364,20 @@ cdef class Holder:
             note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += 1
             self.replicas_taken += 1
-            table.replicas[slot_of(table, key)].seen_version = version
+            if table.flags[key] & KEY_ONCE:
+                self.replicas_fetched += 1
+                self.fetched.push_back(_reference(table, key, tick_of(self.journal.now_ns)))
+            self._note_seen(table, key, version)
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
             refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
-            table.replicas[slot_of(table, key)].seen_version = version
+            self._note_seen(table, key, version)
         learn_owner(table, key, owner, epoch)
+
+    cdef inline void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil:
+        cdef ReplicaRecord* replica = &table.replicas[slot_of(table, key)]
+        replica.seen_version = version
+        store_relaxed(&replica.seen_tick, tick_of(self.journal.now_ns))
 
     cdef void _take_ownership(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,
@@ -335,6 +394,7 @@ cdef class Holder:
             wrote = promote_replica(table, key, row, version, shared, apart)
             self.replicas_promoted += 1
             self.replicas_taken -= 1
+        table.flags[key] &= ~<uint8_t>KEY_ONCE
         self.relocations_in += 1
         note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         learn_owner(table, key, self.rank, epoch)
@@ -350,7 +410,7 @@ cdef class Holder:
             return
         self._become_idle(table, key)
         if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
-            self.want(table, key)
+            self.want(table, key, False, 0)
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
 
@@ -380,7 +440,9 @@ cdef class Holder:
                 or self._is_worth_sending(table, key))
 
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil:
-        """Of what is pending: anything, or with a sync_threshold enough of it."""
+        """Of what is pending: anything, or with a sync_threshold enough of it; of a fetched replica nothing but for a sync."""
+        if is_for_one_use(table, key) and not self.tells_all:
+            return False
         if self.sync_threshold == 0 or self.tells_all:
             return has_pending(table, key)
         return pending_norm(table, key) >= self.sync_threshold
@@ -420,3 +482,11 @@ cdef class Holder:
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0
+
+
+cdef inline KeyRef _reference(const TableState* table, uint32_t key, uint32_t tick) noexcept nogil:
+    cdef KeyRef reference
+    reference.table = table.table_id
+    reference.key = key
+    reference.tick = tick
+    return reference

@@ -12,11 +12,34 @@ from intentpm.runtime._native.table_state cimport Holding, TableState, slot_of, 
 cdef enum HoldingFlags:
     HOLDING_NEWS = 1             # lacks what others wrote, since ``since``
     HOLDING_LISTED = 2           # is in News.unsent of its rank
-    HOLDING_ROUNDED = 4          # its row is the owner's but for rounding: a flush sends it
+    HOLDING_ROUNDED = 4          # only a flush has to send it: its row is right but for rounding, or for one use
     HOLDING_ROUNDED_LISTED = 8   # is in News.rounded of its rank
+    HOLDING_ONCE = 16            # for one use: it is sent no news but by a flush
 
 cdef enum:
     TICK_SHIFT = 16              # a tick is 65.5 us; they wrap after three days, news are never half as old
+
+
+cdef enum:
+    # Rests are counted in 4.2 ms, in a byte. One that ended long ago is taken for one to come for 12 % of the time, and is then
+    # at most so long (126 ms):
+    REST_SHIFT = 22
+    LONGEST_REST = 30
+
+
+cdef inline uint8_t rest_until(int64_t first_use_ns) noexcept nogil:
+    """Of a replica that is not used before then; 0: is never meant."""
+    cdef uint8_t rest = <uint8_t>(first_use_ns >> REST_SHIFT)
+    return rest if rest else <uint8_t>1
+
+
+cdef inline bint is_resting(const Holding* holding, int64_t now_ns) noexcept nogil:
+    """Whether the replica is first used later than ``now_ns``."""
+    cdef uint8_t left
+    if holding.rests_until == 0:
+        return False
+    left = <uint8_t>(holding.rests_until - <uint8_t>(now_ns >> REST_SHIFT))
+    return 0 < left <= LONGEST_REST
 
 
 cdef inline uint32_t tick_of(int64_t now_ns) noexcept nogil:
@@ -84,6 +107,7 @@ cdef inline Holding* add_holding(TableState* table, uint32_t key, uint32_t rank)
     holding.since = 0
     holding.rank = <uint16_t>rank
     holding.flags = 0
+    holding.rests_until = 0
     chain[0] = at
     return holding
 

@@ -44,6 +44,7 @@ cdef struct Counters:
     uint64_t relocations_in
     uint64_t relocations_out
     uint64_t replicas_set_up
+    uint64_t replicas_fetched
     uint64_t replicas_dropped
     uint64_t replicas_promoted
     uint64_t replicas_held
@@ -235,6 +236,7 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
     counters.relocations_in = rounds.holder.relocations_in
     counters.relocations_out = rounds.owner.relocations_out
     counters.replicas_set_up = rounds.holder.replicas_set_up
+    counters.replicas_fetched = rounds.holder.replicas_fetched
     counters.replicas_dropped = rounds.holder.replicas_dropped
     counters.replicas_promoted = rounds.holder.replicas_promoted
     counters.replicas_held = rounds.holder.replicas_held()

@@ -63,6 +63,9 @@ cdef class IntentQueue:
     cdef priority_queue[HeapEntry] active    # by end
     cdef priority_queue[HeapEntry] starting  # by start: active ones of which a key was not here when they were acted on
     cdef ActionTimer timer
+    cdef int64_t clock_ns            # how long a clock takes, smoothed; atomic relaxed: the engine stores / the worker loads
+    cdef int64_t timed_clock         # the clock when it was last measured, ...
+    cdef int64_t timed_ns            # ... and the time
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
 
@@ -92,5 +95,7 @@ cdef class IntentQueue:
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
     # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
     cdef void look_began(self) noexcept nogil
+    # It was looked at ``now_ns``: how long clocks take is measured.
+    cdef void time_clocks(self, int64_t now_ns) noexcept nogil
     cdef void look_ended(self, bint asked) noexcept nogil
     cdef void round_ended(self) noexcept nogil

@@ -5,10 +5,15 @@ from libc.stdlib cimport free, malloc
 from libcpp.pair cimport pair
 
 from intentpm.foundation.primitives cimport (
-    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_release_i64,
+    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_relaxed_i64,
+    store_release_i64,
 )
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
+
+cdef enum:
+    LONGEST_CLOCK_NS = 1_000_000_000     # that counts; a worker that pauses says nothing of its speed
+    CLOCKS_SMOOTHED = 8
 
 
 cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
@@ -166,6 +171,17 @@ cdef class IntentQueue:
     cdef void look_began(self) noexcept nogil:
         if self.round_clock < 0:
             self.round_clock = min(load_acquire_i64(&self.clock), load_relaxed_i64(&self.wake_clock))
+
+    cdef void time_clocks(self, int64_t now_ns) noexcept nogil:
+        cdef int64_t passed = self.seen_clock - self.timed_clock
+        cdef int64_t took_ns
+        if passed <= 0:
+            return
+        took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
+        if self.timed_ns:
+            store_relaxed_i64(&self.clock_ns, self.clock_ns + (took_ns - self.clock_ns) // CLOCKS_SMOOTHED)
+        self.timed_clock = self.seen_clock
+        self.timed_ns = now_ns
 
     cdef void look_ended(self, bint asked) noexcept nogil:
         if not asked:

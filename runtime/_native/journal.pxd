@@ -2,7 +2,7 @@
 
 Guarantees
     * Bounded memory: two rings, which overwrite their oldest events; one list of samples, thinned out when it is full.
-    * A decision costs one store of 24 bytes. Tracing costs one test of ``tracing`` while it is off.
+    * A decision costs one store of 32 bytes. Tracing costs one test of ``tracing`` while it is off.
 Assumption: all of it is guarded by the engine's lock.
 """
 
@@ -47,6 +47,7 @@ cdef enum Reason:
     REASON_OWNER_INTENDS = 2
     REASON_OTHERS_HOLD = 3       # other ranks hold replicas
     REASON_MODE = 4              # init(management=...) leaves no choice
+    REASON_ONE_USE = 6           # others intend it too, and the rank that asked for one clock only
     REASON_LOAD = 5              # the owner keeps more rows fresh for others than the rank that asked
 
 cdef struct Event:
@@ -57,6 +58,7 @@ cdef struct Event:
     uint16_t peer
     uint8_t kind
     uint8_t reason
+    uint16_t costs[4]            # of an owner's decision: of each Way, bytes (65535: or more); 0: not weighed, or not possible
 
 cdef struct Ring:
     Event* events
@@ -101,7 +103,10 @@ cdef class Journal:
 
 cdef inline void _write_event(
         Event* event, int64_t time_ns, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail,
-        uint8_t reason) noexcept nogil:
+        uint8_t reason, const double* costs) noexcept nogil:
+    cdef int way
+    for way in range(4):
+        event.costs[way] = <uint16_t>min(costs[way], 65535.0) if costs != NULL else <uint16_t>0
     event.time_ns = time_ns
     event.table = table.table_id
     event.key = key
@@ -113,14 +118,14 @@ cdef inline void _write_event(
 
 cdef inline void note_traced(
         Journal journal, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail=0,
-        uint8_t reason=0) noexcept nogil:
+        uint8_t reason=0, const double* costs=NULL) noexcept nogil:
     """Something happened to a key, in case it is traced."""
     if journal.tracing and table.flags[key] & KEY_TRACED:
-        _write_event(next_event(&journal.trace), journal.transport.now_ns(), table, key, kind, peer, detail, reason)
+        _write_event(next_event(&journal.trace), journal.transport.now_ns(), table, key, kind, peer, detail, reason, costs)
 
 
 cdef inline void note_decision(
         Journal journal, const TableState* table, uint32_t key, EventKind kind, uint32_t peer, uint32_t detail=0,
-        uint8_t reason=0) noexcept nogil:
-    _write_event(next_event(&journal.decisions), journal.now_ns, table, key, kind, peer, detail, reason)
-    note_traced(journal, table, key, kind, peer, detail, reason)
+        uint8_t reason=0, const double* costs=NULL) noexcept nogil:
+    _write_event(next_event(&journal.decisions), journal.now_ns, table, key, kind, peer, detail, reason, costs)
+    note_traced(journal, table, key, kind, peer, detail, reason, costs)

@@ -16,7 +16,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each, of record_bytes in a ROUND; sections in this
     order:
     ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
-              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after that
+              versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after
+              that. One that asks for a key (it is 0, or ONCE) has for its version in how many microseconds the key is first
+              used
     ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
               MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the key,
               and their ranks: u16
@@ -95,7 +97,8 @@ cdef enum RecordFlags:
     RECORD_SET = 4               # the row overwrites
     RECORD_HOLDS = 8             # the holder has the owner's row of this version, and whatever it wrote itself
     RECORD_STEP = 16             # the row is a kept one (optimiser_rows.hpp): steps to take
-    RECORD_FLAGS = 31
+    RECORD_ONCE = 32             # for one use
+    RECORD_FLAGS = 63
 
 cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row

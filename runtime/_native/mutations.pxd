@@ -26,8 +26,10 @@ cdef enum Mutation:
     MUTATION_HOLDERS_NOT_PASSED_ON = 1 << 11     # a key is handed over without the list of who holds it
     MUTATION_LAST_NEWS_UNTOLD = 1 << 12      # who hands a key over does not tell its holders what they lack
     MUTATION_WRITES_NOT_SPREAD = 1 << 13     # who is given a key does not tell its holders what it wrote meanwhile
-    MUTATION_KEPT_LOST = 1 << 14             # a replica is given up without the steps it has kept
-    MUTATION_KEPT_TWICE = 1 << 15            # the owner takes a block of kept steps twice
+    MUTATION_FETCHED_KEPT = 1 << 14          # a copy for one use is not given back
+    MUTATION_RESTS_FOR_GOOD = 1 << 15        # a copy that is used is taken for one that is not: it is sent no refresh
+    MUTATION_KEPT_LOST = 1 << 22             # a replica is given up without the steps it has kept
+    MUTATION_KEPT_TWICE = 1 << 23            # the owner takes a block of kept steps twice
     MUTATION_STEPS_RECOUNTED = 1 << 21       # a record that is forwarded counts its steps twice
     MUTATION_LATE_WRITE_LOST = 1 << 16       # a write from before a cut is not made on the copy for the checkpoint
     MUTATION_COPY_LEFT_OUT = 1 << 17         # a row that moves does not take its copy for the checkpoint along

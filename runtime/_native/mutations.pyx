@@ -25,6 +25,8 @@ NAMES = {
     "saved twice": MUTATION_SAVED_TWICE,
     "cut unsettled": MUTATION_CUT_UNSETTLED,
     "cut untold": MUTATION_CUT_UNTOLD,
+    "fetched kept": MUTATION_FETCHED_KEPT,
+    "rests for good": MUTATION_RESTS_FOR_GOOD,
 }
 
 

@@ -66,6 +66,7 @@ cdef class News:
     cdef vector[int64_t] due_ns                  # when ``unsent`` is looked at next
     cdef vector[int64_t] heard_ns                # when its last round came
     cdef vector[int64_t] gap_ns                  # between its rounds, smoothed
+    cdef int64_t acknowledged_ns                 # how long an acknowledgement takes, smoothed over all holders
     cdef vector[uint32_t] window                 # REFRESH messages that may be unacknowledged
     cdef vector[uint32_t] refreshes_open         # that are
     cdef vector[uint8_t] flush_asked             # who waits until all its news are sent and acknowledged
@@ -94,6 +95,10 @@ cdef class News:
     cdef void note_last(self, const LastNews* news) noexcept nogil
     cdef void send_last(self, TableState* table) noexcept nogil
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil
+    # How long a message takes to a holder and back.
+    cdef inline int64_t round_trip_ns(self) noexcept nogil:
+        return self.acknowledged_ns
+
     # False: no REFRESH was unacknowledged in that window slot.
     cdef bint take_acknowledgement(self, uint32_t holder, const RoundHeader* header) noexcept nogil
 
@@ -107,10 +112,12 @@ cdef class News:
 
     # private
     cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil
+    cdef void _note_for_flush(self, TableState* table, uint32_t key, Holding* holding) noexcept nogil
     cdef void _list_rounded(self, uint32_t holder) noexcept nogil
     cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef void _gather_ripe(self, uint32_t holder, int64_t patience_ns, int64_t now_ns) noexcept nogil
+    cdef bint _rests(self, const Holding* holding, int64_t until_ns) noexcept nogil
     cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil
     cdef bint _fills_message(self, size_t at) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil

@@ -8,13 +8,15 @@ from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.holders cimport (
-    HOLDING_LISTED, HOLDING_NEWS, HOLDING_ROUNDED, HOLDING_ROUNDED_LISTED, first_holding, holding_of, next_holding, ns_since,
-    tick_of,
+    HOLDING_LISTED, HOLDING_NEWS, HOLDING_ONCE, HOLDING_ROUNDED, HOLDING_ROUNDED_LISTED, first_holding, holding_of, is_resting,
+    next_holding, ns_since, tick_of,
 )
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_REFRESH_SENT, note_traced
 from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHeader
-from intentpm.runtime._native.mutations cimport MUTATION_NEWS_NEVER_RIPE, MUTATION_ROUNDING_FORGOTTEN, is_planted
+from intentpm.runtime._native.mutations cimport (
+    MUTATION_NEWS_NEVER_RIPE, MUTATION_RESTS_FOR_GOOD, MUTATION_ROUNDING_FORGOTTEN, is_planted,
+)
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport read_row
@@ -64,7 +66,10 @@ cdef class News:
         cdef Holding* holding = first_holding(table, key)
         while holding != NULL:
             if holding.rank != writer:
-                self._list(table, key, holding, written_ns)
+                if holding.flags & HOLDING_ONCE:
+                    self._note_for_flush(table, key, holding)
+                else:
+                    self._list(table, key, holding, written_ns)
             holding = next_holding(table, holding)
 
     cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil:
@@ -77,10 +82,12 @@ cdef class News:
 
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
         cdef Holding* holding = holding_of(table, key, holder)
-        if holding == NULL:
-            return
+        if holding != NULL:
+            self._note_for_flush(table, key, holding)
+
+    cdef void _note_for_flush(self, TableState* table, uint32_t key, Holding* holding) noexcept nogil:
         if not holding.flags & HOLDING_ROUNDED_LISTED:
-            self.rounded[holder].push_back(_reference(table, key))
+            self.rounded[holding.rank].push_back(_reference(table, key))
         holding.flags |= HOLDING_ROUNDED | HOLDING_ROUNDED_LISTED
 
     cdef void _list_rounded(self, uint32_t holder) noexcept nogil:
@@ -155,12 +162,17 @@ cdef class News:
                 continue                         # moved or dropped meanwhile
             if not holding.flags & HOLDING_NEWS:
                 holding.flags &= <uint8_t>~HOLDING_LISTED
-            elif ns_since(holding.since, now_ns) >= patience_ns:
+            elif patience_ns < 0 or ns_since(holding.since, now_ns) >= patience_ns and not self._rests(
+                    holding, now_ns + patience_ns):
                 self.ripe.push_back(references[0][at])
             else:
                 references[0][kept] = references[0][at]
                 kept += 1
         references[0].resize(kept)
+
+    cdef inline bint _rests(self, const Holding* holding, int64_t until_ns) noexcept nogil:
+        """Nobody reads the replica until then: what is sent now would be out of date by the time it is read."""
+        return is_resting(holding, until_ns) or is_planted(MUTATION_RESTS_FOR_GOOD)
 
     cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil:
         """As much as the window allows; returns the first reference not sent."""
@@ -279,6 +291,7 @@ cdef class News:
 
     cdef void _adapt_window(self, uint32_t holder, int64_t took_ns) noexcept nogil:
         """Additive increase, multiplicative decrease."""
+        self.acknowledged_ns += (took_ns - self.acknowledged_ns) // 8
         if took_ns > SLOW_NS:
             self.window[holder] = max(<uint32_t>1, self.window[holder] // 2)
         else:

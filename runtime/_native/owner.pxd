@@ -29,6 +29,7 @@ from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
+from intentpm.runtime._native.policy cimport Way
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -48,6 +49,13 @@ cdef class Owner:
     cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
     cdef vector[uint32_t] row_numbers            # ... and where their rows are
     cdef bint is_new                             # what the round being served has written (cuts.pxd)
+    # Measured, smoothed (policy.Situation):
+    cdef double astray
+    cdef double with_row
+    cdef double stall_bytes
+    cdef int64_t began_ns                        # when measuring began, ...
+    cdef uint64_t began_bytes                    # ... and what this rank had sent by then
+    cdef double costs[4]                         # of the decision being made, by Way
     # Counters.
     cdef readonly uint64_t relocations_out
     cdef readonly int64_t moved_out_bytes        # of row memory
@@ -64,11 +72,15 @@ cdef class Owner:
         char* memory, RoundHeader* header) noexcept nogil
     cdef uint32_t _take_written(
         self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil
+    cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil
+    cdef void _measure(self, const RoundHeader* asked) noexcept nogil
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil
     cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil
-    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
+    cdef void _add_holder(
+        self, TableState* table, uint32_t key, uint32_t rank, uint8_t record, uint32_t first_use_us) noexcept nogil
+    cdef void _keep_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _park(

@@ -1,6 +1,7 @@
 """The owner's side; ``owner.pxd`` is the contract."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memset
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
@@ -8,18 +9,19 @@ from intentpm.runtime._native.cuts cimport snapshot_flags
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hand_over cimport HandOver
-from intentpm.runtime._native.hints cimport Hints
+from intentpm.runtime._native.hints cimport Hints, told_of_moves
 from intentpm.runtime._native.holders cimport (
-    HOLDING_NEWS, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding,
+    HOLDING_NEWS, HOLDING_ONCE, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding, rest_until,
 )
 from intentpm.runtime._native.journal cimport (
-    EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED,
-    REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision, note_traced,
+    EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED, REASON_LOAD,
+    REASON_MODE, REASON_ONLY_INTENT, REASON_ONE_USE, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision,
+    note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_SET,
-    RECORD_STEP, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader, rows_in,
-    rows_of,
+    CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE,
+    RECORD_SET, RECORD_STEP, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
+    rows_in, rows_of,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_DELTAS_TWICE, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED, is_planted,
@@ -27,7 +29,8 @@ from intentpm.runtime._native.mutations cimport (
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
 from intentpm.runtime._native.policy cimport (
-    DECIDE_RELOCATE, MANAGE_RELOCATE, decide, may_relocate, unpacked_load,
+    MANAGE_ADAPTIVE, MANAGE_RELOCATE, NO_WAY, WAY_RELOCATE, Situation, Way, cheapest, fixed_way, may_relocate, unpacked_load,
+    weigh,
 )
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -37,6 +40,9 @@ from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
 from intentpm.runtime._native.table_state cimport Holding, TableState, prefetch_row
+
+cdef enum:
+    RECORDS_SMOOTHED = 1024
 
 
 cdef class Owner:
@@ -67,6 +73,7 @@ cdef class Owner:
             return
         header.flags = snapshot_flags(table)
         header.rows = 0
+        self._measure(asked)
         self.left_over.clear()
         self.row_numbers.clear()
         self.hand_over.begin(unpacked_load(asked.load))
@@ -124,27 +131,31 @@ cdef class Owner:
             self._remove_holder(table, key, holder)
             if table.records[key].intent_refs == 0:
                 self.hints.offer_to_last_holder(table, key)
-        elif may_relocate(self.management) and decide(
-                self.management, table.records[key].intent_refs > 0, others_hold(table, key, holder)) == DECIDE_RELOCATE:
+        elif self._choose(table, key, holder, record) == WAY_RELOCATE:
             version = self._move_to(table, key, holder, row, &apart)
             result = RESULT_MOVED_SAME if holds and version == seen_version and table.snapshot == NULL else RESULT_MOVED
             if result == RESULT_MOVED:
                 self.draft.holders.push_back(0)
             result |= apart
-        elif self.hand_over.is_due(table, key, holder):
+        elif not record & RECORD_ONCE and self.hand_over.is_due(table, key, holder):
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
         elif holds and rows_of(record) > 0:
             result = RESULT_SAME
             version = seen_version
+            self.with_row -= self.with_row / RECORDS_SMOOTHED
+            if not record & RECORD_ONCE:
+                self._keep_holder(table, key, holder)
             if record & (RECORD_ADD | RECORD_STEP) and not table.adds_exactly:
                 self.news.note_rounded(table, key, holder)
             if is_planted(MUTATION_SAME_ALWAYS):
-                self._add_holder(table, key, holder)         # forgets its news
+                self._add_holder(table, key, holder, 0, 0)   # forgets its news
         else:
             result = RESULT_ROW
-            self._add_holder(table, key, holder)
+            if record & (RECORD_ADD | RECORD_STEP):
+                self.with_row += (1 - self.with_row) / RECORDS_SMOOTHED
+            self._add_holder(table, key, holder, record, seen_version)
             version = read_row(table, key, row)
         header.rows += rows_in(result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
@@ -164,6 +175,33 @@ cdef class Owner:
         note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
         self.news.spread(table, key, holder, self.journal.now_ns)
         return before
+
+    cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil:
+        """How the holder shall use the key; ``costs`` is what was compared."""
+        cdef Situation situation
+        situation.row_bytes = table.stored_bytes
+        situation.owner_intends = table.records[key].intent_refs > 0
+        situation.others_hold = others_hold(table, key, holder)
+        situation.once = (record & RECORD_ONCE) != 0
+        if self.management != MANAGE_ADAPTIVE:
+            memset(self.costs, NO_WAY, sizeof(self.costs))
+            return fixed_way(self.management, &situation)
+        situation.told = told_of_moves(table.size)
+        situation.astray = self.astray
+        situation.with_row = self.with_row
+        situation.stall_bytes = self.stall_bytes
+        weigh(&situation, self.costs)
+        return cheapest(self.costs)
+
+    cdef void _measure(self, const RoundHeader* asked) noexcept nogil:
+        """A ROUND has come that is about to be answered."""
+        cdef double share = min(1.0, asked.count / RECORDS_SMOOTHED)
+        self.astray += share * (((asked.flags & FLAG_FORWARDED) != 0) - self.astray)
+        if self.began_ns == 0:
+            self.began_ns = self.journal.now_ns
+            self.began_bytes = self.transport.sent_bytes
+        self.stall_bytes = self.news.round_trip_ns() * (
+            <double>(self.transport.sent_bytes - self.began_bytes) / max(1.0, <double>(self.journal.now_ns - self.began_ns)))
 
     cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
         """Why ``decide`` did not relocate."""
@@ -185,24 +223,36 @@ cdef class Owner:
         """The key is the holder's from now on; its row is in the answer being built."""
         learn_owner(table, key, holder, table.records[key].epoch + 1)
         self.relocations_out += 1
-        note_decision(self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch, reason)
+        note_decision(self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch, reason, self.costs)
         self.hints.note_move(table, key, holder)
 
     # -- who holds -------------------------------------------------------------------------------------------------------
 
-    cdef void _add_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+    cdef void _add_holder(
+            self, TableState* table, uint32_t key, uint32_t rank, uint8_t record, uint32_t first_use_us) noexcept nogil:
         """It holds a replica from now on, and is being sent the row."""
         cdef Holding* holding = holding_of(table, key, rank)
+        if holding == NULL:
+            holding = add_holding(table, key, rank)
+            if holding == NULL:
+                self.transport.out_of_memory = True
+                return
+            mark_shared(table, key, True)       # before the row is read: later writes are marked dirty
+            note_decision(
+                self.journal, table, key, EVENT_HOLDER_ADDED, rank, table.records[key].epoch,
+                REASON_ONE_USE if record & RECORD_ONCE else self._reason_to_replicate(table, key), self.costs)
+        holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_ROUNDED | HOLDING_ONCE)
+        holding.flags |= HOLDING_ONCE if record & RECORD_ONCE else 0
+        holding.rests_until = 0
+        if record & ~<int>RECORD_ONCE == 0 and first_use_us > 0:
+            holding.rests_until = rest_until(self.journal.now_ns + <int64_t>first_use_us * 1000)
+
+    cdef void _keep_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
+        """It goes on to hold its replica, whatever it was asked for first."""
+        cdef Holding* holding = holding_of(table, key, rank)
         if holding != NULL:
-            holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_ROUNDED)
-            return
-        if add_holding(table, key, rank) == NULL:
-            self.transport.out_of_memory = True
-            return
-        mark_shared(table, key, True)           # before the row is read: later writes are marked dirty
-        note_decision(
-            self.journal, table, key, EVENT_HOLDER_ADDED, rank, table.records[key].epoch,
-            self._reason_to_replicate(table, key))
+            holding.flags &= <uint8_t>~HOLDING_ONCE
+            holding.rests_until = 0
 
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
         if holding_of(table, key, rank) == NULL:

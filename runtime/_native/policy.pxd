@@ -1,15 +1,25 @@
-"""What an owner decides when a rank asks for a key; pure (DESIGN section 6, after AdaPM section 4.1).
+"""What an owner decides when a rank asks for a key; pure (DESIGN section 6). ``policy.pyx`` shows it to Python.
 
-Exactly one rank has active intent: relocate to it. Several: the owner stays and each of the others gets a replica for as
-long as its intent is active. No intent anywhere: stay put. The other modes exist for comparison; "adapm" is that rule and
-nothing else.
+There are four ways to let a rank use a key, and each is weighed by what it costs on the wire until its window is over:
+
+    relocate        ownership moves. Only where nobody else intends the key, or it would have to come back
+    replicate       a copy that is kept fresh, for as long as its rank intends the key
+    fetch once      a copy for one clock: no refresh is sent, and what was written comes back with the release
+    leave remote    nothing is done ahead: the access is a round trip, and a write another. What could have been sent meanwhile
+                    counts as if it had been
+
+The cheapest is taken, and of two that cost the same the one that stands first. An owner that is asked does not leave the key
+remote: the question has been paid for, and fetching costs the same without the wait. That is for keys that nobody asks for:
+without intent, or over the memory budget. Its cost is there to compare.
+
+The other modes exist for comparison; "adapm" is the rule of AdaPM (section 4.1): relocate where nobody else intends the key,
+else replicate.
 
 A rank's *load* is what it keeps fresh for others: the bytes of all rows of its holders' replicas. An owner whose load is
 clearly more than that of the rank that asks hands keys over to it that both intend, until they differ less (hand_over.pxd).
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
-
 
 cdef enum Management:
     MANAGE_ADAPTIVE = 0
@@ -19,18 +29,58 @@ cdef enum Management:
     MANAGE_FULL_REPLICATION = 4
     MANAGE_ADAPM = 5
 
-cdef enum Decision:
-    DECIDE_REPLICATE = 0
-    DECIDE_RELOCATE = 1
+# Mirrored in runtime/events.py.
+cdef enum Way:
+    WAY_RELOCATE = 0
+    WAY_FETCH = 1
+    WAY_REPLICATE = 2
+    WAY_REMOTE = 3
+    WAYS = 4
+
+# What a decision is made of; all of it is known or measured where it is made.
+cdef struct Situation:
+    size_t row_bytes             # as it moves between ranks
+    bint owner_intends
+    bint others_hold             # ranks other than the owner and the one that asks
+    bint once                    # it asks for one clock
+    uint32_t told                # ranks that hear of a relocation
+    double astray                # share of the records here that had been sent to a rank that no longer owned their key
+    double with_row              # share of the answers to deltas that had to bring the row, since others had written too
+    double stall_bytes           # what this rank sends on average while a message goes to another and is answered
+
+cdef enum:
+    RECORD_BYTES = 32            # of a record and its answer, beside the row
+    HINT_BYTES = 12              # that a key has moved
+    NO_WAY = 0                   # in place of a cost: it cannot be
 
 
-cdef inline Decision decide(int management, bint owner_intends, bint others_hold) noexcept nogil:
-    """A rank with active intent asks. ``others_hold``: replicas exist at ranks other than it."""
-    if management == MANAGE_RELOCATE:
-        return DECIDE_RELOCATE
-    if (management == MANAGE_ADAPTIVE or management == MANAGE_ADAPM) and not owner_intends and not others_hold:
-        return DECIDE_RELOCATE
-    return DECIDE_REPLICATE
+cdef inline void weigh(const Situation* s, double* costs) noexcept nogil:
+    """What each way costs, bytes. The use is a read and a write, once."""
+    cdef double asked = s.row_bytes + RECORD_BYTES, written = s.row_bytes + RECORD_BYTES
+    costs[<int>WAY_RELOCATE] = NO_WAY
+    costs[<int>WAY_FETCH] = NO_WAY
+    if not s.owner_intends and not s.others_hold:
+        costs[<int>WAY_RELOCATE] = asked + s.told * HINT_BYTES + s.astray * (s.row_bytes + RECORD_BYTES)
+    if s.once:
+        costs[<int>WAY_FETCH] = asked + written
+    costs[<int>WAY_REPLICATE] = asked + written + s.with_row * s.row_bytes + RECORD_BYTES
+    costs[<int>WAY_REMOTE] = asked + written + 2 * s.stall_bytes
+
+
+cdef inline Way cheapest(const double* costs) noexcept nogil:
+    """Of those that an owner can take."""
+    cdef int way, best = WAY_REPLICATE
+    for way in range(WAY_REPLICATE - 1, -1, -1):
+        if costs[way] != NO_WAY and costs[way] <= costs[best]:
+            best = way
+    return <Way>best
+
+
+cdef inline Way fixed_way(int management, const Situation* s) noexcept nogil:
+    """In the modes that weigh nothing."""
+    if management == MANAGE_RELOCATE or management == MANAGE_ADAPM and not s.owner_intends and not s.others_hold:
+        return WAY_RELOCATE
+    return WAY_REPLICATE
 
 
 cdef inline bint uses_intents(int management) noexcept nogil:
@@ -43,7 +93,6 @@ cdef inline bint may_relocate(int management) noexcept nogil:
 
 cdef enum:
     LOAD_UNIT_BYTES = 64         # so that a load fits 32 bits
-    RECORD_BYTES = 32            # of a record and its answer, beside the row
     LEAST_SURPLUS = 64           # units: less is not worth a hand-over
 
 

@@ -72,7 +72,8 @@ cdef class RankIntents:
     cdef void _look_at_workers(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
     cdef void _begin(self, IntentQueue queue, Intent* intent) noexcept nogil
-    cdef bint _intend(self, TableState* table, uint32_t key) noexcept nogil
+    cdef uint32_t _tick_of(self, IntentQueue queue, int64_t clock) noexcept nogil
+    cdef bint _intend(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil
     cdef void _count_started(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef void _end(self, const Intent* intent) noexcept nogil
     cdef void _end_last(self, TableState* table, uint32_t key) noexcept nogil

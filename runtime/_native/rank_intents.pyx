@@ -3,11 +3,14 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_relaxed_u16
+from intentpm.runtime._native.flags cimport KEY_ONCE
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
+from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_INTENT_OFF, EVENT_INTENT_ON, note_traced
-from intentpm.runtime._native.policy cimport MANAGE_FULL_REPLICATION
+from intentpm.runtime._native.mutations cimport MUTATION_FETCHED_KEPT, is_planted
+from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION
 from intentpm.runtime._native.prefetching cimport prefetch_intended, prefetch_released
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, WORD_SHARED, state_of
@@ -15,6 +18,7 @@ from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport KeyRecord, TableState, is_here, key_state, word_of
 
 cdef enum:
+    MOST_CLOCKS_AHEAD = 1 << 20
     ALL_INTENTS = 0xffff             # intent_refs is saturated: how many there are is not known, so the last never ends
 
 
@@ -41,6 +45,7 @@ cdef class RankIntents:
         queue.look_began()
         while True:
             queue.collect()
+            queue.time_clocks(self.journal.now_ns)
             intent = queue.next_due()
             while intent != NULL:
                 self._begin(queue, intent)
@@ -61,10 +66,12 @@ cdef class RankIntents:
         cdef TableState* table = self.remote.tables[intent.table_id]
         cdef uint32_t i
         cdef bint all_here = True
+        cdef bint once = self.management == MANAGE_ADAPTIVE and intent.end - intent.start <= 1
+        cdef uint32_t first_use = self._tick_of(queue, intent.start)
         self.intents_acted += intent.count
         for i in range(intent.count):
             prefetch_intended(table, intent.keys, i, intent.count)
-            all_here &= self._intend(table, intent.keys[i])
+            all_here &= self._intend(table, intent.keys[i], once, first_use)
             if self.holder.may_ask_early() and intent.end > queue.seen_clock:
                 self.holder.ask_early()
         if all_here:
@@ -72,15 +79,22 @@ cdef class RankIntents:
         else:
             queue.watch_start(intent)
 
-    cdef inline bint _intend(self, TableState* table, uint32_t key) noexcept nogil:
-        """Counts one more active intent. True: the key is here."""
+    cdef uint32_t _tick_of(self, IntentQueue queue, int64_t clock) noexcept nogil:
+        """When the worker will have come to that clock."""
+        cdef int64_t ahead = max(<int64_t>0, min(clock - queue.seen_clock, <int64_t>MOST_CLOCKS_AHEAD))
+        return tick_of(self.journal.now_ns + ahead * queue.clock_ns)
+
+    cdef inline bint _intend(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil:
+        """Counts one more active intent. once: for one clock. True: the key is here."""
         cdef KeyRecord* record = &table.records[key]
         if record.intent_refs < ALL_INTENTS:
             store_relaxed_u16(&record.intent_refs, record.intent_refs + 1)
         if self.journal.tracing and record.intent_refs == 1:
             note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
         if key_state(table, key) == STATE_ABSENT:
-            self.holder.want(table, key)
+            self.holder.want(table, key, once and record.intent_refs == 1, first_use)
+        elif table.flags[key] & KEY_ONCE and not once:
+            self.holder.want_longer(table, key)
         return is_here(table, key)
 
     cdef void replicate_all(self, Table table) noexcept nogil:
@@ -88,7 +102,7 @@ cdef class RankIntents:
         if self.management != MANAGE_FULL_REPLICATION:
             return
         for key in range(table.state.num_keys):
-            self._intend(table.state, <uint32_t>key)
+            self._intend(table.state, <uint32_t>key, False, 0)
 
     # -- its window has started ------------------------------------------------------------------------------------------
 
@@ -127,7 +141,8 @@ cdef class RankIntents:
         if self.journal.tracing:
             note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
         if state_of(word) == STATE_REPLICA:
-            self.holder.queue(table, key)
+            if not table.flags[key] & KEY_ONCE or not is_planted(MUTATION_FETCHED_KEPT):
+                self.holder.queue(table, key)
         elif word & WORD_SHARED:
             self.hints.offer_to_last_holder(table, key)
 

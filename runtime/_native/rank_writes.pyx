@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport fence_seq_cst, load_relaxed, load_relaxed_i32, store_release
+from intentpm.runtime._native.fetched cimport is_for_one_use
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.news cimport News
@@ -69,6 +70,8 @@ cdef class RankWrites:
             forget_dirty(table, key)
             state = key_state(table, key)
             if state == STATE_REPLICA:
+                if is_for_one_use(table, key) and not at_once:
+                    continue                     # it goes with the release; Holder.fetched remembers it
                 if at_once or self.holder.sync_threshold == 0 or pending_norm(table, key) >= self.holder.sync_threshold:
                     self.holder.queue(table, key)
             elif state == STATE_OWNED:

@@ -50,7 +50,7 @@ cdef class Rounds:
         self.intents.step()
         self.holder.step_fence()
         self.sync.step()
-        again = self.writes.collect(now_ns, False)
+        again = min(self.writes.collect(now_ns, False), self.holder.step_fetched(now_ns))
         for peer in range(self.size):
             self.holder.step(peer)
             again = min(again, self.news.step(peer, now_ns))

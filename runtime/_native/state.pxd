@@ -37,6 +37,7 @@ cdef struct KeyPlace:
 cdef struct KeyRef:
     uint32_t table
     uint32_t key
+    uint32_t tick                # of one that is asked for: when it is first used (holders.pxd)
 
 # Mirrored in runtime/events.py.
 cdef enum KeyState:

@@ -68,6 +68,7 @@ cdef class Sync:
         self.flushed = False
         self.holder.tells_all = True
         self.writes.collect(self.transport.now_ns(), True)
+        self.holder.queue_fetched()
         self.holder.flip_colour()
 
     cdef void _ask_for_news(self) noexcept nogil:

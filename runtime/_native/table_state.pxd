@@ -30,7 +30,7 @@ cdef struct Holding:
     uint32_t since               # tick since when it lacks news
     uint16_t rank
     uint8_t flags                # HoldingFlags
-    uint8_t unused
+    uint8_t rests_until          # when it is first used (holders.pxd); 0: it is in use
 
 # What there is of a slot that holds a replica.
 cdef struct ReplicaRecord:
@@ -38,6 +38,7 @@ cdef struct ReplicaRecord:
     uint32_t pending             # names a pending row
     uint32_t kept                # names a kept row
     uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from
+    uint32_t seen_tick           # atomic relaxed, written under the engine's lock: when that was (holders.pxd)
 
 
 cdef struct TableState:

@@ -53,6 +53,7 @@ def test_a_copy_comes_to_show_what_others_wrote(reader_writes: bool) -> None:
     assert not late, f"seen after more than 50 ms of virtual time (or never) with seeds {late}"
 
 
-def test_refreshes_that_are_not_sent_are_found() -> None:
-    with mutations.plant("news never ripe"):
+@pytest.mark.parametrize("defect", ["news never ripe", "rests for good"])
+def test_refreshes_that_are_not_sent_are_found(defect: str) -> None:
+    with mutations.plant(defect):
         assert all(read_until_seen(seed, False) == np.inf for seed in range(3))

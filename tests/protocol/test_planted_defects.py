@@ -94,12 +94,13 @@ MODES = {
     "kept lost": "replicate",
     "kept twice": "replicate",
     "steps recounted": "adaptive",
+    "fetched kept": "adaptive",
 }
 
 
 # The random programs use whole numbers, and look at copies that are synchronised: the others of these are found in
 # test_rounding.py, test_freshness.py, test_contended_keys.py and test_saves.py.
-ELSEWHERE = {"rounding forgotten", "news never ripe", "writes not spread", *SAVE_DEFECTS}
+ELSEWHERE = {"rounding forgotten", "news never ripe", "rests for good", "writes not spread", *SAVE_DEFECTS}
 
 
 @pytest.mark.parametrize("name", sorted(mutations.NAMES.keys() - ELSEWHERE))

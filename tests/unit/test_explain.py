@@ -34,8 +34,8 @@ def report(**fields):
 
 
 def test_an_owned_key():
-    moved = (10**10 - 2 * 10**9, 0, 17, 4, 2, EventKind.MOVED_IN, 0)
-    granted = (10**10 - 10**7, 0, 17, 4, 70, EventKind.HOLDER_ADDED, Reason.OWNER_INTENDS)
+    moved = (10**10 - 2 * 10**9, 0, 17, 4, 2, EventKind.MOVED_IN, 0, (0, 0, 0, 0))
+    granted = (10**10 - 10**7, 0, 17, 4, 70, EventKind.HOLDER_ADDED, Reason.OWNER_INTENDS, (0, 0, 960, 1200))
     found = report(
         rank=3, state=KeyState.OWNED, owner=3, epoch=4, home=1, holders=(0, 70), parked=2,
         intents=[(5, 9, 6, 1, 1), (40, 41, 6, 0, 0)], events=[moved, granted],
@@ -57,7 +57,8 @@ def test_an_owned_key():
         "  intent of worker 0: clocks [40, 41), not due yet; its clock is 6",
         "  2 requests wait for it to arrive",
         "  2.0 s ago: relocated here from rank 2 (epoch 4)",
-        "  10.0 ms ago: replica granted to rank 70: its owner intends it too",
+        "  10.0 ms ago: replica granted to rank 70: its owner intends it too (bytes until its window is over: "
+        "replicate 960, leave remote 1200)",
     ]
 
 
@@ -70,7 +71,7 @@ def test_a_key_that_is_elsewhere_says_where_to_ask():
 
 def test_every_decision_has_a_text():
     for kind in (k for k in EventKind if k < EventKind.INTENT_ON):
-        found = report(state=KeyState.OWNED, events=[(0, 0, 17, 3, 1, kind, Reason.MODE)])
+        found = report(state=KeyState.OWNED, events=[(0, 0, 17, 3, 1, kind, Reason.MODE, (0, 0, 0, 0))])
         assert "{" not in found.decisions[0].text
 
 

@@ -16,7 +16,7 @@ from intentpm.runtime.trace_file import RankTrace, trace_document
 
 
 def recorded(rows):
-    return np.array([(time_ns, 0, key, detail, 0, kind, 0) for time_ns, key, kind, detail in rows], EVENT)
+    return np.array([(time_ns, 0, key, detail, 0, kind, 0, (0, 0, 0, 0)) for time_ns, key, kind, detail in rows], EVENT)
 
 
 def document(keys=1, lost=0, uncertainty_ns=0):
