@@ -4,7 +4,7 @@ A holding takes 12 bytes, whatever the number of ranks in the job, and is there 
 word says whether there is any (SHARED): no need to look at the chains of most keys. Guarded by the engine's lock.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from intentpm.runtime._native.state cimport WORD_SHARED
 from intentpm.runtime._native.table_state cimport Holding, TableState, slot_of, word_of
