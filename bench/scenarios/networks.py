@@ -36,7 +36,10 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     },
     "small": {
         "zipf": {"num_keys": 5_000, "dim": 16, "batch": 64, "steps": 200},
-        "mf": {"epochs": 3, "ratings": "users=1000,items=300,ratings=30000", "mf": {"lr": 0.05, "reg": 0.01, "dim": 8}},
+        "mf": {
+            "epochs": 10, "ratings": "users=1000,items=300,ratings=30000,rank=4",
+            "mf": {"lr": 0.08, "reg": 0.01, "dim": 8, "batch": 250},
+        },
         "kge": {
             "epochs": 2, "graph": "entities=500,relations=10,triples=4000",
             "kge": {"dim": 16, "evaluate_triples": 100},

@@ -9,7 +9,7 @@ from intentpm.bench.cli import bench
 from intentpm.bench.scenarios.networks import Network
 from intentpm.bench.scenarios.regret import MODES
 
-pytestmark = pytest.mark.multiprocess
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(600)]  # ranks on hosts import torch
 
 NETWORK = "2x500mbit"
 ONE_ROUND = ["management", "--network", NETWORK, "--size", "small", "--workload", "zipf", "--repeats", "1"]
