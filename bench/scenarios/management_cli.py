@@ -67,11 +67,10 @@ def management(
     """
     if networks:
         found = [Network.parse(name) for name in (NAMES if "all" in networks else networks)]
-        _compare_networks(Measurement(out, size, data, transport, resume), found, workloads or ON_NETWORKS, repeats)
+        chosen = _chosen(workloads, ON_NETWORKS, "without")
+        _compare_networks(Measurement(out, size, data, transport, resume), found, chosen, repeats)
         return
-    workloads = workloads or WORKLOADS
-    if unknown := set(workloads) - set(WORKLOADS):
-        raise click.UsageError(f"--workload {', '.join(sorted(unknown))}: only with --network")
+    workloads = _chosen(workloads, WORKLOADS, "with")
     require_pytest_benchmark()
     cases = []
     for case in _measure(sizes, workloads, repeats, transport):
@@ -85,6 +84,13 @@ def management(
     (out / "ablation.md").write_text(_page(cases, repeats, transport))
     _plot(cases, out / "ablation.png")
     click.echo(f"written: {out}/ablation.md, ablation.json, ablation.png")
+
+
+def _chosen(workloads: tuple[str, ...], known: tuple[str, ...], other: str) -> tuple[str, ...]:
+    """All if none was named. Raises click.UsageError for those that there are only with, or without, --network."""
+    if unknown := sorted(set(workloads) - set(known)):
+        raise click.UsageError(f"--workload {', '.join(unknown)}: only {other} --network")
+    return workloads or known
 
 
 def _compare_networks(

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from intentpm.bench.hosts import Host, make_hosts, why_unavailable
-from intentpm.bench.plots import save
+from intentpm.bench.links import ONE_THREAD
 from intentpm.bench.results import source_commit, write_results
 from intentpm.bench.runner import run_scenario
 from intentpm.bench.scenarios.regret import MODES, compare, table
@@ -127,7 +127,7 @@ class Measurement:
         try:
             return run_scenario(
                 "intentpm.bench.scenarios.management", ranks, arguments,
-                transport=transport, timeout_s=TIMEOUT_S, hosts=hosts,
+                transport=transport, timeout_s=TIMEOUT_S, env=ONE_THREAD, hosts=hosts,
             )  # fmt: skip
         except click.ClickException as problem:
             click.echo(f"{workload} {mode}: {problem.message}", err=True)
@@ -150,6 +150,8 @@ class Measurement:
 
     def write_page(self) -> list[Path]:
         """The table and the plot; returns what was written."""
+        from intentpm.bench.plots import save
+
         page, picture = self._path.with_suffix(".md"), self._path.with_suffix(".png")
         document = write_results(self._path, BENCH, self._config, self.runs)
         repeats = 1 + max((run["repeat"] for run in self.runs), default=0)

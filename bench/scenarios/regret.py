@@ -8,10 +8,12 @@ it was not; ``megabytes`` sent by all ranks until then (all, if it was not); ``q
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SUBJECT = "adaptive"
 MODES = (SUBJECT, "static", "replicate", "full_replication", "relocate")
@@ -103,7 +105,7 @@ def _cell(outcome: Outcome, is_best: bool) -> str:
     return f"{'**' if is_best else ''}{seconds}{'**' if is_best else ''}, {outcome.megabytes:.3g} MB{quality}"
 
 
-def draw_regret(document: Mapping[str, Any], axes: Axes) -> None:
+def draw_regret(document: Mapping[str, Any], axes: "Axes") -> None:
     """Regret in time and in bytes per workload and network, of a results file."""
     comparisons = compare(document["rows"])
     at = np.arange(len(comparisons))

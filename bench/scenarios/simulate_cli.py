@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from intentpm.bench.output import OutFolder
-from intentpm.bench.plots import save
 from intentpm.bench.results import write_results
 from intentpm.bench.scenarios.regret import MODES, compare, table
 from intentpm.bench.scenarios.scaling import simulate_zipf
@@ -52,6 +51,8 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
 @click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True)
 def simulate(ranks: Sequence[int], latency: float, bandwidth: float, keys: int, steps: int, out: Path) -> None:
     """Compare the modes of management on simulated ranks: virtual time and bytes of the zipf workload."""
+    from intentpm.bench.plots import save
+
     model = NetworkModel(latency_us=latency, bandwidth_gbytes_per_s=bandwidth)
     arguments = {
         "num_keys": keys, "dim": 32, "batch": 64, "steps": steps, "seed": 0, "look_ahead": "auto", "step_us": 100.0

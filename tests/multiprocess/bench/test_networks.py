@@ -62,6 +62,7 @@ def test_modes_on_simulated_ranks(tmp_path):
         (["simulate", "--bandwidth", "10furlongs"], "one of MB, GB, mbit, gbit"),
         (["management", "--network", "many"], "needs RANKSxRATE"),
         (["management", "--workload", "kge-local"], "only with --network"),
+        (["management", "--workload", "kge", "--network", "2xshm"], "only without --network"),
     ],
 )
 def test_errors_are_messages(tmp_path, arguments, message):
