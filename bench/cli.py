@@ -8,6 +8,7 @@ from intentpm.bench.scenarios.checkpoints_cli import checkpoints
 from intentpm.bench.scenarios.evaluation_cli import tasks
 from intentpm.bench.scenarios.exactness_cli import exactness
 from intentpm.bench.scenarios.management_cli import management
+from intentpm.bench.scenarios.simulate_cli import simulate
 from intentpm.bench.suite.cli import suite
 from intentpm.bench.tasks.ctr_cli import ctr
 from intentpm.bench.tasks.gnn_cli import gnn
@@ -40,5 +41,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (ctr, gnn, kge, mf, wv):
     train.add_command(_command)
-for _command in (suite, exactness, management, checkpoints, tasks):
+for _command in (suite, exactness, management, checkpoints, tasks, simulate):
     bench.add_command(_command)

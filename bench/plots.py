@@ -9,10 +9,12 @@ from typing import Any
 import click
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from intentpm.bench.benchmark_plot import draw_benchmarks
 from intentpm.bench.benchmarks import Benchmark
+from intentpm.bench.scenarios.regret import draw_regret
 from intentpm.bench.trace_plot import draw_trace, is_trace
 from intentpm.bench.training_plot import TASK_PLOTS, draw_training
 from intentpm.foundation.whole_file import write_whole
@@ -26,6 +28,12 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=["#1f5fbf", "#d9711c", "#2b8a57", "#8d4fb3", "#b3394b", "#5b6472"]),
 }  # fmt: skip
 
+PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {
+    **dict.fromkeys(TASK_PLOTS, draw_training),
+    "bench management --network": draw_regret,
+    "bench simulate": draw_regret,
+}
+
 
 def draw(results: Path, picture: Path) -> None:
     """Draws a results file or a trace into ``picture``; its folder is made. Raises click.ClickException."""
@@ -33,10 +41,10 @@ def draw(results: Path, picture: Path) -> None:
         document = json.loads(results.read_bytes())  # of bytes, it tells the encoding
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"{results}: is not a readable results file ({error})") from error
-    known = isinstance(document, dict) and (document.get("bench") in TASK_PLOTS or document.get("benchmarks"))
+    known = isinstance(document, dict) and (document.get("bench") in PLOTS or document.get("benchmarks"))
     if not known and not is_trace(document):
         kind = document.get("bench") if isinstance(document, dict) else None
-        plots = ", ".join((*TASK_PLOTS, "pytest-benchmark's files", "traces"))
+        plots = ", ".join((*PLOTS, "pytest-benchmark's files", "traces"))
         raise click.ClickException(f"{results}: nothing to draw for {kind!r}; there are plots of {plots}")
     try:
         save(document, picture)
@@ -59,7 +67,7 @@ def save(document: Mapping[str, Any], picture: Path) -> None:
         elif "benchmarks" in document:
             draw_benchmarks(document["benchmarks"], figure)
         else:
-            draw_training(document, figure.add_subplot())
+            PLOTS[document["bench"]](document, figure.add_subplot())
 
     _save(fill, picture)
 

@@ -7,11 +7,13 @@ import importlib
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from intentpm.bench.hosts import Host, run_on_hosts
 
 ENTRY = "run_rank"
 """The function a scenario module has: ``run_rank(pm, arguments, folder) -> dict`` with values that JSON can hold."""
@@ -25,6 +27,7 @@ def run_scenario(
     transport: str,
     timeout_s: float,
     env: Mapping[str, str] | None = None,
+    hosts: Sequence[Host] = (),
 ) -> list[dict[str, Any]]:
     """Starts ``ranks`` ranks, calls ``module``'s ``run_rank`` on each, and returns their results in rank order.
 
@@ -33,16 +36,22 @@ def run_scenario(
         arguments: passed to every rank; values that JSON can hold. ``arguments["init"]``: options of intentpm.init.
         timeout_s: after this many seconds the ranks are killed.
         env: added to the environment of the ranks.
+        hosts: one rank runs on each of them, in place of ``ranks`` on this machine.
     Raises:
         click.ClickException: a rank failed or the time ran out; the ranks' own output says more.
     """
+    from intentpm import clean_environment
     from intentpm.launch.local import run_local
 
     with tempfile.TemporaryDirectory(prefix="intentpm-bench-") as name:
         folder = Path(name)
         (folder / "arguments.json").write_text(json.dumps(dict(arguments)))
         argv = [sys.executable, "-m", "intentpm.bench.runner", module, str(folder)]
-        code = run_local(ranks, argv, transport=transport, env=env, timeout_s=timeout_s)
+        if hosts:
+            of_ranks = {**clean_environment(), **(env or {}), "INTENTPM_TRANSPORT": transport}
+            code = run_on_hosts(hosts, argv, of_ranks, timeout_s)
+        else:
+            code = run_local(ranks, argv, transport=transport, env=env, timeout_s=timeout_s)
         if code != 0:
             why = f"did not finish in {timeout_s:.0f} s" if code == 124 else f"ended with exit code {code}"
             raise click.ClickException(f"{module} on {ranks} ranks over {transport} {why}")

@@ -1,7 +1,7 @@
 """One workload under one way of managing keys: what ``intentpm bench management`` compares."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,21 @@ class ZipfBatch:
 
 
 def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Runs ``arguments["workload"]``; returns the seconds of its training and what this rank moved and accessed."""
-    seconds = WORKLOADS[arguments["workload"]](pm, arguments)
+    """Runs ``arguments["workload"]``; returns the seconds of its training and what this rank moved and accessed.
+
+    ``epochs``: pairs of seconds and quality (RMSE, MRR; None where there is none), the same on every rank.
+    """
+    epochs = WORKLOADS[arguments["workload"]](pm, arguments)
+    seconds = sum(epoch[0] for epoch in epochs)
     stats = pm.stats()
     kinds = {kind: sum(table[kind] for table in stats["tables"].values()) for kind in ("local", "replica", "remote")}
-    return {"rank": pm.rank, "seconds": seconds, **kinds, **{name: stats[name] for name in COUNTED}}
+    return {"rank": pm.rank, "seconds": seconds, "epochs": epochs, **kinds, **{name: stats[name] for name in COUNTED}}
 
 
-def _zipf(pm: Any, arguments: dict[str, Any]) -> float:
+Epochs = Sequence[tuple[float, float | None]]
+
+
+def _zipf(pm: Any, arguments: dict[str, Any]) -> Epochs:
     """Every rank pulls rows of keys drawn from one zipf distribution, computes a little, and pushes."""
     table = pm.create_table("rows", arguments["num_keys"], (arguments["dim"],), init=1.0)
     worker = pm.worker()
@@ -44,7 +51,7 @@ def _zipf(pm: Any, arguments: dict[str, Any]) -> float:
         rows = worker.pull(table, batch.keys)
         worker.push(table, batch.keys, rows * np.float32(-0.01))
     settle(pm, worker)
-    return time.perf_counter() - start
+    return [(time.perf_counter() - start, None)]
 
 
 def zipf_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
@@ -58,24 +65,25 @@ def zipf_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[
         yield ZipfBatch(table, np.unique(names[drawn]))
 
 
-def _mf(pm: Any, arguments: dict[str, Any]) -> float:
+def _mf(pm: Any, arguments: dict[str, Any]) -> Epochs:
     from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
     from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
 
-    options = MfOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], lr=arguments["mf_lr"])
+    options = MfOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], **arguments.get("mf", {}))
     ratings = generate_ratings(GeneratorSpec.parse(arguments["ratings"]), arguments["seed"])
-    return float(sum(row.seconds for row in MatrixFactorisation(pm, ratings, options).run()))
+    return [(row.seconds, row.test_rmse) for row in MatrixFactorisation(pm, ratings, options).run()][1:]
 
 
-def _kge(pm: Any, arguments: dict[str, Any]) -> float:
+def _kge(pm: Any, arguments: dict[str, Any]) -> Epochs:
     from intentpm.bench.tasks.kge import KgeOptions, KnowledgeGraphEmbedding
-    from intentpm.bench.tasks.knowledge_graph import GraphSpec, generate_knowledge_graph
+    from intentpm.bench.tasks.knowledge_graph import GraphSpec, generate_knowledge_graph, load_knowledge_graph
 
-    options = KgeOptions(
-        epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], evaluate_triples=100, dim=arguments["dim"]
-    )
-    graph = generate_knowledge_graph(GraphSpec.parse(arguments["graph"]), arguments["seed"])
-    return float(sum(row.seconds for row in KnowledgeGraphEmbedding(pm, graph, options).run()))
+    options = KgeOptions(epochs=arguments["epochs"], look_ahead=arguments["look_ahead"], **arguments.get("kge", {}))
+    if arguments.get("data"):
+        graph = load_knowledge_graph(Path(arguments["data"]))
+    else:
+        graph = generate_knowledge_graph(GraphSpec.parse(arguments["graph"]), arguments["seed"])
+    return [(row.seconds, row.mrr) for row in KnowledgeGraphEmbedding(pm, graph, options).run()][1:]
 
 
-WORKLOADS: dict[str, Callable[[Any, dict[str, Any]], float]] = {"zipf": _zipf, "mf": _mf, "kge": _kge}
+WORKLOADS: dict[str, Callable[[Any, dict[str, Any]], Epochs]] = {"zipf": _zipf, "mf": _mf, "kge": _kge}

@@ -11,6 +11,8 @@ from intentpm.bench.benchmarks import Case, require_pytest_benchmark, write_benc
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment
 from intentpm.bench.runner import run_scenario
+from intentpm.bench.scenarios.networks import NAMES, SIZES, Measurement, Network
+from intentpm.bench.scenarios.networks import WORKLOADS as ON_NETWORKS
 
 WAYS = (
     ("adaptive", "adaptive"),
@@ -26,8 +28,8 @@ WAYS = (
 WORKLOADS = ("zipf", "mf", "kge")
 ARGUMENTS = {
     "seed": 0, "num_keys": 100_000, "dim": 64, "batch": 256, "steps": 8_000, "epochs": 3,
-    "mf_lr": 0.01,  # with the task's own, 4 ranks that push stale gradients diverge under static and relocate
     "ratings": "users=20000,items=5000,ratings=400000", "graph": "entities=10000,relations=100,triples=60000",
+    "kge": {"evaluate_triples": 100, "dim": 64},
 }  # fmt: skip
 LOOK_AHEAD = {"zipf": 128, "mf": 32, "kge": 32}
 """Batches. A step of zipf takes 0.1 ms: where ranks share cores, 32 of them are less than a round trip."""
@@ -37,15 +39,38 @@ TIMEOUT_S = 240.0
 @click.command()
 @click.option("-n", "sizes", type=click.IntRange(1), multiple=True, default=(2, 4), show_default=True, help="Ranks.")
 @click.option(
-    "--workload", "workloads", type=click.Choice(WORKLOADS), multiple=True, default=WORKLOADS, show_default=True
+    "--workload",
+    "workloads",
+    type=click.Choice((*WORKLOADS, *ON_NETWORKS[2:])),
+    multiple=True,
+    help="[all; kge-* with --network only]",
 )
 @click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each; the median counts."
 )
 @click.option("--transport", default="auto", show_default=True)
+@click.option("--network", "networks", multiple=True, metavar="RANKSxRATE",
+              help=f"Compare modes until equal quality on shaped links instead; all: {', '.join(NAMES)}.")  # fmt: skip
+@click.option("--size", type=click.Choice(tuple(SIZES)), default="full", show_default=True, help="With --network.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True), help="With --network: a knowledge graph's folder."
+)
+@click.option("--resume", is_flag=True, help="With --network: keep the runs that regret.json in --out holds.")
 @click.option("--out", type=OutFolder(), default=Path("docs"), show_default=True)
-def management(sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, out: Path) -> None:
-    """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas."""
+def management(
+    sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, networks: tuple[str, ...],
+    size: str, data: Path | None, resume: bool, out: Path,
+) -> None:  # fmt: skip
+    """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas.
+
+    With --network: time and bytes until a quality is reached, and regret, as root. Otherwise it says why not.
+    """
+    if networks:
+        found = [Network.parse(name) for name in (NAMES if "all" in networks else networks)]
+        chosen = _chosen(workloads, ON_NETWORKS, "without")
+        _compare_networks(Measurement(out, size, data, transport, resume), found, chosen, repeats)
+        return
+    workloads = _chosen(workloads, WORKLOADS, "with")
     require_pytest_benchmark()
     cases = []
     for case in _measure(sizes, workloads, repeats, transport):
@@ -59,6 +84,25 @@ def management(sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int,
     (out / "ablation.md").write_text(_page(cases, repeats, transport))
     _plot(cases, out / "ablation.png")
     click.echo(f"written: {out}/ablation.md, ablation.json, ablation.png")
+
+
+def _chosen(workloads: tuple[str, ...], known: tuple[str, ...], other: str) -> tuple[str, ...]:
+    """All if none was named. Raises click.UsageError for those that there are only with, or without, --network."""
+    if unknown := sorted(set(workloads) - set(known)):
+        raise click.UsageError(f"--workload {', '.join(unknown)}: only {other} --network")
+    return workloads or known
+
+
+def _compare_networks(
+    measurement: Measurement, networks: list[Network], workloads: tuple[str, ...], repeats: int
+) -> None:
+    for run in measurement.measure(networks, workloads, repeats):
+        seconds = "   never" if run["seconds"] is None else f"{run['seconds']:8.2f} s"
+        quality = "" if run["quality"] is None else f"  quality {run['quality']:.4f}"
+        click.echo(
+            f"{run['workload']:10} {run['network']:10} {run['mode']:17} {seconds} {run['megabytes']:9.1f} MB{quality}"
+        )
+    click.echo(f"written: {', '.join(map(str, measurement.write_page()))}")
 
 
 def _measure(sizes: Iterable[int], workloads: Iterable[str], repeats: int, transport: str) -> Iterator[Case]:

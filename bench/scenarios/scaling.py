@@ -19,6 +19,7 @@ from intentpm.bench.scenarios.management import zipf_batches
 from intentpm.bench.scenarios.simulated_job import SimulatedJob, simulated_job
 from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.runtime.config import Config
+from intentpm.transports.sim_model import NetworkModel
 
 WAYS = {SUBJECT: "adaptive", "static placement": "static"}
 REAL_RANKS = (1, 2, 4, 8)
@@ -93,13 +94,15 @@ def _cases(totals: Sequence[Mapping[str, float]], steps: int, by: str, info: Map
     return cases
 
 
-def simulate_zipf(ranks: int, management: str, arguments: Mapping[str, Any]) -> dict[str, float]:
+def simulate_zipf(
+    ranks: int, management: str, arguments: Mapping[str, Any], model: NetworkModel | None = None
+) -> dict[str, float]:
     """Every rank does ``arguments["steps"]`` steps of ``step_us`` each, besides what it waits for.
 
     Returns virtual "seconds" and "real_s" of the training, the "remote_share" of its accesses, and means over the ranks
     of what they did meanwhile.
     """
-    with simulated_job(ranks, Config(management=management)) as job:  # type: ignore[arg-type]
+    with simulated_job(ranks, Config(management=management), model) as job:  # type: ignore[arg-type]
         tables = job.on_every_rank(
             lambda pm: pm.create_table("rows", arguments["num_keys"], (arguments["dim"],), init=1.0)
         )

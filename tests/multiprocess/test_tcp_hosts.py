@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.netns import Host, make_hosts, why_unavailable
+
+from intentpm.bench.hosts import Host, make_hosts, why_unavailable
 
 pytestmark = [pytest.mark.netns, pytest.mark.multiprocess]
 

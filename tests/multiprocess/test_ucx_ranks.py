@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.netns import make_hosts, why_unavailable
 
+from intentpm.bench.hosts import make_hosts, why_unavailable
 from intentpm.foundation.errors import TransportUnavailableError
 from intentpm.transports.registry import load
 

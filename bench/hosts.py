@@ -1,15 +1,22 @@
-"""Several hosts on one machine: network namespaces on a switch of their own, nothing of it in the root namespace."""
+"""Several hosts on one machine: network namespaces on a switch of their own, nothing of it in the root namespace.
+
+Their links may be shaped: each host sends, and receives, so many bits per second at most.
+"""
 
 import contextlib
 import functools
 import os
 import shutil
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 COMMAND_TIMEOUT_S = 20
+RENDEZVOUS_PORT = 29555
+QUEUE = ("burst", "256k", "latency", "200ms")
+"""Of a shaped link: what goes at once, and how long a packet may wait before it is lost."""
 
 
 class NamespaceError(Exception):
@@ -35,29 +42,35 @@ class Host:
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    _run("ip", *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise NamespaceError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise NamespaceError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 @functools.cache
-def why_unavailable() -> str:
-    """Why ``make_hosts`` cannot work here, or "" when it can. For ``pytest.skip``."""
-    if shutil.which("ip") is None:
-        return "network namespaces need the ip command (iproute2)"
+def why_unavailable(rate: str = "") -> str:
+    """Why ``make_hosts`` cannot work here, or "" when it can."""
+    for command in ("ip", "tc") if rate else ("ip",):
+        if shutil.which(command) is None:
+            return f"network namespaces need the {command} command (iproute2)"
     if os.geteuid() != 0:
         return "network namespaces need root"
     try:
-        with make_hosts(2):
+        with make_hosts(2, rate):
             return ""
     except (NamespaceError, subprocess.TimeoutExpired) as error:
         return f"network namespaces cannot be made here: {error}"
 
 
 @contextlib.contextmanager
-def make_hosts(count: int) -> Iterator[list[Host]]:
+def make_hosts(count: int, rate: str = "") -> Iterator[list[Host]]:
     """``count`` hosts that reach each other over IPv4 and IPv6. Removed at the end, with whatever still runs in them.
 
+    rate: of each host's link in both directions, as tc writes it ("200mbit"); "": as fast as the kernel.
     Raises NamespaceError.
     """
     tag = uuid.uuid4().hex[:6]
@@ -72,6 +85,8 @@ def make_hosts(count: int) -> Iterator[list[Host]]:
         _ip("-n", switch, "link", "set", "bridge", "up")
         for index, host in enumerate(hosts):
             _plug_in(host, switch, f"port{index}")
+            for namespace, device in ((host.namespace, "eth0"), (switch, f"port{index}")) if rate else ():
+                _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, *QUEUE)
         yield hosts
     finally:
         for namespace in made:
@@ -98,3 +113,32 @@ def _remove(namespace: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
         _ip("netns", "del", namespace)
+
+
+def run_on_hosts(hosts: Sequence[Host], argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> int:
+    """Runs ``argv`` as one rank per host, which meet as torchrun's do (that needs torch), and waits for all.
+
+    Returns the first exit code that is not 0, or 0; 124 when the time ran out. Whatever is left then is killed.
+    """
+    deadline = time.monotonic() + timeout_s
+    meeting = {
+        "WORLD_SIZE": str(len(hosts)), "MASTER_ADDR": hosts[0].address4, "MASTER_PORT": str(RENDEZVOUS_PORT),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # or it warns that the hosts have no names
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        ranks = []
+        for rank, host in enumerate(hosts):
+            own = {"RANK": str(rank), "LOCAL_RANK": "0", "INTENTPM_LAUNCHER": "torchrun"}
+            process = subprocess.Popen([*host.prefix, *argv], env={**env, **meeting, **own})
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            ranks.append(process)
+        return _first_failure(ranks, deadline)
+
+
+def _first_failure(ranks: Sequence["subprocess.Popen[bytes]"], deadline: float) -> int:
+    codes = [process.poll() for process in ranks]
+    while None in codes and not any(codes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        codes = [process.poll() for process in ranks]
+    return next((code for code in codes if code), 124 if None in codes else 0)
