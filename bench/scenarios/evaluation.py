@@ -24,7 +24,7 @@ FULL_TIMEOUT_S = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A task with its data."""
+    """A task with its data, and options that suit it."""
 
     name: str
     task: str
@@ -41,8 +41,15 @@ WORKLOADS = (
     Workload("mf", "mf", ("--data", "{data}/movielens_small/ratings.npz"),
              ("--generate", "users=300,items=100,ratings=5000", "--dim", "4", "--epochs", "2"),
              "test_rmse", "test RMSE"),
-    Workload("kge", "kge", ("--data", "{data}/fb15k237", "--evaluate", "test", "--evaluate-triples", "2000"),
+    Workload("kge", "kge",
+             ("--data", "{data}/fb15k237", "--dim", "256", "--reg", "0.15", "--epochs", "10",
+              "--evaluate", "test", "--evaluate-triples", "0"),
              ("--generate", "entities=200,relations=3,triples=2000,types=5", "--dim", "8", "--epochs", "2"),
+             "mrr", "filtered MRR"),
+    Workload("kge-wordnet", "kge",
+             ("--data", "{data}/wn18rr", "--dim", "400", "--negatives", "512", "--batch", "256", "--epochs", "17",
+              "--evaluate", "test", "--evaluate-triples", "0"),
+             ("--generate", "entities=300,relations=2,triples=2000,types=9", "--dim", "8", "--epochs", "2"),
              "mrr", "filtered MRR"),
     Workload("wv", "wv", ("--data", "{data}/wiki_text"),
              ("--generate", "words=300,tokens=9000,topics=5", "--dim", "8", "--epochs", "2"),

@@ -42,7 +42,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         },
         "kge": {
             "epochs": 2, "graph": "entities=500,relations=10,triples=4000",
-            "kge": {"dim": 16, "evaluate_triples": 100},
+            "kge": {"dim": 16, "evaluate_triples": 100, "batch": 64, "negatives": 64},
         },
     },
 }  # fmt: skip

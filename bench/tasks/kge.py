@@ -6,30 +6,27 @@ of the batch's entities and relations and those of the negatives that all its tr
 copies (``kge_models.py``) and pushes what changed. The parameter manager chooses the negatives (``prepare_sample``).
 """
 
-import math
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
-from intentpm.bench.tasks.diverged import DivergedError
+from intentpm.bench.tasks.epochs import EpochMeter, EpochRow, check_finite, mean
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.kge_models import Step, model_named, queries, relation_length, train_batch
-from intentpm.bench.tasks.kge_ranking import KnownAnswers, RankingTotals, filtered_ranks
+from intentpm.bench.tasks.kge_ranking import HITS_AT, KnownAnswers, RankingTotals, filtered_ranks
 from intentpm.bench.tasks.knowledge_graph import KnowledgeGraph, Triples
 from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.bench.tasks.merged_rows import merge_rows
-from intentpm.bench.tasks.rank_table import RankTable, settle
-from intentpm.bench.tasks.traffic import Traffic
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 TABLES = ("entities", "relations")
+HITS = tuple(f"hits_{count}" for count in HITS_AT)
 SAMPLING_STREAM = 3
 """Distinguishes the seed of the order of the triples from other uses of the job's seed."""
 ANGLE_DEVIATION = 1.8
@@ -70,24 +67,14 @@ class KgeOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EpochRow:
-    """What one epoch did, over all ranks. Epoch 0 is the state before training."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KgeRow(EpochRow):
+    """Filtered mean reciprocal rank, and the shares of ranks up to 1, 3 and 10; means of heads and tails."""
 
-    epoch: int
-    loss: float
-    """Mean over the training triples, each taken just before its own update; nan in epoch 0."""
     mrr: float
-    """Filtered mean reciprocal rank, mean of heads and tails. Likewise the shares of ranks up to 1, 3 and 10."""
     hits_1: float
     hits_3: float
     hits_10: float
-    seconds: float
-    """Wall-clock time of the training pass (the slowest rank's), without evaluation."""
-    bytes_sent: int
-    """By all ranks during the training pass."""
-    local_share: float
-    """Share of the rows accessed in the training pass that were owned or replicated at the rank, 0 to 1."""
 
 
 @dataclass(slots=True)
@@ -105,32 +92,6 @@ class TripleBatch:
     def accesses(self) -> tuple[tuple[Any, Int64], ...]:
         """Pairs of (table, keys)."""
         return ((self.tables[0], self.entity_keys), (self.tables[1], self.relation_keys))
-
-
-@dataclass(frozen=True, slots=True)
-class EpochTotals:
-    """One rank's contribution to an epoch's row, or their sum."""
-
-    loss: float = 0.0
-    triples: int = 0
-    seconds: float = 0.0
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def vector(self, ranking: RankingTotals) -> tuple[float, ...]:
-        """The fields in order, with what was ranked."""
-        found = (ranking.queries, ranking.reciprocal, *ranking.hits)
-        return (self.loss, self.triples, self.seconds, *found, *self.traffic.vector())
-
-    @staticmethod
-    def row(epoch: int, vectors: NDArray[np.float64]) -> EpochRow:
-        """The epoch's row from the ranks' vectors (N, length)."""
-        loss, triples, _, queries, *rest = vectors.sum(axis=0).tolist()
-        mrr, hits_1, hits_3, hits_10 = (total / queries for total in rest[:4])
-        traffic = Traffic(*(int(count) for count in rest[4:]))
-        return EpochRow(
-            epoch, loss / triples if triples else math.nan, mrr, hits_1, hits_3, hits_10,
-            float(vectors[:, 2].max()), traffic.bytes_sent, traffic.local_share,
-        )  # fmt: skip
 
 
 class KnowledgeGraphEmbedding:
@@ -154,22 +115,22 @@ class KnowledgeGraphEmbedding:
         self.progress = Progress(pm, self.tables, checkpoints)
         seed = options.seed + self.progress.generation
         self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=seed)
-        self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector(RankingTotals())))
+        self.meter = EpochMeter(pm, self.worker, TABLES, ("loss", "triples", "queries", "reciprocal", *HITS))
         shuffled = np.random.default_rng([options.seed, SAMPLING_STREAM]).permutation(len(graph.train))
         self.train = graph.train[shuffled[pm.rank :: pm.size]]
         ranked = graph.valid if options.evaluate == "valid" else graph.test
         self.ranked = ranked[: options.evaluate_triples or None][pm.rank :: pm.size]
         self.known = KnownAnswers(graph.everything(), graph.relations)
 
-    def run(self) -> Iterator[EpochRow]:
+    def run(self) -> Iterator[KgeRow]:
         """Trains; yields one row per epoch, the same on every rank, beginning with the untrained model.
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(EpochRow)
+        yield from self.progress.rows_of(KgeRow)
         for epoch in self.progress.epochs(self.options.epochs):
-            row = self._measured(epoch, self._train(epoch) if epoch else EpochTotals())
-            yield self.progress.note_epoch(row)
+            loss, triples = self._train(epoch) if epoch else (0.0, 0)
+            yield self.progress.note_epoch(self._measured(epoch, loss, triples))
         self.progress.finish()
 
     def _scheme(self) -> str:
@@ -186,18 +147,16 @@ class KnowledgeGraphEmbedding:
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def _train(self, epoch: int) -> EpochTotals:
-        """One pass over this rank's training triples. Returns when the updates of all ranks are in place."""
+    def _train(self, epoch: int) -> tuple[float, int]:
+        """One pass over this rank's training triples; returns the sum of their losses, and how many there were."""
         loss = 0.0
         order = np.random.default_rng([self.options.seed, epoch, self.pm.rank]).permutation(len(self.train))
         order = self.progress.rest_of(order, self.options.batch)
-        before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
-        batches = look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare)
-        for batch in self.progress.follow(batches):
-            loss += self._train_batch(batch)
-        settle(self.pm, self.worker)
-        seconds = time.perf_counter() - start
-        return EpochTotals(loss, len(order), seconds, Traffic.read(self.pm, TABLES) - before)
+        with self.meter.training_pass():
+            batches = look_ahead(self.worker, self._batches(order), self.options.look_ahead, self._prepare)
+            for batch in self.progress.follow(batches):
+                loss += self._train_batch(batch)
+        return loss, len(order)
 
     def _batches(self, order: Int64) -> Iterator[TripleBatch]:
         size = self.options.batch
@@ -230,14 +189,16 @@ class KnowledgeGraphEmbedding:
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _measured(self, epoch: int, totals: EpochTotals) -> EpochRow:
+    def _measured(self, epoch: int, loss: float, triples: int) -> KgeRow:
         """Ranks, adds up over the ranks, and checks that training is still sane."""
-        row = totals.row(epoch, self.totals.gather(totals.vector(self._rank_triples())))
-        if epoch and not math.isfinite(row.loss):
-            raise DivergedError(
-                f"training diverged in epoch {epoch}: the loss is no longer finite. "
-                f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."
-            )
+        found = self._rank_triples()
+        sums, took = self.meter.measured(
+            loss=loss, triples=triples, queries=found.queries, reciprocal=found.reciprocal,
+            **dict(zip(HITS, found.hits, strict=True)),
+        )  # fmt: skip
+        quality = {name: sums[name] / sums["queries"] for name in HITS} | {"mrr": sums["reciprocal"] / sums["queries"]}
+        row = KgeRow(epoch=epoch, loss=mean(sums["loss"], sums["triples"]), **took | quality)
+        check_finite(row, f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg}).")
         return row
 
     def _rank_triples(self) -> RankingTotals:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from intentpm.bench.tasks.kge import EpochRow, KgeOptions, KnowledgeGraphEmbedding
+from intentpm.bench.tasks.kge import KgeOptions, KgeRow, KnowledgeGraphEmbedding
 from intentpm.bench.tasks.kge_models import LOSSES, MODELS
 from intentpm.bench.tasks.knowledge_graph import GraphSpec, generate_knowledge_graph, load_knowledge_graph
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
@@ -78,7 +78,7 @@ def kge(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **cho
     train(training, job)
 
 
-def _quality(rows: Sequence[EpochRow], options: KgeOptions) -> list[tuple[str, str]]:
+def _quality(rows: Sequence[KgeRow], options: KgeOptions) -> list[tuple[str, str]]:
     last = rows[-1]
     return [
         (f"filtered MRR ({options.evaluate})", f"{last.mrr:.4f} (untrained {rows[0].mrr:.4f})"),
