@@ -19,6 +19,7 @@ import numpy as np
 from intentpm.foundation.errors import ClosedError, Error, ShapeError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 
+from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
     add_release, exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64, store_release,
 )
