@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from intentpm.foundation.errors import ConfigError, Error, TransportError, TransportUnavailableError
 from intentpm.launch.agreement import Greeting, check_versions, left_out, name_ranks, usable_transports
 from intentpm.launch.world import find_world
-from intentpm.runtime.config import Config, Management, Timing, read_config
+from intentpm.runtime.config import Config, Management, Synchronisation, Timing, read_config
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def init(
     *,
     management: Management | None = None,
     timing: Timing | None = None,
+    sync: Synchronisation | None = None,
+    clock_timeout: float | None = None,
     peer_timeout: float | None = None,
     start_timeout: float | None = None,
     sync_interval: float | None = None,
@@ -57,6 +59,8 @@ def init(
     transport: "auto" (ucx where every rank can use it, else tcp), "ucx" or "tcp".
     management: "adaptive", or for experiments "adapm", "relocate", "replicate", "static" or "full_replication".
     timing: when intents are acted on: "adaptive" or "immediate".
+    sync: "async", or "exact": the gradients of all ranks make one step per clock, with the bits of one rank.
+    clock_timeout: with sync="exact", seconds for which a rank waits at the end of a clock for the others; 300.
     peer_timeout: seconds without a sign of life after which a rank that is waited for counts as lost; 10.
     start_timeout: seconds for all ranks to appear and connect; 120.
     sync_interval: seconds for which writes to replicated keys are gathered before they are sent on; 0.001.

@@ -11,6 +11,7 @@ from intentpm.runtime.option_values import check_value, parse_bytes
 
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication", "adapm"]
 Timing = Literal["adaptive", "immediate"]
+Synchronisation = Literal["async", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Config:
     """"auto", "ucx", "tcp", or "loopback" (ranks in one process)."""
     management: Management = "adaptive"
     timing: Timing = "adaptive"
+    sync: Synchronisation = "async"
+    """"exact": gradients of all ranks make one step per clock, with the same bits on any number of ranks."""
+    clock_timeout: float = 300.0
+    """With sync="exact": seconds for which a rank waits at the end of a clock for the others to come."""
     peer_timeout: float = 10.0
     """Seconds without a sign of life after which a rank that is waited for counts as lost."""
     start_timeout: float = 120.0
@@ -47,10 +52,14 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, check_value(field.name, getattr(self, field.name)))
-        for name, allowed in (("management", get_args(Management)), ("timing", get_args(Timing))):
+        for name, allowed in (
+            ("management", get_args(Management)),
+            ("timing", get_args(Timing)),
+            ("sync", get_args(Synchronisation)),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("peer_timeout", "start_timeout", "sync_interval"):
+        for name in ("peer_timeout", "start_timeout", "sync_interval", "clock_timeout"):
             seconds = wait_s(getattr(self, name), name)
             if seconds == 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: needs a positive number of seconds")
@@ -70,6 +79,7 @@ _PARSERS: Mapping[str, Any] = {
     "start_timeout": float,
     "sync_interval": float,
     "sync_threshold": float,
+    "clock_timeout": float,
     "spin_us": float,
     "memory_budget": parse_bytes,
     "seed": int,

@@ -25,9 +25,10 @@ from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.array_types import Keys, Weights
 from intentpm.runtime.checkpointing import Checkpointing
-from intentpm.runtime.collectives import Collectives
+from intentpm.runtime.collectives import Call, Collectives
 from intentpm.runtime.config import Config, Management
 from intentpm.runtime.ending import forget, watch, why_failed
+from intentpm.runtime.exact_clocks import ExactClocks
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
 from intentpm.runtime.initial_rows import Init
@@ -79,6 +80,18 @@ class ParameterManager(Checkpointing):
             config.memory_budget or 0,
         )
         self._collectives = Collectives(self._engine, self.rank)
+        self.exact_clocks = (
+            ExactClocks(
+                self._collectives,
+                self.rank,
+                self.size,
+                config.clock_timeout,
+                lambda: list(self._tables.values()),
+                self._bring_up_to_date,
+            )
+            if config.sync == "exact"
+            else None
+        )
         self._inspector = Inspector(self._engine)
         self._saves = Saves(self._engine, self._workers, self.rank, config.seed)
         self._told = {}
@@ -244,15 +257,19 @@ class ParameterManager(Checkpointing):
         collective call raises CollectiveMismatchError until then.
         """
         with self._collectives.call("barrier", "barrier()", b"", timeout) as call:
-            answers = call.agree({}, replicas=self._engine.has_replicas())
-            if any(answer["replicas"] for answer in answers):
-                # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
-                call.once(lambda: self._engine.flush_news(call.remaining_s()))
-                call.agree({})
-            elif call.resumed and self._engine.has_replicas():
-                # They came after this rank had said that it had none, when the others may have gone on already.
-                self._engine.refresh_replicas(call.remaining_s())
+            self._bring_up_to_date(call)
         self._engine.trim()
+
+    def _bring_up_to_date(self, call: Call) -> None:
+        """All copies, of what was synchronised before all ranks had come here."""
+        answers = call.agree({}, replicas=self._engine.has_replicas())
+        if any(answer["replicas"] for answer in answers):
+            # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
+            call.once(lambda: self._engine.flush_news(call.remaining_s()))
+            call.agree({})
+        elif call.resumed and self._engine.has_replicas():
+            # They came after this rank had said that it had none, when the others may have gone on already.
+            self._engine.refresh_replicas(call.remaining_s())
 
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.
@@ -404,6 +421,8 @@ class ParameterManager(Checkpointing):
             self._engine.check()
             self._saves.finish()
             self._workers.settle()
+            if self.exact_clocks is not None:
+                self.exact_clocks.close(self.worker)
             self._leave()
         except BaseException as problem:
             self._engine.fail(how_it_failed(problem))  # to those that do not know of it

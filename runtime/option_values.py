@@ -8,7 +8,7 @@ from typing import Any
 from intentpm.foundation.errors import ConfigError
 
 TEXTS = ("transport", "host", "secret")
-NUMBERS = ("peer_timeout", "start_timeout", "sync_interval", "sync_threshold", "spin_us")
+NUMBERS = ("peer_timeout", "start_timeout", "sync_interval", "sync_threshold", "clock_timeout", "spin_us")
 WHOLE_NUMBERS = ("memory_budget", "seed", "port")
 MOST_BYTES = 2**63 - 1
 

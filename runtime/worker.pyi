@@ -49,6 +49,14 @@ class Worker(CountedWorker):
         lr: float | None = None,
         duplicates: Literal["sum", "each"] = "sum",
     ) -> Future[None]: ...
+    def take_step(
+        self,
+        table: Table,
+        keys: Keys,
+        gradients: npt.ArrayLike,
+        lr: float | None = None,
+        duplicates: Literal["sum", "each"] = "sum",
+    ) -> None: ...
     def pull_state(self, table: Table, keys: Keys) -> dict[str, npt.NDArray[Any]]: ...
     def set_stored(self, table: Table, keys: Keys, rows: npt.ArrayLike) -> None: ...
     def prepare_sample(

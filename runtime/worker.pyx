@@ -87,6 +87,7 @@ cdef class Worker(CountedWorker):
     cdef bint managed                    # intents are acted on
     cdef OpenWrites open_writes
     cdef KeyFilter open_keys             # with unacknowledged writes
+    cdef object exact                    # with init(sync="exact"): exact_clocks.ExactClocks; else None
 
     def __cinit__(self):
         self.duplicates = Duplicates()
@@ -95,6 +96,7 @@ cdef class Worker(CountedWorker):
 
     def __init__(self, manager, Engine engine not None, WorkersOfRank workers not None, worker_id: int):
         self.manager = manager
+        self.exact = manager.exact_clocks
         self.engine = engine
         self.worker_id = worker_id
         self.intents = IntentQueue(manager.config.timing == "immediate", worker_id)
@@ -184,7 +186,7 @@ cdef class Worker(CountedWorker):
         """Takes one step of the table's optimizer on each row. Only tables made with ``create_table(optimizer=...)``.
 
         Each step is atomic and is taken once. On a replica it shows at once, and is kept for the row's owner
-        (docs/optimisers.md says what is exact then).
+        (docs/optimisers.md says what is exact then). With ``init(sync="exact")`` nothing shows before the clock advances.
 
         Parameters
             keys: int64 [K].
@@ -195,6 +197,13 @@ cdef class Worker(CountedWorker):
         Returns when applied here or acknowledged by the owners.
         Raises OptimizerError, KeyRangeError, ShapeError, DtypeError (nothing applied), PeerLostError, ClosedError.
         """
+        if self.exact is None:
+            self.take_step(table, keys, gradients, lr, duplicates)
+        else:
+            self.push_grad_async(table, keys, gradients, lr, duplicates)
+
+    def take_step(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
+        """``push_grad``, at once in any case."""
         cdef Operation operation
         cdef cnp.ndarray wanted
         cdef cnp.ndarray rows
@@ -219,6 +228,10 @@ cdef class Worker(CountedWorker):
         try:
             self._pass_gate()
             self.lr = learning_rate(table, lr)
+            if self.exact is not None:
+                rows = values_for(table, wanted, gradients)
+                self.exact.keep(self, table, wanted, rows, self.lr, duplicates)
+                return self._begin_write(table, ACCESS_STEP, wanted[:0], rows[:0])
             wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
             return self._begin_write(table, ACCESS_STEP, wanted, rows)
         finally:
@@ -316,10 +329,18 @@ cdef class Worker(CountedWorker):
             self._signal(table, wanted, first, last)
 
     def advance_clock(self) -> int:
-        """Adds one to this worker's clock; returns the new clock."""
+        """Adds one to this worker's clock; returns the new clock.
+
+        With ``init(sync="exact")`` collective: the step of this clock's gradients is taken on all ranks first. Raises then
+        CollectiveMismatchError (another rank makes another call, or is at another clock), WaitTimeoutError (it makes none,
+        within ``clock_timeout``; call it again to wait on), OptimizerError (ranks have different ``lr``), PeerLostError.
+        The clock has not advanced then; but for WaitTimeoutError its gradients are forgotten.
+        """
         cdef Attention attention
         if self.use == WORKER_CLOSED:
             self._refuse()
+        if self.exact is not None:
+            self.exact.end_clock(self)
         attention = self.intents.advance()
         if attention != NO_ATTENTION and self.managed:
             self._kick(attention == URGENT)
@@ -387,6 +408,8 @@ cdef class Worker(CountedWorker):
     cdef _end(self):
         if self.use != WORKER_CLOSED:
             self.use = WORKER_CLOSED
+            if self.exact is not None:
+                self.exact.release(self)
             self.workers.take(self, self.engine.remote.table_count)
             self.engine.remove_worker(self.intents)
 
