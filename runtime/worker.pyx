@@ -21,7 +21,7 @@ from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport (
-    add_release, exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64, store_release,
+    exchange_acquire, fence_seq_cst, load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64,
 )
 from intentpm.runtime._native.batches cimport (
     AccessCounts, pull_rows, pull_stored_rows, push_rows, set_rows, set_stored_rows, step_rows,
@@ -37,7 +37,7 @@ from intentpm.runtime._native.messages cimport (
 )
 from intentpm.runtime._native.mutations cimport MUTATION_WRITES_NOT_SETTLED, is_planted
 from intentpm.runtime._native.remote cimport Submission
-from intentpm.runtime._native.requests cimport Operation, begin_operation, end_operation
+from intentpm.runtime._native.requests cimport Operation, begin_operation, end_here, end_operation
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime.call_arguments cimport check_step, clock_of, keys_of, learning_rate, rows_for, steps_of, values_for
@@ -54,14 +54,6 @@ cdef enum WorkerUse:
     WORKER_IDLE = 0
     WORKER_BUSY = 1
     WORKER_CLOSED = 2
-
-
-cdef inline void _end_here(Operation* operation) noexcept nogil:
-    """An operation that was begun and that no request was made for is done."""
-    operation.open_requests = 0
-    if operation.open_operations != NULL:
-        add_release(operation.open_operations, <uint32_t>-1)
-    store_release(&operation.done, 1)
 
 
 cdef class Worker(CountedWorker):
@@ -520,7 +512,7 @@ cdef class Worker(CountedWorker):
     cdef _submit(self, Operation* operation, cnp.ndarray keys, char* rows, bint will_wait):
         cdef Submission submission
         if self.misses.empty():              # nobody is asked, so the engine, which may be busy with large rows, need not know
-            _end_here(operation)
+            end_here(operation)
             return
         submission.keys = <const int64_t*>cnp.PyArray_DATA(keys)
         submission.rows = rows

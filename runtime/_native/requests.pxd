@@ -80,4 +80,6 @@ cdef class RequestPool:
 cdef void begin_operation(
     Operation* operation, TableState* table, int kind, char* rows, uint32_t* open_operations) noexcept nogil
 cdef bint reserve_positions(Operation* operation, size_t count) noexcept nogil
+# One that was begun and that no request was made for is done.
+cdef void end_here(Operation* operation) noexcept nogil
 cdef void end_operation(Operation* operation) noexcept nogil

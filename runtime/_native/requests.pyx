@@ -30,6 +30,13 @@ cdef bint reserve_positions(Operation* operation, size_t count) noexcept nogil:
     return operation.positions != NULL
 
 
+cdef void end_here(Operation* operation) noexcept nogil:
+    operation.open_requests = 0
+    if operation.open_operations != NULL:
+        add_release(operation.open_operations, <uint32_t>-1)
+    store_release(&operation.done, 1)
+
+
 cdef void end_operation(Operation* operation) noexcept nogil:
     """Frees what the operation holds; it must be done."""
     if operation.positions != operation.inline_positions:
