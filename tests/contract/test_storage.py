@@ -1,6 +1,6 @@
 """What every storage does for a table, seen through a worker of a job of one rank: rows on the host, and on a device.
 
-The device is the emulated one; a defect that it finds (a use before its event, say) fails the test.
+The device is the emulated one, whose defects (a use before its event, say) fail the test; and CUDA's where there is one.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+from support.cuda import on_cuda
 
 import intentpm
 import intentpm.optim
@@ -19,19 +20,25 @@ SIZES = [0, 1, 10, 2**20 + 1]
 Make = Callable[..., intentpm.Table]
 
 
-@pytest.fixture(params=["host", "gpu"])
-def storage(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["host", "emulated:3", on_cuda("cuda")])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the rows lie."""
     return str(request.param)
 
 
 @pytest.fixture
-def pm() -> Iterator[intentpm.ParameterManager]:
-    with intentpm.init(device="emulated:3") as pm:
+def storage(place: str) -> str:
+    return "host" if place == "host" else "gpu"
+
+
+@pytest.fixture
+def pm(place: str) -> Iterator[intentpm.ParameterManager]:
+    with intentpm.init(device=None if place == "host" else place) as pm:
         yield pm
         for table in pm._tables.values():
             if table.tier is not None:
                 table.tier.check()
-                assert table.tier.rows.device.defects == []
+                assert table.tier.rows.device.failure == ""
 
 
 @pytest.fixture
