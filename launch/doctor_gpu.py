@@ -1,4 +1,4 @@
-"""Checks of GPUs, and of the ways for their memory into the network, each on its own: one that lacks does not hide another."""
+"""Checks of GPUs, and of the ways for their memory into the network, each on its own: none hides another."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version

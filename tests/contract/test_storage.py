@@ -1,6 +1,6 @@
 """What every storage does for a table, seen through a worker of a job of one rank: rows on the host, and on a device.
 
-The device is the emulated one, whose defects (a use before its event, say) fail the test; and CUDA's where there is one.
+The device is the emulated one, whose defects (a use before its event, say) fail the test; and CUDA's where it is.
 """
 
 from collections.abc import Callable, Iterator

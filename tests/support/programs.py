@@ -456,18 +456,18 @@ def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str
 
 
 def run_seed(
-    seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None, ranks: int | None = None
+    seed: int,
+    management: str | None = None,
+    check_every: int = 8,
+    prepare: Any = None,
+    ranks: int | None = None,
+    devices: bool = False,
 ) -> str:
     """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step.
 
-    management, ranks: in place of what the seed would draw.
+    management, ranks: in place of what the seed would draw. devices: rows of some tables lie on emulated devices.
     """
     plan = Plan.draw(seed, management, ranks)
-    seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None, devices: bool = False
-) -> str:
-    """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step. devices:
-    rows of some tables lie on emulated devices."""
-    plan = Plan.draw(seed, management)
     if devices:
         plan = plan.with_devices(seed)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:

@@ -75,7 +75,13 @@ def test_rows_go_to_the_device_and_come_back() -> None:
                 assert (worker.pull(table, others[:3]) == turn + 2).all()
                 worker.push(table, others[3:4], np.ones((1, LENGTH), np.float32))
             pm.barrier()
-        return table.tier.counts() if table.tier is not None else None
+        told = pm.stats()["tables"]["t"]
+        if table.tier is None:
+            assert "sent_rows" not in told
+            return None
+        counts = table.tier.counts()
+        assert told["brought_rows"] == counts["brought_rows"]
+        return counts
 
     counts, _ = run_ranks(2, rank, management="static", device="emulated")
     assert counts is not None
