@@ -3,8 +3,8 @@
 Guarantees
     * A batch is served in one go: which rows it means is looked up, and what is done to them is enqueued, with the lock of
       the device's rows held. So the device does to a row what is decided about it, in that order. States: ``row_place.pxd``.
-    * Where a batch has a key more than once: all its deltas are added, each of its gradients is a step of its own, in order, and
-      the last value set stays.
+    * Where a batch has a key more than once: all its deltas are added, each of its gradients is a step of its own, in order,
+      and the last value set stays.
     * Rows that a checkpoint is being made of are written in ``rows``, one by one: there they are set apart first.
 Assumption: ``row_place.pxd``'s. Any thread.
 """

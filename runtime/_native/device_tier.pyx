@@ -17,13 +17,13 @@ from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.rows cimport enter_row, leave_written, push_row_atomic, set_row_atomic
 from intentpm.runtime._native.slabs cimport give_back_rows
 from intentpm.runtime._native.state cimport (
-    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, lock_word, read_unlocked, state_of,
+    STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, lock_word, read_unlocked, state_of,
     unlock_unchanged,
 )
 from intentpm.runtime._native.steps cimport set_stored_atomic, step_row_atomic
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport (
-    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, ROW_AWAY,
+    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, ROW_AWAY,
     ROW_ON_DEVICE, RowAccess, TableState, row_of,
 )
 
@@ -38,6 +38,15 @@ cdef inline bint _reads(RowAccess kind) noexcept nogil:
 
 cdef inline bint _is_stored(RowAccess kind) noexcept nogil:
     return kind == ACCESS_ROW_PULL_STORED or kind == ACCESS_ROW_SET_STORED
+
+
+cdef inline bint _is_for_home(const TableState* table, RowAccess kind, uint32_t seen) noexcept nogil:
+    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner."""
+    if _reads(kind):
+        return False
+    if state_of(seen) == STATE_REPLICA:
+        return kind != ACCESS_ROW_PUSH and kind != ACCESS_ROW_SET
+    return table.snapshot != NULL
 
 
 cdef class DeviceTier:
@@ -123,7 +132,7 @@ cdef class DeviceTier:
                 if run.kind == ACCESS_ROW_STEP and self.batch_of[place.slot] == self.batches:
                     unlock_unchanged(&place.word, seen)
                     return i
-                if self.table.snapshot != NULL and state_of(seen) == STATE_OWNED and not _reads(run.kind):
+                if _is_for_home(self.table, run.kind, seen):
                     unlock_unchanged(&place.word, seen)
                     for_home.push_back(<int32_t>i)
                     break
