@@ -6,7 +6,7 @@ Many more seeds: ``python -m tests.protocol.fuzz --seeds 10000 --devices``.
 from pathlib import Path
 
 import pytest
-from support.programs import MODES, Plan, run_seed
+from support.programs import MODES, ROW_ITEMS, Plan, run_seed
 from support.saves import run_saving_seed
 
 from intentpm.foundation.errors import Error
@@ -31,7 +31,7 @@ def test_checkpoints_are_of_one_moment(tmp_path: Path) -> None:
 
 def test_ranks_differ_in_where_rows_are() -> None:
     plans = [Plan.draw(seed).with_devices(seed) for seed in range(20)]
-    shares = [len(plan.on_devices) / (len(plan.tables) * plan.size) for plan in plans]
+    shares = [len(plan.on_devices) / (len(ROW_ITEMS) * plan.size) for plan in plans]
     assert min(shares) < 0.5
     assert max(shares) == 1
 
