@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from intentpm.bench.scenarios.checkpoints_cli import checkpoints
+from intentpm.bench.scenarios.device_cli import device
 from intentpm.bench.scenarios.evaluation_cli import tasks
 from intentpm.bench.scenarios.exactness_cli import exactness
 from intentpm.bench.scenarios.management_cli import management
@@ -41,5 +42,5 @@ def plot(results: Path, out: Path | None) -> None:
 
 for _command in (ctr, gnn, kge, mf, wv):
     train.add_command(_command)
-for _command in (suite, exactness, management, checkpoints, tasks, simulate):
+for _command in (suite, exactness, management, device, checkpoints, tasks, simulate):
     bench.add_command(_command)

@@ -2,10 +2,10 @@
 
 Guarantees
     * What is done to rows happens in the order of the calls: one stream has all of it, and it is the only lock that rows need.
-    * A write returns when its rows were copied from the caller's memory, before it is done. Rows that are read come by
-      an ``Exchange``: ``finish`` waits for it, without the lock.
-    * Where a slot comes more than once in a call: all its deltas are added, one step is taken with the sum of its gradients, and
-      the last value set stays. A slot below 0 is skipped.
+    * A write returns when its rows were copied from memory of the caller, before it is done. Rows that are read come by an
+      ``Exchange``: ``finish`` waits for it, without the lock.
+    * Where a slot comes more than once in a call: all its deltas are added, one step is taken with the sum of its gradients,
+      and the last value set stays. A slot below 0 is skipped.
 Assumptions
     * The caller holds ``lock`` for every call but ``finish``, and over what else has to be in the same order: which slot is
       whose.

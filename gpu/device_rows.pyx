@@ -1,5 +1,6 @@
 """Rows in the memory of a device; ``device_rows.pxd`` is the contract."""
 
+cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
@@ -10,6 +11,7 @@ import numpy as np
 from intentpm.gpu.kernel_names import RowLayout, kernel_names
 
 from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, blocks_for
+from intentpm.gpu.handles cimport Memory
 
 cdef enum:
     FEWEST_ROWS = 64             # that a slab has room for
@@ -29,6 +31,7 @@ cdef inline int64_t _room_for(int64_t rows) noexcept nogil:
     return max(<int64_t>FEWEST_ROWS, rows + rows // 2)
 
 
+@cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class DeviceRows:
     """Rows of one layout in the memory of ``device``; see ``device_rows.pxd`` for what native code calls.
 
@@ -349,6 +352,61 @@ cdef class DeviceRows:
                 self.close(exchange)
             self.lock.unlock()
         self._check(done)
+
+    @property
+    def stream_address(self) -> int:
+        """Of the stream that has all of it, as the driver knows it."""
+        return <size_t>self.stream
+
+    def synchronize(self) -> None:
+        """Waits until all that was enqueued is done."""
+        cdef bint done
+        with nogil:
+            self.lock.lock()
+            done = self._settle_moves()
+            self.lock.unlock()
+        self._check(done)
+
+    def gather_on_device(self, Memory slots not None, int64_t count, Memory out not None) -> None:
+        """``read`` of weights, where slots (int32) and rows are in the device's memory; returns before it is done."""
+        cdef RowBatch batch = self._batch(&self.rows, <const int*>slots.memory, count, out.memory, self.row_bytes)
+        self._check_sizes(slots, count, out)
+        self._check(self._launch(self.kernels.gather, &batch, _lanes_for(self.device, self.row_bytes // 16)))
+
+    def write_on_device(
+            self, Memory slots not None, int64_t count, Memory values not None, how: str = "set", lr: float = 0.0) -> None:
+        """``write`` of weights or gradients that are in the device's memory; there is room for their slots."""
+        cdef RowBatch batch = self._batch(&self.rows, <const int*>slots.memory, count, values.memory, self.row_bytes)
+        self._check_sizes(slots, count, values)
+        if how == "step":
+            self._check(self._step(&batch, lr))
+        elif how == "add":
+            self._check(self._add(&batch))
+        else:
+            self._check(self._put(&batch, False))
+
+    def copy_on_device(self, Memory to not None, Memory source not None, size_t size_bytes) -> None:
+        """As ``Stream.copy``, on the stream of the rows."""
+        self._check(self.device.copy(self.stream, to.memory, source.memory, min(size_bytes, to.size_bytes, source.size_bytes)))
+
+    def repeat(self, Memory pattern not None, int64_t rows) -> None:
+        """Fills slots [0, rows) with what is in ``pattern``, whole rows of ``stride_bytes``, again and again."""
+        cdef int64_t each = pattern.size_bytes // self.stride_bytes
+        cdef int64_t first = 0
+        cdef bint done
+        if each == 0:
+            raise ValueError(f"{pattern.size_bytes} bytes are no row of {self.stride_bytes}")
+        done = self.reserve(&self.rows, rows)
+        while done and first < rows:
+            done = self.device.copy(
+                self.stream, self.rows.memory + first * self.stride_bytes, pattern.memory,
+                min(each, rows - first) * self.stride_bytes)
+            first += each
+        self._check(done and self._settle_moves())
+
+    def _check_sizes(self, Memory slots, int64_t count, Memory rows):
+        if slots.size_bytes < count * sizeof(int32_t) or rows.size_bytes < count * self.row_bytes or self.rows.rows == 0:
+            raise ValueError(f"{count} slots and rows of {self.row_bytes} bytes do not fit what was given")
 
     cdef Exchange* _fill(self, const int32_t[::1] slots, const unsigned char* rows, size_t row_bytes) noexcept nogil:
         """An exchange with these slots, and with rows where there are any."""

@@ -1,5 +1,6 @@
 """A device that is not there; ``emulated.pxd`` is the contract."""
 
+cimport cython
 from cython.operator cimport dereference, postdecrement
 from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t
@@ -15,6 +16,7 @@ cdef enum:
     PAGE_BYTES = 4096
 
 
+@cython.no_gc_clear                      # rows, and what else is on it, are released after it was found to be garbage
 cdef class EmulatedDevice(Device):
     """A device that the host emulates, in the order of a seed.
 

@@ -1,22 +1,19 @@
 """Memory, streams and events of a device as Python objects, each released with its object. Any thread."""
 
+cimport cython
 from libc.stddef cimport size_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StreamHandle, blocks_for
+from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, blocks_for
 
 
+@cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class Memory:
     """``size_bytes`` of a device's memory, or with ``pinned`` of the host's. Raises MemoryError.
 
     Attributes: ``device``, ``size_bytes``, ``pinned``, ``address``. The host touches pinned memory by ``read`` and ``write``,
     which tell the device so.
     """
-
-    cdef readonly Device device
-    cdef readonly size_t size_bytes
-    cdef readonly bint pinned
-    cdef char* memory
 
     def __init__(self, Device device not None, size_t size_bytes, *, pinned: bool = False):
         self.device = device
@@ -43,19 +40,16 @@ cdef class Memory:
 
     def write(self, const unsigned char[::1] data) -> None:
         """Fills pinned memory, from its beginning."""
-        cdef size_t i
         if <size_t>data.shape[0] > self.size_bytes or not self.pinned:
             raise ValueError(f"{data.shape[0]} bytes into {self.size_bytes}, pinned: {self.pinned}")
         self.device.host_writes(self.memory)
-        for i in range(<size_t>data.shape[0]):
-            self.memory[i] = <char>data[i]
+        if data.shape[0] > 0:
+            memcpy(self.memory, &data[0], data.shape[0])
 
 
+@cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class Event:
     """A moment of a stream, once it is recorded. Raises MemoryError."""
-
-    cdef readonly Device device
-    cdef EventHandle handle
 
     def __init__(self, Device device not None):
         self.device = device
@@ -78,11 +72,9 @@ cdef class Event:
         return self.device.has_happened(self.handle)
 
 
+@cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class Stream:
     """Work in order. Its methods return before the work is done; they raise RuntimeError when the device refused it."""
-
-    cdef readonly Device device
-    cdef StreamHandle handle
 
     def __init__(self, Device device not None):
         self.device = device

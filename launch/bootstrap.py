@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from intentpm.foundation.errors import ConfigError, Error, TransportError, TransportUnavailableError
 from intentpm.launch.agreement import Greeting, check_versions, left_out, name_ranks, usable_transports
 from intentpm.launch.world import find_world
-from intentpm.runtime.config import Config, Management, Synchronisation, Timing, read_config
+from intentpm.runtime.config import Config, Management, Storage, Synchronisation, Timing, read_config
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def init(
     spin_us: float | None = None,
     memory_budget: int | str | None = None,
     seed: int | None = None,
+    storage: Storage | None = None,
+    device: str | None = None,
     host: str | None = None,
     port: int | None = None,
 ) -> "ParameterManager":
@@ -69,6 +71,8 @@ def init(
     spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
     memory_budget: bytes of row memory this rank may use, a number or a text as "8GiB"; what the machine has.
     seed: of everything random; from the operating system.
+    storage: of tables whose ``create_table`` names none: "host" or "gpu"; "host".
+    device: of tables with storage="gpu": "cuda" (the first, or LOCAL_RANK's), "cuda:1", or "emulated"; "cuda".
     host, port: address (or interface name) and port the tcp transport listens on; found and free ones.
 
     Returns

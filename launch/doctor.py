@@ -11,6 +11,7 @@ from rich.text import Text
 
 from intentpm.launch import doctor_machine as machine
 from intentpm.launch import doctor_software as software
+from intentpm.launch.doctor_gpu import check_gpu
 from intentpm.launch.doctor_transports import check_transports
 from intentpm.launch.findings import Finding
 
@@ -30,7 +31,7 @@ CHECKS: dict[str, Check] = {
     "Slurm": software.check_slurm,
     "torch": software.check_torch,
     "UCX": software.check_ucx,
-    "GPU": software.check_gpu,
+    "GPU": check_gpu,
     "Launcher detected": software.check_launcher,
     "Transports": check_transports,
 }

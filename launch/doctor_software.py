@@ -1,4 +1,4 @@
-"""Checks of what ranks are started with and talk through: MPI, Slurm, torch, UCX, GPU."""
+"""Checks of what ranks are started with and talk through: MPI, Slurm, torch, UCX."""
 
 import importlib.util
 import os
@@ -129,6 +129,12 @@ def _ucx_info() -> tuple[list[str], dict[str, str]] | None:
     return ([system], {}) if system else None
 
 
+def ucx_devices() -> dict[str, list[str]]:
+    """Transport -> devices of the UCX there is; empty without one."""
+    tool = _ucx_info()
+    return _ucx_devices(run_tool([*tool[0], "-d"], 30, **tool[1]).stdout) if tool is not None else {}
+
+
 def _ucx_devices(listing: str) -> dict[str, list[str]]:
     """Transport -> devices, from the output of ``ucx_info -d``."""
     devices: dict[str, list[str]] = {}
@@ -140,26 +146,6 @@ def _ucx_devices(listing: str) -> dict[str, list[str]]:
         elif key.strip() == "Device" and transport:
             devices.setdefault(transport, []).append(value.strip())
     return devices
-
-
-def check_gpu() -> Finding:
-    driver = Path("/proc/driver/nvidia/version")
-    cupy = _version_of("cupy-cuda12x", "cupy-cuda13x", "cupy")
-    if not driver.exists():
-        return Finding("GPU", "missing", "no NVIDIA driver", facts={"cupy": cupy})
-    listed = run_tool(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"], 20)
-    gpus = [line.strip() for line in listed.stdout.splitlines() if line.strip()]
-    facts = {"gpus": gpus, "cupy": cupy}
-    if not gpus:
-        return Finding("GPU", "warn", f"driver, but no device: {last_line(listed.stderr)}", "check nvidia-smi", facts)
-    if cupy is None:
-        fix = "for tables in GPU memory: pip install 'intentpm[gpu]'"
-        return Finding("GPU", "warn", f"{'; '.join(gpus)}; CuPy is not installed", fix, facts)
-    code = "import cupy; a = cupy.arange(10); print('sum', int(a.sum()))"
-    tried = run_tool([sys.executable, "-c", code], 60)
-    if tried.stdout.strip() != "sum 45":
-        return Finding("GPU", "warn", f"{'; '.join(gpus)}; CuPy {cupy} fails: {last_line(tried.stderr)}", "", facts)
-    return Finding("GPU", "ok", f"{'; '.join(gpus)}; CuPy {cupy} works", facts=facts)
 
 
 def _version_of(*packages: str) -> str | None:

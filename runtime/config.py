@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import ConfigError
+from intentpm.runtime.devices import check_device
 from intentpm.runtime.option_values import check_value, parse_bytes
 
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication", "adapm"]
 Timing = Literal["adaptive", "immediate"]
 Synchronisation = Literal["async", "exact"]
+Storage = Literal["host", "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Config:
     made (such keys stay remote). Default: what the machine has."""
     seed: int | None = None
     """Seed of everything random (sampling, generated data). Default: from the operating system."""
+    storage: Storage = "host"
+    """Of tables whose ``create_table`` names none."""
+    device: str = "cuda"
+    """Where rows of ``create_table(storage="gpu")`` lie: "cuda", by LOCAL_RANK or the first, "cuda:NUMBER"; "emulated",
+    "emulated:SEED": a device that is not there, for tests."""
     host: str | None = None
     """Address or interface name the tcp transport listens on. Default: the address peers reach this host by."""
     port: int = 0
@@ -56,6 +63,7 @@ class Config:
             ("management", get_args(Management)),
             ("timing", get_args(Timing)),
             ("sync", get_args(Synchronisation)),
+            ("storage", get_args(Storage)),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
@@ -70,6 +78,7 @@ class Config:
             raise ConfigError(f"spin_us={self.spin_us!r}: needs a number of microseconds >= 0")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise ConfigError(f"memory_budget={self.memory_budget!r}: needs a positive number of bytes")
+        check_device(self.device)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port={self.port!r}: needs a number from 0 to 65535")
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
+from intentpm.gpu.device import Device
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table
@@ -26,7 +27,8 @@ from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.array_types import Keys, Weights
 from intentpm.runtime.checkpointing import Checkpointing
 from intentpm.runtime.collectives import Call, Collectives
-from intentpm.runtime.config import Config, Management
+from intentpm.runtime.config import Config, Management, Storage
+from intentpm.runtime.devices import open_device
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.exact_clocks import ExactClocks
 from intentpm.runtime.explain import KeyReport, read_report
@@ -68,6 +70,7 @@ class ParameterManager(Checkpointing):
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
+        self._device: Device | None = None
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
             transport,
@@ -118,6 +121,8 @@ class ParameterManager(Checkpointing):
         init: Init = 0.0,
         optimizer: RowOptimiser | None = None,
         timeout: float | None = None,
+        *,
+        storage: Storage | None = None,
     ) -> Table:
         """Collective. Makes a table of ``num_keys`` rows, spread over the ranks.
 
@@ -134,6 +139,8 @@ class ParameterManager(Checkpointing):
             optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
                 the optimizer with it. For floating-point dtypes.
             timeout: seconds; None waits as long as all ranks are alive.
+            storage: where this rank has its rows: "host", or "gpu": in the memory of the device that
+                ``init(device=...)`` names. Default: ``init(storage=...)``, the host. Ranks may differ. See docs/gpu.md.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
         the same whichever rank found it; OptimizerError, Error, MemoryBudgetError, what a callable raised (the other
@@ -143,7 +150,9 @@ class ParameterManager(Checkpointing):
         it by the same call again.
         """
         check_name(name)
-        arguments, problem = check_table_arguments(name, num_keys, row_shape, dtype, init, optimizer)
+        arguments, problem = check_table_arguments(
+            name, num_keys, row_shape, dtype, init, optimizer, storage or self.config.storage
+        )
         described = (
             arguments.describe()
             if arguments
@@ -155,7 +164,9 @@ class ParameterManager(Checkpointing):
         with self._collectives.call("create_table", what, identity, timeout) as call:
             creation = TableCreation(self._engine, described["name"])
             try:
-                creation = call.once(lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size))
+                creation = call.once(
+                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._open_device)
+                )
                 answers = call.agree(described, problem=creation.problem)
                 self._settle_table(creation, not any(answer["problem"] for answer in answers))
             except WaitTimeoutError:
@@ -167,6 +178,11 @@ class ParameterManager(Checkpointing):
                 call.withdraw(lambda made: self._settle_table(creation, made), creation.given_up(interrupt))
                 raise
         return creation.result(answers)
+
+    def _open_device(self) -> Device:
+        if self._device is None:
+            self._device = open_device(self.config.device, self.rank)
+        return self._device
 
     def _check_new(self, arguments: TableArguments) -> int:
         """The id of a table that can be made. Raises Error, MemoryBudgetError."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from intentpm.foundation.errors import ConfigError
 
-TEXTS = ("transport", "host", "secret")
+TEXTS = ("transport", "host", "secret", "device")
 NUMBERS = ("peer_timeout", "start_timeout", "sync_interval", "sync_threshold", "clock_timeout", "spin_us")
 WHOLE_NUMBERS = ("memory_budget", "seed", "port")
 MOST_BYTES = 2**63 - 1

@@ -70,7 +70,8 @@ def _worker(timer: dict[str, Any]) -> dict[str, Any]:
 def _table(table: Any, workers: Any) -> dict[str, int]:
     (local, replica, remote), looked_at, _ = workers.access_counts(table.table_id)
     sampled = dict(zip(("sampled", "announced", "in_time"), looked_at, strict=True))
-    return {"local": local, "replica": replica, "remote": remote, **sampled, **table.memory()}
+    moved = table.tier.counts() if table.tier is not None else {}
+    return {"local": local, "replica": replica, "remote": remote, **sampled, **table.memory(), **moved}
 
 
 def _coverage(of_tables: Iterable[dict[str, int]]) -> dict[str, float | None]:

@@ -3,15 +3,16 @@
 import operator
 import reprlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.foundation.errors import ConfigError, DtypeError, Error, MemoryBudgetError, ShapeError
 from intentpm.runtime._native.slabs import stride_for
 from intentpm.runtime._native.store import resolve_dtype, stored_bytes
 from intentpm.runtime.arguments import whole_number
+from intentpm.runtime.config import Storage
 from intentpm.runtime.initial_rows import Init, InitialRows
 from intentpm.runtime.optimisers import RowOptimiser, check_optimizer
 
@@ -31,6 +32,8 @@ class TableArguments:
     dtype: np.dtype[Any]
     init: InitialRows
     optimizer: RowOptimiser | None = None
+    storage: Storage = "host"
+    """Each rank's own: the others need not have a GPU."""
 
     @property
     def stride_bytes(self) -> int:
@@ -55,6 +58,7 @@ def check_table_arguments(
     dtype: npt.DTypeLike,
     init: Init,
     optimizer: RowOptimiser | None = None,
+    storage: Storage = "host",
 ) -> tuple[TableArguments | None, Exception | None]:
     """The arguments, or what is wrong with them."""
     try:
@@ -66,7 +70,9 @@ def check_table_arguments(
         _check_size(where, keys, stored_bytes(resolved, shape, None), shape)
         _check_size(where, keys, stored_bytes(resolved, shape, optimizer), shape)
         rows = InitialRows(init, keys, shape, resolved, f"{where}: init")
-        return TableArguments(name, keys, shape, resolved, rows, optimizer), None
+        if storage not in get_args(Storage):
+            raise ConfigError(f"{where}: storage={storage!r}: choose one of {', '.join(get_args(Storage))}")
+        return TableArguments(name, keys, shape, resolved, rows, optimizer, storage), None
     except Exception as problem:  # an array-like of somebody else's may raise anything
         return None, problem
 

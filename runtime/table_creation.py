@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.gpu.device import Device
+from intentpm.runtime._native.device_tier import DeviceTier
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import UnfitError
@@ -33,10 +35,12 @@ class TableCreation:
         check: Callable[[TableArguments], int],
         rank: int,
         size: int,
+        device: Callable[[], Device],
     ) -> Self:
         """The table, filled and known to the engine, or a problem: the other ranks hear of it before this one raises.
 
-        arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id.
+        arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id. device: opens
+        the one for ``storage="gpu"``.
         """
         shared = True
         if arguments is not None:
@@ -54,6 +58,8 @@ class TableCreation:
                 )
                 shared = arguments.init.is_shared
                 arguments.init.fill(table)
+                if arguments.storage == "gpu":
+                    DeviceTier(table, device())
                 self._engine.add_table(table)
                 self.table = table
             except Exception as problem:  # an init callable may raise anything

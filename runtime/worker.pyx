@@ -473,6 +473,8 @@ cdef class Worker(CountedWorker):
                 self._access_rows(table, kind, wanted, count, rows)
         if not is_read(kind) and is_dirty(table.state):
             self._note_dirt()
+        if table.state.tier != NULL and table.state.tier.failed:
+            table.tier.check()
 
     cdef void _note_dirt(self) noexcept:
         """Tells the engine that there is something to synchronise, once until it has collected it."""

@@ -13,6 +13,7 @@ from intentpm.runtime._native.messages cimport RESULT_KEPT, RESULT_SAVED
 from intentpm.runtime._native.mutations cimport (
     MUTATION_COPY_LEFT_OUT, MUTATION_LATE_WRITE_LOST, MUTATION_SAVED_TWICE, is_planted,
 )
+from intentpm.runtime._native.row_place cimport ROW_READ, is_home
 from intentpm.runtime._native.snapshot cimport MARK_DONE, MARK_UNSEEN, UNKNOWN_VERSION, Snapshot
 from intentpm.runtime._native.state cimport (
     STATE_OWNED, WORD_HERE, WORD_VERSION_ONE, lock_word, read_unlocked, state_of, try_lock, unlock_unchanged,
@@ -218,6 +219,16 @@ cdef inline bint _enter_slot(TableState* table, int64_t slot, int32_t* key, uint
     return False
 
 
+cdef inline bint _enter_slot_home(TableState* table, int64_t slot, int32_t* key, uint32_t* word) noexcept nogil:
+    """The same, with the row in ``rows``."""
+    while _enter_slot(table, slot, key, word):
+        if table.tier == NULL or is_home(table, &table.places[key[0]], ROW_READ):
+            return True
+        unlock_unchanged(&table.places[key[0]].word, word[0])
+        table.tier.bring_home(table, key[0])
+    return False
+
+
 cdef inline bint _is_unchanged(uint32_t version, const uint32_t* seen, int64_t key) noexcept nogil:
     return version != UNKNOWN_VERSION and seen[key] == version + 1
 
@@ -227,7 +238,7 @@ cdef bint _take_slot(TableState* table, int64_t slot, int32_t* key_out, char* ou
     cdef uint32_t word
     cdef uint32_t* mark
     cdef bint taken
-    if not _enter_slot(table, slot, &key, &word):
+    if not _enter_slot_home(table, slot, &key, &word):
         return False
     mark = _mark_of(table, key)
     taken = mark[0] != MARK_DONE
@@ -347,7 +358,7 @@ cdef int64_t take_changed(
     cdef int32_t key
     cdef uint32_t word
     while taken < most and next_slot[0] < load_relaxed_i64(&table.slots_touched):
-        if _enter_slot(table, next_slot[0], &key, &word):
+        if _enter_slot_home(table, next_slot[0], &key, &word):
             if not _is_unchanged(word // WORD_VERSION_ONE, seen, key):
                 copy_row(rows + taken * table.stored_bytes, row_of(table, table.places[key].slot), table.stored_bytes)
                 seen[key] = word // WORD_VERSION_ONE + 1

@@ -13,7 +13,10 @@ from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REP
 from intentpm.runtime._native.steps cimport (
     pull_stored_atomic, set_stored_atomic, step_row_atomic, try_set_stored, try_step,
 )
-from intentpm.runtime._native.table_state cimport TableState, is_here, prefetch_row, row_of, slot_of
+from intentpm.runtime._native.table_state cimport (
+    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, RowAccess,
+    TableState, is_here, prefetch_row, row_of, slot_of,
+)
 
 cdef enum:
     # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's place is known; the
@@ -21,14 +24,6 @@ cdef enum:
     ROWS_AHEAD = 32
     WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
     PLACES_AHEAD = 64
-
-cdef enum AccessKind:
-    ACCESS_ROW_PULL
-    ACCESS_ROW_PUSH
-    ACCESS_ROW_SET
-    ACCESS_ROW_STEP
-    ACCESS_ROW_PULL_STORED
-    ACCESS_ROW_SET_STORED
 
 
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
@@ -90,7 +85,7 @@ cdef inline void _look_ahead(
 
 
 cdef void_apart _settle(
-        AccessKind kind, TableState* table, int64_t key, int64_t position, char* row, double lr,
+        RowAccess kind, TableState* table, int64_t key, int64_t position, char* row, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """Further attempts of the loop below, and what comes of a key that is not here; apart, so that it keeps its registers."""
     cdef KeyState state
@@ -112,7 +107,7 @@ cdef void_apart _settle(
 
 
 cdef inline void _access_rows(
-        AccessKind kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes, double lr,
+        RowAccess kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
     """The one loop of all batches; ``kind`` and a constant ``row_bytes`` are compiled in."""
     cdef uint64_t owned = 0, replica = 0
@@ -146,6 +141,16 @@ cdef inline void _access_rows(
     _count(counts, owned, replica, 0)
 
 
+cdef void_apart _access_tier(
+        RowAccess kind, TableState* table, const int64_t* keys, int64_t count, char* rows, double lr, vector[int32_t]& misses,
+        AccessCounts* counts) noexcept nogil:
+    cdef uint64_t served[2]
+    cdef size_t missed = misses.size()
+    served[0] = served[1] = 0
+    table.tier.access(table, kind, keys, count, rows, lr, misses, served)
+    _count(counts, served[0], served[1], misses.size() - missed)
+
+
 cdef void_per_cpu _pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
@@ -165,34 +170,52 @@ cdef void_per_cpu _pull_rows(
 cdef void pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_PULL, table, keys, count, out, 0.0, misses, counts)
+        return
     _pull_rows(table, keys, count, out, misses, counts)
 
 
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, 0.0, misses, counts)
+        return
     _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_SET, table, keys, count, <char*>values, 0.0, misses, counts)
+        return
     _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void step_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, lr, misses, counts)
+        return
     _access_rows(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
 
 
 cdef void pull_stored_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_PULL_STORED, table, keys, count, out, 0.0, misses, counts)
+        return
     _access_rows(ACCESS_ROW_PULL_STORED, table, keys, count, out, table.stored_bytes, 0.0, misses, counts)
 
 
 cdef void set_stored_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* rows,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, 0.0, misses, counts)
+        return
     _access_rows(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, table.stored_bytes, 0.0, misses, counts)

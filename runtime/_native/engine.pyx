@@ -91,6 +91,8 @@ cdef class Engine:
         with nogil:
             self.monitor.acquire()
             self.remote.tables[table.table_id] = table.state
+            if table.state.tier != NULL:
+                table.state.tier.job_fails = &self.transport.out_of_memory
             self.remote.table_count = table.table_id + 1
             self.rounds.holder.count_rows(table)
             self.monitor.release()

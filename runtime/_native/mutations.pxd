@@ -36,6 +36,10 @@ cdef enum Mutation:
     MUTATION_SAVED_TWICE = 1 << 18           # a row that was left to the checkpoint is written by its new owner, too
     MUTATION_CUT_UNSETTLED = 1 << 19         # a cut does not wait for what replicas have for their owners
     MUTATION_CUT_UNTOLD = 1 << 20            # messages do not say that their origin has made a cut
+    # Of tables with rows on a device.
+    MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
+    MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void
+    MUTATION_EXCHANGE_NOT_AWAITED = 1 << 26  # rows from the device are taken before the event that says they have come
 
 
 cdef uint32_t planted            # set while no other thread runs

@@ -28,13 +28,19 @@ NAMES = {
     "fetched kept": MUTATION_FETCHED_KEPT,
     "rests for good": MUTATION_RESTS_FOR_GOOD,
 }
+OF_DEVICES = {
+    "row left away": MUTATION_ROW_LEFT_AWAY,
+    "write unnoted": MUTATION_WRITE_UNNOTED,
+    "exchange not awaited": MUTATION_EXCHANGE_NOT_AWAITED,
+}
+"""Found by the programs whose rows lie on devices."""
 
 
 @contextmanager
 def plant(name: str):
     """Breaks the runtime of this process in the named way, inside the with block. For tests only."""
     global planted
-    planted = NAMES[name]
+    planted = (NAMES | OF_DEVICES)[name]
     try:
         yield
     finally:

@@ -25,8 +25,9 @@ from intentpm.runtime._native.messages cimport (
 )
 from intentpm.runtime._native.parking cimport ParkedMessage, Parking
 from intentpm.runtime._native.requests cimport Operation, Request, RequestPool
+from intentpm.runtime._native.row_place cimport ROW_WRITE, lock_row
 from intentpm.runtime._native.rows cimport leave_written, pull_row_atomic, push_row_atomic, set_row_atomic
-from intentpm.runtime._native.state cimport STATE_OWNED, KeyPlace, KeyState, lock_word
+from intentpm.runtime._native.state cimport STATE_OWNED, KeyPlace, KeyState
 from intentpm.runtime._native.steps cimport pull_stored_atomic, set_stored_atomic, step_row_atomic
 from intentpm.runtime._native.table_state cimport TableState, key_state, row_of
 from intentpm.transports.base cimport Transport
@@ -98,7 +99,7 @@ cdef inline bint write_owned(
     cdef char* copy
     if key_state(table, key) != STATE_OWNED:
         return False
-    seen = lock_word(&place.word)            # it stays so while the engine's lock is held
+    seen = lock_row(table, key, ROW_WRITE)   # it stays so while the engine's lock is held
     copy = set_apart(table, key, is_new)
     _make_write(table, kind, row_of(table, place.slot), written, lr)
     if copy != NULL:

@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart, set_apart
 from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
+from intentpm.runtime._native.row_place cimport ROW_OVERWRITE, lock_row
 from intentpm.runtime._native.row_pool cimport give_pool_row
 from intentpm.runtime._native.state cimport KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, row_of
@@ -88,7 +89,7 @@ cdef double pending_norm(TableState* table, int64_t key) noexcept nogil:
 
 cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_OVERWRITE)
     _put_on_top(table, place.slot, row)
     unlock_changed(&place.word, seen)
 
@@ -96,7 +97,7 @@ cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexc
 cdef bint promote_replica(
         TableState* table, int64_t key, const char* row, uint32_t version, bint shared, uint8_t apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_OVERWRITE)
     cdef bint written = is_written(&table.replicas[place.slot])
     if table.snapshot != NULL:
         _arrive_apart(table, key, row, apart)

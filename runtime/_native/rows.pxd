@@ -15,6 +15,7 @@ from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apa
 from intentpm.runtime._native.dirty_stack cimport mark_dirty
 from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
+from intentpm.runtime._native.row_place cimport ROW_READ, ROW_WRITE, RowUse, is_home, lock_row
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
     lock_word, read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged,
@@ -54,11 +55,8 @@ cdef inline void leave_written(TableState* table, int64_t key, uint32_t seen) no
     unlock_changed(&table.places[key].word, seen)
 
 
-cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta) noexcept nogil:
+cdef inline KeyState _push_entered(TableState* table, int64_t key, uint32_t seen, const char* delta) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen
-    if not enter_row(place, &seen):
-        return STATE_ABSENT
     if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
         push_apart(table, key, delta)
     table.add(row_of(table, place.slot), delta, table.row_items)
@@ -68,11 +66,15 @@ cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta)
     return state_of(seen)
 
 
-cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) noexcept nogil:
-    cdef KeyPlace* place = &table.places[key]
+cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta) noexcept nogil:
     cdef uint32_t seen
-    if not enter_row(place, &seen):
+    if not enter_row(&table.places[key], &seen):
         return STATE_ABSENT
+    return _push_entered(table, key, seen, delta)
+
+
+cdef inline KeyState _set_entered(TableState* table, int64_t key, uint32_t seen, const char* value) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
     if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
         set_value_apart(table, key, value, table.row_bytes)
     copy_row(row_of(table, place.slot), value, table.row_bytes)
@@ -82,8 +84,53 @@ cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) 
     return state_of(seen)
 
 
+cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef uint32_t seen
+    if not enter_row(&table.places[key], &seen):
+        return STATE_ABSENT
+    return _set_entered(table, key, seen, value)
+
+
+cdef inline KeyState enter_home(TableState* table, int64_t key, RowUse use, uint32_t* seen) noexcept nogil:
+    """Of a table with a tier: enters a row that is in ``rows``, having it brought. ABSENT: the key is not here."""
+    cdef KeyPlace* place = &table.places[key]
+    while read_unlocked(&place.word) & WORD_HERE:
+        if not enter_row(place, seen):
+            continue
+        if is_home(table, place, use):
+            return state_of(seen[0])
+        unlock_unchanged(&place.word, seen[0])
+        table.tier.bring_home(table, key)
+    return STATE_ABSENT
+
+
+cdef inline KeyState pull_home(TableState* table, int64_t key, char* out, size_t row_bytes) noexcept nogil:
+    cdef uint32_t seen
+    cdef KeyState state = enter_home(table, key, ROW_READ, &seen)
+    if state != STATE_ABSENT:
+        copy_row(out, row_of(table, table.places[key].slot), row_bytes)
+        unlock_unchanged(&table.places[key].word, seen)
+    return state
+
+
+cdef inline KeyState push_home(TableState* table, int64_t key, const char* delta) noexcept nogil:
+    cdef uint32_t seen
+    if enter_home(table, key, ROW_WRITE, &seen) == STATE_ABSENT:
+        return STATE_ABSENT
+    return _push_entered(table, key, seen, delta)
+
+
+cdef inline KeyState set_home(TableState* table, int64_t key, const char* value) noexcept nogil:
+    cdef uint32_t seen
+    if enter_home(table, key, ROW_WRITE, &seen) == STATE_ABSENT:
+        return STATE_ABSENT
+    return _set_entered(table, key, seen, value)
+
+
 cdef inline KeyState pull_row_atomic(TableState* table, int64_t key, char* out) noexcept nogil:
     cdef KeyState state = STATE_ABSENT
+    if table.tier != NULL:
+        return pull_home(table, key, out, table.row_bytes)
     while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
         state = try_pull(table, key, out, table.row_bytes)
     return state
@@ -91,6 +138,8 @@ cdef inline KeyState pull_row_atomic(TableState* table, int64_t key, char* out) 
 
 cdef inline KeyState push_row_atomic(TableState* table, int64_t key, const char* delta) noexcept nogil:
     cdef KeyState state = STATE_ABSENT
+    if table.tier != NULL:
+        return push_home(table, key, delta)
     while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
         state = try_push(table, key, delta)
     return state
@@ -98,6 +147,8 @@ cdef inline KeyState push_row_atomic(TableState* table, int64_t key, const char*
 
 cdef inline KeyState set_row_atomic(TableState* table, int64_t key, const char* value) noexcept nogil:
     cdef KeyState state = STATE_ABSENT
+    if table.tier != NULL:
+        return set_home(table, key, value)
     while state == STATE_ABSENT and read_unlocked(&table.places[key].word) & WORD_HERE:
         state = try_set(table, key, value)
     return state
@@ -109,7 +160,7 @@ cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcep
     """The whole stored row; returns the version of the row it copied."""
     # Writers only hold the word for one row, so locking it to read is as short.
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_READ)
     copy_row(out, row_of(table, place.slot), table.stored_bytes)
     unlock_unchanged(&place.word, seen)
     return seen // WORD_VERSION_ONE
@@ -136,7 +187,7 @@ cdef inline uint32_t apply_record(
     is_new: cuts.pxd. Returns the row's version before; it has the next one now.
     """
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_WRITE)
     cdef char* copy = set_apart(table, key, is_new) if table.snapshot != NULL else <char*>NULL
     _write(table, record, rows, row_of(table, place.slot))
     if copy != NULL:

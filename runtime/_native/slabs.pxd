@@ -17,5 +17,7 @@ cdef int map_arrays(TableState* table) except -1
 cdef void unmap_arrays(TableState* table) noexcept
 # The slots from ``end`` up to the last that was ever bound are free, and of the free ones ``kept`` lie below.
 cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept nogil
+# No row is in ``rows``: all are on a device.
+cdef void give_back_rows(TableState* table) noexcept nogil
 # No row has a holder.
 cdef void give_back_holdings(TableState* table) noexcept nogil

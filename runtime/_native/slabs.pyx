@@ -74,6 +74,10 @@ cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept
     _give_back(table.free_slots, kept * sizeof(int32_t), table.free_count * sizeof(int32_t), PAGE_BYTES)
 
 
+cdef void give_back_rows(TableState* table) noexcept nogil:
+    _give_back(table.rows, 0, _mapped_bytes(table.slots_touched * table.stride_bytes), HUGE_PAGE_BYTES)
+
+
 cdef void give_back_holdings(TableState* table) noexcept nogil:
     _give_back(table.holdings, 0, (table.holdings_touched + 1) * sizeof(Holding), PAGE_BYTES)
     table.holdings_touched = table.holdings_free = 0

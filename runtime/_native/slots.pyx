@@ -7,6 +7,7 @@ from intentpm.foundation.primitives cimport (
 )
 from intentpm.runtime._native.apart cimport leave_apart
 from intentpm.runtime._native.replicas cimport is_written
+from intentpm.runtime._native.row_place cimport ROW_READ, lock_row
 from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_VERSION_ONE, KeyPlace, KeyState, as_owned, lock_word, unlock_changed, unlock_unchanged,
@@ -36,6 +37,8 @@ cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil:
     table.slots_bound_below = max(table.slots_bound_below, <int64_t>slot + 1)
     store_relaxed_i64(&table.slots_used, table.slots_used + 1)
     fence_release()                      # readers of the key that had this slot before: state.pxd
+    if table.tier != NULL:
+        table.tier.where[slot] = 0
     store_relaxed_i32(&table.key_of[slot], <int32_t>key)
     store_relaxed_i32(&table.places[key].slot, slot)
     if slot == table.slots_touched:
@@ -84,7 +87,7 @@ cdef void _give_row(TableState* table, int64_t key, char* out, uint8_t* apart) n
 
 cdef uint32_t move_out(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_READ)
     _give_row(table, key, out, apart)
     _unbind(table, place, seen)
     return seen // WORD_VERSION_ONE
@@ -92,7 +95,7 @@ cdef uint32_t move_out(TableState* table, int64_t key, char* out, uint8_t* apart
 
 cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    cdef uint32_t seen = lock_word(&place.word)
+    cdef uint32_t seen = lock_row(table, key, ROW_READ)
     _give_row(table, key, out, apart)
     table.replicas[place.slot].seen_version = seen // WORD_VERSION_ONE
     unlock_changed(&place.word, with_state(seen, STATE_REPLICA))

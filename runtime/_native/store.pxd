@@ -18,6 +18,7 @@ cdef class Table:
     cdef readonly object optimizer       # of runtime/optimisers.py; None: none
     cdef readonly object stored_dtype    # numpy.dtype: structure of weights and state (row_layout.pyx); None without optimizer
     cdef readonly tuple row_shape
+    cdef readonly object tier    # DeviceTier; None: all rows are in ``rows``
     cdef int row_ndim            # row_shape for checks without Python objects
     cdef int64_t row_dims[MAX_ROW_NDIM]
     cdef readonly int64_t num_keys

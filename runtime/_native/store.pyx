@@ -69,7 +69,8 @@ cdef class Table:
 
     Attributes: ``name``; ``num_keys``; ``row_shape``, a tuple; ``dtype``, a numpy.dtype; ``table_id``, from 0 on in the order
     of ``create_table``; ``DTYPES``, the names of those that a table can have; ``optimizer``, of ``intentpm.optim``, or None;
-    ``stored_dtype``: with an optimizer, the numpy.dtype of a row with its state, a structure.
+    ``stored_dtype``: with an optimizer, the numpy.dtype of a row with its state, a structure; ``tier``, of
+    ``storage="gpu"``, or None.
     """
 
     DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")

@@ -7,7 +7,8 @@ who has a replica. All of them, the engine and management look into this struct:
 Assumption: keys have been checked against ``num_keys`` (``check_keys``).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport (
     load_relaxed, load_relaxed_i32, prefetch_read, prefetch_write, row_add_fn, row_square_fn,
@@ -41,6 +42,35 @@ cdef struct ReplicaRecord:
     uint32_t seen_tick           # atomic relaxed, written under the engine's lock: when that was (holders.pxd)
 
 
+cdef struct TableState
+
+# Of a slot whose table has a tier; 0: its row is in ``rows`` alone. See row_place.pxd
+cdef enum RowPlace:
+    ROW_AWAY = 1                 # that in ``rows`` is out of date
+    ROW_ON_DEVICE = 2
+
+# What a batch does with each of its rows.
+cdef enum RowAccess:
+    ACCESS_ROW_PULL
+    ACCESS_ROW_PUSH
+    ACCESS_ROW_SET
+    ACCESS_ROW_STEP
+    ACCESS_ROW_PULL_STORED
+    ACCESS_ROW_SET_STORED
+
+# A device that has rows of a table (device_tier.pyx).
+cdef struct RowTier:
+    uint8_t* where               # per slot, RowPlace. Guarded by: the word of the slot's key, LOCKED
+    void* context
+    bint failed                  # atomic, never taken back: the device does not do what it is asked
+    bint* job_fails              # set with it, once the engine knows the table; guarded by: engine lock
+    # Has the row of a key brought, unless the key has left or it is there. No word is held by the caller.
+    void (*bring_home)(TableState* table, int64_t key) noexcept nogil
+    # Serves a batch as ``batches.pxd`` says; adds to ``served`` the keys served from owned rows and from replicas.
+    void (*access)(
+        TableState* table, RowAccess kind, const int64_t* keys, int64_t count, char* rows, double lr,
+        vector[int32_t]& misses, uint64_t* served) noexcept nogil
+
 cdef struct TableState:
     # Set before anybody else sees the table.
     uint32_t table_id
@@ -56,6 +86,7 @@ cdef struct TableState:
     bint adds_exactly            # integers: the order of additions does not matter
     row_square_fn square         # sum of the squares of a row's items
     const RowOptimiser* optimiser    # NULL: none, and a row is its weights
+    RowTier* tier                # NULL: none, and all rows are in ``rows``
     # Per key, num_keys each; memory is committed by the system at first touch.
     KeyPlace* places             # see state.pxd
     KeyRecord* records

@@ -28,6 +28,7 @@ def fuzz(
     stop_after_s: float,
     ranks: int | None = None,
     saves: int = 0,
+    devices: bool = False,
 ) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
@@ -38,12 +39,12 @@ def fuzz(
     for seed in range(first, first + count):
         try:
             if saves:
-                _run_saving(seed, management, saves)
+                _run_saving(seed, management, saves, devices)
             else:
-                run_seed(seed, management, check_every, ranks=ranks)
+                run_seed(seed, management, check_every, ranks=ranks, devices=devices)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves)}")
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves, devices)}")
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -56,15 +57,16 @@ def fuzz(
     return 0
 
 
-def _run_saving(seed: int, management: str | None, saves: int) -> None:
+def _run_saving(seed: int, management: str | None, saves: int, devices: bool) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        run_saving_seed(seed, Path(folder), management, saves)
+        run_saving_seed(seed, Path(folder), management, saves, devices=devices)
 
 
-def replay_command(seed: int, management: str | None, ranks: int | None = None, saves: int = 0) -> str:
+def replay_command(seed: int, management: str | None, ranks: int | None, saves: int, devices: bool) -> str:
     options = f" --management {management}" if management else ""
     options += f" --ranks {ranks}" if ranks else ""
     options += f" --saves {saves}" if saves else ""
+    options += " --devices" if devices else ""
     return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{options}"
 
 
@@ -77,6 +79,7 @@ def main() -> int:
     parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
     parser.add_argument("--saves", type=int, default=0, help="checkpoints made while a program runs, and checked")
+    parser.add_argument("--devices", action="store_true", help="rows of some tables lie on emulated devices")
     options = parser.parse_args()
     return fuzz(
         options.first,
@@ -86,6 +89,7 @@ def main() -> int:
         options.stop_after,
         options.ranks,
         options.saves,
+        options.devices,
     )
 
 

@@ -25,7 +25,7 @@ At the end every value is exact. The model adds no assumption about where keys a
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ class Plan:
     early_records: int = 1
     hands_over: bool = False
     private_steps: bool = False
+    on_devices: frozenset[tuple[str, int]] = frozenset()
+    """(table, rank): whose rows lie on an emulated device."""
 
     @property
     def optimizers(self) -> dict[str, RowOptimiser]:
@@ -79,6 +81,13 @@ class Plan:
             hands_over=draw.choice((False, True, True)),
             private_steps=draw.random() < 0.5,
         )
+
+    def with_devices(self, seed: int) -> "Plan":
+        """The same, with rows on emulated devices: of some tables, on some ranks, of all in some programs."""
+        draw = random.Random(f"devices {seed}")
+        share = draw.choice((0.3, 0.7, 1.0))
+        chosen = frozenset((name, rank) for name in ROW_ITEMS for rank in range(self.size) if draw.random() < share)
+        return replace(self, on_devices=chosen, config=replace(self.config, device=f"emulated:{seed}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,14 +347,7 @@ class Program:
         self.private_values = [{int(value)} for value in initial["private"]]
         self.private_sums: list[set[int]] = [set() for _ in initial["private"]]
         """What a key may be while a push that has it several times is under way: its deltas come in any order."""
-        self.tables = {
-            name: job.create_table(
-                name, plan.keys[name], ROW_ITEMS[name], dtype="float64",
-                init=np.repeat(initial[name].astype(np.float64)[:, None], ROW_ITEMS[name], axis=1),
-                optimizer=plan.optimizers.get(name),
-            )
-            for name in ROW_ITEMS
-        }  # fmt: skip
+        self.tables = {name: self._make_table(name, initial[name]) for name in ROW_ITEMS}
         self.workers = [
             WorkerProgram(self, rank, rank * plan.workers_per_rank + i)
             for rank in range(plan.size)
@@ -359,6 +361,21 @@ class Program:
         else:
             keys, amounts = step.effect()
             np.add.at(self.written[worker.rank][step.table], keys, amounts)
+
+    def _make_table(self, name: str, initial: np.ndarray) -> list[Any]:
+        rows = np.repeat(initial.astype(np.float64)[:, None], ROW_ITEMS[name], axis=1)
+        return self.job.on_every_rank(
+            lambda manager: manager.create_table(
+                name, len(rows), ROW_ITEMS[name], dtype="float64", init=rows, optimizer=self.plan.optimizers.get(name),
+                storage="gpu" if (name, manager.rank) in self.plan.on_devices else "host",
+            )
+        )  # fmt: skip
+
+    def check_devices(self) -> None:
+        """Nothing was used on a device before the event that says it is there."""
+        for name, rank in self.plan.on_devices:
+            defects = self.tables[name][rank].tier.rows.device.defects
+            assert not defects, f"table {name} of rank {rank}: {defects[0]} ({len(defects)} in all)"
 
     def after_step(self) -> None:
         self.steps_done += 1
@@ -391,6 +408,7 @@ class Program:
         intended = None if self.config.management == "full_replication" else everywhere
         self.job.checker.check()
         self.job.checker.check_quiet(expected, intended)
+        self.check_devices()
 
 
 def _partial_sums(start: int, amounts: Sequence[int]) -> set[int]:
@@ -438,13 +456,20 @@ def _draw_keys(draw: random.Random, worker: WorkerProgram, table: str, call: str
 
 
 def run_seed(
-    seed: int, management: str | None = None, check_every: int = 8, prepare: Any = None, ranks: int | None = None
+    seed: int,
+    management: str | None = None,
+    check_every: int = 8,
+    prepare: Any = None,
+    ranks: int | None = None,
+    devices: bool = False,
 ) -> str:
     """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step.
 
-    management, ranks: in place of what the seed would draw.
+    management, ranks: in place of what the seed would draw. devices: rows of some tables lie on emulated devices.
     """
     plan = Plan.draw(seed, management, ranks)
+    if devices:
+        plan = plan.with_devices(seed)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
         job.hand_over(plan.hands_over)

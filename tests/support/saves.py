@@ -90,9 +90,12 @@ class SavingProgram:
         self.program.job.network.pause(pause_us)
 
 
-def run_saving_seed(seed: int, folder: Path, management: str | None = None, saves: int = 2) -> str:
-    """Runs the program of a seed with its saves; returns its trace hash."""
+def run_saving_seed(
+    seed: int, folder: Path, management: str | None = None, saves: int = 2, devices: bool = False
+) -> str:
+    """Runs the program of a seed with its saves; returns its trace hash. devices: as ``run_seed``."""
     plan = Plan.draw(seed, management)
+    plan = plan.with_devices(seed) if devices else plan
     plan = replace(plan, steps=max(plan.steps, 15))
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)

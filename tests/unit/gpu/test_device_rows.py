@@ -1,12 +1,16 @@
-"""Rows on a device, here the emulated one, do what the same calls do to arrays of NumPy."""
+"""Rows on a device, an emulated one or CUDA's, do what the same calls do to arrays of NumPy."""
 
 from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
 import pytest
+from support.cuda import on_cuda
 
 import intentpm.optim
+from intentpm.bench.scenarios.device_rows import on_device
+from intentpm.gpu.cuda import CudaDevice
+from intentpm.gpu.device import Device
 from intentpm.gpu.device_rows import DeviceRows
 from intentpm.gpu.emulated import EmulatedDevice
 from intentpm.gpu.kernel_names import RowLayout, unit_bytes
@@ -16,18 +20,18 @@ from intentpm.runtime.device_layout import device_layout, step_numbers
 
 DTYPES = [np.dtype(d) for d in ("f4", "f8", "f2", ml_dtypes.bfloat16, "i4", "i8")]
 LENGTHS = [1, 3, 4, 8, 33, 64, 128, 4096]
-LANES = [1, 32]
+ONE_LANE = [1, on_cuda("cuda")]
 
 
-@pytest.fixture(params=LANES)
-def device(request: pytest.FixtureRequest) -> Iterator[EmulatedDevice]:
-    """Guarded: a kernel that touches what it is not known to touch ends the test run."""
-    device = EmulatedDevice(7, lanes=request.param, guarded=True)
+@pytest.fixture(params=[1, 32, on_cuda("cuda")])
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """An emulated one of so many lanes, or CUDA's. Guarded: a kernel that touches what it may not ends the test run."""
+    device = CudaDevice() if request.param == "cuda" else EmulatedDevice(7, lanes=request.param, guarded=True)
     yield device
-    assert device.defects == []
+    assert device.failure == ""
 
 
-def rows_of(device: EmulatedDevice, dtype: np.dtype, length: int) -> DeviceRows:
+def rows_of(device: Device, dtype: np.dtype, length: int) -> DeviceRows:
     stored = length * dtype.itemsize
     return DeviceRows(device, RowLayout(DTYPES.index(dtype), length, stored, stride_for(stored)))
 
@@ -39,8 +43,8 @@ def some(rng: np.random.Generator, count: int, length: int, dtype: np.dtype) -> 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("device", [1], indirect=True)
-def test_set_add_and_read(device: EmulatedDevice, dtype: np.dtype, length: int) -> None:
+@pytest.mark.parametrize("device", ONE_LANE, indirect=True)
+def test_set_add_and_read(device: Device, dtype: np.dtype, length: int) -> None:
     rng = np.random.default_rng(length)
     rows, expected = rows_of(device, dtype, length), some(rng, 50, length, dtype)
     rows.write(np.arange(50, dtype=np.int32), expected)
@@ -59,8 +63,8 @@ def test_set_add_and_read(device: EmulatedDevice, dtype: np.dtype, length: int) 
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 2**20 + 1])
-@pytest.mark.parametrize("device", [1], indirect=True)
-def test_sizes(device: EmulatedDevice, count: int) -> None:
+@pytest.mark.parametrize("device", ONE_LANE, indirect=True)
+def test_sizes(device: Device, count: int) -> None:
     rng = np.random.default_rng(count)
     rows, expected = rows_of(device, np.dtype("f4"), 2), some(rng, 1000, 2, np.dtype("f4"))
     rows.write(np.arange(1000, dtype=np.int32), expected)
@@ -73,7 +77,7 @@ def test_sizes(device: EmulatedDevice, count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_lanes_share_a_row(device: EmulatedDevice, dtype: np.dtype) -> None:
+def test_lanes_share_a_row(device: Device, dtype: np.dtype) -> None:
     rng = np.random.default_rng(1)
     rows, expected = rows_of(device, dtype, 100), some(rng, 9, 100, dtype)
     rows.write(np.arange(9, dtype=np.int32), expected)
@@ -85,8 +89,8 @@ def test_lanes_share_a_row(device: EmulatedDevice, dtype: np.dtype) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.mark.parametrize("device", [1], indirect=True)
-def test_slots_below_zero_are_skipped(device: EmulatedDevice) -> None:
+@pytest.mark.parametrize("device", ONE_LANE, indirect=True)
+def test_slots_below_zero_are_skipped(device: Device) -> None:
     rows = rows_of(device, np.dtype("f4"), 4)
     rows.write(np.array([-1, 2, -1], np.int32), np.ones((3, 4), np.float32))
     rows.write(np.array([-1, 2], np.int32), np.full((2, 4), 5, np.float32), "add")
@@ -111,7 +115,7 @@ OPTIMISERS = [
 @pytest.mark.parametrize("dtype", DTYPES[:4], ids=str)
 @pytest.mark.parametrize("optimiser", OPTIMISERS, ids=repr)
 def test_steps_are_those_of_the_host(
-    device: EmulatedDevice, optimiser: intentpm.optim.SGD, dtype: np.dtype, length: int
+    device: Device, optimiser: intentpm.optim.SGD, dtype: np.dtype, length: int
 ) -> None:
     """Gradients that come twice are summed; several steps, each of which goes on from the state of the one before."""
     rng = np.random.default_rng(length)
@@ -149,3 +153,24 @@ def test_an_unknown_rule_of_a_call_is_refused() -> None:
         rows.write(np.array([0], np.int32), np.zeros((1, 4), np.float32), "step")
     with pytest.raises(ValueError, match="bytes for 2 rows"):
         rows.write(np.array([0, 1], np.int32), np.zeros((1, 4), np.float32))
+
+
+def test_rows_that_are_on_the_device(device: Device) -> None:
+    """Slots and rows come from the device's memory and stay there; a slab filled by a pattern."""
+    rng = np.random.default_rng(1)
+    rows = rows_of(device, np.dtype("f4"), 24)  # 96 bytes, 128 from one to the next
+    pattern = rng.integers(-4, 5, (7, 32)).astype(np.float32)
+    rows.repeat(on_device(device, pattern), 40)
+    expected = pattern[np.arange(40) % 7, :24].copy()
+    slots, given = rng.integers(0, 40, 15).astype(np.int32), some(rng, 15, 24, np.dtype("f4"))
+    there, values = on_device(device, slots), on_device(device, given)
+    rows.write_on_device(there, 15, values, "add")
+    np.add.at(expected, slots, given)
+    rows.gather_on_device(there, 15, values)
+    rows.write_on_device(there, 15, values, "set")
+    rows.synchronize()
+    out = np.empty((40, 24), np.float32)
+    rows.read(np.arange(40, dtype=np.int32), out)
+    np.testing.assert_array_equal(out, expected)
+    with pytest.raises(ValueError, match="do not fit"):
+        rows.gather_on_device(there, 16, values)

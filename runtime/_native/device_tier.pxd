@@ -1,0 +1,53 @@
+"""Rows of a table on a device: batches of workers are served there, rows come back when something else needs them.
+
+Guarantees
+    * A batch is served in one go: which rows it means is looked up, and what is done to them is enqueued, with the lock of
+      the device's rows held. So the device does to a row what is decided about it, in that order. States: ``row_place.pxd``.
+    * Where a batch has a key more than once: all its deltas are added, each of its gradients is a step of its own, in order,
+      and the last value set stays.
+    * Rows that a checkpoint is being made of are written in ``rows``, one by one: there they are set apart first.
+Assumption: ``row_place.pxd``'s. Any thread.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libcpp.vector cimport vector
+
+from intentpm.gpu.device_rows cimport DeviceRows, Exchange
+from intentpm.runtime._native.table_state cimport RowAccess, RowTier, TableState
+
+
+# A run of a batch that is served together, and what it needs.
+cdef struct Run:
+    RowAccess kind
+    const int64_t* keys
+    int64_t first                # of the batch
+    int64_t count
+    char* rows                   # of the first
+    size_t row_bytes
+    double lr
+    Exchange* exchange           # its slots and rows
+    Exchange* sent               # rows that the device lacked; NULL: none
+    int64_t sent_count
+    int64_t taken_up             # keys that are here
+
+
+cdef class DeviceTier:
+    cdef RowTier tier            # TableState.tier
+    cdef TableState* table
+    cdef readonly DeviceRows rows
+    # guarded by: rows.lock
+    cdef uint32_t* batch_of      # per slot: the last run of steps that had it
+    cdef uint32_t batches
+    cdef uint64_t sent_rows      # to the device
+    cdef uint64_t brought_rows   # back
+
+    # private; rows.lock held
+    cdef int64_t _look_up(
+        self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil
+    cdef bint _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
+    cdef bint _send(self, Run* run, int32_t slot) noexcept nogil
+    cdef bint _enqueue(self, Run* run) noexcept nogil
+    cdef void _close(self, Run* run) noexcept nogil
+    cdef void _fail(self) noexcept nogil
+    cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil

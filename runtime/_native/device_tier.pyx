@@ -1,0 +1,331 @@
+"""Rows of a table on a device; ``device_tier.pxd`` is the contract."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from libcpp.algorithm cimport sort
+from libcpp.vector cimport vector
+
+from intentpm.foundation.errors import DeviceError, MemoryBudgetError
+from intentpm.runtime.device_layout import device_layout, step_numbers
+
+from intentpm.gpu.device cimport Device
+from intentpm.gpu.device_rows cimport DeviceRows, Exchange, rows_in, slots_in
+from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
+from intentpm.runtime._native.replicas cimport add_pending, set_pending
+from intentpm.runtime._native.rows cimport enter_row, leave_written, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.slabs cimport give_back_rows
+from intentpm.runtime._native.state cimport (
+    STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, lock_word, read_unlocked, state_of,
+    unlock_unchanged,
+)
+from intentpm.runtime._native.steps cimport set_stored_atomic, step_row_atomic
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport (
+    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, ROW_AWAY,
+    ROW_ON_DEVICE, RowAccess, TableState, row_of,
+)
+
+cdef enum:
+    RUN_BYTES = 16 << 20         # of rows, that pinned memory is taken for at once
+    NOT_TAKEN = -1
+
+
+cdef inline bint _reads(RowAccess kind) noexcept nogil:
+    return kind == ACCESS_ROW_PULL or kind == ACCESS_ROW_PULL_STORED
+
+
+cdef inline bint _is_stored(RowAccess kind) noexcept nogil:
+    return kind == ACCESS_ROW_PULL_STORED or kind == ACCESS_ROW_SET_STORED
+
+
+cdef inline bint _is_for_home(const TableState* table, RowAccess kind, uint32_t seen) noexcept nogil:
+    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner."""
+    if _reads(kind):
+        return False
+    if state_of(seen) == STATE_REPLICA:
+        return kind != ACCESS_ROW_PUSH and kind != ACCESS_ROW_SET
+    return table.snapshot != NULL
+
+
+cdef class DeviceTier:
+    """Makes ``device`` the place of a table's rows. Before the table is known to anybody else.
+
+    Attributes: ``rows``, of the device. Raises MemoryBudgetError, DeviceError.
+    """
+
+    def __init__(self, Table table not None, Device device not None):
+        cdef TableState* state = table.state
+        numbers = step_numbers(table.optimizer) if table.optimizer is not None else {}
+        self.table = state
+        self.rows = DeviceRows(device, device_layout(
+            table.dtype, state.row_items, state.stride_bytes, table.stored_dtype, table.optimizer), **numbers)
+        self.tier.where = <uint8_t*>calloc(state.num_keys, 1)
+        self.batch_of = <uint32_t*>calloc(state.num_keys, sizeof(uint32_t))
+        if self.tier.where == NULL or self.batch_of == NULL:
+            raise MemoryBudgetError("out of memory")
+        self.tier.context = <void*>self
+        self.tier.bring_home = _bring_home
+        self.tier.access = _access
+        state.tier = &self.tier
+        table.tier = self
+        self._send_all()
+
+    def __dealloc__(self):
+        free(self.tier.where)
+        free(self.batch_of)
+
+    def _send_all(self):
+        """The rows that the table has; ``rows`` then needs no memory for them."""
+        cdef int64_t count = self.table.slots_touched
+        cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(self.table.stored_bytes, <size_t>1))
+        cdef int64_t first = 0, i
+        cdef bint done = True
+        cdef Run run
+        if count == 0:
+            return
+        with nogil:
+            self.rows.lock.lock()
+            while done and first < count:
+                memset(&run, 0, sizeof(run))
+                run.count = min(most, count - first)
+                for i in range(run.count):
+                    done = done and self._send(&run, <int32_t>(first + i))
+                done = done and self._enqueue(&run)
+                self._close(&run)
+                first += run.count
+            if done:
+                memset(self.tier.where, ROW_AWAY | ROW_ON_DEVICE, count)
+                give_back_rows(self.table)
+            self.rows.lock.unlock()
+        if not done:
+            raise MemoryBudgetError(
+                f"{self.rows.device.name}: {self.rows.device.failure or 'no memory is left'}, for {count} rows of "
+                f"{self.table.stride_bytes} bytes: use more ranks, or storage='host'")
+
+    def counts(self) -> dict:
+        """``sent_rows`` to the device and ``brought_rows`` back, since the table was made. Any thread."""
+        return {"sent_rows": self.sent_rows, "brought_rows": self.brought_rows}
+
+    def check(self) -> None:
+        """Raises DeviceError when the device has failed: what its rows are is not known."""
+        if self.tier.failed:
+            raise DeviceError(f"{self.rows.device.name}: {self.rows.device.failure or 'no memory is left'}")
+
+    # -- a run of a batch ------------------------------------------------------------------------------------------------------
+
+    cdef int64_t _look_up(
+            self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil:
+        """Fills the run's slots. Returns how many keys are done: fewer than it has, where steps come twice."""
+        cdef int32_t* slots = slots_in(run.exchange, 0)
+        cdef KeyPlace* place
+        cdef uint32_t seen
+        cdef int64_t i
+        self.batches += 1
+        for i in range(run.count):
+            place = &self.table.places[run.keys[run.first + i]]
+            slots[i] = NOT_TAKEN
+            while read_unlocked(&place.word) & WORD_HERE:
+                if not enter_row(place, &seen):
+                    continue
+                if run.kind == ACCESS_ROW_STEP and self.batch_of[place.slot] == self.batches:
+                    unlock_unchanged(&place.word, seen)
+                    return i
+                if _is_for_home(self.table, run.kind, seen):
+                    unlock_unchanged(&place.word, seen)
+                    for_home.push_back(<int32_t>i)
+                    break
+                slots[i] = place.slot
+                if not self._take_up(run, i, seen):
+                    return NOT_TAKEN
+                served[state_of(seen) == STATE_REPLICA] += 1
+                break
+            if slots[i] == NOT_TAKEN and (for_home.empty() or for_home.back() != i):
+                misses.push_back(<int32_t>(run.first + i))
+        return run.count
+
+    cdef bint _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil:
+        """A key that is entered: notes what is going to happen to its row, and leaves it."""
+        cdef int64_t key = run.keys[run.first + i]
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef uint8_t* where = &self.tier.where[place.slot]
+        cdef const char* row = run.rows + i * run.row_bytes
+        cdef bint done = True
+        self.batch_of[place.slot] = self.batches
+        run.taken_up += 1
+        if not where[0] & ROW_ON_DEVICE:
+            done = self._send(run, place.slot)
+            where[0] |= ROW_ON_DEVICE
+        if _reads(run.kind):
+            unlock_unchanged(&place.word, seen)
+            return done
+        where[0] |= ROW_AWAY
+        if state_of(seen) == STATE_REPLICA and run.kind == ACCESS_ROW_PUSH:
+            add_pending(self.table, &self.table.replicas[place.slot], row)
+        elif state_of(seen) == STATE_REPLICA:
+            set_pending(self.table, &self.table.replicas[place.slot], row)
+        leave_written(self.table, key, seen)
+        return done
+
+    cdef bint _send(self, Run* run, int32_t slot) noexcept nogil:
+        """Copies a row that is in ``rows``, to go to the device before the run."""
+        if run.sent == NULL:
+            run.sent = self.rows.open(run.count, self.table.stored_bytes)
+            if run.sent == NULL:
+                return False
+        slots_in(run.sent, 0)[run.sent_count] = slot
+        memcpy(rows_in(run.sent) + run.sent_count * self.table.stored_bytes, row_of(self.table, slot), self.table.stored_bytes)
+        run.sent_count += 1
+        self.sent_rows += 1
+        return True
+
+    cdef bint _enqueue(self, Run* run) noexcept nogil:
+        if not self.rows.reserve(&self.rows.rows, self.table.slots_touched):
+            return False
+        if run.sent != NULL:
+            run.sent.count = run.sent_count
+            if not self.rows.bring(run.sent, True) or not self.rows.put(&self.rows.rows, run.sent, 0, True):
+                return False
+        if run.exchange == NULL:
+            return True
+        if _reads(run.kind):
+            return (self.rows.bring(run.exchange, False)
+                    and self.rows.gather(&self.rows.rows, run.exchange, 0, _is_stored(run.kind))
+                    and self.rows.fetch(run.exchange))
+        if not self.rows.bring(run.exchange, True):
+            return False
+        if run.kind == ACCESS_ROW_PUSH:
+            return self.rows.add(&self.rows.rows, run.exchange, 0)
+        if run.kind == ACCESS_ROW_STEP:
+            return self.rows.step(run.exchange, 0, run.lr)
+        return self.rows.put(&self.rows.rows, run.exchange, 0, _is_stored(run.kind))
+
+    cdef void _close(self, Run* run) noexcept nogil:
+        if run.sent != NULL:
+            self.rows.close(run.sent)
+        if run.exchange != NULL:
+            self.rows.close(run.exchange)
+
+    cdef void _fail(self) noexcept nogil:
+        self.tier.failed = True
+        if self.tier.job_fails != NULL:
+            self.tier.job_fails[0] = True
+
+    # -- coming back -----------------------------------------------------------------------------------------------------------
+
+    cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil:
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef Exchange* exchange = self.rows.open(1, self.table.stored_bytes)
+        cdef uint32_t seen
+        cdef bint done = False
+        if exchange != NULL:
+            slots_in(exchange, 0)[0] = slot
+            done = (self.rows.bring(exchange, False) and self.rows.gather(&self.rows.rows, exchange, 0, True)
+                    and self.rows.fetch(exchange) and self.rows.finish(exchange))
+        if not done:
+            self._fail()                 # whoever waits for the row goes on, with any: the job ends
+        seen = lock_word(&place.word)
+        if seen & WORD_HERE and place.slot == slot and self.tier.where[slot] & ROW_AWAY:
+            if done:
+                memcpy(row_of(self.table, slot), rows_in(exchange), self.table.stored_bytes)
+            self.tier.where[slot] &= ~<uint8_t>ROW_AWAY
+        unlock_unchanged(&place.word, seen)
+        self.brought_rows += 1
+        if exchange != NULL:
+            self.rows.close(exchange)
+
+
+cdef void _bring_home(TableState* table, int64_t key) noexcept nogil:
+    _bring_with(<DeviceTier>table.tier.context, table, key)
+
+
+cdef void _bring_with(DeviceTier tier, TableState* table, int64_t key) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef int32_t slot
+    tier.rows.lock.lock()
+    # Nobody writes rows on the device meanwhile. The key may leave, its slot become another's: ``_bring`` looks again.
+    if read_unlocked(&place.word) & WORD_HERE:
+        slot = place.slot
+        if tier.tier.where[slot] & ROW_AWAY:
+            tier._bring(key, slot)
+    tier.rows.lock.unlock()
+
+
+cdef void _access(
+        TableState* table, RowAccess kind, const int64_t* keys, int64_t count, char* rows, double lr, vector[int32_t]& misses,
+        uint64_t* served) noexcept nogil:
+    cdef size_t row_bytes = table.stored_bytes if _is_stored(kind) else table.row_bytes
+    cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1))
+    cdef int64_t first = 0
+    cdef Run run
+    while first < count:
+        memset(&run, 0, sizeof(run))
+        run.kind = kind
+        run.keys = keys
+        run.first = first
+        run.count = min(most, count - first)
+        run.rows = rows + first * row_bytes
+        run.row_bytes = row_bytes
+        run.lr = lr
+        first += _serve(<DeviceTier>table.tier.context, &run, misses, served)
+
+
+cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t* served) noexcept nogil:
+    """Returns how many keys of the run are done: all where the device fails."""
+    cdef vector[int32_t] for_home
+    cdef int64_t done = NOT_TAKEN
+    cdef bint enqueued = False
+    cdef size_t n
+    tier.rows.lock.lock()
+    run.exchange = tier.rows.open(run.count, run.row_bytes)
+    if run.exchange != NULL:
+        done = tier._look_up(run, misses, for_home, served)
+    if done != NOT_TAKEN:
+        memset(slots_in(run.exchange, 0) + done, 0xff, (run.count - done) * sizeof(int32_t))
+        if run.taken_up > 0 and not _reads(run.kind):
+            memcpy(rows_in(run.exchange), run.rows, done * run.row_bytes)
+        enqueued = run.taken_up == 0 or tier._enqueue(run)
+    if not enqueued:
+        tier._fail()
+    if enqueued and run.taken_up > 0 and _reads(run.kind):
+        tier.rows.lock.unlock()
+        _hand_out(tier.rows, run)
+        tier.rows.lock.lock()
+    tier._close(run)
+    tier.rows.lock.unlock()
+    for n in range(for_home.size()):
+        _write_home(tier.table, run, for_home[n], misses, served)
+    if not for_home.empty():
+        sort(misses.begin(), misses.end())
+    return done if enqueued else run.count
+
+
+cdef void _write_home(
+        TableState* table, const Run* run, int64_t i, vector[int32_t]& misses, uint64_t* served) noexcept nogil:
+    cdef int64_t key = run.keys[run.first + i]
+    cdef const char* row = run.rows + i * run.row_bytes
+    cdef KeyState state
+    if run.kind == ACCESS_ROW_PUSH:
+        state = push_row_atomic(table, key, row)
+    elif run.kind == ACCESS_ROW_STEP:
+        state = step_row_atomic(table, key, row, run.lr)
+    elif run.kind == ACCESS_ROW_SET_STORED:
+        state = set_stored_atomic(table, key, row)
+    else:
+        state = set_row_atomic(table, key, row)
+    if state == STATE_ABSENT:
+        misses.push_back(<int32_t>(run.first + i))
+    else:
+        served[state == STATE_REPLICA] += 1
+
+
+cdef void _hand_out(DeviceRows rows, Run* run) noexcept nogil:
+    """Rows that were read, to where the caller wants them."""
+    cdef const int32_t* slots = slots_in(run.exchange, 0)
+    cdef int64_t i
+    if not is_planted(MUTATION_EXCHANGE_NOT_AWAITED):
+        rows.finish(run.exchange)
+    for i in range(run.count):
+        if slots[i] >= 0:
+            memcpy(run.rows + i * run.row_bytes, rows_in(run.exchange) + i * run.row_bytes, run.row_bytes)

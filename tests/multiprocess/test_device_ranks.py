@@ -1,0 +1,48 @@
+"""Jobs of two processes whose tables lie on emulated devices: they learn as well as with rows on the host."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.timeout(240)]
+
+TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial" / "distributed.py"
+SPEC = "users=800,items=300,ratings=20000,rank=4"
+OPTIONS = ["--dim", "8", "--lr", "0.08", "--reg", "0.01", "--epochs", "6", "--batch", "500", "--seed", "1"]
+STORAGES = {"host": {}, "gpu": {"INTENTPM_STORAGE": "gpu", "INTENTPM_DEVICE": "emulated:5"}}
+
+
+def output_of(folder: Path, storage: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", "intentpm", *arguments]
+    environment = os.environ | {"NO_COLOR": "1"} | STORAGES[storage]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=folder, env=environment)
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+def test_matrix_factorisation(tmp_path: Path) -> None:
+    errors = {
+        storage: json.loads(
+            output_of(tmp_path, storage, "train", "mf", "-n", "2", "--json", "--generate", SPEC, *OPTIONS)
+        )["rows"][-1]["test_rmse"]
+        for storage in STORAGES
+    }
+    assert errors["gpu"] < 1.02 * errors["host"]
+
+
+def test_the_torch_tutorial(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    errors = {
+        storage: float(
+            re.findall(r"test RMSE ([\d.]+)", output_of(tmp_path, storage, "run", "-n", "2", str(TUTORIAL), "", "2"))[
+                -1
+            ]
+        )
+        for storage in STORAGES
+    }
+    assert abs(errors["gpu"] - errors["host"]) < 0.02
