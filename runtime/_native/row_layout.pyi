@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from intentpm.runtime.optimisers import RowOptimiser
 
+PER_ITEM: str
 WEIGHTS: str
 
 def stored_dtype(dtype: np.dtype[Any], row_shape: tuple[int, ...], optimiser: RowOptimiser) -> np.dtype[Any]: ...
