@@ -102,9 +102,13 @@ class LocalJob:
     def pid(self, rank: int) -> int:
         return self._processes[rank].pid
 
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Waits for all ranks; returns the job's exit code. See ``run_local``."""
-        end = float("inf") if timeout_s is None else time.monotonic() + wait_s(timeout_s, "timeout_s")
+    def wait(self, timeout_s: float | None = None, began: float | None = None) -> int:
+        """Waits for all ranks, until ``timeout_s`` after ``began`` (by ``time.monotonic``; None: now).
+
+        Returns the job's exit code. See ``run_local``.
+        """
+        began = time.monotonic() if began is None else began
+        end = float("inf") if timeout_s is None else began + wait_s(timeout_s, "timeout_s")
         with self._forward_signals():
             while self._running():
                 if time.monotonic() >= end:

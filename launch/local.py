@@ -81,12 +81,13 @@ def run_local(
     """
     from intentpm.launch.job import TIMED_OUT, LocalJob
 
-    deadline = None if timeout_s is None else time.monotonic() + wait_s(timeout_s, "timeout_s")
+    if timeout_s is not None:
+        wait_s(timeout_s, "timeout_s")  # refused before anything starts
+    began = time.monotonic()
     for attempt in range(restarts + 1):
         variables = {**(env or {}), RESTARTS_VARIABLE: str(attempt)}
-        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         with LocalJob(n, argv, transport=transport, prefix=prefix, env=variables, grace_s=grace_s) as job:
-            exit_code = job.wait(left_s)
+            exit_code = job.wait(timeout_s, began)
         if exit_code in (0, TIMED_OUT) or job.told_to_end or attempt == restarts:
             break
         print(f"intentpm run: starts the job anew ({attempt + 1} of {restarts} restarts)", file=sys.stderr, flush=True)

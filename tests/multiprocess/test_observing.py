@@ -235,7 +235,8 @@ def test_explain(spawn_world):
     assert [(i.start, i.end, i.active) for i in replica.intents] == [(0, 1, True), (10**9, 10**9 + 1, False)]
     assert replica.at_owner.holders == (3,)
     assert replica.at_owner.decisions[-1].kind == "holder_added"
-    assert "its owner intends it too" in str(replica)
+    assert "for one clock, others intend it too" in str(replica)
+    assert "fetch once" in str(replica), "the ways that were compared are told, with their costs"
 
 
 def asks_the_dead():
