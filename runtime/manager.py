@@ -268,8 +268,7 @@ class ParameterManager(Checkpointing):
 
         timeout: seconds; None waits as long as all ranks are alive.
         Raises CollectiveMismatchError, PeerLostError; WaitTimeoutError naming the ranks that have not come. This rank
-        has
-        come all the same, for the others need not wait for it: call it again, on this rank, to wait on. Any other
+        has come all the same, for the others need not wait for it: call it again, on this rank, to wait on. Any other
         collective call raises CollectiveMismatchError until then.
         """
         with self._collectives.call("barrier", "barrier()", b"", timeout) as call:

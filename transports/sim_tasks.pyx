@@ -187,7 +187,7 @@ cdef class TaskScheduler(Timeline):
         for task in self._tasks:
             if not task.finished:
                 frame = frames.get(task.thread_id)
-                stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
+                stack = "".join(traceback.format_stack(frame)[-6:]) if frame else ""
                 lines.append(f"task {task.name!r} waits in\n{stack}")
         return "".join(lines)
 

@@ -245,7 +245,7 @@ cdef class Owner:
         holding.flags |= HOLDING_ONCE if record & RECORD_ONCE else 0
         holding.rests_until = 0
         if record & ~<int>RECORD_ONCE == 0 and first_use_us > 0:
-            holding.rests_until = rest_until(self.journal.now_ns + <int64_t>first_use_us * 1000)
+            holding.rests_until = rest_until(self.journal.now_ns + 1000 * <int64_t>first_use_us)
 
     cdef void _keep_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
         """It goes on to hold its replica, whatever it was asked for first."""
