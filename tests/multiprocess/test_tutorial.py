@@ -87,9 +87,19 @@ def test_ratings_are_learned_as_by_the_plain_script(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clicks_by_ddp() -> float:
-    """The AUC that the script with DistributedDataParallel reaches in an epoch."""
-    (found,) = numbers_in(run("torchrun", 2, TUTORIAL / "ddp.py", ADULT if ADULT.exists() else None, 1), "AUC")
-    return found
+    """The AUC that the script with DistributedDataParallel reaches in an epoch.
+
+    It is PyTorch alone, whose exchange of sparse gradients over gloo crashes now and then ("malloc(): unaligned tcache
+    chunk detected"): then it is run again.
+    """
+    data = ADULT if ADULT.exists() else None
+    for _ in range(3):
+        try:
+            (found,) = numbers_in(run("torchrun", 2, TUTORIAL / "ddp.py", data, 1), "AUC")
+            return found
+        except AssertionError as failure:
+            crash = failure
+    raise crash
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
