@@ -1,7 +1,8 @@
 """Sync and flush: waiting until writes have reached those who hold copies.
 
     wait_sync   this rank's deltas are acknowledged by the owners, then every owner has sent this rank all news of its replicas:
-                SYNC to every rank <-> SYNCED when its news for this rank are sent and acknowledged
+                SYNC to every rank <-> SYNCED when its news for this rank are sent and acknowledged. Then the records are
+                answered that were under way: their answers have what a REFRESH missed, and may come after the SYNCED
     barrier     the reverse: this rank's news are sent to all holders and acknowledged by them (``flush``)
 
 Several calls of wait_sync share one sync: those that come while one is going on wait for the next (tickets).
@@ -48,6 +49,7 @@ cdef class Sync:
     cdef uint64_t done
     cdef bint flushed                            # its first half (deltas acknowledged) is over
     cdef uint32_t synced_missing                 # SYNCED answers still to come
+    cdef bint heard                              # all have come: what was under way then is waited for
     cdef vector[SyncWait] waits
 
     # Ends ``operation`` (begun by the caller) when all that DESIGN asks of wait_sync has happened.

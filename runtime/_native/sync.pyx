@@ -59,7 +59,14 @@ cdef class Sync:
                 self.flushed = True
                 self._close_waits(self.running, True)
                 self._ask_for_news()
+                self.heard = self.synced_missing == 0
             if self.synced_missing > 0:
+                return
+            if not self.heard:
+                # The record of a key that is under way now has the row that a REFRESH missed, or whose news its answer took.
+                self.heard = True
+                self.holder.flip_colour()
+            if self.holder.is_old_colour_busy():
                 return
             self._end_sync()
 
