@@ -7,7 +7,8 @@
 //   off      [items]       what they take off the weights; of the Adagrads before it is divided by sqrt(G) + eps
 //   moments  [items]       of the Adams: A = sum of beta1^(n-i) (1-beta1) g_i
 //   squares  [items or 1]  of the Adagrads: Q = sum of g_i^2; of the Adams: B = sum of beta2^(n-i) (1-beta2) g_i^2
-//   keep     [1]           what decoupled decay leaves of the weights; off is what is taken from that
+//   keep     [1]           what decoupled decay leaves of the weights; off is what is taken from that. OVERWRITTEN: a value was
+//                          set after the last step, so none of them touches the weights
 //   steps    [1]           n, a uint32
 //
 // All zero but for keep, which is 1: no step.
@@ -118,8 +119,9 @@ template <typename Dtype, bool PLAIN> struct Row {
         : weights(static_cast<Item *>(row)), gradient(nullptr),
           state(reinterpret_cast<Real *>(static_cast<char *>(row) + optimiser->state_offset)), items(count), lr(0) {
         if constexpr (PLAIN) return;
-        keep = kept;
-        max_norm = Real(optimiser->max_norm);
+        const bool overwritten = kept == OVERWRITTEN<Real>;
+        keep = overwritten ? Real(1) : kept;
+        max_norm = overwritten ? std::numeric_limits<Real>::infinity() : Real(optimiser->max_norm);
     }
 
     Real clipped(size_t i) const {
@@ -186,7 +188,7 @@ template <typename Dtype, bool PLAIN> struct Keeping {
     Keeping(void *row, const Row<Dtype, PLAIN> &stepped, const RowOptimiser *optimiser)
         : kept(row, stepped.items, optimiser), decay(PLAIN ? Real(1) : stepped.keep) {
         count_step(kept.steps);
-        if constexpr (!PLAIN) *kept.keep *= decay;
+        if constexpr (!PLAIN) *kept.keep = *kept.keep == OVERWRITTEN<Real> ? decay : *kept.keep * decay;
     }
     void off(size_t i, Real step) {
         if constexpr (PLAIN) kept.off[i] += step;

@@ -39,7 +39,7 @@ from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, r
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
-from intentpm.runtime._native.table_state cimport Holding, TableState, prefetch_row
+from intentpm.runtime._native.table_state cimport Holding, TableState, is_here, prefetch_row
 
 cdef enum:
     RECORDS_SMOOTHED = 1024
@@ -139,6 +139,8 @@ cdef class Owner:
             result |= apart
         elif not record & RECORD_ONCE and self.hand_over.is_due(table, key, holder):
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
+            if not is_here(table, key):
+                self.moved_out_bytes += table.stride_bytes
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
         elif holds and rows_of(record) > 0:
@@ -245,7 +247,7 @@ cdef class Owner:
         holding.flags |= HOLDING_ONCE if record & RECORD_ONCE else 0
         holding.rests_until = 0
         if record & ~<int>RECORD_ONCE == 0 and first_use_us > 0:
-            holding.rests_until = rest_until(self.journal.now_ns + 1000 * <int64_t>first_use_us)
+            holding.rests_until = rest_until(self.journal.now_ns, 1000 * <int64_t>first_use_us)
 
     cdef void _keep_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil:
         """It goes on to hold its replica, whatever it was asked for first."""
@@ -333,6 +335,10 @@ cdef inline bint _is_same(const TableState* table, uint8_t record, const char* w
     """The holder's row, with what it wrote, is the owner's but for rounding. alone: nobody else has written."""
     if table.optimiser == NULL:
         return alone or (record & RECORD_SET) != 0
+    if not record & RECORD_STEP:
+        return alone
+    # The owner takes what was pushed or set first, and then the steps, in whatever order the holder did.
+    if record & (RECORD_ADD | RECORD_SET) and table.optimiser.order_matters:
+        return False
     return alone and (
-        not record & RECORD_STEP or table.optimiser.blocks_are_steps
-        or kept_steps(kept_of(table, record, written), table.optimiser) <= 1)
+        table.optimiser.blocks_are_steps or kept_steps(kept_of(table, record, written), table.optimiser) <= 1)

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace intentpm {
 
@@ -27,6 +28,7 @@ struct RowOptimiser {
     size_t kept_bytes;    // of a kept row: optimiser_rows.hpp
     bool keeps_moments;
     bool blocks_are_steps;  // taken as a block, steps do what they do one by one, but for rounding
+    bool order_matters;     // of steps and of what is pushed or set beside them, by more than rounding
     double lr;            // of calls that name none
     double eps;
     double beta1, beta2;
@@ -38,23 +40,24 @@ struct RowOptimiser {
 
 // -- kept rows, whose last two numbers are: what is left of the weights, and how many steps there are ---------------------------
 
-inline void keep_all_weights(void *kept, const RowOptimiser *optimiser) {
-    char *keep = static_cast<char *>(kept) + optimiser->kept_bytes - 2 * optimiser->real_bytes;
-    const float one = 1;
-    const double one_of_double = 1;
-    if (optimiser->real_bytes == sizeof one) std::memcpy(keep, &one, sizeof one);
-    else std::memcpy(keep, &one_of_double, sizeof one_of_double);
+// In place of what is left of the weights: they were overwritten, and no step has come since.
+template <typename Real> constexpr Real OVERWRITTEN = -std::numeric_limits<Real>::infinity();
+
+template <typename Real> inline void write_keep(void *kept, const RowOptimiser *optimiser, Real keep) {
+    std::memcpy(static_cast<char *>(kept) + optimiser->kept_bytes - 2 * sizeof keep, &keep, sizeof keep);
 }
 
 inline void begin_kept(void *kept, const RowOptimiser *optimiser) {
     std::memset(kept, 0, optimiser->kept_bytes);
-    keep_all_weights(kept, optimiser);
+    if (optimiser->real_bytes == sizeof(float)) write_keep<float>(kept, optimiser, 1);
+    else write_keep<double>(kept, optimiser, 1);
 }
 
 // The weights are overwritten: what the steps did to them counts no more, what they did to the state does.
 inline void forget_weights(void *kept, size_t items, const RowOptimiser *optimiser) {
     std::memset(kept, 0, items * optimiser->real_bytes);
-    keep_all_weights(kept, optimiser);
+    if (optimiser->real_bytes == sizeof(float)) write_keep(kept, optimiser, OVERWRITTEN<float>);
+    else write_keep(kept, optimiser, OVERWRITTEN<double>);
 }
 
 inline uint32_t kept_steps(const void *kept, const RowOptimiser *optimiser) {

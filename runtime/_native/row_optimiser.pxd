@@ -19,6 +19,7 @@ cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
         size_t kept_bytes
         bint keeps_moments
         bint blocks_are_steps
+        bint order_matters
         double lr
         double eps
         double beta1

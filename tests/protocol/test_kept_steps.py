@@ -182,6 +182,42 @@ def test_a_push_and_a_set_beside_kept_steps() -> None:
         assert_same_bits(pair.rows(pair.holder), after)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [optim.SGD(lr=0.1, max_norm=1.0), optim.Adagrad(lr=0.1, max_norm=1.0), optim.Adam(lr=0.1, max_norm=1.0)],
+    ids=["SGD", "Adagrad", "Adam"],
+)
+def test_a_value_set_after_steps_is_not_limited(optimizer: Any) -> None:
+    """``max_norm`` is of steps: at the owner the same calls leave the value as it is."""
+    with simulate(2, 8, quiet()) as job:
+        pair = Pair(job, optimizer, "float64")
+        value = np.full((1, ITEMS), 7.0)
+        pair.at(pair.holder, lambda worker, table: worker.push_grad(table, [0], np.ones((1, ITEMS))))
+        pair.at(pair.holder, lambda worker, table: worker.set(table, [0], value))
+        pair.synchronise()
+        for rank in (pair.holder, pair.owner):
+            assert (pair.rows(rank)["weights"] == 7).all()
+        # The next step limits it again.
+        pair.at(pair.holder, lambda worker, table: worker.push_grad(table, [0], np.ones((1, ITEMS))))
+        pair.synchronise()
+        assert np.linalg.norm(pair.rows(pair.owner)["weights"]) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optim.SGD(lr=0.1, weight_decay=0.5, weight_decay_mode="decoupled"), optim.SGD(lr=0.1, max_norm=1.0)],
+    ids=["decay", "max_norm"],
+)
+def test_a_replica_that_made_it_in_another_order_gets_the_owners_row(optimizer: Any) -> None:
+    """By a round alone: what a flush sends would hide it."""
+    with simulate(2, 9, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optimizer, "float64")
+        pair.at(pair.holder, lambda worker, table: worker.push_grad(table, [0], np.ones((1, ITEMS))))
+        pair.at(pair.holder, lambda worker, table: worker.push(table, [0], np.full((1, ITEMS), 10.0)))
+        pair.at(pair.holder, lambda worker, table: job.network.pause(100_000.0))
+        np.testing.assert_allclose(pair.rows(pair.holder)["weights"], pair.rows(pair.owner)["weights"], rtol=1e-12)
+
+
 def test_rows_of_a_checkpoint_go_to_the_owner() -> None:
     """A replica could keep the weights, but not the state."""
     with simulate(2, 7, quiet()) as job:
