@@ -57,8 +57,7 @@ cdef class Hints:
     cdef int64_t step(self, int64_t now_ns) noexcept nogil
     # ``key`` was given to ``owner``.
     cdef void note_move(self, TableState* table, uint32_t key, uint32_t owner) noexcept nogil
-    # No intent here for a key owned here: when exactly one other rank still has one, it shall be the owner; of a table with an
-    # optimiser, the last that asked in vain.
+    # No intent here for a key owned here: when exactly one other rank still has one, it shall be the owner.
     cdef void offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
     # A MOVED that came, and fits. False: it names ranks that do not exist.
     cdef bint learn_moves(self, TableState* table, const RoundHeader* header, const uint32_t* numbers) noexcept nogil

@@ -107,7 +107,7 @@ cdef class Holder:
             table = self.remote.tables[self.fetched.front().table]
             key = self.fetched.front().key
             if ns_since(self.fetched.front().tick, now_ns) < longest_ns:
-                return now_ns + longest_ns
+                return now_ns + longest_ns - ns_since(self.fetched.front().tick, now_ns)
             self.fetched.pop_front()
             if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and table.records[key].intent_refs > 0:
                 self.want_longer(table, key)
@@ -410,7 +410,7 @@ cdef class Holder:
             return
         self._become_idle(table, key)
         if key_state(table, key) == STATE_ABSENT and table.records[key].intent_refs > 0:
-            self.want(table, key, False, 0)
+            self.want(table, key, table.flags[key] & KEY_ONCE and table.records[key].intent_refs == 1, 0)
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
 

@@ -21,15 +21,15 @@ cdef enum:
 
 
 cdef enum:
-    # Rests are counted in 4.2 ms, in a byte. One that ended long ago is taken for one to come for 12 % of the time, and is then
-    # at most so long (126 ms):
+    # Rests are counted in 4.2 ms, in a byte; they last 126 ms at most. One that is over is forgotten (``News._rests``), else it
+    # would be taken for one to come a second later.
     REST_SHIFT = 22
     LONGEST_REST = 30
 
 
-cdef inline uint8_t rest_until(int64_t first_use_ns) noexcept nogil:
+cdef inline uint8_t rest_until(int64_t now_ns, int64_t left_ns) noexcept nogil:
     """Of a replica that is not used before then; 0: is never meant."""
-    cdef uint8_t rest = <uint8_t>(first_use_ns >> REST_SHIFT)
+    cdef uint8_t rest = <uint8_t>((now_ns + min(left_ns, <int64_t>LONGEST_REST << REST_SHIFT)) >> REST_SHIFT)
     return rest if rest else <uint8_t>1
 
 

@@ -63,6 +63,7 @@ cdef class News:
     # Per holder:
     cdef vector[vector[KeyRef]] unsent           # keys that are HOLDING_LISTED
     cdef vector[vector[KeyRef]] rounded          # keys that are HOLDING_ROUNDED_LISTED
+    cdef vector[size_t] rounded_room             # so many at most, before those that are no more are forgotten
     cdef vector[int64_t] due_ns                  # when ``unsent`` is looked at next
     cdef vector[int64_t] heard_ns                # when its last round came
     cdef vector[int64_t] gap_ns                  # between its rounds, smoothed
@@ -117,7 +118,9 @@ cdef class News:
     cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef int64_t _refresh(self, uint32_t holder, int64_t now_ns) noexcept nogil
     cdef void _gather_ripe(self, uint32_t holder, int64_t patience_ns, int64_t now_ns) noexcept nogil
-    cdef bint _rests(self, const Holding* holding, int64_t until_ns) noexcept nogil
+    cdef bint _rests(self, Holding* holding, int64_t until_ns) noexcept nogil
+    cdef void _sift_rounded(self, uint32_t holder) noexcept nogil
+    cdef Holding* _rounded_holding(self, const KeyRef* listed, uint32_t holder) noexcept nogil
     cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil
     cdef bint _fills_message(self, size_t at) noexcept nogil
     cdef size_t _send_refresh(self, uint32_t holder, size_t at) noexcept nogil

@@ -27,6 +27,7 @@ cdef enum:
     PATIENCE_ROUNDS = 2              # of a holder: so long news wait for an answer that brings them
     QUIET_ROUNDS = 3                 # a holder that has sent none for so long writes no more
     LONGEST_GAP_NS = 1_000_000_000   # between two rounds that counts
+    FEWEST_ROUNDED = 1024            # in a list, before it is sifted
     SLOW_NS = 8_000_000              # an acknowledgement that takes longer: there is a queue on the way
 
 
@@ -48,6 +49,7 @@ cdef class News:
         self.sync_interval_ns = sync_interval_ns
         self.unsent.resize(size)
         self.rounded.resize(size)
+        self.rounded_room.resize(size, FEWEST_ROUNDED)
         self.due_ns.resize(size, 0)
         self.heard_ns.resize(size, 0)
         self.gap_ns.resize(size, 0)
@@ -87,8 +89,33 @@ cdef class News:
 
     cdef void _note_for_flush(self, TableState* table, uint32_t key, Holding* holding) noexcept nogil:
         if not holding.flags & HOLDING_ROUNDED_LISTED:
+            if self.rounded[holding.rank].size() >= self.rounded_room[holding.rank]:
+                self._sift_rounded(holding.rank)
             self.rounded[holding.rank].push_back(_reference(table, key))
         holding.flags |= HOLDING_ROUNDED | HOLDING_ROUNDED_LISTED
+
+    cdef void _sift_rounded(self, uint32_t holder) noexcept nogil:
+        """Forgets keys that have moved or were dropped since they were listed: a holder that comes and goes is listed anew."""
+        cdef vector[KeyRef]* listed = &self.rounded[holder]
+        cdef Holding* holding
+        cdef size_t i, kept = 0
+        for i in range(listed.size()):
+            holding = self._rounded_holding(&listed[0][i], holder)
+            if holding != NULL:
+                holding.flags &= <uint8_t>~HOLDING_ROUNDED_LISTED        # a key is kept once
+                listed[0][kept] = listed[0][i]
+                kept += 1
+        listed.resize(kept)
+        for i in range(kept):
+            holding = holding_of(self.remote.tables[listed[0][i].table], listed[0][i].key, holder)
+            holding.flags |= HOLDING_ROUNDED_LISTED
+        self.rounded_room[holder] = max(<size_t>FEWEST_ROUNDED, 2 * kept)
+
+    cdef inline Holding* _rounded_holding(self, const KeyRef* listed, uint32_t holder) noexcept nogil:
+        """Of a key in the list; NULL: moved or dropped meanwhile, or seen in the list already."""
+        cdef TableState* table = self.remote.tables[listed.table]
+        cdef Holding* holding = holding_of(table, listed.key, holder) if known_owner(table, listed.key) == self.rank else NULL
+        return holding if holding != NULL and holding.flags & HOLDING_ROUNDED_LISTED else NULL
 
     cdef void _list_rounded(self, uint32_t holder) noexcept nogil:
         """From now on what is rounded counts as news."""
@@ -99,9 +126,9 @@ cdef class News:
         for i in range(self.rounded[holder].size()):
             table = self.remote.tables[self.rounded[holder][i].table]
             key = self.rounded[holder][i].key
-            holding = holding_of(table, key, holder) if known_owner(table, key) == self.rank else NULL
-            if holding == NULL or not holding.flags & HOLDING_ROUNDED_LISTED:
-                continue                         # moved or dropped meanwhile
+            holding = self._rounded_holding(&self.rounded[holder][i], holder)
+            if holding == NULL:
+                continue
             holding.flags &= <uint8_t>~HOLDING_ROUNDED_LISTED
             if holding.flags & HOLDING_ROUNDED:
                 self._list(table, key, holding, self.journal.now_ns)
@@ -170,9 +197,12 @@ cdef class News:
                 kept += 1
         references[0].resize(kept)
 
-    cdef inline bint _rests(self, const Holding* holding, int64_t until_ns) noexcept nogil:
+    cdef inline bint _rests(self, Holding* holding, int64_t until_ns) noexcept nogil:
         """Nobody reads the replica until then: what is sent now would be out of date by the time it is read."""
-        return is_resting(holding, until_ns) or is_planted(MUTATION_RESTS_FOR_GOOD)
+        if is_resting(holding, until_ns) or is_planted(MUTATION_RESTS_FOR_GOOD):
+            return True
+        holding.rests_until = 0
+        return False
 
     cdef size_t _send_ripe(self, uint32_t holder, bint at_once) noexcept nogil:
         """As much as the window allows; returns the first reference not sent."""
