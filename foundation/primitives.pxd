@@ -6,6 +6,7 @@ cdef extern from "foundation/primitives.hpp" namespace "intentpm" nogil:
     uint32_t load_acquire "intentpm::load_acquire"(const uint32_t* p) noexcept
     int32_t load_acquire_i32 "intentpm::load_acquire"(const int32_t* p) noexcept
     uint8_t load_acquire_u8 "intentpm::load_acquire"(const uint8_t* p) noexcept
+    void* load_acquire_pointer "intentpm::load_acquire"(void** p) noexcept
     uint32_t load_relaxed "intentpm::load_relaxed"(const uint32_t* p) noexcept
     int32_t load_relaxed_i32 "intentpm::load_relaxed"(const int32_t* p) noexcept
     uint64_t load_relaxed_u64 "intentpm::load_relaxed"(const uint64_t* p) noexcept

@@ -20,6 +20,7 @@ Called by ``rows``, ``steps`` and ``serving`` (``*_apart``, any thread, the word
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
+from intentpm.foundation.primitives cimport load_acquire_pointer
 from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.table_state cimport TableState
 
@@ -31,12 +32,18 @@ cdef Snapshot* new_snapshot(const TableState* table, uint32_t number) noexcept n
 cdef void retire_snapshot(TableState* table) noexcept nogil
 cdef void free_snapshots(TableState* table) noexcept nogil
 
+# The table's snapshot, for a write: what it holds may be written to after it was retired. NULL: none.
+cdef inline Snapshot* snapshot_of(TableState* table) noexcept nogil:
+    return <Snapshot*>load_acquire_pointer(<void**>&table.snapshot)
+
+
 # is_new: the write was made after the cut. Returns the copy on which it has to be made, too; NULL: there is none.
-cdef char* set_apart(TableState* table, int64_t key, bint is_new) noexcept nogil
+cdef char* set_apart(TableState* table, Snapshot* snapshot, int64_t key, bint is_new) noexcept nogil
 # A write of this rank's own worker to a row owned here, before it is made on the row.
-cdef void push_apart(TableState* table, int64_t key, const char* delta) noexcept nogil
-cdef void set_value_apart(TableState* table, int64_t key, const char* value, size_t size_bytes) noexcept nogil
-cdef void step_apart(TableState* table, int64_t key, const char* gradient, double lr) noexcept nogil
+cdef void push_apart(TableState* table, Snapshot* snapshot, int64_t key, const char* delta) noexcept nogil
+cdef void set_value_apart(
+    TableState* table, Snapshot* snapshot, int64_t key, const char* value, size_t size_bytes) noexcept nogil
+cdef void step_apart(TableState* table, Snapshot* snapshot, int64_t key, const char* gradient, double lr) noexcept nogil
 
 # Returns what the answer has to say besides: 0, RESULT_KEPT (the copy is moved to ``copy``) or RESULT_SAVED.
 cdef uint8_t leave_apart(TableState* table, int64_t key, char* copy) noexcept nogil

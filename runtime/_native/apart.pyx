@@ -87,15 +87,16 @@ cdef inline char* _copy_of(const Snapshot* snapshot, uint32_t mark) noexcept nog
     return snapshot.copies + <size_t>(mark - 1) * snapshot.stride_bytes
 
 
-cdef uint32_t _new_copy(TableState* table, int64_t key, const char* row, uint32_t version) noexcept nogil:
+cdef uint32_t _new_copy(
+        TableState* table, Snapshot* snapshot, int64_t key, const char* row, uint32_t version) noexcept nogil:
     """Returns its mark."""
-    cdef Snapshot* snapshot = table.snapshot
     cdef uint32_t seen = lock_word(&snapshot.copies_lock)
     cdef uint32_t mark = snapshot.copies_free
     if mark:
         snapshot.copies_free = (<uint32_t*>_copy_of(snapshot, mark))[0]
     else:
         mark = snapshot.copies_touched + 1
+        store_relaxed_i32(&snapshot.copied_key[mark - 1], -1)        # fresh memory would say key 0
         store_release(&snapshot.copies_touched, mark)
     snapshot.copies_held += 1
     unlock_unchanged(&snapshot.copies_lock, seen)
@@ -130,40 +131,41 @@ cdef inline uint32_t _version_of(const TableState* table, int64_t key) noexcept 
     return word_of(table, key) // WORD_VERSION_ONE
 
 
-cdef inline uint32_t* _mark_of(TableState* table, int64_t key) noexcept nogil:
-    return &table.snapshot.marks[table.places[key].slot]
+cdef inline uint32_t* _mark_of(TableState* table, Snapshot* snapshot, int64_t key) noexcept nogil:
+    return &snapshot.marks[table.places[key].slot]
 
 
-cdef char* set_apart(TableState* table, int64_t key, bint is_new) noexcept nogil:
-    cdef uint32_t* mark = _mark_of(table, key)
+cdef char* set_apart(TableState* table, Snapshot* snapshot, int64_t key, bint is_new) noexcept nogil:
+    cdef uint32_t* mark = _mark_of(table, snapshot, key)
     if is_new:
         if mark[0] == MARK_UNSEEN:
-            mark[0] = _new_copy(table, key, row_of(table, table.places[key].slot), _version_of(table, key))
+            mark[0] = _new_copy(table, snapshot, key, row_of(table, table.places[key].slot), _version_of(table, key))
         return NULL
     if mark[0] == MARK_UNSEEN or mark[0] == MARK_DONE or is_planted(MUTATION_LATE_WRITE_LOST):
         return NULL
-    table.snapshot.copied_version[mark[0] - 1] = UNKNOWN_VERSION     # it is no row's any more
-    return _copy_of(table.snapshot, mark[0])
+    snapshot.copied_version[mark[0] - 1] = UNKNOWN_VERSION           # it is no row's any more
+    return _copy_of(snapshot, mark[0])
 
 
-cdef inline char* _set_apart_here(TableState* table, int64_t key) noexcept nogil:
-    return set_apart(table, key, load_relaxed(&table.snapshot.cut_here) != 0)
+cdef inline char* _set_apart_here(TableState* table, Snapshot* snapshot, int64_t key) noexcept nogil:
+    return set_apart(table, snapshot, key, load_relaxed(&snapshot.cut_here) != 0)
 
 
-cdef void push_apart(TableState* table, int64_t key, const char* delta) noexcept nogil:
-    cdef char* copy = _set_apart_here(table, key)
+cdef void push_apart(TableState* table, Snapshot* snapshot, int64_t key, const char* delta) noexcept nogil:
+    cdef char* copy = _set_apart_here(table, snapshot, key)
     if copy != NULL:
         table.add(copy, delta, table.row_items)
 
 
-cdef void set_value_apart(TableState* table, int64_t key, const char* value, size_t size_bytes) noexcept nogil:
-    cdef char* copy = _set_apart_here(table, key)
+cdef void set_value_apart(
+        TableState* table, Snapshot* snapshot, int64_t key, const char* value, size_t size_bytes) noexcept nogil:
+    cdef char* copy = _set_apart_here(table, snapshot, key)
     if copy != NULL:
         copy_row(copy, value, size_bytes)
 
 
-cdef void step_apart(TableState* table, int64_t key, const char* gradient, double lr) noexcept nogil:
-    cdef char* copy = _set_apart_here(table, key)
+cdef void step_apart(TableState* table, Snapshot* snapshot, int64_t key, const char* gradient, double lr) noexcept nogil:
+    cdef char* copy = _set_apart_here(table, snapshot, key)
     if copy != NULL:
         table.optimiser.step(copy, gradient, table.row_items, table.optimiser, lr)
 
@@ -172,12 +174,12 @@ cdef void step_apart(TableState* table, int64_t key, const char* gradient, doubl
 
 cdef uint8_t leave_apart(TableState* table, int64_t key, char* copy) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
-    cdef uint32_t* mark = _mark_of(table, key)
+    cdef uint32_t* mark = _mark_of(table, table.snapshot, key)
     if mark[0] == MARK_DONE:
         return RESULT_SAVED
     if snapshot.sealed:
         if mark[0] == MARK_UNSEEN:
-            _new_copy(table, key, row_of(table, table.places[key].slot), _version_of(table, key))
+            _new_copy(table, snapshot, key, row_of(table, table.places[key].slot), _version_of(table, key))
         return RESULT_SAVED
     snapshot.rows -= 1
     if mark[0] == MARK_UNSEEN or is_planted(MUTATION_COPY_LEFT_OUT):
@@ -189,11 +191,11 @@ cdef uint8_t leave_apart(TableState* table, int64_t key, char* copy) noexcept no
 cdef void arrive_apart(TableState* table, int64_t key, uint8_t apart, const char* copy) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
     if apart & RESULT_SAVED and not is_planted(MUTATION_SAVED_TWICE):
-        _mark_of(table, key)[0] = MARK_DONE
+        _mark_of(table, table.snapshot, key)[0] = MARK_DONE
         return
     snapshot.rows += 1
-    _mark_of(table, key)[0] = (
-        _new_copy(table, key, copy, UNKNOWN_VERSION) if apart & RESULT_KEPT else <uint32_t>MARK_UNSEEN)
+    _mark_of(table, table.snapshot, key)[0] = (
+        _new_copy(table, snapshot, key, copy, UNKNOWN_VERSION) if apart & RESULT_KEPT else <uint32_t>MARK_UNSEEN)
 
 
 # -- rows for the checkpoint -----------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ cdef bint _take_slot(TableState* table, int64_t slot, int32_t* key_out, char* ou
     cdef bint taken
     if not _enter_slot_home(table, slot, &key, &word):
         return False
-    mark = _mark_of(table, key)
+    mark = _mark_of(table, table.snapshot, key)
     taken = mark[0] != MARK_DONE
     if taken:
         key_out[0] = key
@@ -262,10 +264,10 @@ cdef bint _take_copied(TableState* table, uint32_t mark, int32_t* key_out, char*
     cdef bint taken
     if key < 0 or not _enter_owned(table, key, &word):
         return False
-    taken = _mark_of(table, key)[0] == mark
+    taken = _mark_of(table, table.snapshot, key)[0] == mark
     if taken:
         _take_copy(table, mark, out, seen)
-        _mark_of(table, key)[0] = MARK_DONE
+        _mark_of(table, table.snapshot, key)[0] = MARK_DONE
         key_out[0] = key
     unlock_unchanged(&table.places[key].word, word)
     return taken
@@ -319,7 +321,7 @@ cdef int64_t skip_unchanged(TableState* table, int64_t first, int64_t end, const
     for slot in range(first, min(end, load_relaxed_i64(&table.slots_touched))):
         if not _enter_slot(table, slot, &key, &word):
             continue
-        mark = _mark_of(table, key)
+        mark = _mark_of(table, table.snapshot, key)
         if mark[0] == MARK_UNSEEN and _is_unchanged(word // WORD_VERSION_ONE, seen, key):
             mark[0] = MARK_DONE
             skipped += 1
@@ -344,7 +346,7 @@ cdef int64_t skip_unchanged_left(TableState* table, const uint32_t* seen) noexce
             continue
         lies_here = False
         if _enter_owned(table, key, &word):
-            lies_here = _mark_of(table, key)[0] == mark
+            lies_here = _mark_of(table, table.snapshot, key)[0] == mark
             unlock_unchanged(&table.places[key].word, word)
         if not lies_here and _is_unchanged(snapshot.copied_version[mark - 1], seen, key):
             _free_copy(snapshot, mark)

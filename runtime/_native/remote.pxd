@@ -100,7 +100,7 @@ cdef inline bint write_owned(
     if key_state(table, key) != STATE_OWNED:
         return False
     seen = lock_row(table, key, ROW_WRITE)   # it stays so while the engine's lock is held
-    copy = set_apart(table, key, is_new)
+    copy = set_apart(table, table.snapshot, key, is_new)
     _make_write(table, kind, row_of(table, place.slot), written, lr)
     if copy != NULL:
         _make_write(table, kind, copy, written, lr)

@@ -44,7 +44,7 @@ cdef void _arrive_apart(TableState* table, int64_t key, const char* row, uint8_t
     copy_row(row_of(table, slot), row, table.stored_bytes)
     arrive_apart(table, key, apart, row + table.stored_bytes)
     if is_written(&table.replicas[slot]):
-        copy = set_apart(table, key, table.snapshot.cut_here != 0)
+        copy = set_apart(table, table.snapshot, key, table.snapshot.cut_here != 0)
         if copy != NULL:
             _write_pending(table, &table.replicas[slot], copy)
 

@@ -11,11 +11,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from intentpm.foundation.primitives cimport (
     copy_row, fence_acquire, load_acquire, load_relaxed, load_relaxed_i32, optimistic_reads,
 )
-from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apart
+from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apart, snapshot_of
 from intentpm.runtime._native.dirty_stack cimport mark_dirty
 from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.row_place cimport ROW_READ, ROW_WRITE, RowUse, is_home, lock_row
+from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, WORD_LOCKED, WORD_SHARED, WORD_VERSION_ONE, KeyPlace, KeyState,
     lock_word, read_unlocked, state_of, try_lock, unlock_changed, unlock_unchanged,
@@ -57,8 +58,9 @@ cdef inline void leave_written(TableState* table, int64_t key, uint32_t seen) no
 
 cdef inline KeyState _push_entered(TableState* table, int64_t key, uint32_t seen, const char* delta) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
-        push_apart(table, key, delta)
+    cdef Snapshot* snapshot = snapshot_of(table)
+    if snapshot != NULL and state_of(seen) == STATE_OWNED:
+        push_apart(table, snapshot, key, delta)
     table.add(row_of(table, place.slot), delta, table.row_items)
     if state_of(seen) == STATE_REPLICA:
         add_pending(table, &table.replicas[place.slot], delta)
@@ -75,8 +77,9 @@ cdef inline KeyState try_push(TableState* table, int64_t key, const char* delta)
 
 cdef inline KeyState _set_entered(TableState* table, int64_t key, uint32_t seen, const char* value) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
-    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
-        set_value_apart(table, key, value, table.row_bytes)
+    cdef Snapshot* snapshot = snapshot_of(table)
+    if snapshot != NULL and state_of(seen) == STATE_OWNED:
+        set_value_apart(table, snapshot, key, value, table.row_bytes)
     copy_row(row_of(table, place.slot), value, table.row_bytes)
     if state_of(seen) == STATE_REPLICA:
         set_pending(table, &table.replicas[place.slot], value)
@@ -188,7 +191,7 @@ cdef inline uint32_t apply_record(
     """
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_row(table, key, ROW_WRITE)
-    cdef char* copy = set_apart(table, key, is_new) if table.snapshot != NULL else <char*>NULL
+    cdef char* copy = set_apart(table, table.snapshot, key, is_new) if table.snapshot != NULL else <char*>NULL
     _write(table, record, rows, row_of(table, place.slot))
     if copy != NULL:
         _write(table, record, rows, copy)

@@ -9,10 +9,11 @@ Called by ``batches``, ``remote`` and ``serving``.
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, load_relaxed
-from intentpm.runtime._native.apart cimport set_value_apart, step_apart
+from intentpm.runtime._native.apart cimport set_value_apart, snapshot_of, step_apart
 from intentpm.runtime._native.replicas cimport keep_step
 from intentpm.runtime._native.row_place cimport ROW_WRITE
 from intentpm.runtime._native.rows cimport enter_home, enter_row, leave_written, pull_home, try_pull
+from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of,
     unlock_unchanged,
@@ -23,11 +24,12 @@ from intentpm.runtime._native.table_state cimport TableState, row_of
 cdef inline KeyState _step_entered(
         TableState* table, int64_t key, uint32_t seen, const char* gradient, double lr) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
+    cdef Snapshot* snapshot = snapshot_of(table)
     if state_of(seen) == STATE_REPLICA:
         keep_step(table, &table.replicas[place.slot], row_of(table, place.slot), gradient, lr)
     else:
-        if table.snapshot != NULL:
-            step_apart(table, key, gradient, lr)
+        if snapshot != NULL:
+            step_apart(table, snapshot, key, gradient, lr)
         table.optimiser.step(row_of(table, place.slot), gradient, table.row_items, table.optimiser, lr)
     leave_written(table, key, seen)
     return state_of(seen)
@@ -67,8 +69,9 @@ cdef inline KeyState pull_stored_atomic(TableState* table, int64_t key, char* ou
 
 
 cdef inline KeyState _set_stored_entered(TableState* table, int64_t key, uint32_t seen, const char* row) noexcept nogil:
-    if table.snapshot != NULL and state_of(seen) == STATE_OWNED:
-        set_value_apart(table, key, row, table.stored_bytes)
+    cdef Snapshot* snapshot = snapshot_of(table)
+    if snapshot != NULL and state_of(seen) == STATE_OWNED:
+        set_value_apart(table, snapshot, key, row, table.stored_bytes)
     copy_row(row_of(table, table.places[key].slot), row, table.stored_bytes)
     leave_written(table, key, seen)
     return state_of(seen)

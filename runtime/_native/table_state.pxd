@@ -93,8 +93,8 @@ cdef struct TableState:
     uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
     int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
     int32_t dirty_head           # atomic: any writer pushes / the engine takes all
-    # Of a checkpoint being made (apart.pxd); NULL: none. Stored under the engine's lock, and seen by whoever enters the word of
-    # a row that was set apart since.
+    # Of a checkpoint being made (apart.pxd); NULL: none. Atomic: stored under the engine's lock, and seen by whoever enters the
+    # word of a row that was set apart since. A save may end at any time: without that lock it is loaded once (``snapshot_of``).
     Snapshot* snapshot
     Snapshot* retired            # guarded by: engine lock
     int64_t rows_owned           # guarded by: engine lock
