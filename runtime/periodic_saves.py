@@ -44,8 +44,7 @@ class PeriodicSaves:
         called = int(self._gather(str(self._saves.snapshot.called()).encode())[0])
         while self._saves.snapshot.made() < called:
             self._save(extra)
-        if self.last is not None:
-            self.last.result()
+        self._end_last()
 
     def save_now(self, extra: Extra) -> Path:
         """Collective: one more checkpoint, now. Raises as ``ParameterManager.save``."""
@@ -55,6 +54,11 @@ class PeriodicSaves:
         return self.last.result()
 
     def _save(self, extra: Extra) -> None:
-        if self.last is not None:
-            self.last.result()
+        self._end_last()
         self.last = self._saves.begin(self._order(extra()), self._saves.start_thread)
+
+    def _end_last(self) -> None:
+        """Waits for it. What failed is told once; the next is made all the same."""
+        last, self.last = self.last, None
+        if last is not None:
+            last.result()

@@ -118,7 +118,8 @@ class Saving:
 
     def wait_for_all(self, timeout_s: float | None) -> None:
         """Until it is over, whatever came of it; if it was given up here, until all ranks have heard of that."""
-        self._ended.wait()
+        if not self._ended.wait(None if timeout_s is None else wait_s(timeout_s)):
+            raise WaitTimeoutError(f"{self._order}, the save before, was not over within {timeout_s:g} s")
         if self._given_up is not None:
             self._savers.snapshot.answers(self._given_up, f"{self._order}, which was given up here", timeout_s)
             self._given_up = None
@@ -128,12 +129,22 @@ class Saving:
         try:
             self._path = self._make()
         except BaseException as error:
-            self._error = error
+            self.fail(error)
+        else:
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """It ends with ``error``, here and on the other ranks."""
+        self._error = error
+        try:
             self._give_up(error)
         finally:
-            with suppress(Exception):
-                self._savers.snapshot.end(list(self._order.tables), self._number)
-            self._ended.set()
+            self._end()
+
+    def _end(self) -> None:
+        with suppress(Exception):
+            self._savers.snapshot.end(list(self._order.tables), self._number)
+        self._ended.set()
 
     def _make(self) -> Path:
         order, rank = self._order, self._savers.rank
@@ -159,6 +170,9 @@ class Saving:
             if rank == 0:
                 _clear_away(path)
             raise
+        if rank == 0:  # only now: all ranks agree that the new one is there
+            with suppress(OSError):
+                series.prune(order.folder, order.keep)
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
         return path
@@ -198,8 +212,8 @@ class Saving:
     def _tell(self, do: Callable[[], Said]) -> list[Said]:
         """Does this rank's part, and returns what all ranks have to say of theirs. Raises CheckpointError."""
         number = self._number * STAGES + self._stage
-        self._stage += 1
         self._savers.snapshot.contribute(number, json.dumps(_try(do)).encode())
+        self._stage += 1  # only now: who is interrupted before gives up this step, too
         what = f"{self._order} (step {self._stage} of {STAGES})"
         said = [json.loads(part) for part in self._savers.snapshot.answers(number, what, self._order.timeout_s)]
         for rank, theirs in enumerate(said):
@@ -251,13 +265,18 @@ class Saves:
         finally:
             self._workers.open_gate(self._engine)
         saving = self._last = Saving(order, self, number)
-        start(saving.run)
+        try:
+            start(saving.run)
+        except BaseException as error:  # no thread is left, say
+            saving.fail(error)
+            raise
         return saving
 
     def start_thread(self, run: Callable[[], None]) -> None:
         """A way to ``begin``."""
-        self._thread = threading.Thread(target=run, name="intentpm-save", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=run, name="intentpm-save", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _cut_off(self, order: SaveOrder) -> None:
         """No write of this rank is under way when it returns, and none begins until the gate is opened."""
@@ -313,8 +332,6 @@ def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
                 f"table {table.name!r}: {manifest.rows(table.name)} rows were written, it has {table.num_keys}"
             )
     series.commit(path, manifest)
-    with suppress(OSError):  # the new one is there all the same
-        series.prune(order.folder, order.keep)
     return {}
 
 

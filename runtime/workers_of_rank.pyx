@@ -6,17 +6,22 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from intentpm.foundation.deadlines import wait_ns
-from intentpm.foundation.errors import ClosedError
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
-from intentpm.foundation.primitives cimport load_relaxed, load_relaxed_u64
+from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_u64
 from intentpm.runtime._native.batches cimport AGES, AccessCounts
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.remote cimport MAX_TABLES
+from intentpm.runtime._native.requests cimport Operation
+from intentpm.runtime.futures cimport Future
 
 
 cdef bint _is_open(void* turns, void* gate) noexcept nogil:
     return load_relaxed(<uint32_t*>gate) == 0
+
+
+cdef bint _is_done(void* turns, void* operation) noexcept nogil:
+    return load_acquire(&(<Operation*>operation).done) != 0
 
 
 cdef bint _nobody_writes(void* turns, void* writing) noexcept nogil:
@@ -54,14 +59,17 @@ cdef class WorkersOfRank:
 
     def close_gate(self, Engine engine not None, timeout_s=None) -> None:
         """Waits until no write of this rank's workers is under way, and lets none begin until ``open_gate``."""
-        cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        cdef bint limited = timeout_s is not None
+        cdef int64_t limit_ns = wait_ns(timeout_s) if limited else FOREVER_NS
+        cdef int64_t end_ns = engine.transport.now_ns() + limit_ns if limited else 0
         self.gate = 1
         engine.calls.wait(_nobody_writes, &self.writing, limit_ns, "writes of this rank's workers to end")
+        # Whoever began them owns the waits: here they are looked at alone, and not given up when the time is over.
         for write in [write for worker in list(self.members) for write in (<CountedWorker>worker).writes] + self.writes:
-            try:
-                write.wait(timeout_s)
-            except ClosedError:          # given up by who began it: it may come at any time, or not
-                engine.calls.raise_state()
+            engine.calls.wait(
+                _is_done, &(<Future>write).operation, max(0, end_ns - engine.transport.now_ns()) if limited else FOREVER_NS,
+                "asynchronous writes of this rank's workers to end")
+        engine.calls.raise_state()
 
     def open_gate(self, Engine engine not None) -> None:
         self.gate = 0

@@ -21,6 +21,7 @@ import intentpm.checkpoint
 from intentpm.checkpoint.cli import checkpoint
 from intentpm.checkpoint.manifest import MANIFEST, VERSION, _encode, read_manifest
 from intentpm.foundation.errors import CheckpointError
+from intentpm.runtime import saving
 from intentpm.testing import run_ranks
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -184,6 +185,59 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
             pm.save(tmp_path, keep=0)
         with pytest.raises(CheckpointError, match=r"extra: .* what JSON can hold"):
             pm.save(tmp_path, extra={1, 2})
+
+
+def test_a_save_that_fails_in_its_last_step_leaves_the_one_before(tmp_path: Path, monkeypatch: Any) -> None:
+    """Rank 1 gives up when rank 0 has put the new checkpoint in place already."""
+    steps: dict[int, int] = {}
+    take_part = saving._try
+
+    def give_up_in_the_last(do: Any) -> Any:
+        said, me = take_part(do), threading.get_ident()
+        if me in steps:
+            steps[me] += 1
+        return {"problem": "gave up"} if steps.get(me) == saving.STAGES else said
+
+    def rank(pm: Any) -> Path:
+        create(pm, ["plain"])
+        first: Path = pm.save(tmp_path, keep=1)
+        if pm.rank == 1:
+            steps[threading.get_ident()] = 0
+        with pytest.raises(CheckpointError, match="because of rank 1: gave up"):
+            pm.save(tmp_path, keep=1)
+        return first
+
+    monkeypatch.setattr(saving, "_try", give_up_in_the_last)
+    first, _ = run_ranks(2, rank)
+    assert list(steps.values()) == [saving.STAGES]
+    assert intentpm.latest(tmp_path) == first
+
+
+def test_a_save_that_cannot_begin_does_not_stop_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+    class NoMoreThreads(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with intentpm.init() as pm:
+        create(pm, ["plain"])
+        with monkeypatch.context() as patched:
+            patched.setattr(saving.threading, "Thread", NoMoreThreads)
+            with pytest.raises(RuntimeError, match="new thread"):
+                pm.save(tmp_path, wait=False)
+        assert pm.save(tmp_path, timeout=20) == intentpm.latest(tmp_path)
+
+
+def test_periodic_saves_go_on_after_one_that_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "in the way"
+    folder.write_text("")
+    with intentpm.init() as pm:
+        create(pm, ["plain"])
+        saves = pm.periodic_saves(folder, 1e-6)
+        saves.step(lambda: None)
+        with pytest.raises(CheckpointError):
+            saves.finish(lambda: None)
+        folder.unlink()
+        assert saves.save_now(lambda: None) == intentpm.latest(folder)
 
 
 def test_clocks_are_saved(tmp_path: Path) -> None:
