@@ -312,7 +312,8 @@ cdef class DeviceRows:
             done = (exchange != NULL and self.bring(exchange, False) and self.gather(&self.rows, exchange, 0, stored)
                     and self.fetch(exchange))
             self.lock.unlock()
-            if done and self.finish(exchange):
+            done = done and self.finish(exchange)
+            if done:
                 memcpy(&target[0], rows_in(exchange), target.shape[0])
             if exchange != NULL:
                 self.lock.lock()

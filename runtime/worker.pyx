@@ -466,7 +466,7 @@ cdef class Worker(CountedWorker):
         cdef const int64_t* wanted = <const int64_t*>cnp.PyArray_DATA(keys)
         cdef int64_t count = cnp.PyArray_DIM(keys, 0)
         self.misses.clear()
-        if count < GIL_KEYS:
+        if count < GIL_KEYS and table.state.tier == NULL:
             self._access_rows(table, kind, wanted, count, rows)
         else:
             with nogil:

@@ -151,6 +151,15 @@ cdef void_apart _access_tier(
     _count(counts, served[0], served[1], misses.size() - missed)
 
 
+cdef inline void _access(
+        RowAccess kind, TableState* table, const int64_t* keys, int64_t count, char* rows, size_t row_bytes, double lr,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    if table.tier != NULL:
+        _access_tier(kind, table, keys, count, rows, lr, misses, counts)
+    else:
+        _access_rows(kind, table, keys, count, rows, row_bytes, lr, misses, counts)
+
+
 cdef void_per_cpu _pull_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
@@ -179,43 +188,28 @@ cdef void pull_rows(
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    if table.tier != NULL:
-        _access_tier(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, 0.0, misses, counts)
-        return
-    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
+    _access(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void set_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* values,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    if table.tier != NULL:
-        _access_tier(ACCESS_ROW_SET, table, keys, count, <char*>values, 0.0, misses, counts)
-        return
-    _access_rows(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, 0.0, misses, counts)
+    _access(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, 0.0, misses, counts)
 
 
 cdef void step_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    if table.tier != NULL:
-        _access_tier(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, lr, misses, counts)
-        return
-    _access_rows(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
+    _access(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
 
 
 cdef void pull_stored_rows(
         TableState* table, const int64_t* keys, int64_t count, char* out,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    if table.tier != NULL:
-        _access_tier(ACCESS_ROW_PULL_STORED, table, keys, count, out, 0.0, misses, counts)
-        return
-    _access_rows(ACCESS_ROW_PULL_STORED, table, keys, count, out, table.stored_bytes, 0.0, misses, counts)
+    _access(ACCESS_ROW_PULL_STORED, table, keys, count, out, table.stored_bytes, 0.0, misses, counts)
 
 
 cdef void set_stored_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* rows,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    if table.tier != NULL:
-        _access_tier(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, 0.0, misses, counts)
-        return
-    _access_rows(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, table.stored_bytes, 0.0, misses, counts)
+    _access(ACCESS_ROW_SET_STORED, table, keys, count, <char*>rows, table.stored_bytes, 0.0, misses, counts)

@@ -17,7 +17,7 @@ from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.rows cimport enter_row, leave_written, push_row_atomic, set_row_atomic
 from intentpm.runtime._native.slabs cimport give_back_rows
 from intentpm.runtime._native.state cimport (
-    STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, lock_word, read_unlocked, state_of,
+    STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of,
     unlock_unchanged,
 )
 from intentpm.runtime._native.steps cimport set_stored_atomic, step_row_atomic
@@ -117,7 +117,8 @@ cdef class DeviceTier:
 
     cdef int64_t _look_up(
             self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil:
-        """Fills the run's slots. Returns how many keys are done: fewer than it has, where steps come twice."""
+        """Fills the run's slots. Returns how many keys are done: fewer than it has, where steps come twice, or a slot that has
+        another row by now: what is in ``rows`` since the run took the slot up goes to the device after the run."""
         cdef int32_t* slots = slots_in(run.exchange, 0)
         cdef KeyPlace* place
         cdef uint32_t seen
@@ -129,7 +130,8 @@ cdef class DeviceTier:
             while read_unlocked(&place.word) & WORD_HERE:
                 if not enter_row(place, &seen):
                     continue
-                if run.kind == ACCESS_ROW_STEP and self.batch_of[place.slot] == self.batches:
+                if self.batch_of[place.slot] == self.batches and (
+                        run.kind == ACCESS_ROW_STEP or not self.tier.where[place.slot] & ROW_ON_DEVICE):
                     unlock_unchanged(&place.word, seen)
                     return i
                 if _is_for_home(self.table, run.kind, seen):
@@ -225,12 +227,15 @@ cdef class DeviceTier:
                     and self.rows.fetch(exchange) and self.rows.finish(exchange))
         if not done:
             self._fail()                 # whoever waits for the row goes on, with any: the job ends
-        seen = lock_word(&place.word)
-        if seen & WORD_HERE and place.slot == slot and self.tier.where[slot] & ROW_AWAY:
-            if done:
-                memcpy(row_of(self.table, slot), rows_in(exchange), self.table.stored_bytes)
-            self.tier.where[slot] &= ~<uint8_t>ROW_AWAY
-        unlock_unchanged(&place.word, seen)
+        while read_unlocked(&place.word) & WORD_HERE:        # of a key that has left the word is the engine's alone
+            if not enter_row(place, &seen):
+                continue
+            if place.slot == slot and self.tier.where[slot] & ROW_AWAY:
+                if done:
+                    memcpy(row_of(self.table, slot), rows_in(exchange), self.table.stored_bytes)
+                self.tier.where[slot] &= ~<uint8_t>ROW_AWAY
+            unlock_unchanged(&place.word, seen)
+            break
         self.brought_rows += 1
         if exchange != NULL:
             self.rows.close(exchange)
@@ -290,8 +295,10 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
         tier._fail()
     if enqueued and run.taken_up > 0 and _reads(run.kind):
         tier.rows.lock.unlock()
-        _hand_out(tier.rows, run)
+        enqueued = _hand_out(tier.rows, run)
         tier.rows.lock.lock()
+        if not enqueued:
+            tier._fail()
     tier._close(run)
     tier.rows.lock.unlock()
     for n in range(for_home.size()):
@@ -320,12 +327,13 @@ cdef void _write_home(
         served[state == STATE_REPLICA] += 1
 
 
-cdef void _hand_out(DeviceRows rows, Run* run) noexcept nogil:
-    """Rows that were read, to where the caller wants them."""
+cdef bint _hand_out(DeviceRows rows, Run* run) noexcept nogil:
+    """Rows that were read, to where the caller wants them. False: the device has failed."""
     cdef const int32_t* slots = slots_in(run.exchange, 0)
     cdef int64_t i
-    if not is_planted(MUTATION_EXCHANGE_NOT_AWAITED):
-        rows.finish(run.exchange)
+    if not is_planted(MUTATION_EXCHANGE_NOT_AWAITED) and not rows.finish(run.exchange):
+        return False
     for i in range(run.count):
         if slots[i] >= 0:
             memcpy(run.rows + i * run.row_bytes, rows_in(run.exchange) + i * run.row_bytes, run.row_bytes)
+    return True
