@@ -46,11 +46,15 @@ class ThreadBarrier:
 
     def _wait_for_the_last(self, meeting: int) -> None:
         began = time.monotonic()
-        while not self._changed.wait_for(lambda: self._meeting != meeting, LOOK_S):
-            why = self._why_hopeless(time.monotonic() - began) if self._here < self._parties else ""
-            if why:
-                self._here -= 1
-                raise Error(why)
+        try:
+            while not self._changed.wait_for(lambda: self._meeting != meeting, LOOK_S):
+                why = self._why_hopeless(time.monotonic() - began) if self._here < self._parties else ""
+                if why:
+                    raise Error(why)
+        except BaseException:
+            if self._meeting == meeting and self._here < self._parties:
+                self._here -= 1  # who leaves is not here
+            raise
         failure = self._failures.get(meeting)
         if failure is not None:
             raise failure

@@ -34,18 +34,18 @@ class Worker:
     """
 
     def __init__(self, worker_id: int, server: Server) -> None:
+        self._is_finalized = False
+        self._thread: threading.Thread | None = None  # that used it last
         self._server = server
         self._space = server.space
-        self._worker_id = server.add_worker(worker_id, self)
         self._worker = server.manager.worker()
+        self._worker_id = server.add_worker(worker_id, self)  # known to other threads from here on
         self._timestamps = Timestamps()
         self._freshness = Freshness(self._worker)
         self._lengths = self._space.lengths.tolist()
         self._is_alone = server.manager.size == 1
         self._samples: dict[int, Any] = {}
         self._next_sample = 1
-        self._is_finalized = False
-        self._thread: threading.Thread | None = None  # that used it last
 
     # -- values --------------------------------------------------------------------------------------------------------
 

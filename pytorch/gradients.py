@@ -94,7 +94,5 @@ class TableGradients:
         self.worker.wait_sync()  # steps that a replica keeps
 
     def _check_finished(self) -> None:
-        finished = [future for future in self._under_way if future.done()]
-        self._under_way = [future for future in self._under_way if not future.done()] if finished else self._under_way
-        for future in finished:
-            future.wait()
+        while self._under_way and self._under_way[0].done():
+            self._under_way.pop(0).wait()

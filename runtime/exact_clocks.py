@@ -16,6 +16,7 @@ Assumption: one worker per rank, in one thread (checked).
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -116,14 +117,14 @@ class ExactClocks:
 
     def _take_step(self, call: Call, worker: Any, clock: int) -> None:
         told = call.gather(call.once(lambda: self._take_payload(clock)))
-        call.once(lambda: self._step(worker, clock, told))
+        for table, gradients in call.once(lambda: self._gathered(clock, told)):
+            call.once(partial(self._step, worker, table, gradients))
         call.once(lambda: worker.wait_sync(call.remaining_s()))
         self._agree(call)
 
-    def _step(self, worker: Any, clock: int, told: list[bytes]) -> None:
-        for table, gradients in self._gathered(clock, told):
-            keys, rows = gradients.of_rank(self._rank, self._size)
-            worker.take_step(table, keys, rows, gradients.lr)
+    def _step(self, worker: Any, table: Table, gradients: _Gradients) -> None:
+        keys, rows = gradients.of_rank(self._rank, self._size)
+        worker.take_step(table, keys, rows, gradients.lr)
 
     # -- what ranks tell each other: a line of JSON, then keys and rows of each table ----------------------------------
 
