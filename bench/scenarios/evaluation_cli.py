@@ -8,7 +8,8 @@ import click
 
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment
-from intentpm.bench.scenarios.evaluation import MODES, WORKLOADS, Evaluation, Run
+from intentpm.bench.scenarios.evaluation import WORKLOADS, Evaluation, Run
+from intentpm.bench.scenarios.regret import MODES
 from intentpm.foundation.whole_file import write_whole
 
 NAMES = tuple(workload.name for workload in WORKLOADS)
@@ -57,11 +58,12 @@ def _cells(run: Run) -> list[str]:
 
 def _page(runs: Sequence[Run], transport: str) -> str:
     machine = describe_environment()
+    commits = sorted({str(run.document["environment"]["commit"]) for run in runs if "environment" in run.document})
     lines = [
         "# The training tasks, measured",
         "",
         f"`intentpm bench tasks` on {machine['cores']} cores ({machine['cpu']}), transport {transport}, commit "
-        f"{machine['commit']}, one run each. Seconds and megabytes (sent by all ranks) are per epoch, quality and the "
+        f"{', '.join(commits)}, one run each. Seconds and megabytes (sent by all ranks) are per epoch, quality and the "
         "share of local accesses those of the last epoch. More ranks than cores tell little about time; compare bytes "
         "and shares there.",
         "",

@@ -112,7 +112,10 @@ class Measurement:
         for run in self.runs:
             if (run["workload"], run["network"]) == (workload, ALONE):
                 return float(run["quality"]) if run["quality"] is not None else None
-        result = _result(workload, self._run(workload, 1, "adaptive", ()), None)
+        ranks = self._run(workload, 1, "adaptive", ())
+        if ranks is None:
+            raise click.ClickException(f"{workload}: one rank alone failed, so there is no quality to be reached")
+        result = _result(workload, ranks, None)
         self._keep(workload, ALONE, "adaptive", 0, result)
         return result["quality"]
 
@@ -146,7 +149,7 @@ class Measurement:
         document = json.loads(self._path.read_bytes())
         if (document["bench"], document["config"]) != (BENCH, self._config):
             raise click.UsageError(f"--resume: {self._path} holds runs of {document['config']}, not {self._config}")
-        return list(document["rows"])
+        return [run for run in document["rows"] if not run.get("failed")]  # which may work this time
 
     def write_page(self) -> list[Path]:
         """The table and the plot; returns what was written."""
@@ -171,7 +174,7 @@ class Measurement:
 def _result(workload: str, ranks: list[dict[str, Any]] | None, target: float | None) -> dict[str, Any]:
     """Of a run, from what its ranks returned; target: the quality to be reached, None: none."""
     if ranks is None:
-        return {"seconds": None, "megabytes": 0.0, "quality": None}
+        return {"seconds": None, "megabytes": 0.0, "quality": None, "failed": True}
     epochs = ranks[0]["epochs"]
     reached = _epochs_needed(workload, [quality for _, quality in epochs], target)
     used = len(epochs) if reached is None else reached

@@ -90,10 +90,12 @@ class Progress:
         """Where the ranks were that saved it; none is more than an epoch ahead of another."""
         at = [rank["epoch"] + rank["share"] for rank in restored.extra]
         self.generation = restored.number
-        self._first_epoch = self._epoch = int(min(at))
+        rows = restored.extra[0]["rows"]
+        # An epoch whose batches were all trained, but that has no row yet, is not over.
+        self._first_epoch = self._epoch = min(int(min(at)), len(rows))
         shares = [min(position - self._first_epoch, 1.0) for position in at]
         self._share = shares[pm.rank] if len(shares) == pm.size else float(np.mean(shares))
-        self.rows = restored.extra[0]["rows"][: self._first_epoch]
+        self.rows = rows[: self._first_epoch]
 
     def rows_of(self, row: type[R]) -> Iterator[R]:
         """The rows of the epochs that were over, as they were yielded then."""

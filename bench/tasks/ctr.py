@@ -124,19 +124,13 @@ class ClickThroughRate:
 
     def _train(self) -> float:
         """One pass over this rank's examples; returns the sum of their log losses."""
-        loss_sum = 0.0
         self.model.train()
         with self.meter.training_pass():
-            for label, numbers, categories in self.loader:
-                self.dense.read()
-                loss = functional.binary_cross_entropy_with_logits(self.model(numbers, categories), label)
-                loss.backward()
-                self.dense.step()
-                loss_sum += float(loss.detach()) * len(label)
-            self.dense.settle()
-            self.model.deep.settle()
-            self.model.wide.settle()
-        return loss_sum
+            return self.dense.train(self.loader, self._loss, (self.model.deep, self.model.wide))
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
+        label, numbers, categories = batch
+        return functional.binary_cross_entropy_with_logits(self.model(numbers, categories), label), len(label)
 
     def _measured(self, epoch: int, loss: float) -> CtrRow:
         """Evaluates, adds up over the ranks, and checks that training is still sane."""
@@ -157,7 +151,8 @@ class ClickThroughRate:
             valid_log_loss=mean(sums["valid_loss"], sums["valid_count"]),
             test_log_loss=mean(sums["test_loss"], sums["test_count"]),
         )  # fmt: skip
-        check_finite(row, f"Lower --lr ({self.options.lr}) or --embedding-lr ({self.options.embedding_lr}).")
+        advice = f"Lower --lr ({self.options.lr}) or --embedding-lr ({self.options.embedding_lr})."
+        check_finite(row, sums["count"], advice)
         return row
 
     @torch.no_grad()

@@ -1,12 +1,14 @@
 """The dense parameters of a model on several ranks: their gradients averaged in every step, or keys of a table."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 
 import intentpm.optim
 import intentpm.torch
 
+B = TypeVar("B")
 WAYS = ("allreduce", "keys")
 
 
@@ -46,6 +48,27 @@ class DenseLayers:
         else:
             self.optimizer.step()
             self.optimizer.zero_grad()
+
+    def train(
+        self, batches: Iterable[B], loss_of: Callable[[B], tuple[torch.Tensor, int]], modules: Iterable[Any]
+    ) -> float:
+        """One pass; returns the sum of the losses.
+
+        Parameters:
+            loss_of: the mean loss of a batch, and of how many examples: 0 where a rank has fewer than another.
+            modules: what else of the model has rows in tables; their steps are with the owners when it returns.
+        """
+        total = 0.0
+        for batch in batches:
+            self.read()
+            loss, count = loss_of(batch)
+            loss.backward()
+            self.step()
+            if count:
+                total += float(loss.detach()) * count
+        for module in (self, *modules):
+            module.settle()
+        return total
 
     def settle(self) -> None:
         """Waits until this rank's steps are with their owners."""

@@ -18,7 +18,7 @@ class EpochRow:
 
     epoch: int
     loss: float
-    """Mean over what was trained on, each taken just before its own update; nan in epoch 0."""
+    """Mean over what was trained on, each taken just before its own update; nan of nothing, as in epoch 0."""
     seconds: float
     """Wall-clock time of the training pass (the slowest rank's), without evaluation."""
     bytes_sent: int
@@ -69,7 +69,10 @@ def mean(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
-def check_finite(row: EpochRow, advice: str) -> None:
-    """Raises DivergedError when the loss of a trained epoch is not finite; ``advice``: which options to change."""
-    if row.epoch and not math.isfinite(row.loss):
+def check_finite(row: EpochRow, trained: float, advice: str) -> None:
+    """Raises DivergedError when the loss of ``trained`` examples, more than 0, is not finite.
+
+    advice: which options to change.
+    """
+    if trained and not math.isfinite(row.loss):
         raise DivergedError(f"training diverged in epoch {row.epoch}: the loss is no longer finite. {advice}")

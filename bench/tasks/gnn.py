@@ -209,18 +209,12 @@ class GraphTraining:
 
     def _train(self) -> float:
         """One pass over this rank's training nodes; returns the sum of their losses."""
-        loss_sum = 0.0
         self.model.train()
         with self.meter.training_pass():
-            for batch in self.loader:
-                self.dense.read()
-                loss = functional.cross_entropy(self.model(batch), batch.label)
-                loss.backward()
-                self.dense.step()
-                loss_sum += float(loss.detach()) * len(batch.label)
-            for module in (self.dense, *self.inputs):
-                module.settle()
-        return loss_sum
+            return self.dense.train(self.loader, self._loss, self.inputs)
+
+    def _loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+        return functional.cross_entropy(self.model(batch), batch.label), len(batch.label)
 
     def _measured(self, epoch: int, loss: float) -> GnnRow:
         """Evaluates, adds up over the ranks, and checks that training is still sane."""
@@ -236,7 +230,7 @@ class GraphTraining:
             valid_accuracy=mean(sums["valid"], sums["valid_count"]),
             test_accuracy=mean(sums["test"], sums["test_count"]),
         )  # fmt: skip
-        check_finite(row, f"Lower --lr ({self.options.lr}).")
+        check_finite(row, sums["count"], f"Lower --lr ({self.options.lr}).")
         return row
 
     @torch.no_grad()

@@ -198,7 +198,7 @@ class KnowledgeGraphEmbedding:
         )  # fmt: skip
         quality = {name: sums[name] / sums["queries"] for name in HITS} | {"mrr": sums["reciprocal"] / sums["queries"]}
         row = KgeRow(epoch=epoch, loss=mean(sums["loss"], sums["triples"]), **took | quality)
-        check_finite(row, f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg}).")
+        check_finite(row, sums["triples"], f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg}).")
         return row
 
     def _rank_triples(self) -> RankingTotals:

@@ -245,8 +245,9 @@ class MatrixFactorisation:
             totals, valid_error=self._evaluate(valid), valid_count=len(valid),
             test_error=self._evaluate(test), test_count=len(test),
         )  # fmt: skip
-        row = EpochTotals.over_ranks(self.totals.gather(mine.vector())).row(epoch, self.scale)
-        if not math.isfinite(row.test_rmse) or (epoch and not math.isfinite(row.loss)):
+        totals = EpochTotals.over_ranks(self.totals.gather(mine.vector()))
+        row = totals.row(epoch, self.scale)
+        if not math.isfinite(row.test_rmse) or (totals.train_count and not math.isfinite(row.loss)):
             raise DivergedError(
                 f"training diverged in epoch {epoch}: the error is no longer finite. "
                 f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."

@@ -197,7 +197,7 @@ class WordVectors:
         sums, took = self.meter.measured(loss=loss, pairs=pairs, **found)
         quality = {name: sums[name] for name in MEASURES}
         row = WvRow(epoch=epoch, loss=mean(sums["loss"], sums["pairs"]), **took | quality)
-        check_finite(row, f"Lower --lr ({self.options.lr}).")
+        check_finite(row, sums["pairs"], f"Lower --lr ({self.options.lr}).")
         return row
 
     def _correlations(self) -> dict[str, float]:
