@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -q --root-user-action=ignore -c constraints.txt
 # A kept build folder: after a change only the changed modules are compiled again.
 INSTALL_PACKAGE := PATH="$(CURDIR)/$(BIN):$$PATH" $(INSTALL) --no-build-isolation --config-settings=build-dir=build/release
-SOURCES := pyproject.toml constraints.txt meson.build meson.options $(shell find foundation transports gpu runtime launch bindings testing pytorch bench tools \
-	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.hpp' -o -name '*.h' -o -name '*.pyi' -o -name meson.build \) 2>/dev/null)
+SOURCES := pyproject.toml constraints.txt meson.build meson.options $(shell find foundation checkpoint transports gpu runtime launch bindings testing pytorch bench tools \
+	\( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu' -o -name '*.pyi' -o -name meson.build \) 2>/dev/null)
 
 # More ranks than cores, and root in a container, are fine for a demo.
 MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)

@@ -1,10 +1,9 @@
 """Checks of GPUs, and of the ways for their memory into the network, each on its own: none hides another."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from intentpm.launch.findings import Finding, last_line, run_tool
+from intentpm.launch.findings import Finding, last_line, run_tool, version_of
 
 _CUPY_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 _TRY_CUPY = "import cupy; a = cupy.arange(10); print('sum', int(a.sum()))"
@@ -49,7 +48,7 @@ def check_gpu() -> list[Finding]:
 
 def _check_devices() -> Finding:
     driver = Path("/proc/driver/nvidia/version")
-    cupy = _version_of(*_CUPY_PACKAGES)
+    cupy = version_of(*_CUPY_PACKAGES)
     if not driver.exists():
         return Finding("GPU", "missing", "no NVIDIA driver", facts={"cupy": cupy})
     listed = run_tool(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"], 20)
@@ -151,12 +150,3 @@ def read_maps(said: str) -> Finding:
         fix = "two fight over memory hooks and signals: use one (INTENTPM_UCX_LIBRARY=system, or an MPI without UCX)"
         return Finding("libucp in a rank", "warn", f"{len(paths)}: {', '.join(paths)}", fix, facts)
     return Finding("libucp in a rank", "ok", paths[0], facts=facts)
-
-
-def _version_of(*packages: str) -> str | None:
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return None

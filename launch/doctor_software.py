@@ -5,10 +5,9 @@ import os
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from intentpm.launch.findings import Finding, last_line, run_tool
+from intentpm.launch.findings import Finding, last_line, run_tool, version_of
 from intentpm.launch.launchers import detect_launcher
 from intentpm.transports.ucx_limits import has_rdma_devices
 
@@ -38,9 +37,8 @@ def check_launcher() -> Finding:
 
 def check_mpi() -> list[Finding]:
     """mpi4py, each mpirun there is, and whether two ranks of it see each other."""
-    try:
-        package = version("mpi4py")
-    except PackageNotFoundError:
+    package = version_of("mpi4py")
+    if package is None:
         return [Finding("mpi4py", "missing", "not installed", "for mpirun: pip install 'intentpm[mpi]'")]
     findings = [Finding("mpi4py", "ok", package, facts={"version": package})]
     launchers = _mpi_launchers()
@@ -87,9 +85,8 @@ def check_slurm() -> Finding:
 
 
 def check_torch() -> Finding:
-    try:
-        found = version("torch")
-    except PackageNotFoundError:
+    found = version_of("torch")
+    if found is None:
         return Finding(
             "torch", "missing", "not installed", "for torchrun and torch training: pip install 'intentpm[torch]'"
         )
@@ -105,7 +102,7 @@ def check_ucx() -> Finding:
     said = run_tool([*argv, "-v"], 20, **variables).stdout
     devices = _ucx_devices(run_tool([*argv, "-d"], 30, **variables).stdout)
     name = next((line.lstrip("# ").strip() for line in said.splitlines() if "ersion" in line), "unknown version")
-    facts = {"tool": argv[0], "version": name, "transports": devices, "ucxx": _version_of("ucxx-cu12", "ucxx-cu13")}
+    facts = {"tool": argv[0], "version": name, "transports": devices, "ucxx": version_of("ucxx-cu12", "ucxx-cu13")}
     if not devices:
         return Finding("UCX", "warn", f"{name}: found no device", f"see the output of {argv[0]} -d", facts)
     listed = ", ".join(f"{transport} ({' '.join(names)})" for transport, names in devices.items())
@@ -146,12 +143,3 @@ def _ucx_devices(listing: str) -> dict[str, list[str]]:
         elif key.strip() == "Device" and transport:
             devices.setdefault(transport, []).append(value.strip())
     return devices
-
-
-def _version_of(*packages: str) -> str | None:
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return None

@@ -132,10 +132,9 @@ class ParameterManager(Checkpointing):
             row_shape: shape of one row; () for one number.
             dtype: float32, float64, float16, bfloat16 (needs ml_dtypes), int32 or int64; NumPy's and torch's names too.
             init: a number; rows [num_keys, *row_shape], of all ranks together, or one row [*row_shape]: an array,
-            memory
-                map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and returns
-                their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with. Floats may
-                be rounded to floats; any other change of a value is refused.
+                memory map, torch tensor in host memory or nested list; or a callable that is given int64 keys [K] and
+                returns their rows [K, *row_shape]. Each rank evaluates it, or reads it, for the keys it starts with.
+                Floats may be rounded to floats; any other change of a value is refused.
             optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
                 the optimizer with it. For floating-point dtypes.
             timeout: seconds; None waits as long as all ranks are alive.
