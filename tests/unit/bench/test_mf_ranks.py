@@ -1,10 +1,8 @@
 """Matrix factorisation on simulated ranks with a slow network: as good as on one rank, however late copies are."""
 
-import numpy as np
 import pytest
 
 from intentpm.bench.scenarios.simulated_job import simulated_job
-from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
 from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
 from intentpm.runtime.config import Config
@@ -20,8 +18,8 @@ def ratings():
     return generate_ratings(GeneratorSpec(users=4_000, items=1_000, ratings=200_000), seed=0)
 
 
-def final_rmse(ratings, ranks, management="adaptive", order="blocked", look_ahead=4):
-    options = MfOptions(lr=0.05, reg=0.01, epochs=6, look_ahead=look_ahead, order=order)
+def final_rmse(ratings, ranks, management="adaptive", look_ahead=4):
+    options = MfOptions(lr=0.05, reg=0.01, epochs=6, look_ahead=look_ahead)
     with simulated_job(ranks, Config(management=management), SLOW) as job:
 
         def train(pm):
@@ -50,12 +48,3 @@ def test_four_ranks_are_as_good_as_one(ratings, alone, management):
 
 def test_how_far_they_look_ahead_is_found_by_itself(ratings, alone):
     assert final_rmse(ratings, 4, look_ahead="auto") <= 1.02 * alone
-
-
-def test_in_random_order_they_are_not(ratings, alone):
-    """What the order is for."""
-    try:
-        rmse = final_rmse(ratings, 4, order="random")
-    except DivergedError:
-        rmse = np.inf
-    assert rmse > 1.1 * alone
