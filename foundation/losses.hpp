@@ -18,6 +18,7 @@
     LOSS(NONSENSE, "sent rank %u a message that makes no sense (a defect)") /* the receiver */                             \
     LOSS(MALFORMED, "sent rank %u a malformed message: %s") /* the receiver, what is wrong */                     \
     LOSS(OUT_OF_MEMORY, "ran out of memory for messages")                                                                  \
+    LOSS(DEVICE, "lost the rows that lie on its device, which has failed")                                                  \
     LOSS(NO_MEMORY_TO_RECEIVE, "was given up by rank %u, which has no memory for a message from it")                       \
     LOSS(NO_MEMORY_TO_SEND, "was given up by rank %u, which has no memory to finish a message to it")                      \
     LOSS(NO_MEMORY_TO_TELL, "was given up by rank %u, which has no memory to tell it that the job has failed")             \

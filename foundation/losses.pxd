@@ -13,6 +13,7 @@ cdef extern from "foundation/losses.hpp" nogil:
         LOSS_NONSENSE                # receiver
         LOSS_MALFORMED               # receiver, what is wrong
         LOSS_OUT_OF_MEMORY
+        LOSS_DEVICE
         LOSS_NO_MEMORY_TO_RECEIVE    # rank without memory
         LOSS_NO_MEMORY_TO_SEND       # rank without memory
         LOSS_NO_MEMORY_TO_TELL       # rank without memory

@@ -1,6 +1,7 @@
 """A CUDA device, by the driver's functions: resolved at run time, so that nothing here needs CUDA to be built or loaded.
 
-The driver's functions are thread-safe and take no GIL. Each needs the device's context to be the calling thread's: ``_enter``.
+The driver's functions are thread-safe and take no GIL. Each needs the device's context to be the calling thread's: ``_enter``
+pushes it, ``_leave`` takes it off again, for the thread may be another library's, at work on another device.
 Handles of kernels come from outside: CuPy compiles them (``compiler.py``). The context is the device's primary one, which
 CuPy and PyTorch use too.
 """
@@ -8,7 +9,7 @@ CuPy and PyTorch use too.
 from libc.stddef cimport size_t
 from libcpp.atomic cimport atomic
 
-from intentpm.gpu.device cimport Device
+from intentpm.gpu.device cimport Device, EventHandle
 
 ctypedef unsigned long long DevicePointer
 
@@ -20,7 +21,8 @@ cdef struct Driver:
     int (*get_name)(char*, int, int) noexcept nogil
     int (*get_attribute)(int*, int, int) noexcept nogil
     int (*retain_context)(void**, int) noexcept nogil
-    int (*set_context)(void*) noexcept nogil
+    int (*push_context)(void*) noexcept nogil
+    int (*pop_context)(void**) noexcept nogil
     int (*allocate)(DevicePointer*, size_t) noexcept nogil
     int (*release)(DevicePointer) noexcept nogil
     int (*allocate_pinned)(void**, size_t, unsigned) noexcept nogil
@@ -35,7 +37,6 @@ cdef struct Driver:
     int (*fill)(DevicePointer, unsigned char, size_t, void*) noexcept nogil
     int (*record)(void*, void*) noexcept nogil
     int (*wait)(void*, void*, unsigned) noexcept nogil
-    int (*synchronize)(void*) noexcept nogil
     int (*query)(void*) noexcept nogil
 
 
@@ -48,5 +49,7 @@ cdef class CudaDevice(Device):
     cdef dict kernels            # name -> handle
     # private
     cdef bint _enter(self) noexcept nogil
+    cdef bint _leave(self, int result) noexcept nogil
     cdef bint _check(self, int result) noexcept nogil
+    cdef int _query(self, EventHandle event) noexcept nogil
     cdef _text_of(self, int result)

@@ -2,6 +2,8 @@ from collections.abc import Callable, Iterable
 
 from intentpm.gpu.device import Device
 
+def count_devices(library: str = "libcuda.so.1") -> int: ...
+
 class CudaDevice(Device):
     @property
     def ordinal(self) -> int: ...

@@ -5,6 +5,8 @@ Guarantees (every device)
       stream wait for one, ``synchronize`` the host.
     * ``launch`` and ``copy`` return before the work is done; a launch has taken its arguments with it.
     * Nothing here takes the GIL. A call that fails says so (False, NULL), and ``failure`` says why.
+    * The host waits for ``wait_limit_s`` at most: then ``synchronize`` fails, and ``failure`` says what was not done by then.
+    * The calling thread's own CUDA context is as before.
 Assumptions
     * Memory that the device uses is not released, nor pinned memory touched by the host, before an event says that the use is
       over. The host says what it does with pinned memory by ``host_reads`` and ``host_writes``: the emulated device checks it.
@@ -13,6 +15,8 @@ Any thread.
 """
 
 from libc.stddef cimport size_t
+from libc.stdint cimport int64_t
+from libcpp.atomic cimport atomic
 
 cdef extern from "gpu/kernel_arguments.hpp" namespace "intentpm::gpu" nogil:
     enum:
@@ -53,12 +57,15 @@ cdef extern from "gpu/kernel_arguments.hpp" namespace "intentpm::gpu" nogil:
 ctypedef void* StreamHandle
 ctypedef void* EventHandle
 ctypedef void* KernelHandle
+ctypedef const char* Text
 
 
 cdef class Device:
     cdef readonly str name
     cdef readonly unsigned multiprocessors
     cdef readonly unsigned most_lanes    # of a group that shares a row: at most WARP_LANES
+    cdef public double wait_limit_s
+    cdef atomic[Text] not_done           # what the host has waited for in vain; NULL: nothing. Set once
 
     # NULL: no memory is left. Aligned to 256 bytes.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
@@ -79,13 +86,18 @@ cdef class Device:
     # The event happens when all that was enqueued before has been done. Recorded again, it stands for the later moment.
     cdef bint record(self, StreamHandle stream, EventHandle event) noexcept nogil
     cdef bint wait(self, StreamHandle stream, EventHandle event) noexcept nogil
-    cdef bint synchronize(self, EventHandle event) noexcept nogil
+    # ``what`` is waited for: a constant text that goes on from "the device has not finished".
+    cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil
     cdef bint has_happened(self, EventHandle event) noexcept nogil
     cdef void host_reads(self, const void* pinned) noexcept nogil
     cdef void host_writes(self, const void* pinned) noexcept nogil
     # Of a kernel by the name under which NVRTC is asked for it. With the GIL; raises KeyError.
     cdef KernelHandle find_kernel(self, str name) except NULL
+    # Of a wait since ``begun_ns`` that is not over: lets a moment pass. False: it has taken too long.
+    cdef bint wait_on(self, int64_t begun_ns, const char* what) noexcept nogil
 
+
+cdef int64_t now_ns() noexcept nogil
 
 # Blocks that give each group of lanes work for ``rows`` rows, and no more than fill the device.
 cdef unsigned blocks_for(Device device, long long rows, unsigned lanes) noexcept nogil

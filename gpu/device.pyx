@@ -1,19 +1,50 @@
 """The device interface; ``device.pxd`` is the contract."""
 
+from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport usleep
+
+from intentpm.foundation.system cimport sched_yield
+
 cdef enum:
     BLOCKS_PER_MULTIPROCESSOR = 16
+    SPIN_NS = 100_000            # of a wait; a batch takes less, and a sleep lasts longer than asked for
+    PAUSE_US = 20
+    WAIT_LIMIT_S = 60
+
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
 
 
 cdef class Device:
     """One GPU. Any thread.
 
-    Attributes: ``name``, of the card; ``multiprocessors``; ``most_lanes``, that work together on a row.
+    Attributes: ``name``, of the card; ``multiprocessors``; ``most_lanes``, that work together on a row; ``wait_limit_s``,
+    seconds for which the host waits for anything on it.
     """
+
+    def __cinit__(self):
+        self.wait_limit_s = WAIT_LIMIT_S
 
     @property
     def failure(self) -> str:
         """The first thing that went wrong; empty: nothing did."""
-        raise NotImplementedError
+        cdef const char* what = self.not_done.load()
+        return f"the device has not finished {what.decode()} within {self.wait_limit_s:g} s" if what != NULL else ""
+
+    cdef bint wait_on(self, int64_t begun_ns, const char* what) noexcept nogil:
+        cdef int64_t waited_ns = now_ns() - begun_ns
+        if waited_ns >= <int64_t>(self.wait_limit_s * 1e9):
+            self.not_done.store(what)
+            return False
+        if waited_ns < SPIN_NS:
+            sched_yield()
+        else:
+            usleep(PAUSE_US)
+        return True
 
     def compile(self, names) -> None:
         """Makes kernels ready, by the names under which NVRTC is asked for them: many together are compiled sooner."""
@@ -57,7 +88,7 @@ cdef class Device:
     cdef bint wait(self, StreamHandle stream, EventHandle event) noexcept nogil:
         return False
 
-    cdef bint synchronize(self, EventHandle event) noexcept nogil:
+    cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil:
         return False
 
     cdef bint has_happened(self, EventHandle event) noexcept nogil:

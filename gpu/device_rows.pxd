@@ -15,12 +15,9 @@ Assumptions
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t
 from libcpp.mutex cimport mutex
-from libcpp.vector cimport vector
 
 from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StepNumbers, StreamHandle
-
-cdef enum:
-    SLOT_LISTS = 3               # that one exchange has room for
+from intentpm.gpu.exchanges cimport Exchange, ExchangePool
 
 # Room for rows. Fields are guarded by: lock.
 cdef struct Slab:
@@ -28,24 +25,11 @@ cdef struct Slab:
     int* claims
     int64_t rows                 # there is room for
 
-# Rows on their way between the host and the device: a pinned block and one on the device, laid out alike: SLOT_LISTS lists of
-# slots, then rows.
-cdef struct Exchange:
-    char* pinned
-    char* device
-    size_t size_bytes
-    size_t rows_at               # offset of the rows
-    int64_t count
-    size_t row_bytes
-    EventHandle done
-    bint recorded                # ``done`` stands for the last use
-
 cdef struct RowKernels:
     KernelHandle gather
     KernelHandle gather_stored
     KernelHandle put             # set
     KernelHandle put_stored
-    KernelHandle clear
     KernelHandle claim
     KernelHandle release
     KernelHandle open_sums       # NULL: integers
@@ -59,8 +43,7 @@ cdef class DeviceRows:
     cdef readonly object layout  # RowLayout
     cdef mutex lock
     cdef StreamHandle stream
-    cdef Slab rows               # the table's
-    cdef Slab pending            # what replicas' own writes leave for the owner: weights alone
+    cdef Slab rows
     cdef size_t row_bytes
     cdef size_t stored_bytes
     cdef size_t stride_bytes
@@ -68,8 +51,7 @@ cdef class DeviceRows:
     # private; guarded by: lock
     cdef RowKernels kernels
     cdef StepNumbers step_numbers
-    cdef vector[Exchange*] idle
-    cdef vector[Exchange*] all_exchanges
+    cdef ExchangePool exchanges
     cdef int* marks
     cdef char* sums
     cdef int64_t scratch_rows
@@ -78,41 +60,33 @@ cdef class DeviceRows:
     cdef size_t sum_bytes        # of one sum
 
     # Makes room for slots [0, end).
-    cdef bint reserve(self, Slab* slab, int64_t end) noexcept nogil
-    # NULL: no memory. The caller fills lists of slots, and rows where the call is a write.
+    cdef bint reserve(self, int64_t end) noexcept nogil
+    # NULL: no memory. The caller fills the slots, and rows where the call is a write.
     cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil
-    # Brings lists of slots to the device, and the rows with them.
+    # Brings the slots to the device, and the rows with them.
     cdef bint bring(self, Exchange* exchange, bint with_rows) noexcept nogil
-    # Rows of the slab, whose slots are in list ``which``, into the rows of the exchange; and to the host.
-    cdef bint gather(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil
+    # Rows of the slab, whose slots are in the exchange, into the rows of the exchange; and to the host.
+    cdef bint gather(self, Exchange* exchange, bint stored) noexcept nogil
     cdef bint fetch(self, Exchange* exchange) noexcept nogil
     # The rows of the exchange into those of the slab.
-    cdef bint put(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil
-    cdef bint add(self, Slab* slab, Exchange* exchange, int which) noexcept nogil
-    cdef bint step(self, Exchange* exchange, int which, double lr) noexcept nogil
-    cdef bint clear(self, Slab* slab, Exchange* exchange, int which) noexcept nogil
+    cdef bint put(self, Exchange* exchange, bint stored) noexcept nogil
+    cdef bint add(self, Exchange* exchange) noexcept nogil
+    cdef bint step(self, Exchange* exchange, double lr) noexcept nogil
     # The last call for this exchange: its memory is used again when it is done.
     cdef void close(self, Exchange* exchange) noexcept nogil
     # Without the lock: waits until the rows have come; then the exchange is to be closed, with the lock.
     cdef bint finish(self, Exchange* exchange) noexcept nogil
     # private
     cdef void _release(self, Slab* slab) noexcept nogil
+    cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil
     cdef bint _launch(self, KernelHandle kernel, const RowBatch* batch, unsigned lanes) noexcept nogil
-    cdef RowBatch _batch(self, Slab* slab, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil
-    cdef RowBatch _batch_of(self, Slab* slab, Exchange* exchange, int which) noexcept nogil
+    cdef RowBatch _batch(self, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil
+    cdef RowBatch _batch_of(self, Exchange* exchange) noexcept nogil
     cdef bint _sum_duplicates(self, RowBatch* batch) noexcept nogil
     cdef bint _reserve_scratch(self, int64_t count) noexcept nogil
     cdef bint _settle_moves(self) noexcept nogil
+    cdef bint _gather(self, RowBatch* batch, bint stored) noexcept nogil
     cdef bint _put(self, RowBatch* batch, bint stored) noexcept nogil
     cdef bint _add(self, RowBatch* batch) noexcept nogil
     cdef bint _step(self, RowBatch* batch, double lr) noexcept nogil
     cdef Exchange* _fill(self, const int32_t[::1] slots, const unsigned char* rows, size_t row_bytes) noexcept nogil
-
-
-cdef inline int32_t* slots_in(Exchange* exchange, int which) noexcept nogil:
-    """List ``which`` of the pinned block: ``count`` slots."""
-    return <int32_t*>exchange.pinned + which * exchange.count
-
-
-cdef inline char* rows_in(Exchange* exchange) noexcept nogil:
-    return exchange.pinned + exchange.rows_at

@@ -3,19 +3,18 @@
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
 from intentpm.gpu.kernel_names import RowLayout, kernel_names
 
 from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, blocks_for
+from intentpm.gpu.exchanges cimport Exchange, ExchangePool, rows_in
 from intentpm.gpu.handles cimport Memory
 
 cdef enum:
     FEWEST_ROWS = 64             # that a slab has room for
-    MOST_IDLE = 8                # exchanges that are kept
 
 
 cdef inline unsigned _lanes_for(Device device, size_t units) noexcept nogil:
@@ -26,9 +25,9 @@ cdef inline unsigned _lanes_for(Device device, size_t units) noexcept nogil:
     return lanes
 
 
-cdef inline int64_t _room_for(int64_t rows) noexcept nogil:
-    """Half as much again each time: a slab is copied when it grows."""
-    return max(<int64_t>FEWEST_ROWS, rows + rows // 2)
+cdef inline int64_t _room_for(int64_t has, int64_t rows) noexcept nogil:
+    """As many as are asked for the first time; later half as many again, since what is there is copied."""
+    return max(<int64_t>FEWEST_ROWS, rows + rows // 2 if has > 0 else rows)
 
 
 @cython.no_gc_clear                      # __dealloc__ needs the device
@@ -54,7 +53,6 @@ cdef class DeviceRows:
         self.kernels.gather_stored = device.find_kernel(names["gather_stored"])
         self.kernels.put = device.find_kernel(names["set"])
         self.kernels.put_stored = device.find_kernel(names["set_stored"])
-        self.kernels.clear = device.find_kernel(names["clear"])
         self.kernels.claim = device.find_kernel(names["claim"])
         self.kernels.release = device.find_kernel(names["release"])
         self.kernels.add = device.find_kernel(names["add"])
@@ -64,23 +62,17 @@ cdef class DeviceRows:
         if layout.rule is not None:
             self.kernels.step = device.find_kernel(names["step"])
             self.step_numbers = dict(numbers, state_offset=layout.state_offset)
+        self.exchanges = ExchangePool(device)
         self.stream = device.new_stream()
         self.moved = device.new_event()
         if self.stream == NULL or self.moved == NULL:
             raise MemoryError(f"{device.name}: no stream: {device.failure}")
 
     def __dealloc__(self):
-        cdef Exchange* exchange
         if self.stream == NULL:
             return
         self._settle_moves()
-        for exchange in self.all_exchanges:
-            self.device.release_pinned(exchange.pinned)
-            self.device.release(exchange.device)
-            self.device.release_event(exchange.done)
-            free(exchange)
         self._release(&self.rows)
-        self._release(&self.pending)
         self.device.release(<char*>self.marks)
         self.device.release(self.sums)
         self.device.release_event(self.moved)
@@ -90,37 +82,39 @@ cdef class DeviceRows:
 
     cdef bint _settle_moves(self) noexcept nogil:
         """All that was enqueued is done."""
-        return self.device.record(self.stream, self.moved) and self.device.synchronize(self.moved)
+        return self.device.record(self.stream, self.moved) and self.device.synchronize(self.moved, b"the work on its rows")
 
     cdef void _release(self, Slab* slab) noexcept nogil:
         self.device.release(slab.memory)
         self.device.release(<char*>slab.claims)
 
-    cdef bint reserve(self, Slab* slab, int64_t end) noexcept nogil:
-        cdef size_t stride = self.stride_bytes
-        cdef int64_t rows = _room_for(end)
-        cdef char* memory
-        cdef int* claims
-        if end <= slab.rows:
+    cdef bint reserve(self, int64_t end) noexcept nogil:
+        cdef Slab slab
+        if end <= self.rows.rows:
             return True
-        memory = self.device.allocate(rows * stride)
-        claims = <int*>self.device.allocate(rows * sizeof(int))
-        # Copied by the stream, so that rows written before are in it; the old memory is free when that is done.
-        if (memory == NULL or claims == NULL
-                or not self.device.fill(self.stream, <char*>claims, 0xff, rows * sizeof(int))
-                or (slab.rows > 0 and not self.device.copy(self.stream, memory, slab.memory, slab.rows * stride))
-                or not self._settle_moves()):
-            self.device.release(memory)
-            self.device.release(<char*>claims)
+        if not self._make_slab(&slab, _room_for(self.rows.rows, end)) and not self._make_slab(&slab, end):
             return False
-        self._release(slab)
-        slab.memory = memory
-        slab.claims = claims
-        slab.rows = rows
+        # Copied by the stream, so that rows written before are in it; the old memory is free when that is done.
+        if ((self.rows.rows > 0 and not self.device.copy(
+                self.stream, slab.memory, self.rows.memory, self.rows.rows * self.stride_bytes)) or not self._settle_moves()):
+            self._release(&slab)
+            return False
+        self._release(&self.rows)
+        self.rows = slab
         return True
 
+    cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil:
+        slab.rows = rows
+        slab.memory = self.device.allocate(rows * self.stride_bytes)
+        slab.claims = <int*>self.device.allocate(rows * sizeof(int))
+        if (slab.memory != NULL and slab.claims != NULL
+                and self.device.fill(self.stream, <char*>slab.claims, 0xff, rows * sizeof(int))):
+            return True
+        self._release(slab)
+        return False
+
     cdef bint _reserve_scratch(self, int64_t count) noexcept nogil:
-        cdef int64_t rows = _room_for(count)
+        cdef int64_t rows = _room_for(self.scratch_rows, count)
         cdef int* marks
         cdef char* sums = NULL
         if count <= self.scratch_rows:
@@ -139,55 +133,13 @@ cdef class DeviceRows:
         self.scratch_rows = rows
         return True
 
+    # -- exchanges -------------------------------------------------------------------------------------------------------------
+
     cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil:
-        cdef size_t rows_at = (SLOT_LISTS * count * sizeof(int32_t) + 255) // 256 * 256
-        cdef size_t size_bytes = rows_at + count * row_bytes
-        cdef Exchange* exchange = NULL
-        cdef size_t i
-        for i in range(self.idle.size()):
-            if self.idle[i].size_bytes >= size_bytes and (
-                    not self.idle[i].recorded or self.device.has_happened(self.idle[i].done)):
-                exchange = self.idle[i]
-                self.idle[i] = self.idle.back()
-                self.idle.pop_back()
-                break
-        if exchange == NULL:
-            exchange = <Exchange*>calloc(1, sizeof(Exchange))
-            if exchange == NULL:
-                return NULL
-            exchange.size_bytes = size_bytes + size_bytes // 2
-            exchange.pinned = self.device.allocate_pinned(exchange.size_bytes)
-            exchange.device = self.device.allocate(exchange.size_bytes)
-            exchange.done = self.device.new_event()
-            self.all_exchanges.push_back(exchange)
-            if exchange.pinned == NULL or exchange.device == NULL or exchange.done == NULL:
-                return NULL              # released with the rest
-        self.device.host_writes(exchange.pinned)
-        exchange.rows_at = rows_at
-        exchange.count = count
-        exchange.row_bytes = row_bytes
-        return exchange
+        return self.exchanges.open(count, row_bytes)
 
     cdef void close(self, Exchange* exchange) noexcept nogil:
-        cdef size_t i
-        exchange.recorded = self.device.record(self.stream, exchange.done)
-        self.idle.push_back(exchange)
-        if self.idle.size() <= MOST_IDLE:
-            return
-        exchange = self.idle.front()     # the smallest are soon those in front: larger ones have come since
-        self.device.synchronize(exchange.done)
-        self.idle.erase(self.idle.begin())
-        for i in range(self.all_exchanges.size()):
-            if self.all_exchanges[i] == exchange:
-                self.all_exchanges[i] = self.all_exchanges.back()
-                self.all_exchanges.pop_back()
-                break
-        self.device.release_pinned(exchange.pinned)
-        self.device.release(exchange.device)
-        self.device.release_event(exchange.done)
-        free(exchange)
-
-    # -- exchanges -------------------------------------------------------------------------------------------------------------
+        self.exchanges.close(exchange, self.stream)
 
     cdef bint bring(self, Exchange* exchange, bint with_rows) noexcept nogil:
         cdef size_t size_bytes = exchange.rows_at
@@ -196,49 +148,39 @@ cdef class DeviceRows:
         return self.device.copy(self.stream, exchange.device, exchange.pinned, size_bytes)
 
     cdef bint fetch(self, Exchange* exchange) noexcept nogil:
-        exchange.recorded = self.device.copy(
+        return self.device.copy(
             self.stream, rows_in(exchange), exchange.device + exchange.rows_at, exchange.count * exchange.row_bytes
         ) and self.device.record(self.stream, exchange.done)
-        return exchange.recorded
 
     cdef bint finish(self, Exchange* exchange) noexcept nogil:
-        if not self.device.synchronize(exchange.done):
-            return False
-        self.device.host_reads(exchange.pinned)
-        return True
+        return self.exchanges.finish(exchange)
 
-    cdef bint gather(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil:
-        cdef RowBatch batch = self._batch_of(slab, exchange, which)
-        return self._launch(
-            self.kernels.gather_stored if stored else self.kernels.gather, &batch,
-            _lanes_for(self.device, exchange.row_bytes // 16))
+    cdef bint gather(self, Exchange* exchange, bint stored) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(exchange)
+        return self._gather(&batch, stored)
 
-    cdef bint put(self, Slab* slab, Exchange* exchange, int which, bint stored) noexcept nogil:
-        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+    cdef bint put(self, Exchange* exchange, bint stored) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(exchange)
         return self._put(&batch, stored)
 
-    cdef bint add(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
-        cdef RowBatch batch = self._batch_of(slab, exchange, which)
+    cdef bint add(self, Exchange* exchange) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(exchange)
         return self._add(&batch)
 
-    cdef bint step(self, Exchange* exchange, int which, double lr) noexcept nogil:
-        cdef RowBatch batch = self._batch_of(&self.rows, exchange, which)
+    cdef bint step(self, Exchange* exchange, double lr) noexcept nogil:
+        cdef RowBatch batch = self._batch_of(exchange)
         return self._step(&batch, lr)
-
-    cdef bint clear(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
-        cdef RowBatch batch = self._batch_of(slab, exchange, which)
-        return self._launch(self.kernels.clear, &batch, _lanes_for(self.device, self.row_bytes // 16))
 
     # -- kernels ---------------------------------------------------------------------------------------------------------------
 
-    cdef RowBatch _batch_of(self, Slab* slab, Exchange* exchange, int which) noexcept nogil:
+    cdef RowBatch _batch_of(self, Exchange* exchange) noexcept nogil:
         return self._batch(
-            slab, <const int*>exchange.device + which * exchange.count, exchange.count, exchange.device + exchange.rows_at,
-            exchange.row_bytes)
+            <const int*>exchange.device, exchange.count, exchange.device + exchange.rows_at, exchange.row_bytes)
 
-    cdef RowBatch _batch(self, Slab* slab, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil:
+    cdef RowBatch _batch(self, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil:
         cdef RowBatch batch
-        batch.slab = slab.memory
+        memset(&batch, 0, sizeof(batch))
+        batch.slab = self.rows.memory
         batch.stride_bytes = self.stride_bytes
         batch.slots = slots
         batch.count = count
@@ -246,11 +188,7 @@ cdef class DeviceRows:
         batch.row_bytes = <unsigned>row_bytes
         batch.items = self.items
         batch.lanes = 1
-        batch.claims = slab.claims
-        batch.marks = NULL
-        batch.sums = NULL
-        batch.keys = NULL
-        batch.directory = NULL
+        batch.claims = self.rows.claims
         batch.step = self.step_numbers
         return batch
 
@@ -259,6 +197,11 @@ cdef class DeviceRows:
         laid_out.lanes = lanes
         return batch.count == 0 or self.device.launch(
             self.stream, kernel, blocks_for(self.device, batch.count, lanes), &laid_out)
+
+    cdef bint _gather(self, RowBatch* batch, bint stored) noexcept nogil:
+        return self._launch(
+            self.kernels.gather_stored if stored else self.kernels.gather, batch,
+            _lanes_for(self.device, batch.row_bytes // 16))
 
     cdef bint _put(self, RowBatch* batch, bint stored) noexcept nogil:
         if not self._reserve_scratch(batch.count):
@@ -309,7 +252,7 @@ cdef class DeviceRows:
         with nogil:
             self.lock.lock()
             exchange = self._fill(slots, NULL, row_bytes)
-            done = (exchange != NULL and self.bring(exchange, False) and self.gather(&self.rows, exchange, 0, stored)
+            done = (exchange != NULL and self.bring(exchange, False) and self.gather(exchange, stored)
                     and self.fetch(exchange))
             self.lock.unlock()
             done = done and self.finish(exchange)
@@ -341,14 +284,14 @@ cdef class DeviceRows:
             return
         with nogil:
             self.lock.lock()
-            exchange = self._fill(slots, &source[0], row_bytes) if self.reserve(&self.rows, end) else NULL
+            exchange = self._fill(slots, &source[0], row_bytes) if self.reserve(end) else NULL
             done = exchange != NULL and self.bring(exchange, True)
             if done and code == 2:
-                done = self.add(&self.rows, exchange, 0)
+                done = self.add(exchange)
             elif done and code == 3:
-                done = self.step(exchange, 0, rate)
+                done = self.step(exchange, rate)
             elif done:
-                done = self.put(&self.rows, exchange, 0, code == 1)
+                done = self.put(exchange, code == 1)
             if exchange != NULL:
                 self.close(exchange)
             self.lock.unlock()
@@ -370,14 +313,14 @@ cdef class DeviceRows:
 
     def gather_on_device(self, Memory slots not None, int64_t count, Memory out not None) -> None:
         """``read`` of weights, where slots (int32) and rows are in the device's memory; returns before it is done."""
-        cdef RowBatch batch = self._batch(&self.rows, <const int*>slots.memory, count, out.memory, self.row_bytes)
+        cdef RowBatch batch = self._batch(<const int*>slots.memory, count, out.memory, self.row_bytes)
         self._check_sizes(slots, count, out)
-        self._check(self._launch(self.kernels.gather, &batch, _lanes_for(self.device, self.row_bytes // 16)))
+        self._check(self._gather(&batch, False))
 
     def write_on_device(
             self, Memory slots not None, int64_t count, Memory values not None, how: str = "set", lr: float = 0.0) -> None:
         """``write`` of weights or gradients that are in the device's memory; there is room for their slots."""
-        cdef RowBatch batch = self._batch(&self.rows, <const int*>slots.memory, count, values.memory, self.row_bytes)
+        cdef RowBatch batch = self._batch(<const int*>slots.memory, count, values.memory, self.row_bytes)
         self._check_sizes(slots, count, values)
         if how == "step":
             self._check(self._step(&batch, lr))
@@ -397,7 +340,7 @@ cdef class DeviceRows:
         cdef bint done
         if each == 0:
             raise ValueError(f"{pattern.size_bytes} bytes are no row of {self.stride_bytes}")
-        done = self.reserve(&self.rows, rows)
+        done = self.reserve(rows)
         while done and first < rows:
             done = self.device.copy(
                 self.stream, self.rows.memory + first * self.stride_bytes, pattern.memory,

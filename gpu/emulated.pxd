@@ -17,7 +17,7 @@ from libcpp.mutex cimport mutex
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from intentpm.gpu.device cimport Device, EventHandle, RowBatch
+from intentpm.gpu.device cimport Device, EventHandle, RowBatch, StreamHandle
 from intentpm.gpu.happens_before cimport HappensBefore, Moment, Uses
 
 cdef extern from "gpu/emulated_kernels.hpp" namespace "intentpm::gpu" nogil:
@@ -68,6 +68,8 @@ cdef struct Event:
 
 cdef class EmulatedDevice(Device):
     cdef readonly bint guarded
+    cdef readonly uint64_t host_waits
+    cdef public bint stands_still
     cdef mutex lock
     cdef uint64_t random
     cdef HappensBefore order
@@ -82,7 +84,9 @@ cdef class EmulatedDevice(Device):
     cdef char* _allocate(self, size_t size_bytes, bint pinned) noexcept nogil
     cdef void _release(self, char* memory, bint pinned) noexcept nogil
     cdef void _use(self, unsigned stream, const void* address, size_t size_bytes, bint writes, const char* what) noexcept nogil
-    cdef void _enqueue(self, unsigned stream, const Work& work) noexcept nogil
+    cdef bint _submit(self, StreamHandle handle, Work& work) noexcept nogil
+    cdef void _use_arrays(self, unsigned stream, const Work& work) noexcept nogil
+    cdef void _order_after(self, unsigned stream, Work& work) noexcept nogil
     cdef bint _can_run(self, const Work& work) noexcept nogil
     cdef bint _run_one(self) noexcept nogil
     cdef void _run(self, Work& work) noexcept nogil

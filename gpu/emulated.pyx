@@ -3,14 +3,14 @@
 cimport cython
 from cython.operator cimport dereference, postdecrement
 from libc.stddef cimport size_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from libcpp.string cimport string
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
 )
 
-from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StreamHandle, WARP_LANES
+from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StreamHandle, WARP_LANES, now_ns
 
 cdef enum:
     PAGE_BYTES = 4096
@@ -22,7 +22,8 @@ cdef class EmulatedDevice(Device):
 
     Parameters: ``seed``, an integer; ``lanes``, that share a row: 1, or 32 as on a real device, which is slower; ``guarded``:
     the host that touches the device's memory is ended by the system; ``multiprocessors``: more of them make larger grids.
-    Any thread.
+    Attributes: ``host_waits``, how often the host has waited for work that was not done; ``stands_still``: set it, and no work
+    is done until it is taken back. Any thread.
     """
 
     def __init__(self, seed: int = 0, *, lanes: int = 1, guarded: bool = False, multiprocessors: int = 2):
@@ -46,7 +47,16 @@ cdef class EmulatedDevice(Device):
 
     @property
     def failure(self) -> str:
-        return bytes(self.found[0]).decode() if self.found.size() else ""
+        return bytes(self.found[0]).decode() if self.found.size() else Device.failure.__get__(self)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Of the device's memory that is in use."""
+        cdef size_t size_bytes = 0
+        for entry in self.blocks:
+            if not entry.second.pinned:
+                size_bytes += entry.second.size_bytes
+        return size_bytes
 
     @staticmethod
     def kernel_names() -> list:
@@ -131,92 +141,59 @@ cdef class EmulatedDevice(Device):
         return <EventHandle>(event + 1)
 
     cdef bint launch(self, StreamHandle stream, KernelHandle kernel, unsigned blocks, const RowBatch* batch) noexcept nogil:
-        cdef unsigned number = <unsigned>(<size_t>stream - 1)
         cdef Work work
-        cdef int n
-        cdef unsigned written
         work.kind = WORK_LAUNCH
         work.kernel = <const EmulatedKernel*>kernel
         work.blocks = blocks
         work.batch = batch[0]
-        self.lock.lock()
-        self.order.begin(number)
-        for n in range(ARRAYS):
-            written = work.kernel.writes >> n & 1
-            if written or work.kernel.reads >> n & 1:
-                self._use(number, array_of(batch[0], n), 1, written, b"a kernel")
-        self._enqueue(number, work)
-        self.lock.unlock()
-        return True
+        return self._submit(stream, work)
 
     cdef bint copy(self, StreamHandle stream, char* to, const char* source, size_t size_bytes) noexcept nogil:
-        cdef unsigned number = <unsigned>(<size_t>stream - 1)
         cdef Work work
         work.kind = WORK_COPY
         work.to = to
         work.source = source
         work.size_bytes = size_bytes
-        self.lock.lock()
-        self.order.begin(number)
-        self._use(number, source, size_bytes, False, b"a copy")
-        self._use(number, to, size_bytes, True, b"a copy")
-        self._enqueue(number, work)
-        self.lock.unlock()
-        return True
+        return self._submit(stream, work)
 
     cdef bint fill(self, StreamHandle stream, char* to, unsigned char value, size_t size_bytes) noexcept nogil:
-        cdef unsigned number = <unsigned>(<size_t>stream - 1)
         cdef Work work
         work.kind = WORK_FILL
         work.to = to
         work.value = value
         work.size_bytes = size_bytes
-        self.lock.lock()
-        self.order.begin(number)
-        self._use(number, to, size_bytes, True, b"a fill")
-        self._enqueue(number, work)
-        self.lock.unlock()
-        return True
+        return self._submit(stream, work)
 
     cdef bint record(self, StreamHandle stream, EventHandle event) noexcept nogil:
-        cdef unsigned number = <unsigned>(<size_t>stream - 1)
         cdef Work work
         work.kind = WORK_RECORD
         work.event = <size_t>event - 1
-        self.lock.lock()
-        self.order.begin(number)
-        self.events[work.event].recorded += 1
-        self.events[work.event].moment = self.order.streams[number]
-        work.recording = self.events[work.event].recorded
-        self._enqueue(number, work)
-        self.lock.unlock()
-        return True
+        return self._submit(stream, work)
 
     cdef bint wait(self, StreamHandle stream, EventHandle event) noexcept nogil:
-        cdef unsigned number = <unsigned>(<size_t>stream - 1)
         cdef Work work
         work.kind = WORK_WAIT
         work.event = <size_t>event - 1
-        self.lock.lock()
-        work.recording = self.events[work.event].recorded
-        if work.recording == 0:
-            self._note(string(b"a stream waits for an event that nobody recorded"))
-        self.order.after(number, self.events[work.event].moment)
-        self._enqueue(number, work)
-        self.lock.unlock()
-        return True
+        return self._submit(stream, work)
 
-    cdef bint synchronize(self, EventHandle event) noexcept nogil:
+    cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil:
         cdef size_t number = <size_t>event - 1
+        cdef int64_t begun_ns = now_ns()
         cdef bint happened = True
         self.lock.lock()
+        self.host_waits += self.events[number].happened < self.events[number].recorded
         if self.events[number].recorded == 0:
             self._note(string(b"the host waits for an event that nobody recorded"))
         while happened and self.events[number].happened < self.events[number].recorded:
-            happened = self._run_one()
-        if not happened:
-            self._note(string(b"streams wait for each other"))
-        self.order.host_after(self.events[number].moment)
+            if self.stands_still:
+                self.lock.unlock()
+                happened = self.wait_on(begun_ns, what)
+                self.lock.lock()
+            elif not self._run_one():
+                happened = False
+                self._note(string(b"streams wait for each other"))
+        if happened:
+            self.order.host_after(self.events[number].moment)
         self.lock.unlock()
         return happened
 
@@ -283,11 +260,45 @@ cdef class EmulatedDevice(Device):
         elif not writes and not self.order.reads(stream, &block.uses):
             self._note(defect.append(string(b" reads memory before the event that says it is there")))
 
-    cdef void _enqueue(self, unsigned stream, const Work& work) noexcept nogil:
+    cdef bint _submit(self, StreamHandle handle, Work& work) noexcept nogil:
+        """Enqueues it, and sees to it that what it uses is ordered before it."""
+        cdef unsigned stream = <unsigned>(<size_t>handle - 1)
+        self.lock.lock()
+        if work.kind != WORK_WAIT:
+            self.order.begin(stream)
+        if work.kind == WORK_LAUNCH:
+            self._use_arrays(stream, work)
+        elif work.kind == WORK_COPY:
+            self._use(stream, work.source, work.size_bytes, False, b"a copy")
+            self._use(stream, work.to, work.size_bytes, True, b"a copy")
+        elif work.kind == WORK_FILL:
+            self._use(stream, work.to, work.size_bytes, True, b"a fill")
+        elif work.kind == WORK_RECORD:
+            self.events[work.event].recorded += 1
+            self.events[work.event].moment = self.order.streams[stream]
+            work.recording = self.events[work.event].recorded
+        else:
+            self._order_after(stream, work)
         self.streams[stream].push_back(work)
         # Mostly late; now and then the device is as fast as the host.
         if self._draw(4) == 0:
             self._run_one()
+        self.lock.unlock()
+        return True
+
+    cdef void _use_arrays(self, unsigned stream, const Work& work) noexcept nogil:
+        cdef int n
+        cdef bint written
+        for n in range(ARRAYS):
+            written = work.kernel.writes >> n & 1
+            if written or work.kernel.reads >> n & 1:
+                self._use(stream, array_of(work.batch, n), 1, written, b"a kernel")
+
+    cdef void _order_after(self, unsigned stream, Work& work) noexcept nogil:
+        work.recording = self.events[work.event].recorded
+        if work.recording == 0:
+            self._note(string(b"a stream waits for an event that nobody recorded"))
+        self.order.after(stream, self.events[work.event].moment)
 
     cdef bint _can_run(self, const Work& work) noexcept nogil:
         return work.kind != WORK_WAIT or self.events[work.event].happened >= work.recording
@@ -297,7 +308,7 @@ cdef class EmulatedDevice(Device):
         cdef size_t count = self.streams.size()
         cdef size_t first, n, stream
         cdef Work work
-        if count == 0:
+        if count == 0 or self.stands_still:
             return False
         first = self._draw(count)
         for n in range(count):

@@ -57,7 +57,6 @@ template <int BYTES> void add_moves(Kernels &all) {
     const std::string bytes = std::to_string(BYTES);
     all[of("gather_rows", bytes)] = {gather_rows<BYTES>, false, SLAB | SLOTS, ROWS};
     all[of("set_rows", bytes)] = {set_rows<BYTES>, false, SLOTS | CLAIMS | ROWS, SLAB};
-    all[of("clear_rows", bytes)] = {clear_rows<BYTES>, false, SLOTS, SLAB};
 }
 
 template <typename D> std::string scoped(int n) {

@@ -62,10 +62,10 @@ cdef class Event:
             self.device.release_event(self.handle)
 
     def synchronize(self) -> None:
-        """Waits until it has happened, without the GIL. Raises RuntimeError when the device failed."""
+        """Waits until it has happened, without the GIL. Raises RuntimeError when the device failed, or takes too long."""
         cdef bint happened
         with nogil:
-            happened = self.device.synchronize(self.handle)
+            happened = self.device.synchronize(self.handle, b"the work before an event")
         _check(self.device, happened)
 
     def has_happened(self) -> bool:

@@ -71,7 +71,6 @@ def kernel_names(layout: RowLayout) -> dict[str, str]:
         "gather_stored": f"gather_rows<{stored}>",
         "set": f"set_rows<{weights}>",
         "set_stored": f"set_rows<{stored}>",
-        "clear": f"clear_rows<{weights}>",
         "claim": "claim_rows",
         "release": "release_rows",
         "find_slots": "find_slots",

@@ -178,16 +178,6 @@ template <int BYTES> __global__ void set_rows(RowBatch batch) {
     }
 }
 
-// slab[slots[i]] = 0. Writes: random rows, each once or the same zeros several times.
-template <int BYTES> __global__ void clear_rows(RowBatch batch) {
-    typedef typename Unit<BYTES>::Type U;
-    const Place place(batch.lanes);
-    const unsigned units = batch.row_bytes / BYTES;
-    for (long long i = place.group; i < batch.count; i += place.groups)
-        for (unsigned u = place.lane; u < units && batch.slots[i] >= 0; u += batch.lanes)
-            reinterpret_cast<U *>(row_in(batch, batch.slots[i]))[u] = U{};
-}
-
 // -- slots --------------------------------------------------------------------------------------------------------------------
 
 // slots[i] = directory[keys[i]]. Reads: a run of 8-byte keys, then random 4-byte entries: a sector for each, and of hot keys

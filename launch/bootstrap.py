@@ -72,7 +72,7 @@ def init(
     memory_budget: bytes of row memory this rank may use, a number or a text as "8GiB"; what the machine has.
     seed: of everything random; from the operating system.
     storage: of tables whose ``create_table`` names none: "host" or "gpu"; "host".
-    device: of tables with storage="gpu": "cuda" (the first, or LOCAL_RANK's), "cuda:1", or "emulated"; "cuda".
+    device: of tables with storage="gpu": "cuda" (one for each rank of a host in turn), "cuda:1", or "emulated"; "cuda".
     host, port: address (or interface name) and port the tcp transport listens on; found and free ones.
 
     Returns

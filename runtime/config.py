@@ -49,8 +49,8 @@ class Config:
     storage: Storage = "host"
     """Of tables whose ``create_table`` names none."""
     device: str = "cuda"
-    """Where rows of ``create_table(storage="gpu")`` lie: "cuda", by LOCAL_RANK or the first, "cuda:NUMBER"; "emulated",
-    "emulated:SEED": a device that is not there, for tests."""
+    """Where rows of ``create_table(storage="gpu")`` lie: "cuda", one for each rank of a host in turn, "cuda:NUMBER";
+    "emulated", "emulated:SEED": a device that is not there, for tests."""
     host: str | None = None
     """Address or interface name the tcp transport listens on. Default: the address peers reach this host by."""
     port: int = 0

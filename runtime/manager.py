@@ -19,7 +19,6 @@ import numpy.typing as npt
 from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
-from intentpm.gpu.device import Device
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
 from intentpm.runtime._native.store import Table
@@ -28,7 +27,7 @@ from intentpm.runtime.array_types import Keys, Weights
 from intentpm.runtime.checkpointing import Checkpointing
 from intentpm.runtime.collectives import Call, Collectives
 from intentpm.runtime.config import Config, Management, Storage
-from intentpm.runtime.devices import open_device
+from intentpm.runtime.devices import Devices
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.exact_clocks import ExactClocks
 from intentpm.runtime.explain import KeyReport, read_report
@@ -70,7 +69,7 @@ class ParameterManager(Checkpointing):
         self._worker_ids = itertools.count()
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
-        self._device: Device | None = None
+        self._devices = Devices(config.device, world)
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
             transport,
@@ -164,7 +163,7 @@ class ParameterManager(Checkpointing):
             creation = TableCreation(self._engine, described["name"])
             try:
                 creation = call.once(
-                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._open_device)
+                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._devices.open)
                 )
                 answers = call.agree(described, problem=creation.problem)
                 self._settle_table(creation, not any(answer["problem"] for answer in answers))
@@ -177,11 +176,6 @@ class ParameterManager(Checkpointing):
                 call.withdraw(lambda made: self._settle_table(creation, made), creation.given_up(interrupt))
                 raise
         return creation.result(answers)
-
-    def _open_device(self) -> Device:
-        if self._device is None:
-            self._device = open_device(self.config.device, self.rank)
-        return self._device
 
     def _check_new(self, arguments: TableArguments) -> int:
         """The id of a table that can be made. Raises Error, MemoryBudgetError."""

@@ -474,6 +474,7 @@ cdef class Worker(CountedWorker):
         if not is_read(kind) and is_dirty(table.state):
             self._note_dirt()
         if table.state.tier != NULL and table.state.tier.failed:
+            self.engine.look_now()       # the others are told before this rank's program ends
             table.tier.check()
 
     cdef void _note_dirt(self) noexcept:

@@ -13,7 +13,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.gpu.device_rows cimport DeviceRows, Exchange
+from intentpm.gpu.device_rows cimport DeviceRows
+from intentpm.gpu.exchanges cimport Exchange
 from intentpm.runtime._native.table_state cimport RowAccess, RowTier, TableState
 
 

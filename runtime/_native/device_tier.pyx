@@ -11,7 +11,8 @@ from intentpm.foundation.errors import DeviceError, MemoryBudgetError
 from intentpm.runtime.device_layout import device_layout, step_numbers
 
 from intentpm.gpu.device cimport Device
-from intentpm.gpu.device_rows cimport DeviceRows, Exchange, rows_in, slots_in
+from intentpm.gpu.device_rows cimport DeviceRows
+from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.rows cimport enter_row, leave_written, push_row_atomic, set_row_atomic
@@ -119,7 +120,7 @@ cdef class DeviceTier:
             self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil:
         """Fills the run's slots. Returns how many keys are done: fewer than it has, where steps come twice, or a slot that has
         another row by now: what is in ``rows`` since the run took the slot up goes to the device after the run."""
-        cdef int32_t* slots = slots_in(run.exchange, 0)
+        cdef int32_t* slots = slots_in(run.exchange)
         cdef KeyPlace* place
         cdef uint32_t seen
         cdef int64_t i
@@ -176,32 +177,32 @@ cdef class DeviceTier:
             run.sent = self.rows.open(run.count, self.table.stored_bytes)
             if run.sent == NULL:
                 return False
-        slots_in(run.sent, 0)[run.sent_count] = slot
+        slots_in(run.sent)[run.sent_count] = slot
         memcpy(rows_in(run.sent) + run.sent_count * self.table.stored_bytes, row_of(self.table, slot), self.table.stored_bytes)
         run.sent_count += 1
         self.sent_rows += 1
         return True
 
     cdef bint _enqueue(self, Run* run) noexcept nogil:
-        if not self.rows.reserve(&self.rows.rows, self.table.slots_touched):
+        if not self.rows.reserve(self.table.slots_touched):
             return False
         if run.sent != NULL:
             run.sent.count = run.sent_count
-            if not self.rows.bring(run.sent, True) or not self.rows.put(&self.rows.rows, run.sent, 0, True):
+            if not self.rows.bring(run.sent, True) or not self.rows.put(run.sent, True):
                 return False
         if run.exchange == NULL:
             return True
         if _reads(run.kind):
             return (self.rows.bring(run.exchange, False)
-                    and self.rows.gather(&self.rows.rows, run.exchange, 0, _is_stored(run.kind))
+                    and self.rows.gather(run.exchange, _is_stored(run.kind))
                     and self.rows.fetch(run.exchange))
         if not self.rows.bring(run.exchange, True):
             return False
         if run.kind == ACCESS_ROW_PUSH:
-            return self.rows.add(&self.rows.rows, run.exchange, 0)
+            return self.rows.add(run.exchange)
         if run.kind == ACCESS_ROW_STEP:
-            return self.rows.step(run.exchange, 0, run.lr)
-        return self.rows.put(&self.rows.rows, run.exchange, 0, _is_stored(run.kind))
+            return self.rows.step(run.exchange, run.lr)
+        return self.rows.put(run.exchange, _is_stored(run.kind))
 
     cdef void _close(self, Run* run) noexcept nogil:
         if run.sent != NULL:
@@ -222,8 +223,8 @@ cdef class DeviceTier:
         cdef uint32_t seen
         cdef bint done = False
         if exchange != NULL:
-            slots_in(exchange, 0)[0] = slot
-            done = (self.rows.bring(exchange, False) and self.rows.gather(&self.rows.rows, exchange, 0, True)
+            slots_in(exchange)[0] = slot
+            done = (self.rows.bring(exchange, False) and self.rows.gather(exchange, True)
                     and self.rows.fetch(exchange) and self.rows.finish(exchange))
         if not done:
             self._fail()                 # whoever waits for the row goes on, with any: the job ends
@@ -287,7 +288,7 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
     if run.exchange != NULL:
         done = tier._look_up(run, misses, for_home, served)
     if done != NOT_TAKEN:
-        memset(slots_in(run.exchange, 0) + done, 0xff, (run.count - done) * sizeof(int32_t))
+        memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
         if run.taken_up > 0 and not _reads(run.kind):
             memcpy(rows_in(run.exchange), run.rows, done * run.row_bytes)
         enqueued = run.taken_up == 0 or tier._enqueue(run)
@@ -329,7 +330,7 @@ cdef void _write_home(
 
 cdef bint _hand_out(DeviceRows rows, Run* run) noexcept nogil:
     """Rows that were read, to where the caller wants them. False: the device has failed."""
-    cdef const int32_t* slots = slots_in(run.exchange, 0)
+    cdef const int32_t* slots = slots_in(run.exchange)
     cdef int64_t i
     if not is_planted(MUTATION_EXCHANGE_NOT_AWAITED) and not rows.finish(run.exchange):
         return False

@@ -92,7 +92,7 @@ cdef class Engine:
             self.monitor.acquire()
             self.remote.tables[table.table_id] = table.state
             if table.state.tier != NULL:
-                table.state.tier.job_fails = &self.transport.out_of_memory
+                table.state.tier.job_fails = &self.turns.device_failed
             self.remote.table_count = table.table_id + 1
             self.rounds.holder.count_rows(table)
             self.monitor.release()
@@ -312,6 +312,14 @@ cdef class Engine:
             self.monitor.acquire()
             if not is_over(self.turns):
                 self.control.fail(self.transport.rank, data, size_bytes)
+            self.turns.wake_finished()
+            self.monitor.arm_sleeper()
+            self.monitor.release()
+
+    def look_now(self) -> None:
+        """Sees what another thread has noted: that a device has failed, say."""
+        with nogil:
+            self.monitor.acquire()
             self.turns.wake_finished()
             self.monitor.arm_sleeper()
             self.monitor.release()

@@ -63,7 +63,7 @@ cdef struct RowTier:
     uint8_t* where               # per slot, RowPlace. Guarded by: the word of the slot's key, LOCKED
     void* context
     bint failed                  # atomic, never taken back: the device does not do what it is asked
-    bint* job_fails              # set with it, once the engine knows the table; guarded by: engine lock
+    bint* job_fails              # atomic, set with it: Turns.device_failed. NULL: the engine does not know the table
     # Has the row of a key brought, unless the key has left or it is there. No word is held by the caller.
     void (*bring_home)(TableState* table, int64_t key) noexcept nogil
     # Serves a batch as ``batches.pxd`` says; adds to ``served`` the keys served from owned rows and from replicas.

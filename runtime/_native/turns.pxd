@@ -39,6 +39,7 @@ cdef class Turns:
     cdef int64_t thread_wakes_ns  # when the progress thread's sleep, present or next, ends by itself
     cdef int64_t look_gap_ns
     # atomic
+    cdef bint device_failed      # a table's (RowTier.job_fails)
     cdef uint32_t kicked         # a worker has told the engine to look at its intents or writes
     cdef int64_t look_due_ns     # when a kick that was not answered yet should have been
     cdef int64_t look_again_ns   # no kick has it look before, but an urgent one; the engine stores / workers load

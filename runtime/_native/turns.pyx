@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport strlen
 
-from intentpm.foundation.losses cimport LOSS_OUT_OF_MEMORY, loss_text
+from intentpm.foundation.losses cimport LOSS_DEVICE, LOSS_OUT_OF_MEMORY, loss_text
 from intentpm.foundation.primitives cimport (
     exchange_acquire, load_acquire_i64, load_relaxed, store_release, store_release_i64,
 )
@@ -59,6 +59,8 @@ cdef class Turns:
     cdef void wake_finished(self) noexcept nogil:
         if self.transport.out_of_memory and self.state == ENGINE_RUNNING:
             self.control.fail(self.transport.rank, loss_text(LOSS_OUT_OF_MEMORY), strlen(loss_text(LOSS_OUT_OF_MEMORY)))
+        if self.device_failed and self.state == ENGINE_RUNNING:
+            self.control.fail(self.transport.rank, loss_text(LOSS_DEVICE), strlen(loss_text(LOSS_DEVICE)))
         if self.control.failed and self.state == ENGINE_RUNNING:
             store_release(&self.state, ENGINE_FAILED)
             self.rounds.sync.fail(OPERATION_PEER_LOST)

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <set>
+#include <vector>
 
 #include "gpu/emulated_kernels.hpp"
 
@@ -13,9 +14,11 @@ namespace {
 constexpr int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_READY = 600;
 int context;
 thread_local void *current;
+thread_local std::vector<void *> pushed;
 std::set<void *> handles;    // of streams and events
 std::set<void *> asked;      // events, since they were recorded
 int failing;                 // the result of every launch from now on
+bool stuck;                  // no event happens
 
 int in_context(bool valid) { return current != &context ? INVALID_CONTEXT : valid ? 0 : INVALID_HANDLE; }
 bool is_handle(void *handle) { return handles.count(handle) > 0; }
@@ -36,6 +39,12 @@ int drop_handle(void *handle) {
 extern "C" {
 const void *fake_kernel(const char *name) { return find_emulated_kernel(name); }
 void fake_failure(int result) { failing = result; }
+void fake_stuck(int yes) { stuck = yes; }
+void *fake_current(void *other) {  // the thread's context; it is `other` from now on
+    void *before = current;
+    current = other;
+    return before;
+}
 size_t fake_handles() { return handles.size(); }
 
 int cuGetErrorString(int result, const char **text) {
@@ -59,8 +68,20 @@ int cuDevicePrimaryCtxRetain(void **out, int device) {
     *out = &context;
     return device == 40 ? 0 : INVALID_DEVICE;
 }
-int cuCtxSetCurrent(void *given) {
+int cuDeviceGetCount(int *count) {
+    *count = 1;
+    return 0;
+}
+int cuCtxPushCurrent_v2(void *given) {
+    pushed.push_back(current);
     current = given;
+    return 0;
+}
+int cuCtxPopCurrent_v2(void **out) {
+    if (pushed.empty()) return INVALID_CONTEXT;
+    *out = current;
+    current = pushed.back();
+    pushed.pop_back();
     return 0;
 }
 int cuMemAlloc_v2(unsigned long long *memory, size_t size) {
@@ -106,9 +127,9 @@ int cuEventRecord(void *event, void *stream) {
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
     return flags ? INVALID_VALUE : in_context(is_handle(event) && is_handle(stream));
 }
-int cuEventSynchronize(void *event) { return in_context(is_handle(event)); }
 int cuEventQuery(void *event) {
     if (!is_handle(event)) return INVALID_HANDLE;
+    if (stuck) return NOT_READY;
     return asked.insert(event).second ? NOT_READY : 0;
 }
 }

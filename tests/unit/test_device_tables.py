@@ -111,3 +111,30 @@ def test_a_table_needs_no_host_memory_for_its_rows() -> None:
         table.rows_here(np.arange(200_000))  # brings them back, one by one
         measure()
     assert resident_mb[1] - resident_mb[0] > 40
+
+
+def test_a_device_that_stands_still_ends_the_job() -> None:
+    """Whoever waits for it is told what for; the other rank, that this one failed."""
+
+    def rank(pm: intentpm.ParameterManager) -> str:
+        table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="gpu" if pm.rank == 0 else "host")
+        worker, owned = pm.worker(), table.owned_keys()
+        pm.barrier()
+        if pm.rank == 1:
+            with pytest.raises(intentpm.PeerLostError) as lost:
+                pm.barrier()
+            pm.abort("is done")
+            return str(lost.value)
+        device = table.tier.rows.device
+        device.wait_limit_s, device.stands_still = 0.05, True
+        with pytest.raises(intentpm.DeviceError) as failed:
+            worker.pull(table, owned[:3])
+        device.stands_still = False
+        with pytest.raises(intentpm.PeerLostError, match="rank 0 lost the rows"):
+            pm.barrier()
+        pm.abort("is done")
+        return str(failed.value)
+
+    said, told = run_ranks(2, rank, management="static", device="emulated")
+    assert "has not finished sending rows to the host within 0.05 s" in said
+    assert "rank 0 lost the rows that lie on its device" in told

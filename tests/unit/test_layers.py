@@ -157,3 +157,24 @@ def test_an_upward_import_is_found(
 )
 def test_a_circle_is_found(sources: dict[str, list[tuple[str, str]]], module: str, suffix: str, line: str) -> None:
     assert module in circle(graph_of({**sources, module: [*sources[module], (suffix, line)]}))
+
+
+OTHERS = re.compile(r"^\s*(?:c?import|from)\s+(cupy|cupyx|ucxx|mpi4py|numba|cuda)\b", re.MULTILINE)
+"""Packages that reach ``runtime/`` through interfaces alone: storage, transport, world."""
+
+
+def others_in_runtime(sources: dict[str, list[tuple[str, str]]]) -> list[str]:
+    return [
+        f"{module} imports {found}"
+        for module, files in sources.items()
+        if module.startswith("intentpm.runtime")
+        for _, text in files
+        for found in OTHERS.findall(text)
+    ]
+
+
+def test_nothing_in_runtime_imports_cupy_or_its_like(sources: dict[str, list[tuple[str, str]]]) -> None:
+    assert others_in_runtime(sources) == []
+    module = "intentpm.runtime._native.device_tier"
+    planted = {**sources, module: [*sources[module], (".pyx", "cdef f():\n    import cupy")]}
+    assert others_in_runtime(planted) == [f"{module} imports cupy"]

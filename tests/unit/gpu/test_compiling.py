@@ -26,7 +26,7 @@ def body_of(ptx: str, mangled: str) -> str:
 def test_every_kernel_compiles(architecture: str) -> None:
     names = EmulatedDevice.kernel_names()
     ptx, mangled = nvrtc.compile_ptx(KERNELS, names, architecture)
-    assert len(names) > 80
+    assert len(names) > 70
     assert f".target {architecture}" in ptx
     for name in names:
         assert f".entry {mangled[name]}(" in ptx

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from intentpm.foundation.errors import DeviceError
-from intentpm.gpu.cuda import CudaDevice
+from intentpm.gpu.cuda import CudaDevice, count_devices
 from intentpm.gpu.device_rows import DeviceRows
 from intentpm.gpu.handles import Event, Memory, Stream
 from intentpm.gpu.kernel_names import RowLayout
@@ -24,6 +24,8 @@ class Driver:
         self.path = str(path)
         self.calls = ctypes.CDLL(self.path)
         self.calls.fake_kernel.restype = ctypes.c_void_p
+        self.calls.fake_current.restype = ctypes.c_void_p
+        self.calls.fake_current.argtypes = [ctypes.c_void_p]
 
     def compile(self, ordinal: int, names: Iterable[str]) -> dict[str, int]:
         return {name: self.calls.fake_kernel(name.encode()) for name in names}
@@ -91,6 +93,29 @@ def test_rows(driver: Driver) -> None:
     assert rows.device.failure == ""
 
 
+def test_the_callers_context_is_left_as_it_was(driver: Driver) -> None:
+    """A thread may be at work on another device, with another library."""
+    rows = DeviceRows(driver.device(), RowLayout(0, 4, 16, 16))
+    driver.calls.fake_current(77)
+    rows.write(np.arange(3, dtype=np.int32), np.zeros((3, 4), np.float32))
+    rows.read(np.arange(3, dtype=np.int32), np.empty((3, 4), np.float32))
+    assert driver.calls.fake_current(None) == 77
+    assert rows.device.failure == ""
+
+
+def test_a_device_that_does_not_finish(driver: Driver) -> None:
+    device = driver.device()
+    device.wait_limit_s = 0.05
+    rows = DeviceRows(device, RowLayout(0, 4, 16, 16))
+    rows.write(np.arange(3, dtype=np.int32), np.zeros((3, 4), np.float32))
+    driver.calls.fake_stuck(1)
+    try:
+        with pytest.raises(MemoryError, match=r"not finished sending rows to the host within 0\.05 s"):
+            rows.read(np.arange(3, dtype=np.int32), np.empty((3, 4), np.float32))
+    finally:
+        driver.calls.fake_stuck(0)
+
+
 def test_handles_are_given_back(driver: Driver) -> None:
     before = driver.calls.fake_handles()
     rows = DeviceRows(driver.device(), RowLayout(0, 4, 16, 16))
@@ -115,6 +140,11 @@ def test_a_launch_that_is_refused(driver: Driver) -> None:
             rows.write(np.arange(3, dtype=np.int32), np.zeros((3, 4), np.float32))
     finally:
         driver.calls.fake_failure(0)
+
+
+def test_devices_are_counted(driver: Driver) -> None:
+    assert count_devices(driver.path) == 1
+    assert count_devices("libthere-is-none.so") == 0
 
 
 def test_no_such_device(driver: Driver) -> None:

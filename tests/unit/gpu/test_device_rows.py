@@ -155,6 +155,43 @@ def test_an_unknown_rule_of_a_call_is_refused() -> None:
         rows.write(np.array([0, 1], np.int32), np.zeros((1, 4), np.float32))
 
 
+def test_a_slab_has_room_for_what_it_is_first_asked_for() -> None:
+    """And for half as much again when it grows: what was written before is in the new one."""
+    device = EmulatedDevice(1)
+    rows = rows_of(device, np.dtype("f4"), 32)
+    before = device.allocated_bytes
+    rows.write(np.arange(10_000, dtype=np.int32), np.ones((10_000, 32), np.float32))
+    of_exchange = 1.5 * (10_000 * 132 + 256)
+    assert device.allocated_bytes - before < 10_000 * 132 + of_exchange + 10_000 * 132 + 40_000  # slab, exchange, sums
+    rows.write(np.array([10_000], np.int32), np.full((1, 32), 2, np.float32))
+    out = np.empty((2, 32), np.float32)
+    rows.read(np.array([9_999, 10_000], np.int32), out)
+    assert out[:, 0].tolist() == [1, 2]
+    assert device.failure == ""
+
+
+def test_the_host_runs_ahead_of_the_device() -> None:
+    """And waits only when too much is under way: memory for it is bounded."""
+    device = EmulatedDevice(2)
+    rows, one = rows_of(device, np.dtype("f4"), 4), np.ones((1, 4), np.float32)
+    rows.write(np.array([0], np.int32), one)
+    waits = device.host_waits
+    device.stands_still = True
+    for _ in range(60):
+        rows.write(np.array([0], np.int32), one, "add")
+    assert device.host_waits == waits
+    device.wait_limit_s = 0.02
+    begun = np.zeros((1, 4), np.float32)
+    with pytest.raises(MemoryError, match="has not finished using rows that it was sent within"):  # noqa: PT012
+        while begun[0, 0] < 10:
+            rows.write(np.array([0], np.int32), one, "add")
+            begun += 1
+    device.stands_still = False
+    out = np.empty((1, 4), np.float32)
+    rows.read(np.array([0], np.int32), out)
+    assert out[0, 0] == 61 + begun[0, 0]
+
+
 def test_rows_that_are_on_the_device(device: Device) -> None:
     """Slots and rows come from the device's memory and stay there; a slab filled by a pattern."""
     rng = np.random.default_rng(1)
