@@ -197,8 +197,7 @@ class Checkpointing:
             call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
             with self.worker() as worker:
                 restored = load_together(path, chosen, self.rank, self.size, worker, _telling(call))
-            call.once(lambda: self._engine.flush_news(call.remaining_s()))
-            call.agree({})
+            call.deliver_news()
         self._saves.job = restored.job
         return restored
 

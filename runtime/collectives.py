@@ -103,6 +103,13 @@ class Call:
         self._check_same_call(answers)
         return [answer.split(b"\n", 1)[1] for answer in answers]
 
+    def deliver_news(self) -> None:
+        """What is news on any rank when all have come here shows in every copy."""
+        self.once(lambda: self._engine.flush_news(self.remaining_s()))
+        self.agree({})
+        # A copy did not take news that came while a record of it was under way: their answers bring it.
+        self._engine.settle_records(self.remaining_s())
+
     def _agreed(self, answers: list[bytes]) -> Answers:
         self._check_same_call(answers)
         read = {answer: json.loads(answer) for answer in set(answers)}  # mostly one, or a few

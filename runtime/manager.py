@@ -270,12 +270,11 @@ class ParameterManager(Checkpointing):
 
     def _bring_up_to_date(self, call: Call) -> None:
         """All copies, of what was synchronised before all ranks had come here."""
-        answers = call.agree({}, replicas=self._engine.has_replicas())
+        answers = call.agree({}, replicas=self._engine.may_hold_replicas())
         if any(answer["replicas"] for answer in answers):
             # All deltas are at the owners now, so all news are known. Once they are delivered, all copies agree.
-            call.once(lambda: self._engine.flush_news(call.remaining_s()))
-            call.agree({})
-        elif call.resumed and self._engine.has_replicas():
+            call.deliver_news()
+        elif self._engine.may_hold_replicas():
             # They came after this rank had said that it had none, when the others may have gone on already.
             self._engine.refresh_replicas(call.remaining_s())
 

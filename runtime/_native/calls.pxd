@@ -36,7 +36,8 @@ cdef class Calls:
     # Sends what an operation needs from other ranks; waits (driving) while a destination's window is full.
     cdef void submit(
         self, Operation* operation, Submission* submission, const uint32_t* positions, bint will_wait) noexcept nogil
-    cdef void sync(self, Operation* operation) noexcept nogil
+    # settles: waits for what this rank has for others alone (``Sync.begin_settling``).
+    cdef void sync(self, Operation* operation, bint settles=*) noexcept nogil
     # Ends an operation's interest in its answers. Afterwards nothing writes to the caller's memory.
     cdef void abandon(self, Operation* operation) noexcept nogil
     # Holding the GIL: waits for an operation, looks after signals; raises what went wrong. ``what`` is waited for: a text, or a

@@ -91,13 +91,16 @@ cdef class Calls:
             self.monitor.arm_sleeper()
         self.monitor.release()
 
-    cdef void sync(self, Operation* operation) noexcept nogil:
+    cdef void sync(self, Operation* operation, bint settles=False) noexcept nogil:
         self.monitor.acquire()
         if is_over(self.turns):
             operation.status = OPERATION_PEER_LOST
             self.requests.close_submission(operation)
         else:
-            self.rounds.sync.begin(operation)
+            if settles:
+                self.rounds.sync.begin_settling(operation)
+            else:
+                self.rounds.sync.begin(operation)
             self.turns.look_and_step()
             self.monitor.arm_sleeper()
         self.monitor.release()

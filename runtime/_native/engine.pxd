@@ -49,3 +49,4 @@ cdef class Engine:
     # private
     cdef list _collect(self, bytes payload, str what, object timeout_s)
     cdef list _payloads(self)
+    cdef _sync(self, bint settles, object timeout_s, str what)

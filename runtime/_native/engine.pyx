@@ -240,23 +240,33 @@ cdef class Engine:
             at += length
         return payloads
 
-    def has_replicas(self) -> bool:
+    def may_hold_replicas(self) -> bool:
+        """It holds some, or has asked for keys."""
         cdef bint held
         with nogil:
             self.monitor.acquire()
-            held = self.rounds.holder.holds_replicas()
+            held = self.rounds.holder.holds_replicas() or self.rounds.holder.is_busy()
             self.monitor.release()
         return held
 
     def refresh_replicas(self, timeout_s=None) -> None:
         """Waits until this rank's replicas hold what the owners have now. Raises PeerLostError, WaitTimeoutError."""
+        self._sync(False, timeout_s, "replicas here to be refreshed")
+
+    def settle_records(self, timeout_s=None) -> None:
+        """Waits until the owners have answered what this rank's replicas have for them now, and what was asked of them.
+        Raises PeerLostError, WaitTimeoutError.
+        """
+        self._sync(True, timeout_s, "the owners to answer what was asked of them")
+
+    cdef _sync(self, bint settles, object timeout_s, str what):
         cdef Operation operation
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
         self.calls.raise_state()
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
-            self.calls.sync(&operation)
-        self.calls.wait_operation(&operation, limit_ns, "replicas here to be refreshed")
+            self.calls.sync(&operation, settles)
+        self.calls.wait_operation(&operation, limit_ns, what)
 
     def flush_news(self, timeout_s=None) -> None:
         """Waits until every replica of this rank's rows, as they are now, is up to date. Raises PeerLostError,

@@ -20,7 +20,7 @@ from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.monitor cimport Monitor
-from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST, Operation, RequestPool, begin_operation
+from intentpm.runtime._native.requests cimport Operation, begin_operation
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.side_exchange cimport SideExchange
 from intentpm.runtime._native.store cimport Table
@@ -47,7 +47,6 @@ cdef class RankSnapshot:
     cdef SideExchange exchange
     cdef Monitor monitor
     cdef Rounds rounds
-    cdef RequestPool requests
     cdef Turns turns
 
     def __init__(self, Engine engine not None, bytes for_the_left not None):
@@ -58,7 +57,6 @@ cdef class RankSnapshot:
         self.exchange = engine.dispatch.side
         self.monitor = engine.monitor
         self.rounds = engine.rounds
-        self.requests = engine.requests
         self.turns = engine.turns
         self.exchange.for_the_left = for_the_left
 
@@ -75,17 +73,11 @@ cdef class RankSnapshot:
         self.calls.raise_state()
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
-            self.monitor.acquire()
-            if is_over(self.turns):
-                operation.status = OPERATION_PEER_LOST
-                self.requests.close_submission(&operation)
-            else:
-                if cutting:
-                    self.rounds.holder.cutting = True
-                self.rounds.sync.begin_settling(&operation)
-                self.turns.look_and_step()
-                self.monitor.arm_sleeper()
-            self.monitor.release()
+            if cutting:
+                self.monitor.acquire()
+                self.rounds.holder.cutting = True
+                self.monitor.release()
+            self.calls.sync(&operation, True)
         try:
             self.calls.wait_operation(&operation, limit_ns, "the owners of replicas here to take what was written to them")
         except BaseException:

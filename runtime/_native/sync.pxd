@@ -3,7 +3,8 @@
     wait_sync   this rank's deltas are acknowledged by the owners, then every owner has sent this rank all news of its replicas:
                 SYNC to every rank <-> SYNCED when its news for this rank are sent and acknowledged. Then the records are
                 answered that were under way: their answers have what a REFRESH missed, and may come after the SYNCED
-    barrier     the reverse: this rank's news are sent to all holders and acknowledged by them (``flush``)
+    barrier     the reverse: this rank's news are sent to all holders and acknowledged by them (``flush``). When all ranks
+                have done so, each waits for its records that are under way then (``begin_settling``), for the same reason
 
 Several calls of wait_sync share one sync: those that come while one is going on wait for the next (tickets).
 
@@ -54,7 +55,8 @@ cdef class Sync:
 
     # Ends ``operation`` (begun by the caller) when all that DESIGN asks of wait_sync has happened.
     cdef void begin(self, Operation* operation) noexcept nogil
-    # The same, of what this rank has for others: replicas are not refreshed. What ``cuts.pxd`` needs.
+    # The same, of what this rank has for others, and has asked for: replicas are not refreshed. What ``cuts.pxd`` needs, and
+    # the end of a barrier.
     cdef void begin_settling(self, Operation* operation) noexcept nogil
     # The caller no longer waits.
     cdef void abandon(self, Operation* operation) noexcept nogil
@@ -75,6 +77,7 @@ cdef class Sync:
     cdef void _go_on(self) noexcept nogil
     cdef void _begin_sync(self) noexcept nogil
     cdef void _ask_for_news(self) noexcept nogil
+    cdef bint _is_waited_for(self) noexcept nogil
     cdef void _end_sync(self) noexcept nogil
     cdef void _add_wait(self, Operation* operation, bint settles) noexcept nogil
     cdef void _close_waits(self, uint64_t ticket, bint settling) noexcept nogil

@@ -58,7 +58,8 @@ cdef class Sync:
                     return
                 self.flushed = True
                 self._close_waits(self.running, True)
-                self._ask_for_news()
+                if self._is_waited_for():
+                    self._ask_for_news()
                 self.heard = self.synced_missing == 0
             if self.synced_missing > 0:
                 return
@@ -86,6 +87,14 @@ cdef class Sync:
             if peer != self.rank:
                 self.synced_missing += 1
                 self._send(peer, MSG_SYNC, self.running)
+
+    cdef bint _is_waited_for(self) noexcept nogil:
+        """By any call that wants this rank's replicas refreshed."""
+        cdef size_t i
+        for i in range(self.waits.size()):
+            if self.waits[i].ticket <= self.running:
+                return True
+        return False
 
     cdef void _end_sync(self) noexcept nogil:
         self.done = self.running
