@@ -19,8 +19,12 @@ from typing import Any
 import click
 
 import intentpm.bench.adapm_programs as adapm
+from intentpm.bench.output import OutFolder
+from intentpm.foundation.whole_file import write_whole
 
 TIMEOUT_S = 900.0
+TABLE = "against-adapm.md"
+"""In the folder of an evaluation's runs: ``intentpm bench tasks`` puts it on its page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ def run_theirs(contest: Contest, data: Path, source: Path, build: Path) -> Outco
         return Outcome(*adapm.PROGRAMS[contest.name](adapm.Installed(source, build), data, Path(folder)))
 
 
+TITLES = (
+    "| task | AdaPM: s per epoch | quality | ours: s per epoch | quality | s to AdaPM's quality | times |",
+    "| --- | ---: | --- | ---: | --- | ---: | ---: |",
+)
+
+
 def compare(contest: Contest, data: Path, installed: tuple[Path, Path] | None) -> str:
     """A row of the table."""
     if installed:
@@ -108,13 +118,16 @@ def compare(contest: Contest, data: Path, installed: tuple[Path, Path] | None) -
 @click.option("--adapm", "installed", type=(Path, Path), metavar="SOURCE BUILD", help="AdaPM, compiled.")
 @click.option("--task", "names", multiple=True, type=click.Choice([contest.name for contest in CONTESTS]),
               help="Of the tasks [all].")  # fmt: skip
-def main(data: Path, installed: tuple[Path, Path] | None, names: tuple[str, ...]) -> None:
+@click.option("--out", type=OutFolder(), help="Folder for against-adapm.md, the table.")
+def main(data: Path, installed: tuple[Path, Path] | None, names: tuple[str, ...], out: Path | None) -> None:
     """Compares time to equal quality with AdaPM's programs."""
-    click.echo("| task | AdaPM: s per epoch | quality | ours: s per epoch | quality | s to AdaPM's quality | times |")
-    click.echo("| --- | ---: | --- | ---: | --- | ---: | ---: |")
+    lines = list(TITLES)
     for contest in CONTESTS:
         if not names or contest.name in names:
-            click.echo(compare(contest, data.absolute(), installed))
+            lines.append(compare(contest, data.absolute(), installed))
+            click.echo("\n".join(lines if len(lines) == len(TITLES) + 1 else lines[-1:]))
+    if out is not None:
+        write_whole(out / TABLE, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

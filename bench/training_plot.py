@@ -54,7 +54,7 @@ def draw_training(document: Mapping[str, Any], axes: Axes) -> None:
     """Draws the results of a training run. KeyError: a part is missing."""
     plot, rows, config = TASK_PLOTS[document["bench"]], document["rows"], document["config"]
     seconds = list(accumulate(row["seconds"] for row in rows))
-    trained = []
+    trained: list[float] = []
     for name, label, style in plot.lines:
         if rows[-1][name] is None:
             continue

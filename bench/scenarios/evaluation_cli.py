@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from intentpm.bench.against_adapm import TABLE
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment
 from intentpm.bench.scenarios.evaluation import SIZES, WORKLOADS, Evaluation, Run
@@ -42,7 +43,7 @@ def tasks(
     for run in Evaluation(out / "evaluation", data.absolute(), size, transport).runs(names, chosen, modes):
         runs.append(run)
         click.echo(" ".join(cell.rjust(9) for cell in (run.workload.name, *_cells(run))))
-        write_whole(out / "evaluation.md", _page(runs, transport).encode())
+        write_whole(out / "evaluation.md", _page(runs, transport, _beside_adapm(out / "evaluation" / TABLE)).encode())
         _plot(runs, out / "evaluation.png")
     click.echo(f"written: {out}/evaluation.md, evaluation.png, evaluation/")
 
@@ -60,7 +61,21 @@ def _cells(run: Run) -> list[str]:
     return [*start, f"{seconds:.2f}", "-" if quality is None else f"{quality:.4f}", f"{megabytes:.1f}", f"{local:.2f}"]
 
 
-def _page(runs: Sequence[Run], transport: str) -> str:
+def _beside_adapm(table: Path) -> list[str]:
+    """Lines about AdaPM's own programs, where ``against_adapm --out`` has compared them."""
+    if not table.is_file():
+        return []
+    return [
+        "", "## Beside AdaPM's own programs", "",
+        "`python -m intentpm.bench.against_adapm`: two processes of one worker thread each, AdaPM's C++ programs and "
+        "`intentpm train` in turn. ComplEx on FB15k-237 with dim 128 (AdaPM: 10 negatives per triple; filtered MRR of "
+        "1,000 validation triples), 10^6 generated ratings with rank 32 (test RMSE), skip-gram on the Wikipedia text "
+        "with dim 100, window 5, 5 negatives, one epoch (WS-353). Seconds of training.", "",
+        *table.read_text().splitlines(),
+    ]  # fmt: skip
+
+
+def _page(runs: Sequence[Run], transport: str, beside: Sequence[str]) -> str:
     machine = describe_environment()
     commits = sorted({str(run.document["environment"]["commit"]) for run in runs if "environment" in run.document})
     lines = [
@@ -81,7 +96,7 @@ def _page(runs: Sequence[Run], transport: str) -> str:
             lines += [f"| network | management | seconds | {workload.label} | MB sent | local % |"]
             lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
             lines += [f"| {' | '.join(_cells(run))} |" for run in of_workload]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *beside]) + "\n"
 
 
 def _shown(run: Run) -> str:

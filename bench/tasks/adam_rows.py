@@ -25,18 +25,16 @@ class AdamRows:
         self.keys = np.arange(len(self.rows))
         self.table = pm.create_table("dense_state", len(self.rows), ROW_LENGTH, dtype="float32", init=0.0)
 
-    @torch.no_grad()
     def write(self) -> None:
         """On rank 0: returns when it is in the table."""
         if self.pm.rank:
             return
-        flat = self.rows.view(-1)
-        flat[0] = max((float(self.optimizer.state[parameter]["step"]) for parameter in self._stepped()), default=0.0)
+        states = [self.optimizer.state.get(parameter) or {"step": 0.0} for parameter in self.parameters]
+        self.rows.view(-1)[0] = max(float(state["step"]) for state in states)
         for source, part in zip(self._tensors(), self._parts(), strict=True):
             part.copy_(source)
         self.worker.set(self.table, self.keys, self.rows.numpy())
 
-    @torch.no_grad()
     def read(self) -> None:
         """On every rank, into the parameters and the optimizer."""
         self.worker.pull(self.table, self.keys, out=self.rows.numpy())
@@ -49,16 +47,13 @@ class AdamRows:
         for target, part in zip(self._tensors(), self._parts(), strict=True):
             target.copy_(part)
 
-    def _stepped(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.parameters if self.optimizer.state.get(parameter)]
-
     def _tensors(self) -> list[torch.Tensor]:
         """Of each parameter itself and its moments, zeros before the first step."""
         found = []
         for parameter in self.parameters:
             state = self.optimizer.state.get(parameter) or {}
             moments = [state.get(name, torch.zeros_like(parameter)) for name in ("exp_avg", "exp_avg_sq")]
-            found += [parameter, *moments]
+            found += [parameter.detach(), *moments]
         return found
 
     def _parts(self) -> list[torch.Tensor]:

@@ -1,4 +1,9 @@
-"""Dense layers in a checkpoint: parameters and what Adam keeps of them, on real ranks."""
+"""Dense layers in a checkpoint: parameters and what Adam keeps of them, on real ranks.
+
+Models are made before the ranks start: these are threads, and would draw from one random generator.
+"""
+
+from copy import deepcopy
 
 import pytest
 
@@ -21,16 +26,17 @@ def test_a_model_goes_on_as_if_it_had_not_been_away(run_ranks):
     from intentpm.bench.tasks.adam_rows import AdamRows
 
     inputs = torch.randn(8, 5, 30, generator=torch.Generator().manual_seed(1))
+    first, others = layers(0), [layers(1), layers(2)]
 
     def train(pm):
-        model = layers(0)
+        model, other = deepcopy(first), others[pm.rank]
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         rows = AdamRows(optimizer, pm, pm.worker())
         steps(model, optimizer, inputs[:4])
         rows.write()
         pm.barrier()
-        # Another model with another past.
-        rows.optimizer = torch.optim.Adam((other := layers(7 + pm.rank)).parameters(), lr=0.01)
+        # Another model, of a process that begins.
+        rows.optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
         rows.parameters = list(other.parameters())
         rows.read()
         steps(model, optimizer, inputs[4:])
