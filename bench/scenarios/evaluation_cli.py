@@ -77,12 +77,13 @@ def _beside_adapm(table: Path) -> list[str]:
 
 def _page(runs: Sequence[Run], transport: str, beside: Sequence[str]) -> str:
     machine = describe_environment()
-    commits = sorted({str(run.document["environment"]["commit"]) for run in runs if "environment" in run.document})
+    known = {run.document["environment"]["commit"] for run in runs if "environment" in run.document} - {None}
+    commits = f", commit {', '.join(sorted(known))}" if known else ""
     lines = [
         "# The training tasks, measured",
         "",
-        f"`intentpm bench tasks` on {machine['cores']} cores ({machine['cpu']}), commit {', '.join(commits)}, one run "
-        f"each. Networks: `2xshm` is two ranks of this machine (transport {transport}), `2x500mbit` two hosts (network "
+        f"`intentpm bench tasks` on {machine['cores']} cores ({machine['cpu']}){commits}, one run each. "
+        f" Networks: `2xshm` is two ranks of this machine (transport {transport}), `2x500mbit` two hosts (network "
         "namespaces) whose links carry 500 Mbit/s either way (tcp). Seconds and megabytes (sent by all ranks) are per "
         "epoch, quality and the share of local accesses those of the last epoch. All ranks share the cores: more ranks "
         "than cores tell little about computing; bytes, shares and what a slow network adds can be compared.",

@@ -107,9 +107,7 @@ class ClickThroughRate:
         is_saved = checkpoints is not None and checkpoints.are_used
         self.dense = DenseLayers(self.model, pm, self.worker, options.dense, options.lr, is_saved=is_saved)
         tables = [wide.table, deep.table, *self.dense.tables]
-        self.progress = Progress(
-            pm, tables, checkpoints, in_step=self.dense.is_in_step, before_save=self.dense.save
-        )  # fmt: skip
+        self.progress = Progress(pm, tables, checkpoints, in_step=self.dense.is_in_step, before_save=self.dense.save)
         if self.progress.generation:
             self.dense.restore()
         # Each rank drops other values out, and does so anew after a restart.
