@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 COMMAND_TIMEOUT_S = 20
 RENDEZVOUS_PORT = 29555
@@ -115,9 +116,12 @@ def _remove(namespace: str) -> None:
         _ip("netns", "del", namespace)
 
 
-def run_on_hosts(hosts: Sequence[Host], argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> int:
+def run_on_hosts(
+    hosts: Sequence[Host], argv: Sequence[str], env: Mapping[str, str], timeout_s: float, output: Any = None
+) -> int:
     """Runs ``argv`` as one rank per host, which meet as torchrun's do (that needs torch), and waits for all.
 
+    output: file that they print to, in place of this process's own.
     Returns the first exit code that is not 0, or 0; 124 when the time ran out. Whatever is left then is killed.
     """
     deadline = time.monotonic() + timeout_s
@@ -129,7 +133,9 @@ def run_on_hosts(hosts: Sequence[Host], argv: Sequence[str], env: Mapping[str, s
         ranks = []
         for rank, host in enumerate(hosts):
             own = {"RANK": str(rank), "LOCAL_RANK": "0", "INTENTPM_LAUNCHER": "torchrun"}
-            process = subprocess.Popen([*host.prefix, *argv], env={**env, **meeting, **own})
+            process = subprocess.Popen(
+                [*host.prefix, *argv], env={**env, **meeting, **own}, stdout=output, stderr=output
+            )
             stack.enter_context(process)
             stack.callback(process.kill)
             ranks.append(process)

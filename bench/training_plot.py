@@ -19,7 +19,8 @@ class TaskPlot:
     measure: str
     """Of the vertical axis."""
     lines: tuple[tuple[str, str, str], ...]
-    """Per line: field of the epochs' rows, label, style. Lines that have no value are left out."""
+    """Per line: field of the epochs' rows, label, style. Lines without a last value are left out, as are epochs without
+    one."""
     from_zero: bool = False
     """Whether the vertical axis begins at 0; else the untrained model is left out where it is far off."""
 
@@ -53,14 +54,14 @@ def draw_training(document: Mapping[str, Any], axes: Axes) -> None:
     """Draws the results of a training run. KeyError: a part is missing."""
     plot, rows, config = TASK_PLOTS[document["bench"]], document["rows"], document["config"]
     seconds = list(accumulate(row["seconds"] for row in rows))
-    trained = []
+    trained: list[float] = []
     for name, label, style in plot.lines:
-        values = [row[name] for row in rows]
-        if values[-1] is None:
+        if rows[-1][name] is None:
             continue
+        known = [(time, row[name]) for time, row in zip(seconds, rows, strict=True) if row[name] is not None]
+        times, values = zip(*known, strict=True)
         trained += values[1:] or values
-        axes.plot(seconds, [float("nan") if value is None else value for value in values], style, marker="o",
-                  markersize=3, label=f"{label}: {values[-1]:.4f}")  # fmt: skip
+        axes.plot(times, values, style, marker="o", markersize=3, label=f"{label}: {values[-1]:.4f}")
     if plot.from_zero:
         axes.set_ylim(bottom=min([0, *trained]))
     else:

@@ -32,7 +32,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "full": {
         "zipf": {"num_keys": 100_000, "dim": 64, "batch": 256, "steps": 4_000},
         "mf": {"epochs": 6, "ratings": "users=20000,items=5000,ratings=1000000", "mf": {"lr": 0.05, "reg": 0.01}},
-        "kge": {"epochs": 2, "graph": "entities=10000,relations=100,triples=60000"},
+        "kge": {"epochs": 2, "graph": "entities=10000,relations=100,triples=60000", "kge": {"dim": 128}},
     },
     "small": {
         "zipf": {"num_keys": 5_000, "dim": 16, "batch": 64, "steps": 200},

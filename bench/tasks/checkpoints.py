@@ -14,11 +14,12 @@ A task that trains in epochs uses it so:
         for batch in self.progress.follow(batches of order): ...
 
 With as many ranks as saved it, each goes on where it was. Others have other shares of the data: then every rank leaves
-out as much of the epoch as all together had trained.
+out as much of the epoch as all together had trained. Ranks that step together (``in_step``) go on where rank 0 was: a
+batch that another had trained beyond that is trained again.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,11 @@ class CheckpointOptions:
     resume: bool = False
     """Go on from the newest there, if there is one."""
 
+    @property
+    def are_used(self) -> bool:
+        """Whether any is made or read."""
+        return self.every_s is not None or self.resume
+
 
 class Progress:
     """How far this rank's training is. Made, and used, by every rank alike; one thread.
@@ -66,14 +72,21 @@ class Progress:
     Attributes: ``rows``, those of the epochs that are over; ``generation``, of the checkpoint it went on from; 0: none.
     """
 
-    def __init__(self, pm: Any, tables: Sequence[Any], options: CheckpointOptions | None) -> None:
-        """Collective where there are ``options``. Raises CheckpointError."""
+    def __init__(
+        self, pm: Any, tables: Sequence[Any], options: CheckpointOptions | None, *, in_step: bool = False,
+        before_save: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Collective where there are ``options``. Raises CheckpointError.
+
+        before_save: called on every rank just before it saves, to write what is to be saved into a table.
+        """
+        self._in_step, self._before_save = in_step, before_save
         self.rows: list[dict[str, Any]] = []
         self.generation = 0
         self._first_epoch, self._share = 0, 0.0
         self._epoch, self._done, self._batches = 0, 0, 0
         self._saves = None
-        if options is None or (options.every_s is None and not options.resume):
+        if options is None or not options.are_used:
             return
         newest = latest(options.folder)
         if newest is not None and not options.resume:
@@ -89,6 +102,7 @@ class Progress:
     def _go_on(self, pm: Any, restored: Any) -> None:
         """Where the ranks were that saved it; none is more than an epoch ahead of another."""
         at = [rank["epoch"] + rank["share"] for rank in restored.extra]
+        at = at[:1] * pm.size if self._in_step else at
         self.generation = restored.number
         rows = restored.extra[0]["rows"]
         # An epoch whose batches were all trained, but that has no row yet, is not over.
@@ -114,6 +128,11 @@ class Progress:
         self._done = round(self._share * self._batches)
         return order[self._done * batch :]
 
+    @property
+    def share(self) -> float:
+        """How much of the epoch is trained, 0 to 1; after ``rest_of``."""
+        return self._done / self._batches if self._batches else 0.0
+
     def follow(self, batches: Iterable[B]) -> Iterator[B]:
         """Yields them, and has a checkpoint made after one where it is due."""
         for batch in batches:
@@ -134,5 +153,6 @@ class Progress:
             self._saves.save_now(self._position)
 
     def _position(self) -> dict[str, Any]:
-        share = self._done / self._batches if self._batches and self._done else 0.0
-        return {"epoch": self._epoch, "share": share, "rows": self.rows}
+        if self._before_save is not None:
+            self._before_save()
+        return {"epoch": self._epoch, "share": self.share, "rows": self.rows}

@@ -5,7 +5,8 @@ perceptron. Both are modules of the model and are trained by ``backward()``, whe
 ahead and announces the categories of the coming batches to the parameter manager.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 import intentpm.optim
 import intentpm.torch
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.clicks import ClickData, Clicks
 from intentpm.bench.tasks.ctr_options import CtrOptions, CtrRow
 from intentpm.bench.tasks.dense_layers import DenseLayers, l2
@@ -60,15 +62,19 @@ class WideAndDeep(torch.nn.Module):
 
 
 class ClickBatches:
-    """A rank's training examples, in an order shuffled for each epoch; iterate once per epoch."""
+    """A rank's training examples, in an order shuffled for each epoch."""
 
     def __init__(self, examples: Clicks, batches: int, seed: tuple[int, ...]) -> None:
         self.examples, self.batches, self.seed = examples, batches, seed
-        self.epoch = 0
+        self.epoch, self.first = 0, 0
+
+    def begin(self, epoch: int, first: int) -> None:
+        """What is iterated over next: an epoch from its batch ``first`` on."""
+        self.epoch, self.first = epoch, first
 
     def __iter__(self) -> Iterator[Batch]:
-        self.epoch += 1
-        for places in even_batches(len(self.examples), self.batches, np.random.default_rng([*self.seed, self.epoch])):
+        order = even_batches(len(self.examples), self.batches, np.random.default_rng([*self.seed, self.epoch]))
+        for places in islice(order, self.first, None):
             yield tensors(self.examples.take(places))
 
 
@@ -85,9 +91,12 @@ class ClickThroughRate:
         pm: the parameter manager.
         data: where the examples come from.
         options: hyper-parameters, the same on every rank.
+        checkpoints: when and where they are made, and whether to go on from one.
     """
 
-    def __init__(self, pm: Any, data: ClickData, options: CtrOptions) -> None:
+    def __init__(
+        self, pm: Any, data: ClickData, options: CtrOptions, checkpoints: CheckpointOptions | None = None
+    ) -> None:
         self.pm, self.options = pm, options
         torch.manual_seed(options.seed)
         self.worker = pm.worker()
@@ -95,12 +104,18 @@ class ClickThroughRate:
         wide, deep = self._embedding("wide", data.keys, 1, 0.0), self._embedding("deep", data.keys, options.dim, 0.01)
         inputs = data.numbers + data.fields * options.dim
         self.model = WideAndDeep(wide, deep, inputs, options.hidden, options.dropout)
-        self.dense = DenseLayers(self.model, pm, self.worker, options.dense, options.lr)
-        torch.manual_seed(options.seed * pm.size + pm.rank)  # each rank drops other values out
+        is_saved = checkpoints is not None and checkpoints.are_used
+        self.dense = DenseLayers(self.model, pm, self.worker, options.dense, options.lr, is_saved=is_saved)
+        tables = [wide.table, deep.table, *self.dense.tables]
+        self.progress = Progress(pm, tables, checkpoints, in_step=self.dense.is_in_step, before_save=self.dense.save)
+        if self.progress.generation:
+            self.dense.restore()
+        # Each rank drops other values out, and does so anew after a restart.
+        torch.manual_seed((options.seed + self.progress.generation) * pm.size + pm.rank)
         batches = batches_per_epoch(data.rows["train"], pm.size, options.batch)
         keys = {wide.table: lambda batch: batch[2], deep.table: lambda batch: batch[2]}
-        examples = ClickBatches(self.examples["train"], batches, (options.seed, pm.rank))
-        self.loader = intentpm.torch.IntentLoader(self.worker, examples, keys, options.look_ahead)
+        self.batches = ClickBatches(self.examples["train"], batches, (options.seed, pm.rank))
+        self.loader = intentpm.torch.IntentLoader(self.worker, self.batches, keys, options.look_ahead)
         self.meter = EpochMeter(pm, self.worker, ("wide", "deep", *self.dense.names), SUMS)
         self.histograms = RankTable(pm, self.worker, 3 * 2 * BINS, "score_histograms")
 
@@ -118,15 +133,28 @@ class ClickThroughRate:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield self._measured(0, 0.0)
-        for epoch in range(1, self.options.epochs + 1):
-            yield self._measured(epoch, self._train())
+        yield from self.progress.rows_of(CtrRow)
+        for epoch in self.progress.epochs(self.options.epochs):
+            yield self.progress.note_epoch(self._measured(epoch, self._train(epoch) if epoch else 0.0))
+        self.progress.finish()
 
-    def _train(self) -> float:
+    def _train(self, epoch: int) -> float:
         """One pass over this rank's examples; returns the sum of their log losses."""
         self.model.train()
+        rest = self.progress.rest_of(np.arange(self.batches.batches), 1)
+        self.batches.begin(epoch, self.batches.batches - len(rest))
         with self.meter.training_pass():
-            return self.dense.train(self.loader, self._loss, (self.model.deep, self.model.wide))
+            batches = self._scheduled(epoch, self.progress.follow(self.loader))
+            return self.dense.train(batches, self._loss, (self.model.deep, self.model.wide))
+
+    def _scheduled(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Sets the learning rates for each batch."""
+        for batch in batches:
+            left = 1 - (epoch - 1 + self.progress.share) / self.options.epochs
+            share = max(left, self.options.final_lr_share)
+            self.dense.lr = share * self.options.lr
+            self.model.deep.lr = self.model.wide.lr = share * self.options.embedding_lr
+            yield batch
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
         label, numbers, categories = batch

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from intentpm.bench.tasks.checkpoints import CheckpointOptions
 from intentpm.bench.tasks.clicks import ClickData, ClickSpec, GeneratedClicks, LoadedClicks
 from intentpm.bench.tasks.ctr_options import CtrOptions, CtrRow
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
@@ -44,7 +45,6 @@ def ctr(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
     """Click-through rates: Wide & Deep."""
     check_source(data, generate)
     check_torch()
-    job.refuse_checkpoints()
     spec = ClickSpec.parse(generate or "")
     job.leave_to_ranks(lambda: data is None or LoadedClicks(data))
     options = CtrOptions(**chosen)
@@ -58,16 +58,16 @@ def ctr(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
         config={"data": clicks.source, **sizes, **asdict(options)},
         epochs=options.epochs,
         columns=COLUMNS,
-        run=lambda pm: _run(pm, clicks, options),
+        run=lambda pm: _run(pm, clicks, options, job.checkpoints_of("ctr")),
         quality=_quality,
     )
     train(training, job)
 
 
-def _run(pm: Any, clicks: ClickData, options: CtrOptions) -> Iterator[CtrRow]:
+def _run(pm: Any, clicks: ClickData, options: CtrOptions, checkpoints: CheckpointOptions) -> Iterator[CtrRow]:
     from intentpm.bench.tasks.ctr import ClickThroughRate
 
-    return ClickThroughRate(pm, clicks, options).run()
+    return ClickThroughRate(pm, clicks, options, checkpoints).run()
 
 
 def _quality(rows: Sequence[CtrRow]) -> list[tuple[str, str]]:

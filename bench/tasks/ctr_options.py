@@ -15,9 +15,11 @@ class CtrOptions:
     """Width of the two hidden layers."""
     dropout: float = 0.5
     lr: float = 0.001
-    """Learning rate of the dense layers' Adam."""
+    """Learning rate of the dense layers' Adam. This and the next fall linearly over the epochs."""
     embedding_lr: float = 0.02
     """Learning rate of the AdaGrad of the categories' rows."""
+    final_lr_share: float = 0.01
+    """Of the learning rates: the least that they fall to."""
     reg: float = 1e-5
     """L2 regularisation of the rows that a batch touches."""
     dense: str = "allreduce"

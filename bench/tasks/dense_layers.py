@@ -7,6 +7,7 @@ import torch
 
 import intentpm.optim
 import intentpm.torch
+from intentpm.bench.tasks.adam_rows import AdamRows
 
 B = TypeVar("B")
 WAYS = ("allreduce", "keys")
@@ -19,22 +20,45 @@ class DenseLayers:
         way: "allreduce": every rank steps with the mean of all ranks' gradients, at the same time (all need the same
             number of steps). "keys": the parameters are rows of a table, which every rank pulls before its step and
             steps with its own gradients.
+        is_saved: there will be checkpoints: what an optimiser of PyTorch keeps needs a place in them.
+
+    Attributes: ``tables``, those that are to be in a checkpoint; ``lr``, of the steps to come.
     """
 
-    def __init__(self, model: torch.nn.Module, pm: Any, worker: Any, way: str, lr: float, decay: float = 0.0) -> None:
+    def __init__(
+        self, model: torch.nn.Module, pm: Any, worker: Any, way: str, lr: float, decay: float = 0.0,
+        is_saved: bool = False,
+    ) -> None:  # fmt: skip
+        self.is_in_step, self.lr = way == "allreduce", lr
+        self.tables: list[Any] = []
         self.table: Any = None
         self.optimizer: Any = None
+        self.rows: AdamRows | None = None
         if way == "keys":
             adam = intentpm.optim.Adam(lr=lr, **l2(decay))
             self.table = intentpm.torch.DenseTable(model, worker, "dense", adam)
+            self.tables = [self.table.table]
         else:
             intentpm.torch.average_gradients(model, pm)
             self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=decay)
+            if is_saved:
+                self.rows = AdamRows(self.optimizer, pm, worker)
+                self.tables = [self.rows.table]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its tables."""
+        """Of the tables that training accesses."""
         return ("dense",) if self.table is not None else ()
+
+    def save(self) -> None:
+        """Just before a checkpoint: what is not in a table anyway."""
+        if self.rows is not None:
+            self.rows.write()
+
+    def restore(self) -> None:
+        """After the tables were loaded."""
+        if self.rows is not None:
+            self.rows.read()
 
     def read(self) -> None:
         """Before a forward pass: the newest parameters."""
@@ -44,8 +68,10 @@ class DenseLayers:
     def step(self) -> None:
         """After a backward pass."""
         if self.table is not None:
-            self.table.push_gradients()
+            self.table.push_gradients(lr=self.lr)
         else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr
             self.optimizer.step()
             self.optimizer.zero_grad()
 

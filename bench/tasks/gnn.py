@@ -7,6 +7,7 @@ of use, and announces the nodes and features of the coming batches to the parame
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 import intentpm.optim
 import intentpm.torch
+from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.dense_layers import DenseLayers, l2
 from intentpm.bench.tasks.epochs import EpochMeter, check_finite, mean
 from intentpm.bench.tasks.even_batches import batches_per_epoch, even_batches
@@ -130,16 +132,19 @@ class GraphNetwork(torch.nn.Module):
 
 
 class NodeBatches:
-    """Batches of a rank's training nodes, shuffled and sampled anew in each epoch; iterate once per epoch."""
+    """Batches of a rank's training nodes, shuffled and sampled anew in each epoch."""
 
     def __init__(self, graph: Graph, nodes: Int64, batches: int, options: GnnOptions, rank: int) -> None:
         self.graph, self.nodes, self.batches, self.options, self.rank = graph, nodes, batches, options, rank
-        self.epoch = 0
+        self.epoch, self.first = 0, 0
+
+    def begin(self, epoch: int, first: int) -> None:
+        """What is iterated over next: an epoch from its batch ``first`` on."""
+        self.epoch, self.first = epoch, first
 
     def __iter__(self) -> Iterator[NodeBatch]:
-        self.epoch += 1
         random = np.random.default_rng([self.options.seed, self.epoch, self.rank])
-        for places in even_batches(len(self.nodes), self.batches, random):
+        for places in islice(even_batches(len(self.nodes), self.batches, random), self.first, None):
             yield node_batch(self.graph, self.nodes[places], self.options.fan_out, random)
 
 
@@ -163,9 +168,12 @@ class GraphTraining:
         pm: the parameter manager.
         graph: the whole graph (every rank has its structure and features; their vectors are in the tables).
         options: hyper-parameters, the same on every rank.
+        checkpoints: when and where they are made, and whether to go on from one.
     """
 
-    def __init__(self, pm: Any, graph: Graph, options: GnnOptions) -> None:
+    def __init__(
+        self, pm: Any, graph: Graph, options: GnnOptions, checkpoints: CheckpointOptions | None = None
+    ) -> None:
         self.pm, self.graph, self.options = pm, graph, options
         torch.manual_seed(options.seed)
         self.worker = pm.worker()
@@ -182,12 +190,19 @@ class GraphTraining:
             keys[table] = lambda batch: batch.features
         self.inputs = [module for module in (embeddings, features) if module is not None]
         self.model = GraphNetwork(embeddings, features, graph.classes, options)
-        self.dense = DenseLayers(self.model, pm, self.worker, options.dense, options.lr, options.reg)
-        torch.manual_seed(options.seed * pm.size + pm.rank)  # each rank drops other values out
+        is_saved = checkpoints is not None and checkpoints.are_used
+        self.dense = DenseLayers(self.model, pm, self.worker, options.dense, options.lr, options.reg, is_saved)
+        self.progress = Progress(
+            pm, [*keys, *self.dense.tables], checkpoints, in_step=self.dense.is_in_step, before_save=self.dense.save
+        )
+        if self.progress.generation:
+            self.dense.restore()
+        # Each rank drops other values out, and does so anew after a restart.
+        torch.manual_seed((options.seed + self.progress.generation) * pm.size + pm.rank)
         self.train_nodes = training_nodes_of(graph, pm.rank, pm.size, options.partition)
         batches = batches_per_epoch(len(graph.splits["train"]), pm.size, options.batch)
-        source = NodeBatches(graph, self.train_nodes, batches, options, pm.rank)
-        self.loader = intentpm.torch.IntentLoader(self.worker, source, keys, options.look_ahead)
+        self.batches = NodeBatches(graph, self.train_nodes, batches, options, pm.rank)
+        self.loader = intentpm.torch.IntentLoader(self.worker, self.batches, keys, options.look_ahead)
         names = [table.name for table in keys]
         self.meter = EpochMeter(pm, self.worker, (*names, *self.dense.names), SUMS)
 
@@ -203,15 +218,18 @@ class GraphTraining:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield self._measured(0, 0.0)
-        for epoch in range(1, self.options.epochs + 1):
-            yield self._measured(epoch, self._train())
+        yield from self.progress.rows_of(GnnRow)
+        for epoch in self.progress.epochs(self.options.epochs):
+            yield self.progress.note_epoch(self._measured(epoch, self._train(epoch) if epoch else 0.0))
+        self.progress.finish()
 
-    def _train(self) -> float:
+    def _train(self, epoch: int) -> float:
         """One pass over this rank's training nodes; returns the sum of their losses."""
         self.model.train()
+        rest = self.progress.rest_of(np.arange(self.batches.batches), 1)
+        self.batches.begin(epoch, self.batches.batches - len(rest))
         with self.meter.training_pass():
-            return self.dense.train(self.loader, self._loss, self.inputs)
+            return self.dense.train(self.progress.follow(self.loader), self._loss, self.inputs)
 
     def _loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         return functional.cross_entropy(self.model(batch), batch.label), len(batch.label)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from intentpm.bench.tasks.checkpoints import CheckpointOptions
 from intentpm.bench.tasks.gnn_options import INPUTS, MODELS, GnnOptions, GnnRow
 from intentpm.bench.tasks.graph_data import Graph, GraphSpec, generate_graph, load_graph
 from intentpm.bench.tasks.node_partition import WAYS
@@ -53,7 +54,6 @@ def gnn(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
     """Graph networks: GCN and GraphSAGE."""
     check_source(data, generate)
     check_torch()
-    job.refuse_checkpoints()
     spec = GraphSpec.parse(generate or "")
     job.leave_to_ranks(lambda: data is None or load_graph(data))
     options = GnnOptions(**chosen)
@@ -67,16 +67,16 @@ def gnn(job: Job, data: Path | None, generate: str | None, **chosen: Any) -> Non
         config={"data": graph.source, **sizes, **asdict(options)},
         epochs=options.epochs,
         columns=COLUMNS,
-        run=lambda pm: _run(pm, graph, options),
+        run=lambda pm: _run(pm, graph, options, job.checkpoints_of("gnn")),
         quality=_quality,
     )
     train(training, job)
 
 
-def _run(pm: Any, graph: Graph, options: GnnOptions) -> Iterator[GnnRow]:
+def _run(pm: Any, graph: Graph, options: GnnOptions, checkpoints: CheckpointOptions) -> Iterator[GnnRow]:
     from intentpm.bench.tasks.gnn import GraphTraining
 
-    return GraphTraining(pm, graph, options).run()
+    return GraphTraining(pm, graph, options, checkpoints).run()
 
 
 def _quality(rows: Sequence[GnnRow]) -> list[tuple[str, str]]:

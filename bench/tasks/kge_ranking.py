@@ -1,8 +1,8 @@
 """Filtered ranking: where the true entity of a triple comes among all entities that do not make another true triple.
 
-A query asks for the tail of (head, relation, ?) or the head of (?, relation, tail). Entities come in chunks, so that no
-rank needs the whole table at once. Of entities that score the same as the true one, half count as better.
-Shape letters: Q queries, C entities of a chunk.
+A query asks for the tail of (head, relation, ?) or the head of (?, relation, tail). Scores come in blocks: no rank
+needs the whole table, or all scores, at once. Of entities that score the same as the true one, half count as better.
+Shape letters: Q queries, q queries and C entities of a block.
 """
 
 from collections.abc import Iterable
@@ -71,23 +71,26 @@ class _Grouped:
 
 
 def filtered_ranks(
-    target: Float32, known: tuple[Int64, Int64], chunks: Iterable[tuple[int, Float32]]
+    target: Float32, known: tuple[Int64, Int64], blocks: Iterable[tuple[int, int, Float32]]
 ) -> NDArray[np.float64]:
     """The rank, from 1, of each query's true entity among all entities but the known other answers.
 
     Parameters:
         target: float32 (Q,), scores of the true entities.
         known: pairs (query, entity) to leave out; must contain each query's true entity.
-        chunks: (first entity, scores of C entities for each query, float32 (Q, C), which are overwritten); together all
-            entities, in rising order.
+        blocks: (first query, first entity, scores of consecutive entities for consecutive queries, float32 (q, C),
+            which are overwritten); together every entity for every query once, in any order.
     Returns float64 (Q,); halves where others score the same.
     """
     better = np.zeros(len(target))
-    order = np.argsort(known[1], kind="stable")
+    order = np.argsort(known[0], kind="stable")
     query, entity = known[0][order], known[1][order]
-    for first, scores in chunks:
-        low, high = np.searchsorted(entity, [first, first + scores.shape[1]])
-        scores[query[low:high], entity[low:high] - first] = -np.inf
-        better += np.count_nonzero(scores > target[:, None], axis=1)
-        better += 0.5 * np.count_nonzero(scores == target[:, None], axis=1)
+    for first_query, first_entity, scores in blocks:
+        queries = slice(first_query, first_query + len(scores))
+        low, high = np.searchsorted(query, [queries.start, queries.stop])
+        row, column = query[low:high] - first_query, entity[low:high] - first_entity
+        inside = (column >= 0) & (column < scores.shape[1])
+        scores[row[inside], column[inside]] = -np.inf
+        better[queries] += np.count_nonzero(scores > target[queries, None], axis=1)
+        better[queries] += 0.5 * np.count_nonzero(scores == target[queries, None], axis=1)
     return 1 + better

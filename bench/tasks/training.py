@@ -46,11 +46,6 @@ class Job:
         """Of ``intentpm train NAME``."""
         return CheckpointOptions(self.checkpoints or self.out / f"checkpoints-{name}", self.every_s, self.resume)
 
-    def refuse_checkpoints(self) -> None:
-        """Of tasks that cannot go on from one yet. Raises UsageError where checkpoints are asked for."""
-        if self.every_s is not None or self.resume:
-            raise click.UsageError("this task makes no checkpoints yet")
-
     def leave_to_ranks(self, check: Callable[[], object]) -> None:
         """Where several ranks are wanted and this process is none of them: starts them and exits with their exit code.
 

@@ -27,9 +27,9 @@ EMBEDDINGS = np.array([[5.0], [4.0], [3.0], [2.0], [1.0], [3.0]], np.float32)
 def ranks(true_entities, known, chunk=6):
     """Ranks of single queries with the embedding 1, which are all the same one."""
     queries = np.ones((len(true_entities), 1), np.float32)
-    chunks = ((first, queries @ EMBEDDINGS[first : first + chunk].T) for first in range(0, 6, chunk))
+    blocks = ((0, first, queries @ EMBEDDINGS[first : first + chunk].T) for first in range(0, 6, chunk))
     found = np.array(known, np.int64).reshape(-1, 2).T
-    return filtered_ranks(EMBEDDINGS[true_entities, 0], (found[0], found[1]), chunks).tolist()
+    return filtered_ranks(EMBEDDINGS[true_entities, 0], (found[0], found[1]), blocks).tolist()
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6])
@@ -47,7 +47,7 @@ def test_ranks_by_hand(chunk):
 def test_equal_scores_give_the_middle_rank():
     """A model that knows nothing must not look good."""
     target, scores = np.zeros(1, np.float32), np.zeros((1, 6), np.float32)
-    found = filtered_ranks(target, (np.array([0]), np.array([2])), [(0, scores)])
+    found = filtered_ranks(target, (np.array([0]), np.array([2])), [(0, 0, scores)])
     assert found.tolist() == [3.5]
 
 
@@ -66,8 +66,8 @@ def test_against_a_slow_ranking():
     queries = random.normal(size=(len(triples), 4)).astype(np.float32)
     scores = queries @ embeddings.T
     target = scores[np.arange(len(triples)), triples[:, 2]]
-    chunks = [(0, scores[:, :30].copy()), (30, scores[:, 30:].copy())]
-    found = filtered_ranks(target, known.tails(triples), chunks)
+    blocks = [(q, e, scores[q : q + 100, e : e + 30].copy()) for e in (0, 30) for q in range(0, len(scores), 100)]
+    found = filtered_ranks(target, known.tails(triples), blocks)
     for query, (head, relation, tail), rank in zip(queries, triples.tolist(), found, strict=True):
         others = {t for h, r, t in triples.tolist() if (h, r) == (head, relation)}
         candidates = [entity for entity in range(50) if entity == tail or entity not in others]
