@@ -4,11 +4,9 @@ A task that trains in epochs uses it so:
 
     self.progress = Progress(pm, self.tables, checkpoints)     # after its tables are made; loads, if it is to go on
     def run(self):
-        yield from self.progress.rows_of(EpochRow)             # of the epochs that were over
-        for epoch in self.progress.epochs(self.options.epochs):  # from 0 on: the untrained model
-            row = self._measured(epoch, self._train(epoch) if epoch else EpochTotals())
-            yield self.progress.note_epoch(row)
-        self.progress.finish()
+        return self.progress.run(EpochRow, self.options.epochs, self._epoch)  # from 0 on: the untrained model
+    def _epoch(self, epoch):
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
     def _train(self, epoch):
         order = self.progress.rest_of(order, self.options.batch)  # what of the epoch is not trained yet
         for batch in self.progress.follow(batches of order): ...
@@ -111,9 +109,15 @@ class Progress:
         self._share = shares[pm.rank] if len(shares) == pm.size else float(np.mean(shares))
         self.rows = rows[: self._first_epoch]
 
-    def rows_of(self, row: type[R]) -> Iterator[R]:
-        """The rows of the epochs that were over, as they were yielded then."""
-        return (row(**fields) for fields in self.rows)
+    def run(self, row: Callable[..., R], last: int, train: Callable[[int], R]) -> Iterator[R]:
+        """The rows of all epochs up to ``last``: of those that were over as they were yielded then, and of the rest.
+
+        row: makes one of its fields. train: trains an epoch (0: the untrained model) and returns its row.
+        """
+        yield from (row(**fields) for fields in self.rows)
+        for epoch in self.epochs(last):
+            yield self.note_epoch(train(epoch))
+        self.finish()
 
     def epochs(self, last: int) -> Iterator[int]:
         """Those to go through, from the first that is not over. Of the first a part may be trained already."""

@@ -133,10 +133,10 @@ class ClickThroughRate:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(CtrRow)
-        for epoch in self.progress.epochs(self.options.epochs):
-            yield self.progress.note_epoch(self._measured(epoch, self._train(epoch) if epoch else 0.0))
-        self.progress.finish()
+        return self.progress.run(CtrRow, self.options.epochs, self._epoch)
+
+    def _epoch(self, epoch: int) -> CtrRow:
+        return self._measured(epoch, self._train(epoch) if epoch else 0.0)
 
     def _train(self, epoch: int) -> float:
         """One pass over this rank's examples; returns the sum of their log losses."""

@@ -218,10 +218,10 @@ class GraphTraining:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(GnnRow)
-        for epoch in self.progress.epochs(self.options.epochs):
-            yield self.progress.note_epoch(self._measured(epoch, self._train(epoch) if epoch else 0.0))
-        self.progress.finish()
+        return self.progress.run(GnnRow, self.options.epochs, self._epoch)
+
+    def _epoch(self, epoch: int) -> GnnRow:
+        return self._measured(epoch, self._train(epoch) if epoch else 0.0)
 
     def _train(self, epoch: int) -> float:
         """One pass over this rank's training nodes; returns the sum of their losses."""

@@ -135,11 +135,10 @@ class KnowledgeGraphEmbedding:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(KgeRow)
-        for epoch in self.progress.epochs(self.options.epochs):
-            loss, triples = self._train(epoch) if epoch else (0.0, 0)
-            yield self.progress.note_epoch(self._measured(epoch, loss, triples))
-        self.progress.finish()
+        return self.progress.run(KgeRow, self.options.epochs, self._epoch)
+
+    def _epoch(self, epoch: int) -> KgeRow:
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
 
     def _scheme(self) -> str:
         """Without look-ahead nothing is signalled, for negatives neither."""

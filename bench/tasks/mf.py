@@ -9,9 +9,8 @@ scale; errors are reported in the units of the ratings.
 """
 
 import math
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,15 @@ from numpy.typing import NDArray
 from intentpm.bench.tasks._mf import squared_error, train_batch
 from intentpm.bench.tasks.checkpoints import CheckpointOptions, Progress
 from intentpm.bench.tasks.diverged import DivergedError
+from intentpm.bench.tasks.epochs import EpochMeter, EpochRow, check_finite, mean
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.look_ahead import look_ahead
 from intentpm.bench.tasks.partition import block_of_items, blocked_order, rank_of_users
-from intentpm.bench.tasks.rank_table import RankTable, settle
 from intentpm.bench.tasks.ratings import TEST, TRAIN, VALID, Ratings
-from intentpm.bench.tasks.traffic import Traffic
 
 TABLES = ("users", "items")
+SUMS = ("train", "train_count", "valid", "valid_count", "test", "test_count")
+"""Squared errors in scaled units, and of how many ratings."""
 ORDERS = ("blocked", "random")
 INITIAL_LENGTH = 0.1
 """Expected length of a row's initial factors: short, so that keys without ratings predict the mean."""
@@ -55,21 +55,12 @@ class MfOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EpochRow:
-    """What one epoch did, over all ranks. Epoch 0 is the state before training."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MfRow(EpochRow):
+    """Root mean squared errors, in the units of the ratings; ``loss`` is a mean squared error. nan of nothing."""
 
-    epoch: int
-    loss: float
-    """Mean squared error of the training ratings, each taken just before its own update; nan in epoch 0."""
     valid_rmse: float
     test_rmse: float
-    seconds: float
-    """Wall-clock time of the training pass (the slowest rank's), without evaluation."""
-    bytes_sent: int
-    """By all ranks during the training pass."""
-    local_share: float
-    """Share of the rows accessed in the training pass that were owned or replicated at the rank, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,47 +77,6 @@ class RatingBatch:
     def accesses(self) -> tuple[tuple[Any, NDArray[np.int64]], ...]:
         """Pairs of (table, keys)."""
         return ((self.tables[0], self.user_keys), (self.tables[1], self.item_keys))
-
-
-@dataclass(frozen=True, slots=True)
-class EpochTotals:
-    """One rank's contribution to an epoch's row, or their sum. Errors are squared, summed, in scaled units."""
-
-    train_error: float = 0.0
-    train_count: int = 0
-    valid_error: float = 0.0
-    valid_count: int = 0
-    test_error: float = 0.0
-    test_count: int = 0
-    seconds: float = 0.0
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def vector(self) -> tuple[float, ...]:
-        """The fields in order, the traffic's counts last."""
-        return (
-            self.train_error, self.train_count, self.valid_error, self.valid_count,
-            self.test_error, self.test_count, self.seconds, *self.traffic.vector(),
-        )  # fmt: skip
-
-    @classmethod
-    def over_ranks(cls, vectors: NDArray[np.float64]) -> "EpochTotals":
-        """Adds up the ranks' vectors (N, length); of ``seconds`` it takes the longest."""
-        total = vectors.sum(axis=0).tolist()
-        longest = float(vectors[:, 6].max())
-        traffic = Traffic(*(int(count) for count in total[7:]))
-        return cls(total[0], total[1], total[2], total[3], total[4], total[5], longest, traffic)
-
-    def row(self, epoch: int, scale: float) -> EpochRow:
-        """The epoch's row in the units of the ratings; ``scale`` is their standard deviation."""
-
-        def mean(error: float, count: int) -> float:
-            return scale * scale * error / count if count else math.nan
-
-        return EpochRow(
-            epoch, mean(self.train_error, self.train_count),
-            math.sqrt(mean(self.valid_error, self.valid_count)), math.sqrt(mean(self.test_error, self.test_count)),
-            self.seconds, self.traffic.bytes_sent, self.traffic.local_share,
-        )  # fmt: skip
 
 
 class MatrixFactorisation:
@@ -146,7 +96,7 @@ class MatrixFactorisation:
         self.worker = pm.worker()
         self.tables = (self._create_table(0, ratings.users), self._create_table(1, ratings.items))
         self.progress = Progress(pm, self.tables, checkpoints)
-        self.totals = RankTable(pm, self.worker, length=len(EpochTotals().vector()))
+        self.meter = EpochMeter(pm, self.worker, TABLES, SUMS)
         train = ratings.rating[ratings.split == TRAIN]
         self.mean = float(train.mean(dtype=np.float64))
         # Of equal ratings the deviation may come out as a rounding error, which would blow up the rest of them.
@@ -155,16 +105,15 @@ class MatrixFactorisation:
         mine = ratings.take(rank_of_users(ratings, pm.size)[ratings.user] == pm.rank)
         self.parts = {part: self._scaled(mine.take(mine.split == part)) for part in (TRAIN, VALID, TEST)}
 
-    def run(self) -> Iterator[EpochRow]:
+    def run(self) -> Iterator[MfRow]:
         """Trains; yields one row per epoch, the same on every rank, beginning with the untrained model.
 
         Raises DivergedError when the errors are no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(EpochRow)
-        for epoch in self.progress.epochs(self.options.epochs):
-            row = self._measured(epoch, self._train(epoch) if epoch else EpochTotals())
-            yield self.progress.note_epoch(row)
-        self.progress.finish()
+        return self.progress.run(MfRow, self.options.epochs, self._epoch)
+
+    def _epoch(self, epoch: int) -> MfRow:
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of ``epoch`` (from 1)."""
@@ -179,18 +128,16 @@ class MatrixFactorisation:
     def _scaled(self, part: Ratings) -> Ratings:
         return replace(part, rating=((part.rating - self.mean) / self.scale).astype(np.float32))
 
-    def _train(self, epoch: int) -> EpochTotals:
-        """One pass over this rank's training ratings. Returns when the updates of all ranks are in place."""
+    def _train(self, epoch: int) -> tuple[float, int]:
+        """One pass over this rank's training ratings; returns the sum of their squared errors, and how many."""
         part, rate, error = self.parts[TRAIN], self.learning_rate(epoch), 0.0
         random = np.random.default_rng([self.options.seed, epoch, self.pm.rank])
         order = blocked_order(self.blocks[part.item], self.pm.rank, self.pm.size, random)
         order = self.progress.rest_of(order, self.options.batch)
-        before, start = Traffic.read(self.pm, TABLES), time.perf_counter()
-        for batch in self.progress.follow(self._batches(part, order, self.options.batch)):
-            error += self._train_batch(batch, rate)
-        settle(self.pm, self.worker)
-        seconds = time.perf_counter() - start
-        return EpochTotals(error, len(order), seconds=seconds, traffic=Traffic.read(self.pm, TABLES) - before)
+        with self.meter.training_pass():
+            for batch in self.progress.follow(self._batches(part, order, self.options.batch)):
+                error += self._train_batch(batch, rate)
+        return error, len(order)
 
     def _train_batch(self, batch: RatingBatch, rate: float) -> float:
         users, items = self._pull(batch)
@@ -238,18 +185,20 @@ class MatrixFactorisation:
             user_index.astype(np.int32), item_index.astype(np.int32), part.rating[positions],
         )  # fmt: skip
 
-    def _measured(self, epoch: int, totals: EpochTotals) -> EpochRow:
+    def _measured(self, epoch: int, error: float, count: int) -> MfRow:
         """Evaluates, adds up over the ranks, and checks that training is still sane."""
         valid, test = self.parts[VALID], self.parts[TEST]
-        mine = replace(
-            totals, valid_error=self._evaluate(valid), valid_count=len(valid),
-            test_error=self._evaluate(test), test_count=len(test),
+        sums, took = self.meter.measured(
+            train=error, train_count=count, valid=self._evaluate(valid), valid_count=len(valid),
+            test=self._evaluate(test), test_count=len(test),
         )  # fmt: skip
-        totals = EpochTotals.over_ranks(self.totals.gather(mine.vector()))
-        row = totals.row(epoch, self.scale)
-        if not math.isfinite(row.test_rmse) or (totals.train_count and not math.isfinite(row.loss)):
-            raise DivergedError(
-                f"training diverged in epoch {epoch}: the error is no longer finite. "
-                f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."
-            )
+        squared = {part: self.scale**2 * mean(sums[part], sums[f"{part}_count"]) for part in ("train", "valid", "test")}
+        row = MfRow(
+            epoch=epoch, loss=squared["train"], **took,
+            valid_rmse=math.sqrt(squared["valid"]), test_rmse=math.sqrt(squared["test"]),
+        )  # fmt: skip
+        advice = f"Lower --lr ({self.options.lr}) or raise --reg ({self.options.reg})."
+        check_finite(row, sums["train_count"], advice)
+        if not math.isfinite(row.test_rmse):
+            raise DivergedError(f"training diverged in epoch {epoch}: the test error is no longer finite. {advice}")
         return row

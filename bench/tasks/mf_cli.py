@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from intentpm.bench.tasks.mf import ORDERS, EpochRow, MatrixFactorisation, MfOptions
+from intentpm.bench.tasks.mf import ORDERS, MatrixFactorisation, MfOptions, MfRow
 from intentpm.bench.tasks.progress import EPOCH, TRAFFIC, Column
 from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings, load_ratings
 from intentpm.bench.tasks.training import Job, Training, job_options, look_ahead_option, train
@@ -62,7 +62,7 @@ def mf(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chos
     train(training, job)
 
 
-def _quality(rows: Sequence[EpochRow]) -> list[tuple[str, str]]:
+def _quality(rows: Sequence[MfRow]) -> list[tuple[str, str]]:
     return [
         ("test RMSE", f"{rows[-1].test_rmse:.4f} (untrained {rows[0].test_rmse:.4f})"),
         ("validation RMSE", f"{rows[-1].valid_rmse:.4f}"),

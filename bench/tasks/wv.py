@@ -121,11 +121,10 @@ class WordVectors:
 
         Raises DivergedError when the loss is no longer finite, and whatever the PM raises.
         """
-        yield from self.progress.rows_of(WvRow)
-        for epoch in self.progress.epochs(self.options.epochs):
-            loss, pairs = self._train(epoch) if epoch else (0.0, 0)
-            yield self.progress.note_epoch(self._measured(epoch, loss, pairs))
-        self.progress.finish()
+        return self.progress.run(WvRow, self.options.epochs, self._epoch)
+
+    def _epoch(self, epoch: int) -> WvRow:
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
 
     def _train(self, epoch: int) -> tuple[float, int]:
         """One pass over this rank's articles; returns the sum of the losses, and of how many pairs."""
