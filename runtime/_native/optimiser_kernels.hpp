@@ -15,6 +15,8 @@
 // Assumption: the caller is the one writer of the row.
 #pragma once
 
+#include <type_traits>
+
 #include "runtime/_native/optimiser_rows.hpp"
 
 namespace intentpm {
@@ -204,18 +206,37 @@ INTENTPM_PER_CPU void take_plain(void *row, const void *kept, size_t items, cons
     Kernels<Rule, Dtype, true>::take(row, kept, items, optimiser);
 }
 
-template <template <typename, bool> class Rule, typename Dtype> inline void choose_of(RowOptimiser *optimiser, bool plain) {
-    optimiser->step = plain ? step_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::step;
+// Of rows of a common length: with its loops unrolled, a row's memory accesses overlap those of the next.
+template <template <typename, bool> class Rule, typename Dtype, size_t ITEMS>
+INTENTPM_PER_CPU void step_of_length(void *row, const void *gradient, size_t, const RowOptimiser *optimiser, double lr) {
+    Kernels<Rule, Dtype, true>::step(row, gradient, ITEMS, optimiser, lr);
+}
+
+template <template <typename, bool> class Rule, typename Dtype> inline row_step_fn plain_step_of(size_t items) {
+    if constexpr (std::is_same_v<Dtype, Float32>) {
+        switch (items) {
+        case 16: return step_of_length<Rule, Dtype, 16>;
+        case 32: return step_of_length<Rule, Dtype, 32>;
+        case 64: return step_of_length<Rule, Dtype, 64>;
+        case 128: return step_of_length<Rule, Dtype, 128>;
+        }
+    }
+    return step_plain<Rule, Dtype>;
+}
+
+template <template <typename, bool> class Rule, typename Dtype>
+inline void choose_of(RowOptimiser *optimiser, size_t items, bool plain) {
+    optimiser->step = plain ? plain_step_of<Rule, Dtype>(items) : Kernels<Rule, Dtype, false>::step;
     optimiser->keep = plain ? keep_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::keep;
     optimiser->take = plain ? take_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::take;
 }
 
-template <template <typename, bool> class Rule> inline bool choose(RowOptimiser *optimiser, int dtype, bool plain) {
+template <template <typename, bool> class Rule> inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain) {
     switch (dtype) {
-    case ROW_FLOAT32: choose_of<Rule, Float32>(optimiser, plain); return true;
-    case ROW_FLOAT64: choose_of<Rule, Float64>(optimiser, plain); return true;
-    case ROW_FLOAT16: choose_of<Rule, Float16>(optimiser, plain); return true;
-    case ROW_BFLOAT16: choose_of<Rule, Bfloat16>(optimiser, plain); return true;
+    case ROW_FLOAT32: choose_of<Rule, Float32>(optimiser, items, plain); return true;
+    case ROW_FLOAT64: choose_of<Rule, Float64>(optimiser, items, plain); return true;
+    case ROW_FLOAT16: choose_of<Rule, Float16>(optimiser, items, plain); return true;
+    case ROW_BFLOAT16: choose_of<Rule, Bfloat16>(optimiser, items, plain); return true;
     default: return false;
     }
 }
@@ -239,11 +260,11 @@ inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t 
     optimiser->order_matters = optimiser->decay == DECAY_DECOUPLED || optimiser->max_norm != none;
     optimiser->blocks_are_steps = (rule == STEP_SGD || optimiser->keeps_moments) && optimiser->max_norm == none;
     switch (rule) {
-    case STEP_SGD: return steps::choose<steps::Sgd>(optimiser, dtype, plain);
-    case STEP_ADAGRAD: return steps::choose<steps::Adagrad>(optimiser, dtype, plain);
-    case STEP_ROWWISE_ADAGRAD: return steps::choose<steps::RowwiseAdagrad>(optimiser, dtype, plain);
-    case STEP_ADAM: return steps::choose<steps::Adam>(optimiser, dtype, plain);
-    default: return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, plain);
+    case STEP_SGD: return steps::choose<steps::Sgd>(optimiser, dtype, items, plain);
+    case STEP_ADAGRAD: return steps::choose<steps::Adagrad>(optimiser, dtype, items, plain);
+    case STEP_ROWWISE_ADAGRAD: return steps::choose<steps::RowwiseAdagrad>(optimiser, dtype, items, plain);
+    case STEP_ADAM: return steps::choose<steps::Adam>(optimiser, dtype, items, plain);
+    default: return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, items, plain);
     }
 }
 
