@@ -11,11 +11,16 @@ from typing import Any, ClassVar, Literal, get_args
 from intentpm.foundation.errors import OptimizerError
 
 WeightDecayMode = Literal["none", "l2", "decoupled"]
+Rounding = Literal["nearest", "stochastic"]
 
 PER_ITEM = "per item"
 """State with the shape of a row."""
 PER_ROW = "per row"
 """State that is one number."""
+ROUNDING = "rounding"
+"""State of stochastic rounding: with which number of the row its next random bits are made."""
+COUNTS = ("step", ROUNDING)
+"""State that is uint32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,11 @@ class RowOptimiser:
     """Every number of a gradient is limited to [-clip_value, clip_value]."""
     clip_norm: float | None = None
     """A row's gradient whose L2 norm is above this is scaled down to it; after ``clip_value``."""
+    rounding: Rounding = "nearest"
+    """Of weights of 16 bits after a step. "stochastic": up or down at random, with the number itself as the mean, so that small
+    steps add up; a row keeps ``rounding`` for it, one number more."""
+    rounding_seed: int = 0
+    """Of stochastic rounding, in [0, 2^64): the same seed and the same steps of a row give the same bits."""
 
     rule: ClassVar[int] = 0
     """Of the kernel: StepRule of optimiser_kernels.hpp."""
@@ -52,12 +62,30 @@ class RowOptimiser:
             value = getattr(self, name)
             self._check(name, value is None or (is_number(value) and value > 0), "a number > 0, or None")
         self._check("weight_decay_mode", self.weight_decay_mode in get_args(WeightDecayMode), "none, l2 or decoupled")
+        self._check("rounding", self.rounding in get_args(Rounding), "nearest or stochastic")
+        seed = self.rounding_seed
+        is_seed = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 1 << 64
+        self._check("rounding_seed", is_seed, "a whole number in [0, 2^64)")
+        if seed and not self.rounds_at_random:
+            raise OptimizerError(
+                f'{type(self).__name__}: rounding_seed={seed!r} is used by rounding="stochastic" alone'
+            )
         self._check("weight_decay", is_number(self.weight_decay) and self.weight_decay >= 0, "a number >= 0")
         if (self.weight_decay_mode == "none") != (self.weight_decay == 0):
             raise OptimizerError(
                 f"{type(self).__name__}: weight_decay={self.weight_decay!r} and weight_decay_mode="
                 f"{self.weight_decay_mode!r} contradict each other: give both, or neither"
             )
+
+    @property
+    def rounds_at_random(self) -> bool:
+        """Whether weights are rounded so."""
+        return self.rounding == "stochastic"
+
+    @property
+    def kept_state(self) -> tuple[tuple[str, str], ...]:
+        """``state``, and what rounding keeps behind it."""
+        return (*self.state, (ROUNDING, PER_ROW)) if self.rounds_at_random else self.state
 
     def _check(self, name: str, good: bool, needs: str) -> None:
         if not good:

@@ -81,6 +81,14 @@ def test_any_number_of_ranks_computes_the_bits_of_one(optimizer: Any, dtype: str
     assert replicated > 0
 
 
+def test_rounding_at_random_is_the_same_on_any_number_of_ranks() -> None:
+    optimizer = optim.Adagrad(lr=0.1, rounding="stochastic", rounding_seed=5)
+    [expected] = run_ranks(1, train_plainly(optimizer, "float16", 1))
+    for size in (1, 3):
+        results = run_ranks(size, train(optimizer, "float16", 1), "sim", seed=size, sync="exact")
+        assert [seen for seen, _ in results] == [expected] * size
+
+
 @pytest.mark.parametrize("management", ["adaptive", "replicate", "static"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=NAMES)
 def test_over_tcp(optimizer: Any, management: Any) -> None:
