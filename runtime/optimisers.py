@@ -44,8 +44,8 @@ class RowOptimiser:
     clip_norm: float | None = None
     """A row's gradient whose L2 norm is above this is scaled down to it; after ``clip_value``."""
     rounding: Rounding = "nearest"
-    """Of weights of 16 bits after a step. "stochastic": up or down at random, with the number itself as the mean, so that small
-    steps add up; a row keeps ``rounding`` for it, one number more."""
+    """Of weights of 16 bits after a step. "stochastic": up or down at random, with the number itself as the mean, so
+    that small steps add up; a row keeps ``rounding`` for it, one number more."""
     rounding_seed: int = 0
     """Of stochastic rounding, in [0, 2^64): the same seed and the same steps of a row give the same bits."""
 

@@ -59,7 +59,7 @@ cdef inline void _prefetch_place(const TableState* table, int64_t key, bint for_
 
 
 cdef inline void _approach(TableState* table, int64_t key, size_t row_bytes, bint for_writing) noexcept nogil:
-    """As ``prefetch_key``; ``row_bytes`` is compiled in, and so is what is brought of a long row: no line is looked at as the last."""
+    """As ``prefetch_key``. ``row_bytes`` is compiled in, where it is known, and so is what is brought of long rows."""
     if not is_here(table, key):
         return
     if row_bytes >= LONG_ROW_BYTES:

@@ -40,7 +40,7 @@ struct BiasCorrection {
 
 template <typename Real> inline Real faded(double beta, uint32_t n) { return Real(power(beta, n)); }
 
-// -- rules: a step, and a block of kept ones; how many numbers of state there are ----------------------------------------------------------------------------------
+// -- rules: a step, and a block of kept ones; how many numbers of state there are -----------------------------------------------
 
 template <typename Dtype, bool PLAIN> struct Sgd {
     typedef typename Dtype::Real Real;
@@ -251,7 +251,8 @@ template <template <typename, bool> class Rule, typename Dtype> inline void choo
     optimiser->take = Kernel::take;
 }
 
-template <template <typename, bool> class Rule> inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain, bool at_random) {
+template <template <typename, bool> class Rule>
+inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain, bool at_random) {
     if (at_random) {
         if (dtype == ROW_FLOAT16) choose_at_random<Rule, Float16>(optimiser);
         else choose_at_random<Rule, Bfloat16>(optimiser);

@@ -39,8 +39,8 @@ def stored_dtype(dtype, row_shape, optimiser) -> np.dtype:
 
 
 def initial_state(stored, optimiser):
-    """The bytes of a row whose state has not been stepped yet (its weights are zeros), but for ROUNDING, which differs from row to
-    row; None when all are zero.
+    """The bytes of a row whose state has not been stepped yet (its weights are zeros), but for ROUNDING, which each row has of its
+    own; None when all are zero.
     """
     begun = getattr(optimiser, "initial_accumulator", 0.0)
     if begun == 0:

@@ -30,7 +30,9 @@ struct RandomBits {
         ++number;
         std::memcpy(state, &number, sizeof number);
     }
-    uint32_t at(size_t place) const { return uint32_t(mixed((uint64_t(number) << 32 | uint32_t(place)) + 0x9e3779b97f4a7c15u)); }
+    uint32_t at(size_t place) const {
+        return uint32_t(mixed((uint64_t(number) << 32 | uint32_t(place)) + 0x9e3779b97f4a7c15u));
+    }
 };
 
 // Adds a random number below a unit of the last place to the magnitude, and cuts the rest off. What is beyond the largest finite

@@ -1,4 +1,4 @@
-"""Weights of 16 bits that are rounded at random: the mean is right, small steps add up, the same seed gives the same bits."""
+"""Weights of 16 bits, rounded at random: the mean is right, small steps add up, a seed gives the same bits again."""
 
 from typing import Any
 
@@ -89,7 +89,8 @@ def test_a_seed_gives_the_same_bits_and_another_seed_others(pm: Any, optimizer: 
         stepped(pm, name, dtype, optimizer(lr=1e-4, rounding="stochastic", rounding_seed=seed), 5, 0.3)
         for name, seed in (("first", 1), ("same", 1), ("other", 2))
     )
-    assert np.array_equal(first, same) and not np.array_equal(first, other)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
     # And it is the optimizer's step that is rounded.
     nearest = stepped(pm, "nearest", "float32", optimizer(lr=1e-4), 5, float(np.array(0.3, resolve_dtype(dtype))))
     assert abs(first.mean() - nearest.mean()) < 6 * np.sqrt(5 * 1e-4 * UNIT_AT_1[dtype] / first.size)
@@ -99,13 +100,16 @@ def test_its_state_counts_the_steps_of_a_row(pm: Any) -> None:
     optimizer = optim.Adagrad(lr=0.1, initial_accumulator=0.5, rounding="stochastic", rounding_seed=3)
     table, worker = pm.create_table("t", KEYS, ITEMS, "float16", optimizer=optimizer), pm.worker()
     before = worker.pull_state(table, range(KEYS))
-    assert list(before) == ["sum", "rounding"] and before["rounding"].dtype == np.uint32
-    assert np.all(before["sum"] == 0.5) and len(np.unique(before["rounding"])) == KEYS
+    assert list(before) == ["sum", "rounding"]
+    assert before["rounding"].dtype == np.uint32
+    assert np.all(before["sum"] == 0.5)
+    assert len(np.unique(before["rounding"])) == KEYS
     worker.push_grad(table, [3, 3, 5], np.ones((3, ITEMS), np.float16))
     after = worker.pull_state(table, range(KEYS))
     assert np.array_equal(np.flatnonzero(after["rounding"] != before["rounding"]), [3, 5])
     assert np.all(after["rounding"][[3, 5]] - before["rounding"][[3, 5]] == 1)
-    assert np.all(after["sum"][3] == 4.5) and np.all(after["sum"][5] == 1.5)
+    assert np.all(after["sum"][3] == 4.5)
+    assert np.all(after["sum"][5] == 1.5)
 
 
 def test_what_cannot_be_rounded_so(pm: Any) -> None:
