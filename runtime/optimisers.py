@@ -12,6 +12,7 @@ from intentpm.foundation.errors import OptimizerError
 
 WeightDecayMode = Literal["none", "l2", "decoupled"]
 Rounding = Literal["nearest", "stochastic"]
+BiasCorrection = Literal["row", "global"]
 
 PER_ITEM = "per item"
 """State with the shape of a row."""
@@ -81,6 +82,16 @@ class RowOptimiser:
     def rounds_at_random(self) -> bool:
         """Whether weights are rounded so."""
         return self.rounding == "stochastic"
+
+    @property
+    def corrects_by_calls(self) -> bool:
+        """Whether the bias of moments is corrected by a count of calls, else by that of the row's steps."""
+        return getattr(self, "bias_correction", "row") == "global"
+
+    def rate_of_call(self, lr: float, count: int) -> float:
+        """What stands for the learning rate in the ``count``-th call, of those that correct by calls."""
+        beta1, beta2 = getattr(self, "betas", (0.0, 0.0))
+        return lr * math.sqrt(1 - beta2**count) / (1 - beta1**count)
 
     @property
     def kept_state(self) -> tuple[tuple[str, str], ...]:
@@ -156,6 +167,9 @@ class Adam(RowOptimiser):
     lr: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.999))
     eps: float = 1e-8
+    bias_correction: BiasCorrection = "row"
+    """Of the moments, by which count of steps: "row", those of the row; "global", the worker's calls of ``push_grad``
+    on the table, as ``torch.optim.SparseAdam``, whose formula it is then: ``eps`` is added before the correction."""
 
     rule: ClassVar[int] = 3
     state: ClassVar[tuple[tuple[str, str], ...]] = (("exp_avg", PER_ITEM), ("exp_avg_sq", PER_ITEM), ("step", PER_ROW))
@@ -164,6 +178,7 @@ class Adam(RowOptimiser):
         super(Adam, self).__post_init__()
         self._check_eps(self.eps)
         self._check_betas(self.betas)
+        _check_bias_correction(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +191,9 @@ class PartialRowwiseAdam(RowOptimiser):
     lr: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.999))
     eps: float = 1e-8
+    bias_correction: BiasCorrection = "row"
+    """Of the moments, by which count of steps: "row", those of the row; "global", the worker's calls of ``push_grad``
+    on the table, as ``torch.optim.SparseAdam``, whose formula it is then: ``eps`` is added before the correction."""
 
     rule: ClassVar[int] = 4
     state: ClassVar[tuple[tuple[str, str], ...]] = (("exp_avg", PER_ITEM), ("exp_avg_sq", PER_ROW), ("step", PER_ROW))
@@ -184,6 +202,7 @@ class PartialRowwiseAdam(RowOptimiser):
         super(PartialRowwiseAdam, self).__post_init__()
         self._check_eps(self.eps)
         self._check_betas(self.betas)
+        _check_bias_correction(self)
 
 
 def is_number(value: Any) -> bool:
@@ -197,6 +216,16 @@ def is_number(value: Any) -> bool:
 def _check_initial_accumulator(optimiser: Adagrad | RowwiseAdagrad) -> None:
     value = optimiser.initial_accumulator
     optimiser._check("initial_accumulator", is_number(value) and value >= 0, "a number >= 0")
+
+
+def _check_bias_correction(optimiser: Adam | PartialRowwiseAdam) -> None:
+    way = optimiser.bias_correction
+    optimiser._check("bias_correction", way in get_args(BiasCorrection), "row or global")
+    if way == "global" and optimiser.weight_decay_mode == "decoupled":
+        raise OptimizerError(
+            f'{type(optimiser).__name__}: bias_correction="global" changes the learning rate, by which decoupled decay '
+            'goes: use bias_correction="row", or weight_decay_mode="l2"'
+        )
 
 
 def check_optimizer(where: str, optimizer: Any) -> None:

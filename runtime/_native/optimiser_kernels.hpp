@@ -31,11 +31,14 @@ inline double power(double beta, uint32_t n) {
     return result;
 }
 
-// How much of m and v of a row's n-th step is there: 1 - beta^n.
-struct BiasCorrection {
-    double first, second;
-    BiasCorrection(const RowOptimiser *optimiser, uint32_t n)
-        : first(1 - power(optimiser->beta1, n)), second(1 - power(optimiser->beta2, n)) {}
+// How much of m and v of a row's n-th step is there: 1 - beta^n. Without BY_ROW the learning rate has it already.
+template <bool BY_ROW> struct BiasCorrection {
+    double first = 1, second = 1;
+    BiasCorrection(const RowOptimiser *optimiser, uint32_t n) {
+        if constexpr (!BY_ROW) return;
+        first = 1 - power(optimiser->beta1, n);
+        second = 1 - power(optimiser->beta2, n);
+    }
 };
 
 template <typename Real> inline Real faded(double beta, uint32_t n) { return Real(power(beta, n)); }
@@ -112,13 +115,13 @@ template <typename Dtype, bool PLAIN> struct RowwiseAdagrad {
     }
 };
 
-template <typename Dtype, bool PLAIN> struct Adam {
+template <typename Dtype, bool PLAIN, bool BY_ROW> struct AdamRule {
     typedef typename Dtype::Real Real;
     static constexpr size_t PER_ITEM = 2, PER_ROW = 1;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         Real *__restrict m = row.state;
         Real *__restrict v = row.state + row.items;
-        const BiasCorrection bias(optimiser, count_step(row.state + 2 * row.items));
+        const BiasCorrection<BY_ROW> bias(optimiser, count_step(row.state + 2 * row.items));
         const Real beta1 = Real(optimiser->beta1), beta2 = Real(optimiser->beta2);
         const Real rest1 = Real(1 - optimiser->beta1), rest2 = Real(1 - optimiser->beta2);
         const Real rate = Real(double(row.lr) / bias.first), root = Real(std::sqrt(bias.second)), eps = Real(optimiser->eps);
@@ -149,13 +152,13 @@ template <typename Dtype, bool PLAIN> struct Adam {
     }
 };
 
-template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam {
+template <typename Dtype, bool PLAIN, bool BY_ROW> struct PartialRowwiseAdamRule {
     typedef typename Dtype::Real Real;
     static constexpr size_t PER_ITEM = 1, PER_ROW = 2;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         Real *__restrict m = row.state;
         Real *v = row.state + row.items;
-        const BiasCorrection bias(optimiser, count_step(v + 1));
+        const BiasCorrection<BY_ROW> bias(optimiser, count_step(v + 1));
         const Real beta1 = Real(optimiser->beta1), rest1 = Real(1 - optimiser->beta1), beta2 = Real(optimiser->beta2);
         const Real square = Real(1 - optimiser->beta2) * row.mean_square();
         *v = beta2 * *v + square;
@@ -184,6 +187,11 @@ template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam {
         row.limit_norm();
     }
 };
+
+template <typename Dtype, bool PLAIN> struct Adam : AdamRule<Dtype, PLAIN, true> {};
+template <typename Dtype, bool PLAIN> struct AdamOfCalls : AdamRule<Dtype, PLAIN, false> {};
+template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam : PartialRowwiseAdamRule<Dtype, PLAIN, true> {};
+template <typename Dtype, bool PLAIN> struct PartialRowwiseAdamOfCalls : PartialRowwiseAdamRule<Dtype, PLAIN, false> {};
 
 // -- which kernel ---------------------------------------------------------------------------------------------------------
 
@@ -273,8 +281,8 @@ inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain,
 enum StepRule : int { STEP_SGD, STEP_ADAGRAD, STEP_ROWWISE_ADAGRAD, STEP_ADAM, STEP_PARTIAL_ROWWISE_ADAM };
 
 // Sets the kernels, and what a kept row has, of rows of so many items. at_random: how weights are rounded
-// (stochastic_rounding.hpp). False: weights of that RowDtype cannot be stepped so. The optimiser's numbers are set.
-inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t items, bool at_random) {
+// (stochastic_rounding.hpp); by_calls: the rate brings the correction of Adam's bias. False: weights of that RowDtype cannot be stepped so. The optimiser's numbers are set.
+inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t items, bool at_random, bool by_calls) {
     const double none = std::numeric_limits<double>::infinity();
     const bool plain = optimiser->decay == DECAY_NONE && optimiser->max_norm == none && optimiser->clip_value == none
                        && optimiser->clip_norm == none;
@@ -289,8 +297,12 @@ inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t 
     case STEP_SGD: return steps::choose<steps::Sgd>(optimiser, dtype, items, plain, at_random);
     case STEP_ADAGRAD: return steps::choose<steps::Adagrad>(optimiser, dtype, items, plain, at_random);
     case STEP_ROWWISE_ADAGRAD: return steps::choose<steps::RowwiseAdagrad>(optimiser, dtype, items, plain, at_random);
-    case STEP_ADAM: return steps::choose<steps::Adam>(optimiser, dtype, items, plain, at_random);
-    default: return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, items, plain, at_random);
+    case STEP_ADAM:
+        if (by_calls) return steps::choose<steps::AdamOfCalls>(optimiser, dtype, items, plain, at_random);
+        return steps::choose<steps::Adam>(optimiser, dtype, items, plain, at_random);
+    default:
+        if (by_calls) return steps::choose<steps::PartialRowwiseAdamOfCalls>(optimiser, dtype, items, plain, at_random);
+        return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, items, plain, at_random);
     }
 }
 

@@ -13,7 +13,8 @@ from intentpm.runtime.optimisers import COUNTS, PER_ITEM
 from intentpm.runtime._native.row_optimiser cimport DECAY_DECOUPLED, DECAY_L2, DECAY_NONE, RowOptimiser
 
 cdef extern from "runtime/_native/optimiser_kernels.hpp" namespace "intentpm" nogil:
-    bint choose_kernels(RowOptimiser* optimiser, int rule, int dtype, size_t items, bint at_random) noexcept
+    bint choose_kernels(
+        RowOptimiser* optimiser, int rule, int dtype, size_t items, bint at_random, bint by_calls) noexcept
 
 WEIGHTS = "weights"
 
@@ -39,8 +40,8 @@ def stored_dtype(dtype, row_shape, optimiser) -> np.dtype:
 
 
 def initial_state(stored, optimiser):
-    """The bytes of a row whose state has not been stepped yet (its weights are zeros), but for ROUNDING, which each row has of its
-    own; None when all are zero.
+    """The bytes of a row whose state has not been stepped yet (its weights are zeros), but for ROUNDING, which each row has of
+    its own; None when all are zero.
     """
     begun = getattr(optimiser, "initial_accumulator", 0.0)
     if begun == 0:
@@ -75,7 +76,8 @@ cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code,
     out.max_norm = _limit(optimiser.max_norm)
     out.clip_value = _limit(optimiser.clip_value)
     out.clip_norm = _limit(optimiser.clip_norm)
-    if not choose_kernels(out, optimiser.rule, dtype_code, items, optimiser.rounds_at_random):
+    if not choose_kernels(
+            out, optimiser.rule, dtype_code, items, optimiser.rounds_at_random, optimiser.corrects_by_calls):
         weights = stored.fields[WEIGHTS][0].base
         raise DtypeError(
             f"weights of {weights} cannot be rounded at random: use float16 or bfloat16, or rounding=\"nearest\""

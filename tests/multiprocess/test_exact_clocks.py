@@ -16,8 +16,9 @@ OPTIMIZERS = [
     optim.RowwiseAdagrad(lr=0.1, max_norm=2.0),
     optim.Adam(lr=0.1, weight_decay=0.01, weight_decay_mode="decoupled"),
     optim.PartialRowwiseAdam(lr=0.1),
+    optim.Adam(lr=0.1, bias_correction="global"),
 ]
-NAMES = [type(optimizer).__name__ for optimizer in OPTIMIZERS]
+NAMES = ["SGD", "Adagrad", "RowwiseAdagrad", "Adam", "PartialRowwiseAdam", "Adam by calls"]
 
 
 def batches(seed: int, clock: int, dtype: str) -> Any:
