@@ -86,12 +86,12 @@ class RowOptimiser:
     @property
     def corrects_by_calls(self) -> bool:
         """Whether the bias of moments is corrected by a count of calls, else by that of the row's steps."""
-        return getattr(self, "bias_correction", "row") == "global"
+        return bool(getattr(self, "bias_correction", "row") == "global")
 
     def rate_of_call(self, lr: float, count: int) -> float:
         """What stands for the learning rate in the ``count``-th call, of those that correct by calls."""
         beta1, beta2 = getattr(self, "betas", (0.0, 0.0))
-        return lr * math.sqrt(1 - beta2**count) / (1 - beta1**count)
+        return float(lr * math.sqrt(1 - beta2**count) / (1 - beta1**count))
 
     @property
     def kept_state(self) -> tuple[tuple[str, str], ...]:
