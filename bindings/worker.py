@@ -114,8 +114,9 @@ class Worker:
         Returns the number of the sample. How keys are drawn: ``Server.enable_sampling_support``. Raises SampleError.
         """
         start, end = whole_number(start, "start"), whole_number(end, "end")
-        sample = self._server.samples().prepare(self._worker, K, start, end or start + 1)
-        self._samples[self._next_sample] = sample
+        samples = self._server.samples()
+        sample = samples.prepare(self._worker, K, start, end or start + 1)
+        self._samples[self._next_sample] = (samples, sample)
         self._next_sample += 1
         return self._next_sample - 1
 
@@ -125,11 +126,11 @@ class Worker:
         keys: int64. Raises SampleError for a number that is none, or was used up, and when fewer keys are left.
         """
         number = whole_number(id, "id")
-        sample = self._samples.get(number)
-        if sample is None:
+        if number not in self._samples:
             raise SampleError(f"sample {number}: this worker prepared none of that number that is not used up")
+        samples, sample = self._samples[number]
         names = Target(keys, np.int64, "keys")
-        samples, count = self._server.samples(), names.flat.size
+        count = names.flat.size
         length = samples.length
         target = Target(vals, np.float32, "vals")
         if target.flat.size != count * length:

@@ -6,10 +6,16 @@ in the same order.
 
 import sys
 import threading
-from typing import Any, Protocol
+import time
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+
+from intentpm.foundation.errors import WaitTimeoutError
+
+SUM_S = 1800.0
+"""For which MPI's sums wait for the other ranks, as torch.distributed does. That a rank is lost shows before."""
 
 
 class Sum(Protocol):
@@ -46,7 +52,7 @@ def choose_all_reduce(manager: Any) -> AllReduce:
         and not mpi.Is_finalized()
         and mpi.COMM_WORLD.Get_size() == manager.size
     ):
-        return MpiAllReduce(mpi)
+        return MpiAllReduce(mpi, manager)
     return ManagerAllReduce(manager)
 
 
@@ -75,25 +81,49 @@ class MpiAllReduce:
 
     name = "MPI"
 
-    def __init__(self, mpi: Any) -> None:
+    def __init__(self, mpi: Any, manager: Any) -> None:
         """Collective."""
+        self._manager = manager
         self._communicator, self._in_place = mpi.COMM_WORLD.Dup(), mpi.IN_PLACE
 
     def start(self, tensor: torch.Tensor) -> Sum:
         numbers = _in_host_numbers(tensor)
-        return _MpiSum(self._communicator.Iallreduce(self._in_place, numbers), numbers, tensor)
+        request = self._communicator.Iallreduce(self._in_place, numbers)
+        return _MpiSum(self._manager, request, numbers, tensor)
 
 
 class _MpiSum:
-    def __init__(self, request: Any, numbers: Any, tensor: torch.Tensor) -> None:
-        self._request, self._numbers, self._tensor = request, numbers, tensor
+    """Polled, as ``Request.Wait`` would wait for ever for a rank that never comes."""
+
+    abandoned: ClassVar[list[Any]] = []
+    """Sums that were given up: MPI may still write to their numbers."""
+
+    def __init__(self, manager: Any, request: Any, numbers: Any, tensor: torch.Tensor) -> None:
+        self._manager, self._request, self._numbers, self._tensor = manager, request, numbers, tensor
 
     def done(self) -> bool:
         return bool(self._request.Test())
 
     def finish(self) -> None:
-        self._request.Wait()
+        """Raises PeerLostError; WaitTimeoutError after SUM_S."""
+        deadline, pause_s = time.monotonic() + SUM_S, 0.0
+        while not self._request.Test():
+            try:
+                self._check(deadline)
+            except BaseException:
+                self.abandoned.append(self)
+                raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s + 50e-6, 1e-3)
         self._tensor.copy_(torch.from_numpy(self._numbers))
+
+    def _check(self, deadline: float) -> None:
+        self._manager.check()
+        if time.monotonic() >= deadline:
+            raise WaitTimeoutError(
+                f"rank {self._manager.rank}: not all {self._manager.size} ranks came to a sum of dense gradients "
+                f"within {SUM_S:g} s: every rank must make the same number of backward passes"
+            )
 
 
 class ManagerAllReduce:

@@ -80,7 +80,7 @@ class FeatureStore(Interface):
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
         table = self._table_of(attr)
-        return (len(_keys_of(table, attr.index)), *table.row_shape)
+        return (_count_of(table, attr.index), *table.row_shape)
 
     def _table_of(self, attr: TensorAttr) -> Any:
         names = (attr.group_name, attr.attr_name)
@@ -99,10 +99,18 @@ def _words(group_name: Any) -> list[str]:
     return [] if group_name is None else [group_name] if isinstance(group_name, str) else list(map(str, group_name))
 
 
+def _count_of(table: Any, index: Any) -> int:
+    """How many keys ``_keys_of`` names; without making a list of all of them."""
+    if index is None or isinstance(index, slice):
+        return len(range(table.num_keys)[slice(None) if index is None else index])
+    return len(_keys_of(table, index))
+
+
 def _keys_of(table: Any, index: Any) -> Any:
     """int64 [K]"""
     if index is None or isinstance(index, slice):
-        return np.arange(table.num_keys)[slice(None) if index is None else index]
+        keys = range(table.num_keys)[slice(None) if index is None else index]
+        return np.arange(keys.start, keys.stop, keys.step)
     index = torch.as_tensor(index)
     if index.is_floating_point() and index.numel():
         raise DtypeError(f"an index of {index.dtype}: pass integers, or a mask")

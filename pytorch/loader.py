@@ -42,7 +42,8 @@ class IntentLoader:
         samples: for each table (or Sampling of ``pm.create_sampling``), how many keys to draw for each batch;
             ``loader.sample(table)`` are those of the batch in use.
 
-    A batch's clock ends when the next one is asked for. Leaving the loop early moves the clock past what was announced.
+    A batch's clock ends when the next one is asked for. Leaving the loop early moves the clock past what was announced;
+    with ``sync="exact"`` past the batch in use alone, so all ranks leave after as many batches.
     What the loader raises reaches the loop, after the batches before it. All other attributes are the loader's own
     (``sampler``, ``dataset``, ...); ``state_dict()`` of a loader that has one is the state after the batch in use, not
     after what was read ahead.
@@ -146,7 +147,11 @@ class IntentLoader:
                 item.samples[id(source)] = self.worker.prepare_sample(source, count, clock)
 
     def _pass_by(self, announced: deque[_Item]) -> None:
-        """Ends the windows of batches that nobody will use."""
+        """Ends the windows of batches that nobody will use. With ``sync="exact"`` a clock is a step of all ranks, who
+        have read ahead differently far: there the windows end with the clocks of what is trained next.
+        """
+        if self.worker.manager.config.sync == "exact":
+            return
         while announced and announced[-1].clock >= self.worker.clock:
             self.worker.advance_clock()
 

@@ -4,6 +4,7 @@ An intent helps if it is signalled before its key has to be asked for. The actio
 takes, from "due" to "local": its horizon. Farther ahead, batches take memory and gain nothing.
 """
 
+from threading import Lock
 from typing import Any
 
 from intentpm.foundation.errors import ConfigError
@@ -21,7 +22,7 @@ LATE_SHARE = 0.01
 
 
 class Ahead:
-    """Of one loader. Threads: one prepares batches, one asks how many.
+    """Of one loader. Threads: any may prepare batches, one asks how many.
 
     Parameters
         batches: how many, or "auto": as many as management needs to act in time, as long as they fit in 256 MB.
@@ -35,7 +36,8 @@ class Ahead:
             raise ConfigError(f"ahead={batches!r}: needs a number of batches or 'auto'")
         self._given = batches
         self._manager = manager
-        self._largest_bytes = 1
+        self._guard = Lock()
+        self._largest_bytes = 1  # guarded by: _guard; the rest is of the thread that asks
         self._batches = MIN_BATCHES
         self._until_look = 0
         self._begun = self._late = 0
@@ -47,7 +49,8 @@ class Ahead:
 
     def prepared(self, nbytes: int) -> None:
         """A batch takes ``nbytes``."""
-        self._largest_bytes = max(self._largest_bytes, nbytes)
+        with self._guard:
+            self._largest_bytes = max(self._largest_bytes, nbytes)
 
     def batches(self) -> int:
         """How many batches beyond the one in use to have announced now. To be asked before each is prepared."""
@@ -56,7 +59,8 @@ class Ahead:
         if self._until_look <= 0:
             self._look(self._manager.stats())
         self._until_look -= 1
-        return max(1, min(self._batches, MEMORY_BYTES // self._largest_bytes))
+        with self._guard:
+            return max(1, min(self._batches, MEMORY_BYTES // self._largest_bytes))
 
     def _look(self, stats: dict[str, Any]) -> None:
         intents = stats["intents"]

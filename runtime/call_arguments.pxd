@@ -23,5 +23,7 @@ cdef int check_step(Table table, object duplicates) except -1
 # The keys to be stepped, and their gradients.
 cdef tuple steps_of(Table table, Duplicates scratch, cnp.ndarray keys, object gradients, object duplicates)
 cdef double learning_rate(Table table, object lr) except -1.0
+# The same, once nothing can be wrong any more, of an optimizer that corrects by calls, counted in ``calls`` per table.
+cdef double rate_of_call(Table table, dict calls, double lr) except -1.0
 # A clock, as it is or as far as there are any. Raises DtypeError naming the argument.
 cdef int64_t clock_of(object value, str name) except? -1

@@ -126,6 +126,13 @@ cdef double learning_rate(Table table, object lr) except -1.0:
     return lr
 
 
+cdef double rate_of_call(Table table, dict calls, double lr) except -1.0:
+    if not table.optimizer.corrects_by_calls:
+        return lr
+    calls[table.table_id] = calls.get(table.table_id, 0) + 1
+    return table.optimizer.rate_of_call(lr, calls[table.table_id])
+
+
 cdef int64_t clock_of(object value, str name) except? -1:
     """A clock, as it is or as far as there are any."""
     cdef int overflow = 0

@@ -278,6 +278,12 @@ class ParameterManager(Checkpointing):
             # They came after this rank had said that it had none, when the others may have gone on already.
             self._engine.refresh_replicas(call.remaining_s())
 
+    def check(self) -> None:
+        """For loops that wait for ranks by other ways. Raises what has ended the job for this rank, if something has:
+        PeerLostError, ClosedError. Any thread; waits for nothing.
+        """
+        self._engine.check()
+
     def allgather(self, payload: bytes, timeout: float | None = None) -> list[bytes]:
         """Collective. Returns the payloads of all ranks, in rank order. For small things: rank 0 gathers all of them.
 

@@ -11,11 +11,17 @@ from typing import Any, ClassVar, Literal, get_args
 from intentpm.foundation.errors import OptimizerError
 
 WeightDecayMode = Literal["none", "l2", "decoupled"]
+Rounding = Literal["nearest", "stochastic"]
+BiasCorrection = Literal["row", "global"]
 
 PER_ITEM = "per item"
 """State with the shape of a row."""
 PER_ROW = "per row"
 """State that is one number."""
+ROUNDING = "rounding"
+"""State of stochastic rounding: with which number of the row its next random bits are made."""
+COUNTS = ("step", ROUNDING)
+"""State that is uint32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,11 @@ class RowOptimiser:
     """Every number of a gradient is limited to [-clip_value, clip_value]."""
     clip_norm: float | None = None
     """A row's gradient whose L2 norm is above this is scaled down to it; after ``clip_value``."""
+    rounding: Rounding = "nearest"
+    """Of weights of 16 bits after a step. "stochastic": up or down at random, with the number itself as the mean, so
+    that small steps add up; a row keeps ``rounding`` for it, one number more."""
+    rounding_seed: int = 0
+    """Of stochastic rounding, in [0, 2^64): the same seed and the same steps of a row give the same bits."""
 
     rule: ClassVar[int] = 0
     """Of the kernel: StepRule of optimiser_kernels.hpp."""
@@ -52,12 +63,40 @@ class RowOptimiser:
             value = getattr(self, name)
             self._check(name, value is None or (is_number(value) and value > 0), "a number > 0, or None")
         self._check("weight_decay_mode", self.weight_decay_mode in get_args(WeightDecayMode), "none, l2 or decoupled")
+        self._check("rounding", self.rounding in get_args(Rounding), "nearest or stochastic")
+        seed = self.rounding_seed
+        is_seed = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 1 << 64
+        self._check("rounding_seed", is_seed, "a whole number in [0, 2^64)")
+        if seed and not self.rounds_at_random:
+            raise OptimizerError(
+                f'{type(self).__name__}: rounding_seed={seed!r} is used by rounding="stochastic" alone'
+            )
         self._check("weight_decay", is_number(self.weight_decay) and self.weight_decay >= 0, "a number >= 0")
         if (self.weight_decay_mode == "none") != (self.weight_decay == 0):
             raise OptimizerError(
                 f"{type(self).__name__}: weight_decay={self.weight_decay!r} and weight_decay_mode="
                 f"{self.weight_decay_mode!r} contradict each other: give both, or neither"
             )
+
+    @property
+    def rounds_at_random(self) -> bool:
+        """Whether weights are rounded so."""
+        return self.rounding == "stochastic"
+
+    @property
+    def corrects_by_calls(self) -> bool:
+        """Whether the bias of moments is corrected by a count of calls, else by that of the row's steps."""
+        return bool(getattr(self, "bias_correction", "row") == "global")
+
+    def rate_of_call(self, lr: float, count: int) -> float:
+        """What stands for the learning rate in the ``count``-th call, of those that correct by calls."""
+        beta1, beta2 = getattr(self, "betas", (0.0, 0.0))
+        return float(lr * math.sqrt(1 - beta2**count) / (1 - beta1**count))
+
+    @property
+    def kept_state(self) -> tuple[tuple[str, str], ...]:
+        """``state``, and what rounding keeps behind it."""
+        return (*self.state, (ROUNDING, PER_ROW)) if self.rounds_at_random else self.state
 
     def _check(self, name: str, good: bool, needs: str) -> None:
         if not good:
@@ -128,6 +167,9 @@ class Adam(RowOptimiser):
     lr: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.999))
     eps: float = 1e-8
+    bias_correction: BiasCorrection = "row"
+    """Of the moments, by which count of steps: "row", those of the row; "global", the worker's calls of ``push_grad``
+    on the table, as ``torch.optim.SparseAdam``, whose formula it is then: ``eps`` is added before the correction."""
 
     rule: ClassVar[int] = 3
     state: ClassVar[tuple[tuple[str, str], ...]] = (("exp_avg", PER_ITEM), ("exp_avg_sq", PER_ITEM), ("step", PER_ROW))
@@ -136,6 +178,7 @@ class Adam(RowOptimiser):
         super(Adam, self).__post_init__()
         self._check_eps(self.eps)
         self._check_betas(self.betas)
+        _check_bias_correction(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +191,9 @@ class PartialRowwiseAdam(RowOptimiser):
     lr: float = 1e-3
     betas: tuple[float, float] = field(default=(0.9, 0.999))
     eps: float = 1e-8
+    bias_correction: BiasCorrection = "row"
+    """Of the moments, by which count of steps: "row", those of the row; "global", the worker's calls of ``push_grad``
+    on the table, as ``torch.optim.SparseAdam``, whose formula it is then: ``eps`` is added before the correction."""
 
     rule: ClassVar[int] = 4
     state: ClassVar[tuple[tuple[str, str], ...]] = (("exp_avg", PER_ITEM), ("exp_avg_sq", PER_ROW), ("step", PER_ROW))
@@ -156,6 +202,7 @@ class PartialRowwiseAdam(RowOptimiser):
         super(PartialRowwiseAdam, self).__post_init__()
         self._check_eps(self.eps)
         self._check_betas(self.betas)
+        _check_bias_correction(self)
 
 
 def is_number(value: Any) -> bool:
@@ -169,6 +216,16 @@ def is_number(value: Any) -> bool:
 def _check_initial_accumulator(optimiser: Adagrad | RowwiseAdagrad) -> None:
     value = optimiser.initial_accumulator
     optimiser._check("initial_accumulator", is_number(value) and value >= 0, "a number >= 0")
+
+
+def _check_bias_correction(optimiser: Adam | PartialRowwiseAdam) -> None:
+    way = optimiser.bias_correction
+    optimiser._check("bias_correction", way in get_args(BiasCorrection), "row or global")
+    if way == "global" and optimiser.weight_decay_mode == "decoupled":
+        raise OptimizerError(
+            f'{type(optimiser).__name__}: bias_correction="global" changes the learning rate, by which decoupled decay '
+            'goes: use bias_correction="row", or weight_decay_mode="l2"'
+        )
 
 
 def check_optimizer(where: str, optimizer: Any) -> None:

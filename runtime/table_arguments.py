@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.foundation.errors import ConfigError, DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.foundation.errors import ConfigError, DtypeError, Error, MemoryBudgetError, OptimizerError, ShapeError
 from intentpm.runtime._native.slabs import stride_for
 from intentpm.runtime._native.store import resolve_dtype, stored_bytes
 from intentpm.runtime.arguments import whole_number
@@ -72,9 +72,20 @@ def check_table_arguments(
         rows = InitialRows(init, keys, shape, resolved, f"{where}: init")
         if storage not in get_args(Storage):
             raise ConfigError(f"{where}: storage={storage!r}: choose one of {', '.join(get_args(Storage))}")
+        if optimizer is not None and storage != "host":
+            _check_on_device(where, optimizer, storage)
         return TableArguments(name, keys, shape, resolved, rows, optimizer, storage), None
     except Exception as problem:  # an array-like of somebody else's may raise anything
         return None, problem
+
+
+def _check_on_device(where: str, optimizer: RowOptimiser, storage: str) -> None:
+    for given, needs in (
+        (optimizer.rounds_at_random, 'rounding="stochastic"'),
+        (optimizer.corrects_by_calls, 'bias_correction="global"'),
+    ):
+        if given:
+            raise OptimizerError(f'{where}: {needs} needs storage="host", not {storage!r}')
 
 
 def describe_unchecked(**passed: Any) -> dict[str, str]:

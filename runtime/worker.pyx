@@ -40,7 +40,9 @@ from intentpm.runtime._native.remote cimport Submission
 from intentpm.runtime._native.requests cimport Operation, begin_operation, end_here, end_operation
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
-from intentpm.runtime.call_arguments cimport check_step, clock_of, keys_of, learning_rate, rows_for, steps_of, values_for
+from intentpm.runtime.call_arguments cimport (
+    check_step, clock_of, keys_of, learning_rate, rate_of_call, rows_for, steps_of, values_for,
+)
 from intentpm.runtime.futures cimport Future, OpenWrites
 from intentpm.runtime.workers_of_rank cimport CountedWorker, WorkersOfRank
 
@@ -73,6 +75,7 @@ cdef class Worker(CountedWorker):
     cdef vector[int32_t] misses          # scratch of the call in progress
     cdef double lr                       # of the push_grad in progress
     cdef Duplicates duplicates           # scratch of push_grad
+    cdef dict steps                      # calls of push_grad per table, of those whose optimizer corrects by them
     cdef WorkerUse use                   # guarded by: GIL
     cdef bint writes_now                 # it is past the gate
     cdef WorkersOfRank workers
@@ -83,6 +86,7 @@ cdef class Worker(CountedWorker):
 
     def __cinit__(self):
         self.duplicates = Duplicates()
+        self.steps = {}
         self.open_writes = OpenWrites()
         self.use = WORKER_CLOSED
 
@@ -205,6 +209,7 @@ cdef class Worker(CountedWorker):
             self._pass_gate()
             self.lr = learning_rate(table, lr)
             wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
+            self.lr = rate_of_call(table, self.steps, self.lr)
             self._access_local(table, ACCESS_STEP, wanted, <char*>cnp.PyArray_DATA(rows))
             if not self.misses.empty():
                 self._access_remote(&operation, table, ACCESS_STEP, wanted, rows)
@@ -225,6 +230,7 @@ cdef class Worker(CountedWorker):
                 self.exact.keep(self, table, wanted, rows, self.lr, duplicates)
                 return self._begin_write(table, ACCESS_STEP, wanted[:0], rows[:0])
             wanted, rows = steps_of(table, self.duplicates, wanted, gradients, duplicates)
+            self.lr = rate_of_call(table, self.steps, self.lr)
             return self._begin_write(table, ACCESS_STEP, wanted, rows)
         finally:
             self._end_write()
@@ -560,13 +566,9 @@ cdef class Worker(CountedWorker):
 
     cdef Future _new_future(self, Table table, int kind, object rows):
         cdef Future future = Future.__new__(Future)
-        cdef char* data = NULL
+        cdef char* data = <char*>NULL if rows is None else <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
         cdef uint32_t* open_writes = NULL
-        cdef TableState* state = NULL
-        if table is not None:
-            state = table.state
-        if rows is not None:
-            data = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows)
+        cdef TableState* state = <TableState*>NULL if table is None else table.state
         if not is_read(kind):
             open_writes = &self.open_writes.count
             future.open_writes = self.open_writes

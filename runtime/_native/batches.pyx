@@ -24,6 +24,7 @@ cdef enum:
     ROWS_AHEAD = 32
     WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
     PLACES_AHEAD = 64
+    LONG_ROW_BYTES = 512         # as far as prefetch_row goes
 
 
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
@@ -58,8 +59,12 @@ cdef inline void _prefetch_place(const TableState* table, int64_t key, bint for_
 
 
 cdef inline void _approach(TableState* table, int64_t key, size_t row_bytes, bint for_writing) noexcept nogil:
-    """As ``prefetch_key``; ``row_bytes`` is compiled in."""
-    if is_here(table, key):
+    """As ``prefetch_key``. ``row_bytes`` is compiled in, where it is known, and so is what is brought of long rows."""
+    if not is_here(table, key):
+        return
+    if row_bytes >= LONG_ROW_BYTES:
+        prefetch_row(row_of(table, slot_of(table, key)), LONG_ROW_BYTES, for_writing)
+    else:
         prefetch_row(row_of(table, slot_of(table, key)), row_bytes, for_writing)
 
 
@@ -185,10 +190,19 @@ cdef void pull_rows(
     _pull_rows(table, keys, count, out, misses, counts)
 
 
+cdef void_per_cpu _push_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* deltas,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
+
+
 cdef void push_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* deltas,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    _access(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, table.row_bytes, 0.0, misses, counts)
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_PUSH, table, keys, count, <char*>deltas, 0.0, misses, counts)
+    else:
+        _push_rows(table, keys, count, deltas, misses, counts)
 
 
 cdef void set_rows(
@@ -197,10 +211,19 @@ cdef void set_rows(
     _access(ACCESS_ROW_SET, table, keys, count, <char*>values, table.row_bytes, 0.0, misses, counts)
 
 
+cdef void_per_cpu _step_rows(
+        TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,
+        vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
+    _access_rows(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
+
+
 cdef void step_rows(
         TableState* table, const int64_t* keys, int64_t count, const char* gradients, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
-    _access(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, table.row_bytes, lr, misses, counts)
+    if table.tier != NULL:
+        _access_tier(ACCESS_ROW_STEP, table, keys, count, <char*>gradients, lr, misses, counts)
+    else:
+        _step_rows(table, keys, count, gradients, lr, misses, counts)
 
 
 cdef void pull_stored_rows(

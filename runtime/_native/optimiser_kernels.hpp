@@ -10,30 +10,44 @@
 //
 // Guarantees
 //   * The same numbers give the same bits on every processor. Sums have a fixed order (LANES), and products are not contracted
-//     into sums (-ffp-contract=off). Square roots become vector instructions only with -fno-math-errno.
+//     into sums (-ffp-contract=off); of a math library only the square root is used, which is exact to the last bit. It becomes a
+//     vector instruction only with -fno-math-errno.
 //   * A block of one step gives the bits of that step.
 // Assumption: the caller is the one writer of the row.
 #pragma once
+
+#include <type_traits>
 
 #include "runtime/_native/optimiser_rows.hpp"
 
 namespace intentpm {
 namespace steps {
 
-// How much of m and v of a row's n-th step is there: 1 - beta^n.
-struct BiasCorrection {
-    double first, second;
-    BiasCorrection(const RowOptimiser *optimiser, uint32_t n)
-        : first(-std::expm1(n * optimiser->log_beta1)), second(-std::expm1(n * optimiser->log_beta2)) {}
+// beta^n, by squaring: what a math library makes of it differs in the last bits from one to the next.
+inline double power(double beta, uint32_t n) {
+    double result = 1;
+    for (; n > 0; n >>= 1, beta *= beta)
+        if (n & 1) result *= beta;
+    return result;
+}
+
+// How much of m and v of a row's n-th step is there: 1 - beta^n. Without BY_ROW the learning rate has it already.
+template <bool BY_ROW> struct BiasCorrection {
+    double first = 1, second = 1;
+    BiasCorrection(const RowOptimiser *optimiser, uint32_t n) {
+        if constexpr (!BY_ROW) return;
+        first = 1 - power(optimiser->beta1, n);
+        second = 1 - power(optimiser->beta2, n);
+    }
 };
 
-// beta^n; for one step beta itself.
-template <typename Real> inline Real faded(double beta, uint32_t n) { return n == 1 ? Real(beta) : Real(std::pow(beta, n)); }
+template <typename Real> inline Real faded(double beta, uint32_t n) { return Real(power(beta, n)); }
 
-// -- rules: a step, and a block of kept ones ----------------------------------------------------------------------------------
+// -- rules: a step, and a block of kept ones; how many numbers of state there are -----------------------------------------------
 
 template <typename Dtype, bool PLAIN> struct Sgd {
     typedef typename Dtype::Real Real;
+    static constexpr size_t PER_ITEM = 0, PER_ROW = 0;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *, To to) {
         for (size_t i = 0; i < row.items; ++i) {
             const Real off = row.lr * row.g(i);
@@ -50,6 +64,7 @@ template <typename Dtype, bool PLAIN> struct Sgd {
 
 template <typename Dtype, bool PLAIN> struct Adagrad {
     typedef typename Dtype::Real Real;
+    static constexpr size_t PER_ITEM = 1, PER_ROW = 0;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         const Real eps = Real(optimiser->eps);
         for (size_t i = 0; i < row.items; ++i) {
@@ -75,6 +90,7 @@ template <typename Dtype, bool PLAIN> struct Adagrad {
 
 template <typename Dtype, bool PLAIN> struct RowwiseAdagrad {
     typedef typename Dtype::Real Real;
+    static constexpr size_t PER_ITEM = 0, PER_ROW = 1;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         const Real square = row.mean_square();
         const Real rate = rate_after(row, optimiser, square);
@@ -99,12 +115,13 @@ template <typename Dtype, bool PLAIN> struct RowwiseAdagrad {
     }
 };
 
-template <typename Dtype, bool PLAIN> struct Adam {
+template <typename Dtype, bool PLAIN, bool BY_ROW> struct AdamRule {
     typedef typename Dtype::Real Real;
+    static constexpr size_t PER_ITEM = 2, PER_ROW = 1;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         Real *__restrict m = row.state;
         Real *__restrict v = row.state + row.items;
-        const BiasCorrection bias(optimiser, count_step(row.state + 2 * row.items));
+        const BiasCorrection<BY_ROW> bias(optimiser, count_step(row.state + 2 * row.items));
         const Real beta1 = Real(optimiser->beta1), beta2 = Real(optimiser->beta2);
         const Real rest1 = Real(1 - optimiser->beta1), rest2 = Real(1 - optimiser->beta2);
         const Real rate = Real(double(row.lr) / bias.first), root = Real(std::sqrt(bias.second)), eps = Real(optimiser->eps);
@@ -135,12 +152,13 @@ template <typename Dtype, bool PLAIN> struct Adam {
     }
 };
 
-template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam {
+template <typename Dtype, bool PLAIN, bool BY_ROW> struct PartialRowwiseAdamRule {
     typedef typename Dtype::Real Real;
+    static constexpr size_t PER_ITEM = 1, PER_ROW = 2;
     template <typename To> static void step(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, To to) {
         Real *__restrict m = row.state;
         Real *v = row.state + row.items;
-        const BiasCorrection bias(optimiser, count_step(v + 1));
+        const BiasCorrection<BY_ROW> bias(optimiser, count_step(v + 1));
         const Real beta1 = Real(optimiser->beta1), rest1 = Real(1 - optimiser->beta1), beta2 = Real(optimiser->beta2);
         const Real square = Real(1 - optimiser->beta2) * row.mean_square();
         *v = beta2 * *v + square;
@@ -169,6 +187,11 @@ template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam {
         row.limit_norm();
     }
 };
+
+template <typename Dtype, bool PLAIN> struct Adam : AdamRule<Dtype, PLAIN, true> {};
+template <typename Dtype, bool PLAIN> struct AdamOfCalls : AdamRule<Dtype, PLAIN, false> {};
+template <typename Dtype, bool PLAIN> struct PartialRowwiseAdam : PartialRowwiseAdamRule<Dtype, PLAIN, true> {};
+template <typename Dtype, bool PLAIN> struct PartialRowwiseAdamOfCalls : PartialRowwiseAdamRule<Dtype, PLAIN, false> {};
 
 // -- which kernel ---------------------------------------------------------------------------------------------------------
 
@@ -204,18 +227,50 @@ INTENTPM_PER_CPU void take_plain(void *row, const void *kept, size_t items, cons
     Kernels<Rule, Dtype, true>::take(row, kept, items, optimiser);
 }
 
-template <template <typename, bool> class Rule, typename Dtype> inline void choose_of(RowOptimiser *optimiser, bool plain) {
-    optimiser->step = plain ? step_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::step;
+// Of rows of a common length: with its loops unrolled, a row's memory accesses overlap those of the next.
+template <template <typename, bool> class Rule, typename Dtype, size_t ITEMS>
+INTENTPM_PER_CPU void step_of_length(void *row, const void *gradient, size_t, const RowOptimiser *optimiser, double lr) {
+    Kernels<Rule, Dtype, true>::step(row, gradient, ITEMS, optimiser, lr);
+}
+
+template <template <typename, bool> class Rule, typename Dtype> inline row_step_fn plain_step_of(size_t items) {
+    if constexpr (std::is_same_v<Dtype, Float32>) {
+        switch (items) {
+        case 16: return step_of_length<Rule, Dtype, 16>;
+        case 32: return step_of_length<Rule, Dtype, 32>;
+        case 64: return step_of_length<Rule, Dtype, 64>;
+        case 128: return step_of_length<Rule, Dtype, 128>;
+        }
+    }
+    return step_plain<Rule, Dtype>;
+}
+
+template <template <typename, bool> class Rule, typename Dtype>
+inline void choose_of(RowOptimiser *optimiser, size_t items, bool plain) {
+    optimiser->step = plain ? plain_step_of<Rule, Dtype>(items) : Kernels<Rule, Dtype, false>::step;
     optimiser->keep = plain ? keep_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::keep;
     optimiser->take = plain ? take_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::take;
 }
 
-template <template <typename, bool> class Rule> inline bool choose(RowOptimiser *optimiser, int dtype, bool plain) {
+template <template <typename, bool> class Rule, typename Dtype> inline void choose_at_random(RowOptimiser *optimiser) {
+    typedef Kernels<Rule, AtRandom<Dtype, Rule<Dtype, false>::PER_ITEM, Rule<Dtype, false>::PER_ROW>, false> Kernel;
+    optimiser->step = Kernel::step;
+    optimiser->keep = Kernel::keep;
+    optimiser->take = Kernel::take;
+}
+
+template <template <typename, bool> class Rule>
+inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain, bool at_random) {
+    if (at_random) {
+        if (dtype == ROW_FLOAT16) choose_at_random<Rule, Float16>(optimiser);
+        else choose_at_random<Rule, Bfloat16>(optimiser);
+        return dtype == ROW_FLOAT16 || dtype == ROW_BFLOAT16;
+    }
     switch (dtype) {
-    case ROW_FLOAT32: choose_of<Rule, Float32>(optimiser, plain); return true;
-    case ROW_FLOAT64: choose_of<Rule, Float64>(optimiser, plain); return true;
-    case ROW_FLOAT16: choose_of<Rule, Float16>(optimiser, plain); return true;
-    case ROW_BFLOAT16: choose_of<Rule, Bfloat16>(optimiser, plain); return true;
+    case ROW_FLOAT32: choose_of<Rule, Float32>(optimiser, items, plain); return true;
+    case ROW_FLOAT64: choose_of<Rule, Float64>(optimiser, items, plain); return true;
+    case ROW_FLOAT16: choose_of<Rule, Float16>(optimiser, items, plain); return true;
+    case ROW_BFLOAT16: choose_of<Rule, Bfloat16>(optimiser, items, plain); return true;
     default: return false;
     }
 }
@@ -225,9 +280,9 @@ template <template <typename, bool> class Rule> inline bool choose(RowOptimiser 
 // In the order of RowOptimiser.rule (runtime/optimisers.py).
 enum StepRule : int { STEP_SGD, STEP_ADAGRAD, STEP_ROWWISE_ADAGRAD, STEP_ADAM, STEP_PARTIAL_ROWWISE_ADAM };
 
-// Sets the kernels, and what a kept row has, of rows of so many items. False: weights of that RowDtype cannot be stepped. The
-// optimiser's numbers are set.
-inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t items) {
+// Sets the kernels, and what a kept row has, of rows of so many items. at_random: how weights are rounded
+// (stochastic_rounding.hpp); by_calls: the rate brings the correction of Adam's bias. False: weights of that RowDtype cannot be stepped so. The optimiser's numbers are set.
+inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t items, bool at_random, bool by_calls) {
     const double none = std::numeric_limits<double>::infinity();
     const bool plain = optimiser->decay == DECAY_NONE && optimiser->max_norm == none && optimiser->clip_value == none
                        && optimiser->clip_norm == none;
@@ -239,11 +294,15 @@ inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t 
     optimiser->order_matters = optimiser->decay == DECAY_DECOUPLED || optimiser->max_norm != none;
     optimiser->blocks_are_steps = (rule == STEP_SGD || optimiser->keeps_moments) && optimiser->max_norm == none;
     switch (rule) {
-    case STEP_SGD: return steps::choose<steps::Sgd>(optimiser, dtype, plain);
-    case STEP_ADAGRAD: return steps::choose<steps::Adagrad>(optimiser, dtype, plain);
-    case STEP_ROWWISE_ADAGRAD: return steps::choose<steps::RowwiseAdagrad>(optimiser, dtype, plain);
-    case STEP_ADAM: return steps::choose<steps::Adam>(optimiser, dtype, plain);
-    default: return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, plain);
+    case STEP_SGD: return steps::choose<steps::Sgd>(optimiser, dtype, items, plain, at_random);
+    case STEP_ADAGRAD: return steps::choose<steps::Adagrad>(optimiser, dtype, items, plain, at_random);
+    case STEP_ROWWISE_ADAGRAD: return steps::choose<steps::RowwiseAdagrad>(optimiser, dtype, items, plain, at_random);
+    case STEP_ADAM:
+        if (by_calls) return steps::choose<steps::AdamOfCalls>(optimiser, dtype, items, plain, at_random);
+        return steps::choose<steps::Adam>(optimiser, dtype, items, plain, at_random);
+    default:
+        if (by_calls) return steps::choose<steps::PartialRowwiseAdamOfCalls>(optimiser, dtype, items, plain, at_random);
+        return steps::choose<steps::PartialRowwiseAdam>(optimiser, dtype, items, plain, at_random);
     }
 }
 

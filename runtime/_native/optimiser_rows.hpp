@@ -21,6 +21,7 @@
 
 #include "foundation/primitives.hpp"
 #include "runtime/_native/row_optimiser.hpp"
+#include "runtime/_native/stochastic_rounding.hpp"
 
 namespace intentpm {
 namespace steps {
@@ -42,15 +43,24 @@ struct Float64 {
 struct Float16 {
     typedef uint16_t Item;
     typedef float Real;
+    static Item store_at_random(Real v, uint32_t bits) { return float16_at_random(v, bits); }
     static Real load(Item v) { return float_of_float16(v); }
     static Item store(Real v) { return float16_of_float(v); }
 };
 struct Bfloat16 {
     typedef uint16_t Item;
     typedef float Real;
+    static Item store_at_random(Real v, uint32_t bits) { return bfloat16_at_random(v, bits); }
     static Real load(Item v) { return float_of_bfloat16(v); }
     static Item store(Real v) { return bfloat16_of_float(v); }
 };
+
+// Weights of 16 bits that are rounded at random. What this needs lies behind the state of the rule: so many numbers.
+template <typename Dtype, size_t PER_ITEM, size_t PER_ROW> struct AtRandom : Dtype {
+    static constexpr size_t numbers_of_state(size_t items) { return PER_ITEM * items + PER_ROW; }
+};
+template <typename Dtype> constexpr bool IS_AT_RANDOM = false;
+template <typename Dtype, size_t PER_ITEM, size_t PER_ROW> constexpr bool IS_AT_RANDOM<AtRandom<Dtype, PER_ITEM, PER_ROW>> = true;
 
 // -- counts of steps, which lie among Reals ------------------------------------------------------------------------------
 
@@ -102,6 +112,7 @@ template <typename Dtype, bool PLAIN> struct Row {
     Real lr;
     Real clip_value, clip_scale, l2, keep;  // keep: what decoupled decay leaves of a weight
     Real max_norm;
+    RandomBits bits;  // with which weights are rounded at random
 
     Row(void *row, const void *given, size_t count, const RowOptimiser *optimiser, double rate)
         : weights(static_cast<Item *>(row)), gradient(static_cast<const Item *>(given)),
@@ -112,6 +123,7 @@ template <typename Dtype, bool PLAIN> struct Row {
         keep = optimiser->decay == DECAY_DECOUPLED ? Real(1 - rate * optimiser->weight_decay) : Real(1);
         max_norm = Real(optimiser->max_norm);
         clip_scale = scale_to(Real(optimiser->clip_norm), [this](size_t i) { return clipped(i); });
+        draw_bits();
     }
 
     // For a block of steps: no gradient is looked at.
@@ -122,6 +134,7 @@ template <typename Dtype, bool PLAIN> struct Row {
         const bool overwritten = kept == OVERWRITTEN<Real>;
         keep = overwritten ? Real(1) : kept;
         max_norm = overwritten ? std::numeric_limits<Real>::infinity() : Real(optimiser->max_norm);
+        draw_bits();
     }
 
     Real clipped(size_t i) const {
@@ -136,7 +149,7 @@ template <typename Dtype, bool PLAIN> struct Row {
 
     void take_off(size_t i, Real step) {
         if constexpr (PLAIN) weights[i] = Dtype::store(Dtype::load(weights[i]) - step);
-        else weights[i] = Dtype::store(Dtype::load(weights[i]) * keep - step);
+        else weights[i] = rounded(Dtype::load(weights[i]) * keep - step, i);
     }
 
     Real mean_square() const {
@@ -147,10 +160,20 @@ template <typename Dtype, bool PLAIN> struct Row {
         if constexpr (PLAIN) return;
         const Real scale = scale_to(max_norm, [this](size_t i) { return Dtype::load(weights[i]); });
         if (scale == Real(1)) return;
-        for (size_t i = 0; i < items; ++i) weights[i] = Dtype::store(Dtype::load(weights[i]) * scale);
+        for (size_t i = 0; i < items; ++i) weights[i] = rounded(Dtype::load(weights[i]) * scale, items + i);
     }
 
   private:
+    void draw_bits() {
+        if constexpr (IS_AT_RANDOM<Dtype>) bits.draw(state + Dtype::numbers_of_state(items));
+    }
+
+    // number: another for each rounding of a step.
+    Item rounded(Real weight, size_t number) const {
+        if constexpr (IS_AT_RANDOM<Dtype>) return Dtype::store_at_random(weight, bits.at(number));
+        else return Dtype::store(weight);
+    }
+
     template <typename At> Real scale_to(Real largest, At at) const {
         if (largest == std::numeric_limits<Real>::infinity()) return 1;
         const Real norm = std::sqrt(sum_of_squares_at<Real>(items, at));

@@ -8,12 +8,13 @@ from libc.math cimport INFINITY, log
 import numpy as np
 
 from intentpm.foundation.errors import DtypeError
-from intentpm.runtime.optimisers import PER_ITEM
+from intentpm.runtime.optimisers import COUNTS, PER_ITEM
 
 from intentpm.runtime._native.row_optimiser cimport DECAY_DECOUPLED, DECAY_L2, DECAY_NONE, RowOptimiser
 
 cdef extern from "runtime/_native/optimiser_kernels.hpp" namespace "intentpm" nogil:
-    bint choose_kernels(RowOptimiser* optimiser, int rule, int dtype, size_t items) noexcept
+    bint choose_kernels(
+        RowOptimiser* optimiser, int rule, int dtype, size_t items, bint at_random, bint by_calls) noexcept
 
 WEIGHTS = "weights"
 
@@ -21,25 +22,27 @@ WEIGHTS = "weights"
 def stored_dtype(dtype, row_shape, optimiser) -> np.dtype:
     """Of a whole row: a structure of ``weights`` and the optimiser's state by name.
 
-    State is float64 for float64 weights, float32 for all others, ``step`` uint32. It begins where its numbers are aligned,
+    State is float64 for float64 weights, float32 for all others, COUNTS uint32. It begins where its numbers are aligned,
     and the whole is a multiple of their size, so that it is aligned in a message of several rows too.
     """
     real = np.dtype(np.float64 if dtype == np.float64 else np.float32)
     names, formats, offsets = [WEIGHTS], [(dtype, row_shape)], [0]
     end = _padded(np.dtype(formats[0]).itemsize, real.itemsize)
-    for name, extent in optimiser.state:
-        number = np.dtype(np.uint32) if name == "step" else real
+    for name, extent in optimiser.kept_state:
+        number = np.dtype(np.uint32) if name in COUNTS else real
         entry = (number, row_shape if extent == PER_ITEM else ())
         names.append(name)
         formats.append(entry)
         offsets.append(end)
         end += np.dtype(entry).itemsize
-    size = _padded(end, real.itemsize) if optimiser.state else np.dtype(formats[0]).itemsize
+    size = _padded(end, real.itemsize) if optimiser.kept_state else np.dtype(formats[0]).itemsize
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
 def initial_state(stored, optimiser):
-    """The bytes of a row whose state has not been stepped yet (its weights are zeros); None when all are zero."""
+    """The bytes of a row whose state has not been stepped yet (its weights are zeros), but for ROUNDING, which each row has of
+    its own; None when all are zero.
+    """
     begun = getattr(optimiser, "initial_accumulator", 0.0)
     if begun == 0:
         return None
@@ -73,9 +76,13 @@ cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code,
     out.max_norm = _limit(optimiser.max_norm)
     out.clip_value = _limit(optimiser.clip_value)
     out.clip_norm = _limit(optimiser.clip_norm)
-    if not choose_kernels(out, optimiser.rule, dtype_code, items):
+    if not choose_kernels(
+            out, optimiser.rule, dtype_code, items, optimiser.rounds_at_random, optimiser.corrects_by_calls):
+        weights = stored.fields[WEIGHTS][0].base
         raise DtypeError(
-            f"a table with an optimizer cannot hold {stored.fields[WEIGHTS][0].base}: use a floating-point dtype")
+            f"weights of {weights} cannot be rounded at random: use float16 or bfloat16, or rounding=\"nearest\""
+            if optimiser.rounds_at_random else
+            f"a table with an optimizer cannot hold {weights}: use a floating-point dtype")
     return 0
 
 

@@ -5,7 +5,7 @@ Made by the manager, passed to workers, which look into its ``state``. Any threa
 there.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -16,6 +16,7 @@ import numpy as np
 from intentpm.foundation.errors import DtypeError, KeyRangeError, MemoryBudgetError, ShapeError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.runtime._native.row_layout import initial_state, stored_dtype
+from intentpm.runtime.optimisers import ROUNDING
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
@@ -27,6 +28,9 @@ from intentpm.runtime._native.slabs cimport map_arrays, unmap_arrays
 from intentpm.runtime._native.slots cimport bind_slot, drop_replica, publish
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, KeyPlace, KeyState
 from intentpm.runtime._native.table_state cimport TableState, key_state, row_of
+
+cdef extern from "runtime/_native/stochastic_rounding.hpp" namespace "intentpm" nogil:
+    uint32_t first_rounding(uint64_t seed, int64_t key) noexcept
 
 
 def _dtype_code(dtype):
@@ -145,6 +149,9 @@ cdef class Table:
         """
         cdef const unsigned char[::1] source = None
         cdef const unsigned char[::1] begun = initial_state(self.stored_dtype, self.optimizer)
+        cdef bint at_random = self.optimizer is not None and self.optimizer.rounds_at_random
+        cdef uint64_t seed = self.optimizer.rounding_seed if at_random else 0
+        cdef size_t rounding = self.stored_dtype.fields[ROUNDING][1] if at_random else 0     # where that state is
         cdef TableState* state = self.state
         cdef int64_t i
         cdef int32_t slot
@@ -163,6 +170,8 @@ cdef class Table:
                     memcpy(
                         row_of(state, slot) + self.optimiser.state_offset, &begun[self.optimiser.state_offset],
                         state.stored_bytes - self.optimiser.state_offset)
+                if rounding > 0:
+                    (<uint32_t*>(row_of(state, slot) + rounding))[0] = first_rounding(seed, keys[i])
                 publish(state, keys[i], STATE_OWNED)
             state.rows_owned += keys.shape[0]
 

@@ -210,6 +210,34 @@ def test_samples_of_a_range(spawn_world: WorldSpawner) -> None:
         assert 10 <= first < last < 30
 
 
+def draw_after_another_range_is_chosen(server: adapm.Server, number: int) -> Any:
+    """A sample is of the range that was chosen when it was prepared. Keys from 20 on have a number more each."""
+    kv = adapm.Worker(number, server)
+    ranges, drawn = ((0, 20, 2), (20, 40, 3)), []
+    for first, end, length in ranges:
+        if server.my_rank() == 0:
+            keys = np.arange(first, end)
+            kv.set(keys, np.repeat(keys, length).astype(np.float32))
+    kv.wait_sync()
+    kv.barrier()
+    samples = []
+    for first, end, _ in ranges:
+        server.enable_sampling_support("naive", True, "uniform", first, end)
+        samples.append(kv.prepare_sample(8, kv.current_clock()))
+    for sample, (first, end, length) in zip(samples, ranges, strict=True):
+        keys, vals = np.full(8, -1), np.zeros((8, length), np.float32)
+        kv.wait(kv.pull_sample(sample, keys, vals, True))
+        drawn.append(bool((keys >= first).all() and (keys < end).all() and (vals == keys[:, np.newaxis]).all()))
+    kv.finalize()
+    return drawn
+
+
+def test_a_sample_keeps_its_range(spawn_world: WorldSpawner) -> None:
+    lengths = np.repeat([2, 3], 20)
+    *ranks, _ = spawn_world(3, process, *job_of(2, draw_after_another_range_is_chosen, lengths=lengths))
+    assert ranks == [[[True, True]]] * 2
+
+
 def count_at_barriers(server: adapm.Server, number: int) -> list[int]:
     """Adds to one value before each barrier; returns what it is after each."""
     kv = adapm.Worker(number, server)

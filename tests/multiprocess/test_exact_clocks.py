@@ -16,8 +16,9 @@ OPTIMIZERS = [
     optim.RowwiseAdagrad(lr=0.1, max_norm=2.0),
     optim.Adam(lr=0.1, weight_decay=0.01, weight_decay_mode="decoupled"),
     optim.PartialRowwiseAdam(lr=0.1),
+    optim.Adam(lr=0.1, bias_correction="global"),
 ]
-NAMES = [type(optimizer).__name__ for optimizer in OPTIMIZERS]
+NAMES = ["SGD", "Adagrad", "RowwiseAdagrad", "Adam", "PartialRowwiseAdam", "Adam by calls"]
 
 
 def batches(seed: int, clock: int, dtype: str) -> Any:
@@ -79,6 +80,14 @@ def test_any_number_of_ranks_computes_the_bits_of_one(optimizer: Any, dtype: str
                 replicated += stats["tables"]["t"]["replica"]
     assert relocated > 0
     assert replicated > 0
+
+
+def test_rounding_at_random_is_the_same_on_any_number_of_ranks() -> None:
+    optimizer = optim.Adagrad(lr=0.1, rounding="stochastic", rounding_seed=5)
+    [expected] = run_ranks(1, train_plainly(optimizer, "float16", 1))
+    for size in (1, 3):
+        results = run_ranks(size, train(optimizer, "float16", 1), "sim", seed=size, sync="exact")
+        assert [seen for seen, _ in results] == [expected] * size
 
 
 @pytest.mark.parametrize("management", ["adaptive", "replicate", "static"])

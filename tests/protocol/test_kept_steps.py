@@ -23,6 +23,7 @@ OPTIMIZERS = [
     optim.Adam(lr=0.1, weight_decay=0.2, weight_decay_mode="decoupled", max_norm=2.0),
     optim.PartialRowwiseAdam(lr=0.1),
 ]
+AT_RANDOM = [optim.SGD(lr=0.1, rounding="stochastic", rounding_seed=3), optim.Adam(lr=0.1, rounding="stochastic")]
 IDS = [f"{i}-{type(optimizer).__name__}" for i, optimizer in enumerate(OPTIMIZERS)]
 Rows = dict[str, np.ndarray]
 
@@ -230,6 +231,16 @@ def test_rows_of_a_checkpoint_go_to_the_owner() -> None:
         for rank in (pair.owner, pair.holder):
             assert (pair.rows(rank)["weights"] == 3).all()
             assert (pair.rows(rank)["sum"] == 5).all()
+
+
+@pytest.mark.parametrize("optimizer", AT_RANDOM)
+def test_one_kept_step_is_rounded_at_random_to_the_same_bit(optimizer: Any) -> None:
+    test_one_kept_step_is_that_step_to_the_bit(optimizer, "float16")
+
+
+@pytest.mark.parametrize("optimizer", AT_RANDOM)
+def test_copies_rounded_at_random_agree_after_synchronisation(optimizer: Any) -> None:
+    test_copies_agree_after_synchronisation(optimizer, "float16")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

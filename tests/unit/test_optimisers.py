@@ -99,6 +99,52 @@ def test_a_thousand_steps_of_a_row_as_torch(pm: Any, dtype: str, optimizer: Any,
     np.testing.assert_allclose(worker.pull(table, range(KEYS)), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+def test_a_thousand_steps_as_sparse_adam(pm: Any, dtype: str, betas: tuple[float, float]) -> None:
+    """One of torch's for the whole table, most rows of which are in some batches only; with an eps that shows."""
+    torch = pytest.importorskip("torch")
+    first = np.random.default_rng(3).normal(size=(KEYS, ITEMS)).astype(dtype)
+    optimizer = optim.Adam(lr=0.01, betas=betas, eps=1e-3, bias_correction="global")
+    table, worker = pm.create_table("t", KEYS, ITEMS, dtype, init=first, optimizer=optimizer), pm.worker()
+    parameter = torch.nn.Parameter(torch.tensor(first))
+    other = torch.optim.SparseAdam([parameter], lr=0.01, betas=betas, eps=1e-3)
+    for keys, gradients in gradients_of(4, 1000, dtype):
+        worker.push_grad(table, keys, gradients)
+        with torch.sparse.check_sparse_tensor_invariants(True):
+            parameter.grad = torch.sparse_coo_tensor(keys[None], gradients, parameter.shape)
+            other.step()
+    np.testing.assert_allclose(worker.pull(table, range(KEYS)), parameter.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_correction_by_calls(pm: Any) -> None:
+    """Calls that fail do not count; each worker and table counts its own."""
+    kind = optim.PartialRowwiseAdam
+    optimizer = kind(lr=0.1, betas=(0.5, 0.75), eps=1e-12, bias_correction="global")
+    tables, worker = [pm.create_table(f"t{i}", 4, 2, "float64", optimizer=optimizer) for i in range(2)], pm.worker()
+    ones = np.ones((1, 2))
+    with pytest.raises(intentpm.ShapeError):
+        worker.push_grad(tables[0], [0], np.ones((1, 3)))
+    worker.push_grad(tables[0], [0], ones)
+    np.testing.assert_allclose(worker.pull(tables[0], [0]), -0.1)
+    worker.push_grad_async(tables[0], [1], ones).wait()  # the row's first step, the table's second
+    expected = -0.1 * np.sqrt(1 - 0.75**2) / (1 - 0.5**2) * 0.5 / np.sqrt(0.25)
+    np.testing.assert_allclose(worker.pull(tables[0], [1])[0], expected)
+    worker.push_grad(tables[1], [1], ones)
+    np.testing.assert_allclose(worker.pull(tables[1], [1]), -0.1)
+    assert worker.pull_state(tables[0], [0, 1, 2])["step"].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.PartialRowwiseAdam])
+def test_what_cannot_be_corrected_by_calls(pm: Any, kind: Any) -> None:
+    with pytest.raises(intentpm.Error, match="bias_correction='table': needs row or global"):
+        kind(bias_correction="table")
+    with pytest.raises(intentpm.Error, match='weight_decay_mode="l2"'):
+        kind(bias_correction="global", weight_decay=0.1, weight_decay_mode="decoupled")
+    with pytest.raises(intentpm.Error, match='bias_correction="global" needs storage="host"'):
+        pm.create_table("t", 4, 4, optimizer=kind(bias_correction="global"), storage="gpu")
+
+
 # -- against the formula -----------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import intentpm  # noqa: E402
+from intentpm.foundation.errors import WaitTimeoutError  # noqa: E402
 from intentpm.testing import run_ranks  # noqa: E402
 from intentpm.torch import all_reduce, average_gradients, dense  # noqa: E402
 
@@ -183,8 +184,26 @@ def test_sums_over_torch_distributed(spawn_world) -> None:
     assert results == [("torch.distributed", True)] * 2
 
 
+def sum_that_a_rank_does_not_come_to() -> bool:
+    """Rank 1 comes only when rank 0 has given up once."""
+    with intentpm.init() as pm:
+        chosen, tensor = all_reduce.choose_all_reduce(pm), torch.ones(3)
+        total = chosen.start(tensor) if pm.rank == 0 else None
+        if total is not None:
+            all_reduce.SUM_S = 0.2
+            with pytest.raises(
+                WaitTimeoutError, match="rank 0: not all 2 ranks came to a sum of dense gradients within"
+            ):
+                total.finish()
+            all_reduce.SUM_S = 60.0
+        pm.barrier()
+        total = total or chosen.start(tensor)
+        total.finish()
+        return tensor.tolist() == [2.0] * 3
+
+
 if __name__ == "__main__":  # under mpirun, by the test below
-    print(*sum_over_ranks(), flush=True)
+    print(*sum_over_ranks(), sum_that_a_rank_does_not_come_to(), flush=True)
 
 
 @pytest.mark.multiprocess
@@ -199,4 +218,4 @@ def test_sums_over_mpi() -> None:
         pytest.skip("no mpirun beside this python: the extra mpi is not installed")
     argv = [mpirun, "--oversubscribe", "--bind-to", "none", "--allow-run-as-root", "-n", "2", sys.executable, __file__]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=90, env=os.environ, check=False)
-    assert done.stdout.split("\n")[:-1] == ["MPI True"] * 2, done.stderr
+    assert done.stdout.split("\n")[:-1] == ["MPI True True"] * 2, done.stderr

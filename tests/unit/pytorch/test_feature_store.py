@@ -38,6 +38,7 @@ def test_the_five_methods(n: int) -> None:
         store = filled(pm)
         assert store.get_all_tensor_attrs() == [TensorAttr("paper", "x"), TensorAttr("paper", "y")]
         assert store.get_tensor_size("paper", "x") == (NODES, 3)
+        assert store.get_tensor_size("paper", "x", slice(2, 9, 3)) == (3, 3)
         assert store.get_tensor_size("paper", "y", torch.tensor([1, 2])) == (2,)
         assert torch.equal(store["paper", "x", None], X)
         assert torch.equal(store["paper"].y[torch.tensor([3, 3, 9])], Y[[3, 3, 9]])

@@ -88,6 +88,30 @@ def test_an_early_break_ends_the_thread_and_what_was_announced() -> None:
     with_worker(use, 2)
 
 
+def test_ranks_of_exact_clocks_leave_after_as_many_batches_however_far_they_read() -> None:
+    """A clock is a step of all ranks: one that advanced past what it had announced would wait for the others."""
+
+    def use(pm, table, worker):
+        bound = 1 + 4 * pm.rank  # ranks have announced differently many batches
+        for ahead in (bound, 8):
+            loader = IntentLoader(worker, BATCHES, {table: same}, ahead=ahead)
+            for count, batch in enumerate(loader):
+                worker.push_grad(table, batch.reshape(-1).numpy(), np.ones((4, 4), np.float32))
+                if count == 3:
+                    break
+        pm.barrier()
+        return worker.clock, worker.pull(table, range(30))[:, 0].tolist()
+
+    def main(pm):
+        table = pm.create_table("t", 30, 4, optimizer=intentpm.optim.SGD(lr=1.0))
+        return use(pm, table, pm.worker())
+
+    expected = np.zeros(30)
+    for batch in BATCHES[:4] * 2:
+        np.subtract.at(expected, batch.reshape(-1).numpy(), 2)
+    assert run_ranks(2, main, sync="exact", clock_timeout=20) == [(8, expected.tolist())] * 2
+
+
 @pytest.mark.parametrize("at", [0, 7])
 def test_what_the_loader_raises_comes_after_the_batches_before_it(at: int) -> None:
     def failing():
