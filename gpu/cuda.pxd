@@ -23,6 +23,7 @@ cdef struct Driver:
     int (*retain_context)(void**, int) noexcept nogil
     int (*push_context)(void*) noexcept nogil
     int (*pop_context)(void**) noexcept nogil
+    int (*get_memory)(size_t*, size_t*) noexcept nogil   # free, all
     int (*allocate)(DevicePointer*, size_t) noexcept nogil
     int (*release)(DevicePointer) noexcept nogil
     int (*allocate_pinned)(void**, size_t, unsigned) noexcept nogil

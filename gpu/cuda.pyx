@@ -21,7 +21,7 @@ cdef enum:
 # Names in libcuda in the order of Driver's fields: those that cuda.h's macros lead to.
 _FUNCTIONS = (
     "cuGetErrorString", "cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain",
-    "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
+    "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
     "cuMemFreeHost", "cuStreamCreate", "cuStreamDestroy_v2", "cuEventCreate", "cuEventDestroy_v2", "cuLaunchKernel",
     "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent", "cuEventQuery",
 )
@@ -124,6 +124,12 @@ cdef class CudaDevice(Device):
     cdef void release_pinned(self, char* memory) noexcept nogil:
         if memory != NULL and self._enter():
             self._leave(self.driver.release_pinned(memory))
+
+    cdef size_t free_bytes(self) noexcept nogil:
+        cdef size_t free_bytes = 0, all_bytes = 0
+        if not self._enter() or not self._leave(self.driver.get_memory(&free_bytes, &all_bytes)):
+            return 0
+        return free_bytes
 
     # -- streams and events --------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ cdef class Device:
     # Of the host, where the device reads and writes it as fast as the bus allows.
     cdef char* allocate_pinned(self, size_t size_bytes) noexcept nogil
     cdef void release_pinned(self, char* memory) noexcept nogil
+    # Of the device's memory: nobody has it now, in this process or another.
+    cdef size_t free_bytes(self) noexcept nogil
     # NULL: refused.
     cdef StreamHandle new_stream(self) noexcept nogil
     cdef EventHandle new_event(self) noexcept nogil

@@ -46,6 +46,10 @@ cdef class Device:
             usleep(PAUSE_US)
         return True
 
+    def free_memory(self) -> int:
+        """Bytes of the device's memory that nobody has now."""
+        return self.free_bytes()
+
     def compile(self, names) -> None:
         """Makes kernels ready, by the names under which NVRTC is asked for them: many together are compiled sooner."""
 
@@ -60,6 +64,9 @@ cdef class Device:
 
     cdef void release_pinned(self, char* memory) noexcept nogil:
         pass
+
+    cdef size_t free_bytes(self) noexcept nogil:
+        return 0
 
     cdef StreamHandle new_stream(self) noexcept nogil:
         return NULL

@@ -61,6 +61,8 @@ cdef class DeviceRows:
 
     # Makes room for slots [0, end).
     cdef bint reserve(self, int64_t end) noexcept nogil
+    # The same, and for none beyond, where there is no room yet.
+    cdef bint reserve_exactly(self, int64_t end) noexcept nogil
     # NULL: no memory. The caller fills the slots, and rows where the call is a write.
     cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil
     # Brings the slots to the device, and the rows with them.

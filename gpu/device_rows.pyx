@@ -103,6 +103,13 @@ cdef class DeviceRows:
         self.rows = slab
         return True
 
+    cdef bint reserve_exactly(self, int64_t end) noexcept nogil:
+        cdef Slab slab
+        if not self._make_slab(&slab, end):
+            return False
+        self.rows = slab
+        return True
+
     cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil:
         slab.rows = rows
         slab.memory = self.device.allocate(rows * self.stride_bytes)

@@ -14,6 +14,7 @@ from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, St
 
 cdef enum:
     PAGE_BYTES = 4096
+    MEMORY_BYTES = 256 << 20     # that it says it has; no more is kept from being allocated
 
 
 @cython.no_gc_clear                      # rows, and what else is on it, are released after it was found to be garbage
@@ -112,6 +113,14 @@ cdef class EmulatedDevice(Device):
             munmap(block.memory, block.mapped_bytes)
             self.blocks.erase(<size_t>memory)
         self.lock.unlock()
+
+    cdef size_t free_bytes(self) noexcept nogil:
+        cdef size_t taken = 0
+        self.lock.lock()
+        for entry in self.blocks:
+            taken += 0 if entry.second.pinned else entry.second.size_bytes
+        self.lock.unlock()
+        return MEMORY_BYTES - min(taken, <size_t>MEMORY_BYTES)
 
     cdef Block* _block_of(self, const void* address) noexcept nogil:
         cdef Block* block

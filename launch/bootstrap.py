@@ -46,6 +46,7 @@ def init(
     seed: int | None = None,
     storage: Storage | None = None,
     device: str | None = None,
+    device_memory: int | str | None = None,
     host: str | None = None,
     port: int | None = None,
 ) -> "ParameterManager":
@@ -71,8 +72,11 @@ def init(
     spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
     memory_budget: bytes of row memory this rank may use, a number or a text as "8GiB"; what the machine has.
     seed: of everything random; from the operating system.
-    storage: of tables whose ``create_table`` names none: "host" or "gpu"; "host".
-    device: of tables with storage="gpu": "cuda" (one for each rank of a host in turn), "cuda:1", or "emulated"; "cuda".
+    storage: of tables whose ``create_table`` names none: "host", "gpu" or "tiered"; "host".
+    device: of tables with storage="gpu" or "tiered": "cuda" (one for each rank of a host in turn), "cuda:1", or
+        "emulated"; "cuda".
+    device_memory: bytes on the device for rows of each table with storage="tiered", a number or a text as "8GiB";
+        half of what is free there.
     host, port: address (or interface name) and port the tcp transport listens on; found and free ones.
 
     Returns

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 from intentpm.foundation.deadlines import wait_s
@@ -13,7 +14,7 @@ from intentpm.runtime.option_values import check_value, parse_bytes
 Management = Literal["adaptive", "relocate", "replicate", "static", "full_replication", "adapm"]
 Timing = Literal["adaptive", "immediate"]
 Synchronisation = Literal["async", "exact"]
-Storage = Literal["host", "gpu"]
+Storage = Literal["host", "gpu", "tiered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,11 @@ class Config:
     storage: Storage = "host"
     """Of tables whose ``create_table`` names none."""
     device: str = "cuda"
-    """Where rows of ``create_table(storage="gpu")`` lie: "cuda", one for each rank of a host in turn, "cuda:NUMBER";
-    "emulated", "emulated:SEED": a device that is not there, for tests."""
+    """Where rows of ``create_table(storage="gpu")``, or "tiered", lie: "cuda", one for each rank of a host in turn,
+    "cuda:NUMBER"; "emulated", "emulated:SEED": a device that is not there, for tests."""
+    device_memory: int | None = None
+    """Bytes on the device for the rows of each table with storage="tiered" whose ``create_table`` names none; also as
+    "8GiB". Default: half of what is free there when the table is made."""
     host: str | None = None
     """Address or interface name the tcp transport listens on. Default: the address peers reach this host by."""
     port: int = 0
@@ -78,6 +82,8 @@ class Config:
             raise ConfigError(f"spin_us={self.spin_us!r}: needs a number of microseconds >= 0")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise ConfigError(f"memory_budget={self.memory_budget!r}: needs a positive number of bytes")
+        if self.device_memory is not None and self.device_memory <= 0:
+            raise ConfigError(f"device_memory={self.device_memory!r}: needs a positive number of bytes")
         check_device(self.device)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port={self.port!r}: needs a number from 0 to 65535")
@@ -91,6 +97,7 @@ _PARSERS: Mapping[str, Any] = {
     "clock_timeout": float,
     "spin_us": float,
     "memory_budget": parse_bytes,
+    "device_memory": partial(parse_bytes, name="device_memory"),
     "seed": int,
     "port": int,
 }

@@ -101,13 +101,17 @@ class ParameterManager(Checkpointing):
         self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
         try:
-            if world.size > 1 and not transport.virtual_time:
-                self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
-                self._thread.start()
+            if world.size > 1:
+                self._start_thread()
             watch(self)
         except BaseException:  # the thread must be gone before the transport is
             self._release(flush_s=0.0)
             raise
+
+    def _start_thread(self) -> None:
+        if self._thread is None and not self._transport.virtual_time:
+            self._thread = threading.Thread(target=self._engine.run, name="intentpm-progress", daemon=True)
+            self._thread.start()
 
     # -- tables and workers --------------------------------------------------------------------------------------------
 
@@ -122,6 +126,7 @@ class ParameterManager(Checkpointing):
         timeout: float | None = None,
         *,
         storage: Storage | None = None,
+        device_memory: int | str | None = None,
     ) -> Table:
         """Collective. Makes a table of ``num_keys`` rows, spread over the ranks.
 
@@ -137,8 +142,11 @@ class ParameterManager(Checkpointing):
             optimizer: of ``intentpm.optim``; then ``worker.push_grad`` takes gradients, and each row has the state of
                 the optimizer with it. For floating-point dtypes.
             timeout: seconds; None waits as long as all ranks are alive.
-            storage: where this rank has its rows: "host", or "gpu": in the memory of the device that
-                ``init(device=...)`` names. Default: ``init(storage=...)``, the host. Ranks may differ. See docs/gpu.md.
+            storage: where this rank has its rows: "host"; "gpu": in the memory of the device that
+                ``init(device=...)`` names; "tiered": on the host, and of those that intents need soon a copy on the
+                device. Default: ``init(storage=...)``, the host. Ranks may differ. See docs/gpu.md.
+            device_memory: with storage="tiered", bytes on the device for rows of this table, a number or a text as
+                "8GiB". Default: ``init(device_memory=...)``, half of what is free there. Ranks may differ.
         Raises, at once and on this rank alone: DtypeError, Error for a name that is none.
         Raises, on every rank, and no rank has the table then: ShapeError, DtypeError for arguments that cannot be used,
         the same whichever rank found it; OptimizerError, Error, MemoryBudgetError, what a callable raised (the other
@@ -149,7 +157,15 @@ class ParameterManager(Checkpointing):
         """
         check_name(name)
         arguments, problem = check_table_arguments(
-            name, num_keys, row_shape, dtype, init, optimizer, storage or self.config.storage
+            name,
+            num_keys,
+            row_shape,
+            dtype,
+            init,
+            optimizer,
+            storage or self.config.storage,
+            device_memory,
+            self.config.device_memory,
         )
         described = (
             arguments.describe()
@@ -194,6 +210,8 @@ class ParameterManager(Checkpointing):
         elif table.name not in self._tables:
             self._engine.replicate_all(table)
             self._tables[table.name] = table
+            if table.tier is not None and table.tier.is_fetching:
+                self._start_thread()  # a rank alone needs none but to bring rows over
 
     def worker(self) -> Worker:
         """A new worker for the calling thread; its clock starts at 0. Not collective.

@@ -9,7 +9,8 @@ from intentpm.foundation.errors import ConfigError
 
 TEXTS = ("transport", "host", "secret", "device")
 NUMBERS = ("peer_timeout", "start_timeout", "sync_interval", "sync_threshold", "clock_timeout", "spin_us")
-WHOLE_NUMBERS = ("memory_budget", "seed", "port")
+BYTES = ("memory_budget", "device_memory")
+WHOLE_NUMBERS = (*BYTES, "seed", "port")
 MOST_BYTES = 2**63 - 1
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", re.IGNORECASE)
@@ -20,8 +21,8 @@ def check_value(name: str, value: Any) -> Any:
     """``value`` of option ``name`` in its one form. Raises ConfigError. Its range is for ``Config`` to check."""
     if value is None:
         return None
-    if name == "memory_budget" and isinstance(value, str):
-        value = parse_bytes(value)
+    if name in BYTES and isinstance(value, str):
+        value = parse_bytes(value, name)
     said = f"{name}={value!r}: needs"
     if name in TEXTS:
         if not isinstance(value, str):
@@ -34,21 +35,19 @@ def check_value(name: str, value: Any) -> Any:
         return float(value)
     elif name in WHOLE_NUMBERS:
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ConfigError(f"{said} a whole number" + (", or a text as '8GiB'" if name == "memory_budget" else ""))
+            raise ConfigError(f"{said} a whole number" + (", or a text as '8GiB'" if name in BYTES else ""))
         value = int(value)
         if name == "seed" and value < 0:
             raise ConfigError(f"{said} a whole number >= 0")
-        if name == "memory_budget" and value > MOST_BYTES:
+        if name in BYTES and value > MOST_BYTES:
             raise ConfigError(f"{said} at most {MOST_BYTES} bytes")
     return value
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, name: str = "memory_budget") -> int:
     """A number of bytes: "8000000000", "8 GB" (10^9 each), "7.5GiB" (2^30 each). Raises ConfigError."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"memory_budget={text!r}: needs bytes, as 8000000000, '8GB' (10^9 each) or '7.5GiB' (2^30 each)"
-        )
+        raise ConfigError(f"{name}={text!r}: needs bytes, as 8000000000, '8GB' (10^9 each) or '7.5GiB' (2^30 each)")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()]) if unit else int(float(number))

@@ -2,7 +2,7 @@
 
 import operator
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -11,10 +11,12 @@ import numpy.typing as npt
 from intentpm.foundation.errors import ConfigError, DtypeError, Error, MemoryBudgetError, OptimizerError, ShapeError
 from intentpm.runtime._native.slabs import stride_for
 from intentpm.runtime._native.store import resolve_dtype, stored_bytes
+from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE
 from intentpm.runtime.arguments import whole_number
 from intentpm.runtime.config import Storage
 from intentpm.runtime.initial_rows import Init, InitialRows
 from intentpm.runtime.optimisers import RowOptimiser, check_optimizer
+from intentpm.runtime.option_values import check_value
 
 MAX_KEYS = 2**31 - 1
 MAX_ROW_BYTES = 2**31 - 1
@@ -34,6 +36,8 @@ class TableArguments:
     optimizer: RowOptimiser | None = None
     storage: Storage = "host"
     """Each rank's own: the others need not have a GPU."""
+    device_memory: int | None = None
+    """With storage="tiered": bytes; None: a share of what is free."""
 
     @property
     def stride_bytes(self) -> int:
@@ -59,8 +63,10 @@ def check_table_arguments(
     init: Init,
     optimizer: RowOptimiser | None = None,
     storage: Storage = "host",
+    device_memory: int | str | None = None,
+    default_memory: int | None = None,
 ) -> tuple[TableArguments | None, Exception | None]:
-    """The arguments, or what is wrong with them."""
+    """The arguments, or what is wrong with them. default_memory: where no ``device_memory`` is given."""
     try:
         where = f"table {name!r}"
         keys = _num_keys(where, num_keys)
@@ -74,7 +80,9 @@ def check_table_arguments(
             raise ConfigError(f"{where}: storage={storage!r}: choose one of {', '.join(get_args(Storage))}")
         if optimizer is not None and storage != "host":
             _check_on_device(where, optimizer, storage)
-        return TableArguments(name, keys, shape, resolved, rows, optimizer, storage), None
+        made = TableArguments(name, keys, shape, resolved, rows, optimizer, storage)
+        memory = _device_memory(where, made, device_memory, default_memory)
+        return replace(made, device_memory=memory), None
     except Exception as problem:  # an array-like of somebody else's may raise anything
         return None, problem
 
@@ -135,6 +143,18 @@ def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
     if dtype is None:
         raise DtypeError(f"{where}: dtype=None: say which one")
     return resolve_dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
+
+
+def _device_memory(where: str, table: TableArguments, given: int | str | None, default: int | None) -> int | None:
+    if table.storage != "tiered":
+        if given is not None:
+            raise ConfigError(f"{where}: device_memory={given!r} needs storage='tiered', not {table.storage!r}")
+        return None
+    memory = check_value("device_memory", default if given is None else given)
+    least = table.stride_bytes + SEAT_BYTES_BESIDE
+    if memory is not None and memory < least:
+        raise ConfigError(f"{where}: device_memory={memory}: one row takes {least} bytes on the device")
+    return None if memory is None else int(memory)
 
 
 def _check_size(where: str, num_keys: int, row_bytes: int, shape: tuple[int, ...]) -> None:

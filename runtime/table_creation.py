@@ -4,17 +4,20 @@ not."""
 from collections.abc import Callable
 from typing import Any, Self
 
-from intentpm.foundation.errors import DtypeError, Error, MemoryBudgetError, ShapeError
+from intentpm.foundation.errors import DeviceError, DtypeError, Error, MemoryBudgetError, ShapeError
 from intentpm.gpu.device import Device
 from intentpm.runtime._native.device_tier import DeviceTier
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.store import Table
+from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE, TieredRows
 from intentpm.runtime.arguments import UnfitError
 from intentpm.runtime.collectives import Answers
 from intentpm.runtime.table_arguments import TableArguments
 
 OF_THE_ARGUMENTS = {"ShapeError": ShapeError, "DtypeError": DtypeError}
 """Errors that are the same for every rank, whichever found the fault."""
+FREE_SHARE = 2
+"""Of what is free on a device, one part in so many is for a tiered table's rows; the next has its share of the rest."""
 
 
 class TableCreation:
@@ -40,7 +43,7 @@ class TableCreation:
         """The table, filled and known to the engine, or a problem: the other ranks hear of it before this one raises.
 
         arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id. device: opens
-        the one for ``storage="gpu"``.
+        the one for ``storage="gpu"`` or "tiered".
         """
         shared = True
         if arguments is not None:
@@ -60,6 +63,8 @@ class TableCreation:
                 arguments.init.fill(table)
                 if arguments.storage == "gpu":
                     DeviceTier(table, device())
+                elif arguments.storage == "tiered":
+                    TieredRows(table, device(), seats_for(arguments, device()))
                 self._engine.add_table(table)
                 self.table = table
             except Exception as problem:  # an init callable may raise anything
@@ -112,3 +117,16 @@ def check_budget(arguments: TableArguments, size: int, used_bytes: int, budget_b
             f"a memory_budget "
             f"of {budget_bytes}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
         )
+
+
+def seats_for(arguments: TableArguments, device: Device) -> int:
+    """How many rows of a table with storage="tiered" the device has room for. Raises DeviceError."""
+    seat_bytes = arguments.stride_bytes + SEAT_BYTES_BESIDE
+    free_bytes = device.free_memory()
+    memory = free_bytes // FREE_SHARE if arguments.device_memory is None else arguments.device_memory
+    if memory < seat_bytes:
+        raise DeviceError(
+            f"table {arguments.name!r}: {device.name} has {free_bytes} bytes free, and a row takes {seat_bytes}: free "
+            "some, or use storage='host'"
+        )
+    return min(arguments.num_keys, memory // seat_bytes)

@@ -323,7 +323,7 @@ cdef class Worker(CountedWorker):
         if last <= first:
             raise WindowError(f"intent window [{first}, {last}) is empty: end must be after start")
         wanted = self._check_call(table, keys)
-        if self.managed and last > self.intents.clock:
+        if last > self.intents.clock and (self.managed or (table.state.tier != NULL and table.state.tier.fetch != NULL)):
             self._signal(table, wanted, first, last)
 
     def advance_clock(self) -> int:
@@ -340,7 +340,7 @@ cdef class Worker(CountedWorker):
         if self.exact is not None:
             self.exact.end_clock(self)
         attention = self.intents.advance()
-        if attention != NO_ATTENTION and self.managed:
+        if attention != NO_ATTENTION:
             self._kick(attention == URGENT)
         return load_relaxed_i64(&self.intents.clock)
 

@@ -13,9 +13,14 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.gpu.device cimport Device
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange
-from intentpm.runtime._native.table_state cimport RowAccess, RowTier, TableState
+from intentpm.runtime._native.state cimport STATE_REPLICA, state_of
+from intentpm.runtime._native.store cimport Table
+from intentpm.runtime._native.table_state cimport (
+    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET, RowAccess, RowTier, TableState,
+)
 
 
 # A run of a batch that is served together, and what it needs.
@@ -33,6 +38,15 @@ cdef struct Run:
     int64_t taken_up             # keys that are here
 
 
+# What becomes of a key that a batch has entered; its word is left.
+cdef enum TakeUp:
+    TAKEN
+    TAKE_HOME                    # it is to be served in ``rows``
+    TAKE_LATER                   # by another run
+    TAKE_AGAIN                   # look again
+    TAKE_FAILED
+
+
 cdef class DeviceTier:
     cdef RowTier tier            # TableState.tier
     cdef TableState* table
@@ -43,12 +57,30 @@ cdef class DeviceTier:
     cdef uint64_t sent_rows      # to the device
     cdef uint64_t brought_rows   # back
 
+    cdef _attach(self, Table table, Device device)
     # private; rows.lock held
     cdef int64_t _look_up(
         self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil
-    cdef bint _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
+    cdef void _begin_run(self) noexcept nogil
+    cdef TakeUp _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
+    cdef void _leave_taken(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
+    cdef int32_t _seat(self, int32_t slot) noexcept nogil
+    cdef bint _make_room(self) noexcept nogil
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil
     cdef bint _enqueue(self, Run* run) noexcept nogil
     cdef void _close(self, Run* run) noexcept nogil
     cdef void _fail(self) noexcept nogil
     cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil
+
+
+cdef inline bint reads_rows(RowAccess kind) noexcept nogil:
+    return kind == ACCESS_ROW_PULL or kind == ACCESS_ROW_PULL_STORED
+
+
+cdef inline bint is_for_home(const TableState* table, RowAccess kind, uint32_t seen) noexcept nogil:
+    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner."""
+    if reads_rows(kind):
+        return False
+    if state_of(seen) == STATE_REPLICA:
+        return kind != ACCESS_ROW_PUSH and kind != ACCESS_ROW_SET
+    return table.snapshot != NULL

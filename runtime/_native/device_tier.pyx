@@ -15,16 +15,16 @@ from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
-from intentpm.runtime._native.rows cimport enter_row, leave_written, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.rows cimport enter_row, leave_written, pull_row_atomic, push_row_atomic, set_row_atomic
 from intentpm.runtime._native.slabs cimport give_back_rows
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of,
     unlock_unchanged,
 )
-from intentpm.runtime._native.steps cimport set_stored_atomic, step_row_atomic
+from intentpm.runtime._native.steps cimport pull_stored_atomic, set_stored_atomic, step_row_atomic
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport (
-    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, ROW_AWAY,
+    ACCESS_ROW_PULL, ACCESS_ROW_PULL_STORED, ACCESS_ROW_PUSH, ACCESS_ROW_SET_STORED, ACCESS_ROW_STEP, ROW_AWAY,
     ROW_ON_DEVICE, RowAccess, TableState, row_of,
 )
 
@@ -33,21 +33,8 @@ cdef enum:
     NOT_TAKEN = -1
 
 
-cdef inline bint _reads(RowAccess kind) noexcept nogil:
-    return kind == ACCESS_ROW_PULL or kind == ACCESS_ROW_PULL_STORED
-
-
 cdef inline bint _is_stored(RowAccess kind) noexcept nogil:
     return kind == ACCESS_ROW_PULL_STORED or kind == ACCESS_ROW_SET_STORED
-
-
-cdef inline bint _is_for_home(const TableState* table, RowAccess kind, uint32_t seen) noexcept nogil:
-    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner."""
-    if _reads(kind):
-        return False
-    if state_of(seen) == STATE_REPLICA:
-        return kind != ACCESS_ROW_PUSH and kind != ACCESS_ROW_SET
-    return table.snapshot != NULL
 
 
 cdef class DeviceTier:
@@ -57,6 +44,10 @@ cdef class DeviceTier:
     """
 
     def __init__(self, Table table not None, Device device not None):
+        self._attach(table, device)
+        self._send_all()
+
+    cdef _attach(self, Table table, Device device):
         cdef TableState* state = table.state
         numbers = step_numbers(table.optimizer) if table.optimizer is not None else {}
         self.table = state
@@ -71,7 +62,6 @@ cdef class DeviceTier:
         self.tier.access = _access
         state.tier = &self.tier
         table.tier = self
-        self._send_all()
 
     def __dealloc__(self):
         free(self.tier.where)
@@ -105,6 +95,11 @@ cdef class DeviceTier:
                 f"{self.rows.device.name}: {self.rows.device.failure or 'no memory is left'}, for {count} rows of "
                 f"{self.table.stride_bytes} bytes: use more ranks, or storage='host'")
 
+    @property
+    def is_fetching(self) -> bool:
+        """Rows are brought to the device before windows start."""
+        return self.tier.fetch != NULL
+
     def counts(self) -> dict:
         """``sent_rows`` to the device and ``brought_rows`` back, since the table was made. Any thread."""
         return {"sent_rows": self.sent_rows, "brought_rows": self.brought_rows}
@@ -124,52 +119,70 @@ cdef class DeviceTier:
         cdef KeyPlace* place
         cdef uint32_t seen
         cdef int64_t i
+        cdef TakeUp outcome
         self.batches += 1
+        self._begin_run()
         for i in range(run.count):
             place = &self.table.places[run.keys[run.first + i]]
             slots[i] = NOT_TAKEN
-            while read_unlocked(&place.word) & WORD_HERE:
-                if not enter_row(place, &seen):
-                    continue
-                if self.batch_of[place.slot] == self.batches and (
-                        run.kind == ACCESS_ROW_STEP or not self.tier.where[place.slot] & ROW_ON_DEVICE):
-                    unlock_unchanged(&place.word, seen)
-                    return i
-                if _is_for_home(self.table, run.kind, seen):
-                    unlock_unchanged(&place.word, seen)
-                    for_home.push_back(<int32_t>i)
-                    break
-                slots[i] = place.slot
-                if not self._take_up(run, i, seen):
-                    return NOT_TAKEN
+            outcome = TAKE_AGAIN
+            while outcome == TAKE_AGAIN and read_unlocked(&place.word) & WORD_HERE:
+                if enter_row(place, &seen):
+                    outcome = self._take_up(run, i, seen)
+            if outcome == TAKEN:
                 served[state_of(seen) == STATE_REPLICA] += 1
-                break
-            if slots[i] == NOT_TAKEN and (for_home.empty() or for_home.back() != i):
+            elif outcome == TAKE_HOME:
+                for_home.push_back(<int32_t>i)
+            elif outcome == TAKE_AGAIN:
                 misses.push_back(<int32_t>(run.first + i))
+            else:
+                return i if outcome == TAKE_LATER else <int64_t>NOT_TAKEN
         return run.count
 
-    cdef bint _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil:
+    cdef void _begin_run(self) noexcept nogil:
+        pass
+
+    cdef TakeUp _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil:
         """A key that is entered: notes what is going to happen to its row, and leaves it."""
-        cdef int64_t key = run.keys[run.first + i]
-        cdef KeyPlace* place = &self.table.places[key]
+        cdef KeyPlace* place = &self.table.places[run.keys[run.first + i]]
         cdef uint8_t* where = &self.tier.where[place.slot]
-        cdef const char* row = run.rows + i * run.row_bytes
         cdef bint done = True
-        self.batch_of[place.slot] = self.batches
-        run.taken_up += 1
+        if self.batch_of[place.slot] == self.batches and (run.kind == ACCESS_ROW_STEP or not where[0] & ROW_ON_DEVICE):
+            unlock_unchanged(&place.word, seen)
+            return TAKE_LATER
+        if is_for_home(self.table, run.kind, seen):
+            unlock_unchanged(&place.word, seen)
+            return TAKE_HOME
         if not where[0] & ROW_ON_DEVICE:
             done = self._send(run, place.slot)
             where[0] |= ROW_ON_DEVICE
-        if _reads(run.kind):
+        self._leave_taken(run, i, seen)
+        return TAKEN if done else TAKE_FAILED
+
+    cdef void _leave_taken(self, Run* run, int64_t i, uint32_t seen) noexcept nogil:
+        """Of a key that is entered, whose row the device has."""
+        cdef int64_t key = run.keys[run.first + i]
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef const char* row = run.rows + i * run.row_bytes
+        slots_in(run.exchange)[i] = self._seat(place.slot)
+        self.batch_of[place.slot] = self.batches
+        run.taken_up += 1
+        if reads_rows(run.kind):
             unlock_unchanged(&place.word, seen)
-            return done
-        where[0] |= ROW_AWAY
+            return
+        self.tier.where[place.slot] |= ROW_AWAY
         if state_of(seen) == STATE_REPLICA and run.kind == ACCESS_ROW_PUSH:
             add_pending(self.table, &self.table.replicas[place.slot], row)
         elif state_of(seen) == STATE_REPLICA:
             set_pending(self.table, &self.table.replicas[place.slot], row)
         leave_written(self.table, key, seen)
-        return done
+
+    cdef int32_t _seat(self, int32_t slot) noexcept nogil:
+        """Which row of the device a slot has."""
+        return slot
+
+    cdef bint _make_room(self) noexcept nogil:
+        return self.rows.reserve(self.table.slots_touched)
 
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil:
         """Copies a row that is in ``rows``, to go to the device before the run."""
@@ -184,7 +197,7 @@ cdef class DeviceTier:
         return True
 
     cdef bint _enqueue(self, Run* run) noexcept nogil:
-        if not self.rows.reserve(self.table.slots_touched):
+        if not self._make_room():
             return False
         if run.sent != NULL:
             run.sent.count = run.sent_count
@@ -192,7 +205,7 @@ cdef class DeviceTier:
                 return False
         if run.exchange == NULL:
             return True
-        if _reads(run.kind):
+        if reads_rows(run.kind):
             return (self.rows.bring(run.exchange, False)
                     and self.rows.gather(run.exchange, _is_stored(run.kind))
                     and self.rows.fetch(run.exchange))
@@ -223,7 +236,7 @@ cdef class DeviceTier:
         cdef uint32_t seen
         cdef bint done = False
         if exchange != NULL:
-            slots_in(exchange)[0] = slot
+            slots_in(exchange)[0] = self._seat(slot)
             done = (self.rows.bring(exchange, False) and self.rows.gather(exchange, True)
                     and self.rows.fetch(exchange) and self.rows.finish(exchange))
         if not done:
@@ -289,12 +302,12 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
         done = tier._look_up(run, misses, for_home, served)
     if done != NOT_TAKEN:
         memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
-        if run.taken_up > 0 and not _reads(run.kind):
+        if run.taken_up > 0 and not reads_rows(run.kind):
             memcpy(rows_in(run.exchange), run.rows, done * run.row_bytes)
         enqueued = run.taken_up == 0 or tier._enqueue(run)
     if not enqueued:
         tier._fail()
-    if enqueued and run.taken_up > 0 and _reads(run.kind):
+    if enqueued and run.taken_up > 0 and reads_rows(run.kind):
         tier.rows.lock.unlock()
         enqueued = _hand_out(tier.rows, run)
         tier.rows.lock.lock()
@@ -303,18 +316,22 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
     tier._close(run)
     tier.rows.lock.unlock()
     for n in range(for_home.size()):
-        _write_home(tier.table, run, for_home[n], misses, served)
+        _serve_home(tier.table, run, for_home[n], misses, served)
     if not for_home.empty():
         sort(misses.begin(), misses.end())
     return done if enqueued else run.count
 
 
-cdef void _write_home(
+cdef void _serve_home(
         TableState* table, const Run* run, int64_t i, vector[int32_t]& misses, uint64_t* served) noexcept nogil:
     cdef int64_t key = run.keys[run.first + i]
-    cdef const char* row = run.rows + i * run.row_bytes
+    cdef char* row = run.rows + i * run.row_bytes
     cdef KeyState state
-    if run.kind == ACCESS_ROW_PUSH:
+    if run.kind == ACCESS_ROW_PULL:
+        state = pull_row_atomic(table, key, row)
+    elif run.kind == ACCESS_ROW_PULL_STORED:
+        state = pull_stored_atomic(table, key, row)
+    elif run.kind == ACCESS_ROW_PUSH:
         state = push_row_atomic(table, key, row)
     elif run.kind == ACCESS_ROW_STEP:
         state = step_row_atomic(table, key, row, run.lr)

@@ -59,6 +59,7 @@ cdef class IntentQueue:
     # guarded by: engine lock
     cdef int64_t collected           # intents so far
     cdef int64_t seen_clock          # the clock when the engine began to look
+    cdef vector[Intent*] collected_now       # what ``collect`` has just taken
     cdef priority_queue[HeapEntry] waiting   # by start
     cdef priority_queue[HeapEntry] active    # by end
     cdef priority_queue[HeapEntry] starting  # by start: active ones of which a key was not here when they were acted on
@@ -89,9 +90,9 @@ cdef class IntentQueue:
     cdef int64_t now(self) noexcept nogil
     # Says up to where intents are due and when to look again. False: look again now, something happened meanwhile.
     cdef bint publish(self) noexcept nogil
-    # Of a worker that is closed: hands out every active intent, and forgets the others.
+    # Of a worker that is closed: every active intent, and every one that is not due; each must be given to ``forget``.
     cdef Intent* next_active(self) noexcept nogil
-    cdef void drop_waiting(self) noexcept nogil
+    cdef Intent* next_waiting(self) noexcept nogil
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
     # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
     cdef void look_began(self) noexcept nogil

@@ -92,6 +92,7 @@ cdef class IntentQueue:
             intent.number = self.collected
             self.collected += 1
             self.waiting.push(_entry(intent.start, intent))
+        self.collected_now.swap(self.incoming)
         self.incoming.clear()
         store_release_i64(&self.look_by_clock, <int64_t>NEVER)
         unlock_unchanged(&self.incoming_lock, seen)
@@ -143,13 +144,15 @@ cdef class IntentQueue:
         self.active.pop()
         return intent
 
-    cdef void drop_waiting(self) noexcept nogil:
-        self.collect()
-        while not self.starting.empty():         # these are active too
+    cdef Intent* next_waiting(self) noexcept nogil:
+        cdef Intent* intent
+        while not self.starting.empty():         # these are active, too
             self.starting.pop()
-        while not self.waiting.empty():
-            self.forget(<Intent*>self.waiting.top().second)
-            self.waiting.pop()
+        if self.waiting.empty():
+            return NULL
+        intent = <Intent*>self.waiting.top().second
+        self.waiting.pop()
+        return intent
 
     cdef bint publish(self) noexcept nogil:
         cdef uint32_t seen = lock_word(&self.incoming_lock)

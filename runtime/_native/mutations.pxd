@@ -40,6 +40,11 @@ cdef enum Mutation:
     MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
     MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void
     MUTATION_EXCHANGE_NOT_AWAITED = 1 << 26  # rows from the device are taken before the event that says they have come
+    # Of those with some rows on a device.
+    MUTATION_ARRIVAL_NOT_AWAITED = 1 << 27   # rows are put in their seats before the event that says they have come
+    MUTATION_INTENDED_EVICTED = 1 << 28      # a row of a window gives way
+    MUTATION_MOVING_ROW_WRITTEN = 1 << 29    # batches write a row on the device that is moving out
+    MUTATION_DIRTY_ROW_DROPPED = 1 << 30     # a row that gives way is not written back
 
 
 cdef uint32_t planted            # set while no other thread runs

@@ -34,13 +34,20 @@ OF_DEVICES = {
     "exchange not awaited": MUTATION_EXCHANGE_NOT_AWAITED,
 }
 """Found by the programs whose rows lie on devices."""
+OF_TIERS = {
+    "arrival not awaited": MUTATION_ARRIVAL_NOT_AWAITED,
+    "intended evicted": MUTATION_INTENDED_EVICTED,
+    "moving row written": MUTATION_MOVING_ROW_WRITTEN,
+    "dirty row dropped": MUTATION_DIRTY_ROW_DROPPED,
+}
+"""Found by the programs whose devices have room for some of the rows."""
 
 
 @contextmanager
 def plant(name: str):
     """Breaks the runtime of this process in the named way, inside the with block. For tests only."""
     global planted
-    planted = (NAMES | OF_DEVICES)[name]
+    planted = (NAMES | OF_DEVICES | OF_TIERS)[name]
     try:
         yield
     finally:

@@ -62,12 +62,12 @@ cdef class Owner:
 
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        # A row that moves while its table is being saved may take a second one along.
-        cdef uint32_t rows = asked.count if table.snapshot == NULL else 2 * asked.count
-        cdef uint32_t i, row = 0
+        cdef uint32_t i, rows, row = 0
         cdef const char* written
         cdef char* memory
-        self.is_new = self.cuts.is_new(table, asked.flags)
+        self.is_new = self.cuts.is_new(table, asked.flags)       # the save may begin here
+        # A row that moves while its table is being saved may take a second one along.
+        rows = asked.count if table.snapshot == NULL else 2 * asked.count
         memory = self.draft.begin(asked.count, rows * table.stored_bytes, 3, asked.count + self.hand_over.room)
         if memory == NULL:
             return

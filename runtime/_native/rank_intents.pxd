@@ -5,6 +5,9 @@
     over     ``intent_refs`` shrink. With the last one a replica is given back (Holder.queue), and a key owned here is offered
              to the rank that alone holds a replica (Hints)
 
+Of a table whose rows are on a device as far as there is room, the tier is told of each window (tiered_rows.pxd), also where
+management does not act on intents.
+
 A worker that signals or advances its clock has the engine call ``look``; the next step looks at every worker's queue.
 
 Keys arrive with answers only. So a key is late if it is not here when the engine first looks, or takes an answer, after the
@@ -29,7 +32,7 @@ from intentpm.runtime._native.intents cimport Intent, IntentQueue
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.table_state cimport TableState, WindowEvent
 
 
 @cython.final
@@ -40,6 +43,7 @@ cdef class RankIntents:
     cdef Hints hints
     cdef uint32_t rank
     cdef int management
+    cdef bint managed                            # intents move keys
     cdef list queues                             # guarded by: GIL. Keeps the workers' IntentQueues alive
     cdef vector[void*] workers                   # the same, for nogil code; guarded by: engine lock
     cdef bint look_wanted
@@ -71,6 +75,9 @@ cdef class RankIntents:
     # private
     cdef void _look_at_workers(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
+    cdef void _collect(self, IntentQueue queue) noexcept nogil
+    cdef void _tell_tier(self, const Intent* intent, WindowEvent event, uint32_t first_use) noexcept nogil
+    cdef bint _count(self, IntentQueue queue, Intent* intent, uint32_t first_use) noexcept nogil
     cdef void _begin(self, IntentQueue queue, Intent* intent) noexcept nogil
     cdef uint32_t _tick_of(self, IntentQueue queue, int64_t clock) noexcept nogil
     cdef bint _intend(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil

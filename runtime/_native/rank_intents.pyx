@@ -10,12 +10,15 @@ from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.intents cimport Intent, IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_INTENT_OFF, EVENT_INTENT_ON, note_traced
 from intentpm.runtime._native.mutations cimport MUTATION_FETCHED_KEPT, is_planted
-from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION
+from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, uses_intents
 from intentpm.runtime._native.prefetching cimport prefetch_intended, prefetch_released
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, WORD_SHARED, state_of
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.table_state cimport KeyRecord, TableState, is_here, key_state, word_of
+from intentpm.runtime._native.table_state cimport (
+    WINDOW_DUE, WINDOW_OVER, WINDOW_SIGNALLED, WINDOW_WITHDRAWN, KeyRecord, TableState, WindowEvent, is_here, key_state,
+    word_of,
+)
 
 cdef enum:
     MOST_CLOCKS_AHEAD = 1 << 20
@@ -30,6 +33,7 @@ cdef class RankIntents:
         self.hints = hints
         self.rank = remote.transport.rank
         self.management = management
+        self.managed = uses_intents(management) and remote.transport.size > 1
         self.queues = []
 
     # -- looking ---------------------------------------------------------------------------------------------------------
@@ -44,7 +48,7 @@ cdef class RankIntents:
         cdef Intent* intent
         queue.look_began()
         while True:
-            queue.collect()
+            self._collect(queue)
             queue.time_clocks(self.journal.now_ns)
             intent = queue.next_due()
             while intent != NULL:
@@ -60,24 +64,43 @@ cdef class RankIntents:
                 break
         queue.look_ended(self.holder.is_busy())
 
+    cdef void _collect(self, IntentQueue queue) noexcept nogil:
+        cdef Intent* intent
+        queue.collect()
+        for intent in queue.collected_now:
+            self._tell_tier(intent, WINDOW_SIGNALLED, self._tick_of(queue, intent.start))
+        queue.collected_now.clear()
+
+    cdef inline void _tell_tier(self, const Intent* intent, WindowEvent event, uint32_t first_use) noexcept nogil:
+        cdef TableState* table = self.remote.tables[intent.table_id]
+        if table.tier != NULL and table.tier.note_window != NULL:
+            table.tier.note_window(table, event, intent.keys, intent.count, first_use)
+
     # -- an intent is due ------------------------------------------------------------------------------------------------
 
     cdef void _begin(self, IntentQueue queue, Intent* intent) noexcept nogil:
-        cdef TableState* table = self.remote.tables[intent.table_id]
-        cdef uint32_t i
-        cdef bint all_here = True
-        cdef bint once = self.management == MANAGE_ADAPTIVE and intent.end - intent.start <= 1
         cdef uint32_t first_use = self._tick_of(queue, intent.start)
+        self._tell_tier(intent, WINDOW_DUE, first_use)
+        if not self.managed:
+            return
         self.intents_acted += intent.count
+        if self._count(queue, intent, first_use):
+            self.intents_in_time += intent.count
+        else:
+            queue.watch_start(intent)
+
+    cdef bint _count(self, IntentQueue queue, Intent* intent, uint32_t first_use) noexcept nogil:
+        """One more for each of its keys. True: all are here."""
+        cdef TableState* table = self.remote.tables[intent.table_id]
+        cdef bint once = self.management == MANAGE_ADAPTIVE and intent.end - intent.start <= 1
+        cdef bint all_here = True
+        cdef uint32_t i
         for i in range(intent.count):
             prefetch_intended(table, intent.keys, i, intent.count)
             all_here &= self._intend(table, intent.keys[i], once, first_use)
             if self.holder.may_ask_early() and intent.end > queue.seen_clock:
                 self.holder.ask_early()
-        if all_here:
-            self.intents_in_time += intent.count
-        else:
-            queue.watch_start(intent)
+        return all_here
 
     cdef uint32_t _tick_of(self, IntentQueue queue, int64_t clock) noexcept nogil:
         """When the worker will have come to that clock."""
@@ -125,6 +148,9 @@ cdef class RankIntents:
         cdef TableState* table = self.remote.tables[intent.table_id]
         cdef uint32_t i, key
         cdef KeyRecord* record
+        self._tell_tier(intent, WINDOW_OVER, 0)
+        if not self.managed:
+            return
         for i in range(intent.count):
             prefetch_released(table, intent.keys, i, intent.count)
             key = intent.keys[i]
@@ -170,7 +196,12 @@ cdef class RankIntents:
     cdef void remove_worker(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
         cdef size_t i, kept = 0
-        queue.drop_waiting()
+        self._collect(queue)
+        intent = queue.next_waiting()
+        while intent != NULL:
+            self._tell_tier(intent, WINDOW_WITHDRAWN, 0)
+            queue.forget(intent)
+            intent = queue.next_waiting()
         intent = queue.next_active()
         while intent != NULL:
             self._end(intent)

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from intentpm.runtime._native.draft cimport row_bytes_in
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
+from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
     FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP, RoundBody,
@@ -18,7 +19,7 @@ from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport trim_slots
-from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.table_state cimport RowTier, TableState
 from intentpm.runtime._native.sync cimport Sync
 
 
@@ -58,6 +59,8 @@ cdef class Rounds:
                 self.sync.answer(peer)
         again = min(again, self.hints.step(now_ns))
         self.remote.step_waiting()
+        if self._fetch_rows(tick_of(now_ns)):
+            again = now_ns
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
@@ -115,6 +118,17 @@ cdef class Rounds:
         if self.holder.close_records(header):
             self.intents.round_ended()
         self.holder.take_answer(owner, table, header, body)
+
+    cdef bint _fetch_rows(self, uint32_t now) noexcept nogil:
+        """Of tables whose rows are on a device as far as there is room. True: more is to be done."""
+        cdef bint more = False
+        cdef RowTier* tier
+        cdef uint32_t t
+        for t in range(self.remote.table_count):
+            tier = self.remote.tables[t].tier
+            if tier != NULL and tier.fetch != NULL and tier.fetch(self.remote.tables[t], now):
+                more = True
+        return more
 
     # -- of all parts ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ else, one row at a time, happens in ``rows``, and asks for the row first:
     in ``rows``  -a batch has the key-> in both  -written by the device-> on the device  -needed in ``rows``-> in both
     in both      -written in ``rows``-> in ``rows``
 
+A device that has room for some of the rows alone has more states: ``tiered_rows.pxd``.
+
 Guarantees
     * A row that is entered for reading or writing is in ``rows``, and stays so until its key's word is unlocked.
     * Who writes it there makes what the device has void.
@@ -35,6 +37,8 @@ cdef inline bint is_home(TableState* table, const KeyPlace* place, RowUse use) n
     if where[0] & ROW_AWAY and use != ROW_OVERWRITE and not is_planted(MUTATION_ROW_LEFT_AWAY):
         return False
     if use != ROW_READ and not is_planted(MUTATION_WRITE_UNNOTED):
+        if where[0] and table.tier.lacks != NULL:
+            table.tier.lacks(table, place - table.places)
         where[0] = 0
     return True
 

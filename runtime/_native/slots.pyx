@@ -48,11 +48,15 @@ cdef int32_t bind_slot(TableState* table, int64_t key) noexcept nogil:
 
 cdef void publish(TableState* table, int64_t key, KeyState state) noexcept nogil:
     unlock_changed(&table.places[key].word, with_state(word_of(table, key), state))
+    if table.tier != NULL and table.tier.lacks != NULL:
+        table.tier.lacks(table, key)
 
 
 cdef void publish_owned(TableState* table, int64_t key, uint32_t version, bint shared) noexcept nogil:
     table.rows_owned += 1
     unlock_changed(&table.places[key].word, as_owned(word_of(table, key), version, shared))
+    if table.tier != NULL and table.tier.lacks != NULL:
+        table.tier.lacks(table, key)
 
 
 cdef void change_state(TableState* table, int64_t key, KeyState state) noexcept nogil:

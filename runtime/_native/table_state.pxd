@@ -48,6 +48,7 @@ cdef struct TableState
 cdef enum RowPlace:
     ROW_AWAY = 1                 # that in ``rows`` is out of date
     ROW_ON_DEVICE = 2
+    ROW_COMING = 4               # a copy of it is on its way to the device: tiered_rows.pxd
 
 # What a batch does with each of its rows.
 cdef enum RowAccess:
@@ -57,6 +58,13 @@ cdef enum RowAccess:
     ACCESS_ROW_STEP
     ACCESS_ROW_PULL_STORED
     ACCESS_ROW_SET_STORED
+
+# What becomes of an intent's window.
+cdef enum WindowEvent:
+    WINDOW_SIGNALLED
+    WINDOW_DUE                   # it begins to count
+    WINDOW_OVER
+    WINDOW_WITHDRAWN             # it will never be due
 
 # A device that has rows of a table (device_tier.pyx).
 cdef struct RowTier:
@@ -70,6 +78,14 @@ cdef struct RowTier:
     void (*access)(
         TableState* table, RowAccess kind, const int64_t* keys, int64_t count, char* rows, double lr,
         vector[int32_t]& misses, uint64_t* served) noexcept nogil
+    # Of a tier that has room for some of the rows (tiered_rows.pyx); else NULL.
+    # The row of a key has come to this rank, or what the device has of it is void. Any thread; the key's word may be LOCKED.
+    void (*lacks)(TableState* table, int64_t key) noexcept nogil
+    # Engine lock held. first_use: the tick (holders.pxd) at which a window that was signalled starts.
+    void (*note_window)(
+        TableState* table, WindowEvent event, const uint32_t* keys, uint32_t count, uint32_t first_use) noexcept nogil
+    # Engine lock held. Has rows that are wanted sent to the device, as many as one copy takes. True: there are more.
+    bint (*fetch)(TableState* table, uint32_t now) noexcept nogil
 
 cdef struct TableState:
     # Set before anybody else sees the table.

@@ -1,9 +1,13 @@
-"""What every storage does for a table, seen through a worker of a job of one rank: rows on the host, and on a device.
+"""What every storage does for a table, seen through a worker of a job of one rank: rows on the host, a device, or both.
 
-The device is the emulated one, whose defects (a use before its event, say) fail the test; and CUDA's where it is.
+The device is the emulated one, whose defects (a use before its event, say) fail the test; and CUDA's where it is. Of a
+tiered table two thirds of the keys are in a window, and the device has room for half of all: so batches are served on
+either side.
 """
 
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,14 +17,18 @@ from support.cuda import on_cuda
 
 import intentpm
 import intentpm.optim
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime._native.store import stored_bytes
+from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE
 
+FOR_GOOD = 2**40
 DTYPES = [np.dtype(d) for d in ("f4", "f8", "f2", ml_dtypes.bfloat16, "i4", "i8")]
 LENGTHS = [1, 3, 8, 33, 128, 4096]
 SIZES = [0, 1, 10, 2**20 + 1]
 Make = Callable[..., intentpm.Table]
 
 
-@pytest.fixture(params=["host", "emulated:3", on_cuda("cuda")])
+@pytest.fixture(params=["host", "gpu emulated:3", "tiered emulated:4", on_cuda("gpu cuda"), on_cuda("tiered cuda")])
 def place(request: pytest.FixtureRequest) -> str:
     """Where the rows lie."""
     return str(request.param)
@@ -28,22 +36,41 @@ def place(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def storage(place: str) -> str:
-    return "host" if place == "host" else "gpu"
+    return place.split()[0]
 
 
 @pytest.fixture
 def pm(place: str) -> Iterator[intentpm.ParameterManager]:
-    with intentpm.init(device=None if place == "host" else place) as pm:
+    with intentpm.init(device=None if place == "host" else place.split()[1]) as pm:
         yield pm
         for table in pm._tables.values():
             if table.tier is not None:
                 table.tier.check()
                 assert table.tier.rows.device.failure == ""
+                assert not table.tier.is_fetching or table.tier.audit() == []
 
 
 @pytest.fixture
 def make(pm: intentpm.ParameterManager, storage: str) -> Make:
-    return lambda *args, **options: pm.create_table("t", *args, storage=storage, **options)
+    ahead = pm.worker()  # whose windows they are
+    if storage != "tiered":
+        return lambda *args, **options: pm.create_table("t", *args, storage=storage, **options)
+    return lambda *args, **options: make_tiered(pm, ahead, *args, **options)
+
+
+def make_tiered(
+    pm: intentpm.ParameterManager, ahead: intentpm.Worker, num_keys: int, *args: Any, **options: Any
+) -> intentpm.Table:
+    """Returns when as many rows of its windows are on the device as there is room for."""
+    stored = stored_bytes(np.dtype(options.get("dtype", "f4")), args, options.get("optimizer"))
+    memory = (num_keys // 2 + 1) * (stride_for(stored) + SEAT_BYTES_BESIDE)
+    table = pm.create_table("t", num_keys, *args, storage="tiered", device_memory=memory, **options)
+    ahead.intent(table, np.flatnonzero(np.arange(num_keys) % 3), 0, FOR_GOOD)
+    until = time.monotonic() + 60
+    while len(table.tier.keys_on_device()) < min(table.tier.seats, num_keys * 2 // 3):
+        assert time.monotonic() < until, "rows have not come to the device within 60 s"
+        time.sleep(0.001)
+    return table
 
 
 def some(rng: np.random.Generator, count: int, length: int, dtype: npt.DTypeLike) -> np.ndarray:
@@ -121,13 +148,13 @@ OPTIMISERS = [
 
 @pytest.mark.parametrize("duplicates", ["sum", "each"])
 @pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda o: type(o).__name__)
-def test_steps(pm: intentpm.ParameterManager, storage: str, optimiser: intentpm.optim.SGD, duplicates: str) -> None:
+def test_steps(pm: intentpm.ParameterManager, make: Make, optimiser: intentpm.optim.SGD, duplicates: str) -> None:
     """Against a table on the host: weights and state."""
     rng = np.random.default_rng(1)
     begun = rng.normal(size=(20, 12)).astype(np.float32)
     tables = [
-        pm.create_table(name, 20, 12, init=begun, optimizer=optimiser, storage=place)
-        for name, place in (("a", storage), ("b", "host"))
+        make(20, 12, init=begun, optimizer=optimiser),
+        pm.create_table("host", 20, 12, init=begun, optimizer=optimiser, storage="host"),
     ]
     worker = pm.worker()
     for _ in range(4):
@@ -143,7 +170,7 @@ def test_steps(pm: intentpm.ParameterManager, storage: str, optimiser: intentpm.
 
 
 def test_an_unknown_storage_is_refused(pm: intentpm.ParameterManager) -> None:
-    with pytest.raises(intentpm.ConfigError, match="choose one of host, gpu"):
+    with pytest.raises(intentpm.ConfigError, match="choose one of host, gpu, tiered"):
         pm.create_table("t", 3, storage="disk")
 
 

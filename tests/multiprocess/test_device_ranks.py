@@ -15,7 +15,13 @@ TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial" / "distribu
 SPEC = "users=800,items=300,ratings=20000,rank=4"
 OPTIONS = ["--dim", "8", "--lr", "0.04", "--reg", "0.01", "--epochs", "20", "--batch", "200", "--seed", "1"]
 """So that two runs of two ranks, which are never in step alike, end within 2 % of each other."""
-STORAGES = {"host": {}, "gpu": {"INTENTPM_STORAGE": "gpu", "INTENTPM_DEVICE": "emulated:5"}}
+ON_DEVICE = {"INTENTPM_DEVICE": "emulated:5"}
+STORAGES = {
+    "host": {},
+    "gpu": ON_DEVICE | {"INTENTPM_STORAGE": "gpu"},
+    "tiered": ON_DEVICE
+    | {"INTENTPM_STORAGE": "tiered", "INTENTPM_DEVICE_MEMORY": "8KiB"},  # 200 rows and so of each table
+}
 
 
 def output_of(folder: Path, storage: str, *arguments: str) -> str:
@@ -34,6 +40,7 @@ def test_matrix_factorisation(tmp_path: Path) -> None:
         for storage in STORAGES
     }
     assert errors["gpu"] < 1.05 * errors["host"]
+    assert errors["tiered"] < 1.05 * errors["host"]
 
 
 def test_the_torch_tutorial(tmp_path: Path) -> None:
@@ -47,3 +54,4 @@ def test_the_torch_tutorial(tmp_path: Path) -> None:
         for storage in STORAGES
     }
     assert abs(errors["gpu"] - errors["host"]) < 0.02
+    assert abs(errors["tiered"] - errors["host"]) < 0.02

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.programs import MODES, run_seed
+from support.programs import DEVICES, MODES, run_seed
 from support.saves import run_saving_seed
 
 COLLECT_EVERY = 50
@@ -28,7 +29,7 @@ def fuzz(
     stop_after_s: float,
     ranks: int | None = None,
     saves: int = 0,
-    devices: bool = False,
+    devices: Sequence[str] = (),
 ) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
@@ -57,16 +58,16 @@ def fuzz(
     return 0
 
 
-def _run_saving(seed: int, management: str | None, saves: int, devices: bool) -> None:
+def _run_saving(seed: int, management: str | None, saves: int, devices: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         run_saving_seed(seed, Path(folder), management, saves, devices=devices)
 
 
-def replay_command(seed: int, management: str | None, ranks: int | None, saves: int, devices: bool) -> str:
+def replay_command(seed: int, management: str | None, ranks: int | None, saves: int, devices: Sequence[str]) -> str:
     options = f" --management {management}" if management else ""
     options += f" --ranks {ranks}" if ranks else ""
     options += f" --saves {saves}" if saves else ""
-    options += " --devices" if devices else ""
+    options += f" --devices {' '.join(devices)}" if devices else ""
     return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{options}"
 
 
@@ -79,7 +80,12 @@ def main() -> int:
     parser.add_argument("--check-every", type=int, default=8, help="steps between two checks of the invariants")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds after which no seed is begun")
     parser.add_argument("--saves", type=int, default=0, help="checkpoints made while a program runs, and checked")
-    parser.add_argument("--devices", action="store_true", help="rows of some tables lie on emulated devices")
+    parser.add_argument(
+        "--devices",
+        nargs="*",
+        choices=DEVICES,
+        help="rows of some tables lie on emulated devices; how: default, either",
+    )
     options = parser.parse_args()
     return fuzz(
         options.first,
@@ -89,7 +95,7 @@ def main() -> int:
         options.stop_after,
         options.ranks,
         options.saves,
-        options.devices,
+        DEVICES if options.devices == [] else options.devices or (),
     )
 
 

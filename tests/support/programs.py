@@ -24,13 +24,16 @@ At the end every value is exact. The model adds no assumption about where keys a
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from support.simulation import Simulation, simulate
 
+from intentpm.runtime._native.slabs import stride_for
+from intentpm.runtime._native.store import stored_bytes
+from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE
 from intentpm.runtime.config import Config
 from intentpm.runtime.optimisers import SGD, Adagrad, Adam, RowOptimiser
 from intentpm.transports.sim_model import NetworkModel
@@ -38,6 +41,7 @@ from intentpm.transports.sim_model import NetworkModel
 OPTIMIZERS = {"stepped": SGD(lr=1.0), "gathered": Adagrad(lr=0.5), "counted": Adam(lr=0.0)}
 STATE_READ = {"gathered": "sum", "counted": "step"}
 ROW_ITEMS = {"shared": 2, "private": 3, "wide": 96, "stepped": 5, "gathered": 33, "counted": 7}
+DEVICES = ("gpu", "tiered")
 MODES = ("adaptive", "relocate", "replicate", "static", "full_replication", "adapm")
 WITHOUT_REPLICAS = ("static", "relocate")
 
@@ -55,8 +59,10 @@ class Plan:
     early_records: int = 1
     hands_over: bool = False
     private_steps: bool = False
-    on_devices: frozenset[tuple[str, int]] = frozenset()
-    """(table, rank): whose rows lie on an emulated device."""
+    storages: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """By (table, rank), where rows do not lie on the host: "gpu" or "tiered", on an emulated device."""
+    seats: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """Of those that are tiered: rows that the device has room for."""
 
     @property
     def optimizers(self) -> dict[str, RowOptimiser]:
@@ -82,12 +88,29 @@ class Plan:
             private_steps=draw.random() < 0.5,
         )
 
-    def with_devices(self, seed: int) -> "Plan":
+    def with_devices(self, seed: int, kinds: Sequence[str] = DEVICES) -> "Plan":
         """The same, with rows on emulated devices: of some tables, on some ranks, of all in some programs."""
         draw = random.Random(f"devices {seed}")
         share = draw.choice((0.3, 0.7, 1.0))
-        chosen = frozenset((name, rank) for name in ROW_ITEMS for rank in range(self.size) if draw.random() < share)
-        return replace(self, on_devices=chosen, config=replace(self.config, device=f"emulated:{seed}"))
+        chosen = [(name, rank) for name in ROW_ITEMS for rank in range(self.size) if draw.random() < share]
+        storages = {each: draw.choice(kinds) for each in chosen}
+        seats = {each: draw.choice((1, 2, 4)) for each, kind in storages.items() if kind == "tiered"}
+        return replace(
+            self,
+            storages=storages,
+            seats=seats,
+            steps=5 * self.steps if seats else self.steps,
+            config=replace(self.config, device=f"emulated:{seed}"),
+        )
+
+    def where(self, name: str, rank: int) -> dict[str, Any]:
+        """Arguments of ``create_table``."""
+        storage = self.storages.get((name, rank), "host")
+        if storage != "tiered":
+            return {"storage": storage}
+        stored = stored_bytes(np.dtype(np.float64), (ROW_ITEMS[name],), self.optimizers.get(name))
+        seat_bytes = stride_for(stored) + SEAT_BYTES_BESIDE
+        return {"storage": storage, "device_memory": self.seats[name, rank] * seat_bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,14 +390,15 @@ class Program:
         return self.job.on_every_rank(
             lambda manager: manager.create_table(
                 name, len(rows), ROW_ITEMS[name], dtype="float64", init=rows, optimizer=self.plan.optimizers.get(name),
-                storage="gpu" if (name, manager.rank) in self.plan.on_devices else "host",
+                **self.plan.where(name, manager.rank),
             )
         )  # fmt: skip
 
     def check_devices(self) -> None:
-        """Nothing was used on a device before the event that says it is there."""
-        for name, rank in self.plan.on_devices:
-            defects = self.tables[name][rank].tier.rows.device.defects
+        """Nothing was used on a device before the event that says it is there; seats are as they should be."""
+        for (name, rank), storage in self.plan.storages.items():
+            tier = self.tables[name][rank].tier
+            defects = tier.rows.device.defects + (tier.audit() if storage == "tiered" else [])
             assert not defects, f"table {name} of rank {rank}: {defects[0]} ({len(defects)} in all)"
 
     def after_step(self) -> None:
@@ -382,6 +406,7 @@ class Program:
         self.job.trim()
         if self.steps_done % self.check_every == 0:
             self.job.checker.check()
+            self.check_devices()
 
     def end(self) -> None:
         """All workers finish; then every value must be exact, every copy the same, and no replica left."""
@@ -420,17 +445,18 @@ def _partial_sums(start: int, amounts: Sequence[int]) -> set[int]:
 
 def draw_step(draw: random.Random, worker: WorkerProgram) -> Step:
     """A random call this worker may make."""
+    intents, clocks = (15, 15) if not worker.program.plan.seats else (45, 60)  # windows come and end, and rows give way
     call = draw.choices(
         ("pull", "pull_async", "push", "push_async", "set", "set_async", "intent", "advance_clock", "wait_sync",
          "wait_futures"),
-        (20, 6, 20, 8, 6, 4, 15, 15, 4, 3),
+        (20, 6, 20, 8, 6, 4, intents, clocks, 4, 3),
     )[0]  # fmt: skip
     if call in ("advance_clock", "wait_sync", "wait_futures"):
         return Step(call)
     table = "private" if call.startswith("set") else draw.choice(tuple(ROW_ITEMS))
     keys = _draw_keys(draw, worker, table, call)
     if call == "intent":
-        start = draw.randint(-2, 12)
+        start = draw.randint(-2, 12 if not worker.program.plan.seats else 3)
         return Step(call, table, keys, window=(start, start + draw.randint(1, 6)))
     if call.startswith("set"):
         value = draw.randint(1, 10**6)
@@ -461,15 +487,15 @@ def run_seed(
     check_every: int = 8,
     prepare: Any = None,
     ranks: int | None = None,
-    devices: bool = False,
+    devices: Sequence[str] = (),
 ) -> str:
     """Runs the program of a seed; returns its trace hash. prepare: called with the job before the first step.
 
-    management, ranks: in place of what the seed would draw. devices: rows of some tables lie on emulated devices.
+    management, ranks: in place of what the seed would draw. devices: how rows of some tables lie on emulated devices.
     """
     plan = Plan.draw(seed, management, ranks)
     if devices:
-        plan = plan.with_devices(seed)
+        plan = plan.with_devices(seed, devices)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
         job.hand_over(plan.hands_over)

@@ -6,6 +6,7 @@ what the checkpoint must hold, exactly. Now and then a rank is late, so that oth
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,11 @@ class SavingProgram:
 
 
 def run_saving_seed(
-    seed: int, folder: Path, management: str | None = None, saves: int = 2, devices: bool = False
+    seed: int, folder: Path, management: str | None = None, saves: int = 2, devices: Sequence[str] = ()
 ) -> str:
     """Runs the program of a seed with its saves; returns its trace hash. devices: as ``run_seed``."""
     plan = Plan.draw(seed, management)
-    plan = plan.with_devices(seed) if devices else plan
+    plan = plan.with_devices(seed, devices) if devices else plan
     plan = replace(plan, steps=max(plan.steps, 15))
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)

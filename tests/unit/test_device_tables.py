@@ -32,12 +32,13 @@ def work(pm: intentpm.ParameterManager, table: intentpm.Table, number: int) -> n
     return added
 
 
-@pytest.mark.parametrize("on_device", [(0,), (0, 1, 2)], ids=["one rank", "all ranks"])
+@pytest.mark.parametrize(
+    "storages", [("gpu", "host", "host"), ("gpu",) * 3, ("tiered",) * 3, ("tiered", "gpu", "host")]
+)
 @pytest.mark.parametrize("management", ["adaptive", "relocate", "replicate", "static"])
-def test_no_push_is_lost(management: str, on_device: tuple[int, ...]) -> None:
+def test_no_push_is_lost(management: str, storages: tuple[str, ...]) -> None:
     def rank(pm: intentpm.ParameterManager) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        storage = "gpu" if pm.rank in on_device else "host"
-        table = pm.create_table("t", KEYS, LENGTH, dtype="float64", storage=storage)
+        table = pm.create_table("t", KEYS, LENGTH, dtype="float64", storage=storages[pm.rank])
         added = np.zeros((2, KEYS))
 
         def one(thread: int) -> None:
@@ -51,13 +52,22 @@ def test_no_push_is_lost(management: str, on_device: tuple[int, ...]) -> None:
         pm.barrier()
         rows = pm.worker().pull(table, np.arange(KEYS))
         pm.barrier()
-        return added.sum(axis=0), rows, table.tier.rows.device.defects if table.tier is not None else []
+        return added.sum(axis=0), rows, defects_of(table)
 
-    results = run_ranks(3, rank, management=management, timing="immediate", sync_interval=1e-6, device="emulated:9")
+    results = run_ranks(
+        3, rank, management=management, timing="immediate", sync_interval=1e-6, device="emulated:9", device_memory=1500
+    )  # 22 rows
     expected = sum(added for added, _, _ in results)
     for _, rows, defects in results:
         assert defects == []
         np.testing.assert_array_equal(rows, np.repeat(expected[:, None], LENGTH, axis=1))
+
+
+def defects_of(table: intentpm.Table) -> list[str]:
+    if table.tier is None:
+        return []
+    defects: list[str] = table.tier.rows.device.defects + (table.tier.audit() if table.tier.is_fetching else [])
+    return defects
 
 
 def test_rows_go_to_the_device_and_come_back() -> None:
@@ -94,7 +104,7 @@ def test_the_default_of_tables_is_the_jobs() -> None:
     with intentpm.init(storage="gpu", device="emulated") as pm:
         assert pm.create_table("a", 3).tier is not None
         assert pm.create_table("b", 3, storage="host").tier is None
-    with pytest.raises(intentpm.ConfigError, match="choose one of host, gpu"):
+    with pytest.raises(intentpm.ConfigError, match="choose one of host, gpu, tiered"):
         intentpm.init(storage="disk")
 
 

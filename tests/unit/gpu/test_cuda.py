@@ -49,6 +49,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
 def test_the_device_is_described(driver: Driver) -> None:
     device = driver.device()
     assert (device.name, device.multiprocessors, device.most_lanes) == ("Fake 40", 3, 32)
+    assert device.free_memory() == 2**30
     assert device.failure == ""
 
 

@@ -44,6 +44,15 @@ def test_fresh_memory_holds_garbage(pair: Pair) -> None:
     assert min(pair.back.read()) >= 0x80
 
 
+def test_what_is_free_becomes_less() -> None:
+    device = EmulatedDevice()
+    before = device.free_memory()
+    taken = Memory(device, 1000), Memory(device, 5000, pinned=True)
+    assert device.free_memory() == before - 1000
+    del taken
+    assert device.free_memory() == before
+
+
 def test_work_is_late() -> None:
     early = 0
     for seed in range(100):
