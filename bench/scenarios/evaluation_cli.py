@@ -1,5 +1,6 @@
 """``intentpm bench tasks``: the five training tasks on several ranks and networks, and a page about it."""
 
+import shlex
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -83,7 +84,7 @@ def _page(runs: Sequence[Run], transport: str, beside: Sequence[str]) -> str:
         "# The training tasks, measured",
         "",
         f"`intentpm bench tasks` on {machine['cores']} cores ({machine['cpu']}){commits}, one run each. "
-        f" Networks: `2xshm` is two ranks of this machine (transport {transport}), `2x500mbit` two hosts (network "
+        f"Networks: `2xshm` is two ranks of this machine (transport {transport}), `2x500mbit` two hosts (network "
         "namespaces) whose links carry 500 Mbit/s either way (tcp). Seconds and megabytes (sent by all ranks) are per "
         "epoch, quality and the share of local accesses those of the last epoch. All ranks share the cores: more ranks "
         "than cores tell little about computing; bytes, shares and what a slow network adds can be compared.",
@@ -103,7 +104,7 @@ def _page(runs: Sequence[Run], transport: str, beside: Sequence[str]) -> str:
 def _shown(run: Run) -> str:
     """The arguments, of paths the last two parts."""
     arguments: list[str] = run.document["arguments"]
-    return " ".join("/".join(argument.split("/")[-2:]) for argument in arguments)
+    return shlex.join("/".join(argument.split("/")[-2:]) for argument in arguments)
 
 
 def _plot(runs: Sequence[Run], path: Path) -> None:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(600)]
 TASKS = {
     "kge": ["--generate", "entities=300,relations=5,triples=6000,types=5", "--dim", "8", "--epochs", "6"],
     "wv": ["--generate", "words=300,tokens=60000", "--dim", "8", "--epochs", "4"],
-    "ctr": ["--generate", "rows=16000,held_out=400,fields=4,keys=400", "--dim", "4", "--hidden", "16", "--epochs", "4"],
+    "ctr": ["--generate", "rows=6000,held_out=400,fields=4,keys=400", "--dim", "4", "--hidden", "16", "--epochs", "4"],
     "gnn": ["--generate", "nodes=1500,edges=6000", "--dim", "8", "--epochs", "8"],
     "mf": ["--generate", "users=600,items=300,ratings=40000", "--dim", "4", "--epochs", "8"],
 }
