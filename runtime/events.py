@@ -47,6 +47,7 @@ class Reason(IntEnum):
     MODE = 4
     LOAD = 5
     ONE_USE = 6
+    CHEAPER = 7
 
 
 EVENT = np.dtype(

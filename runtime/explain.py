@@ -18,6 +18,7 @@ REASONS = {
     Reason.OTHERS_HOLD: "other ranks hold replicas",
     Reason.MODE: "the management mode says so",
     Reason.ONE_USE: "for one clock, others intend it too",
+    Reason.CHEAPER: "no other rank intends it, but relocating it would cost more",
     Reason.LOAD: "several ranks intend it, and the new owner serves fewer such keys",
 }
 DECISIONS: dict[int, str] = {

@@ -1,6 +1,5 @@
 """The ``sim`` transport; ``sim.pxd`` is the contract."""
 
-from cython.operator cimport dereference, preincrement
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -65,10 +64,11 @@ cdef class SimNetwork(TaskScheduler):
 
     def close(self) -> None:
         """Frees what is under way and lets go of transports and tasks. The managers must be closed."""
-        for entry in self.queue:
-            if entry.second.kind == EVENT_DELIVER:
-                settle_message(<Message*>entry.second.item, 1)
-        self.queue.clear()
+        cdef size_t i
+        for i in range(self.slots.size()):
+            if self.slots[i].kind == EVENT_DELIVER:
+                settle_message(<Message*>self.slots[i].item, 1)
+        self.clear_events()
         self._endpoints.clear()
         self.transports = []
         self._tasks = []
@@ -288,14 +288,13 @@ cdef class SimNetwork(TaskScheduler):
 
     cdef void _release_sender(self, uint32_t source) noexcept nogil:
         cdef Message* message
-        at = self.queue.begin()
-        while at != self.queue.end():
-            if dereference(at).second.kind == EVENT_DELIVER and dereference(at).second.source == source:
-                message = <Message*>dereference(at).second.item
+        cdef size_t i
+        for i in range(self.slots.size()):
+            if self.slots[i].kind == EVENT_DELIVER and self.slots[i].source == source:
+                message = <Message*>self.slots[i].item
                 if message.body == NULL and gather_message(message) and message.done != NULL:
                     message.done(message.argument, 0)
                     message.done = NULL
-            preincrement(at)
 
 
 # -- a rank's end of it ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from intentpm.transports.base cimport condition_fn
-from intentpm.transports.sim_time cimport Event, Moment, Timeline
+from intentpm.transports.sim_time cimport Event, Timeline
 
 cdef extern from "<semaphore.h>" nogil:
     ctypedef struct sem_t:
@@ -41,7 +41,7 @@ cdef struct TaskState:
     void* context
     void* argument
     bint has_wake
-    Moment wake                  # of its WAKE event, if it has one
+    uint32_t wake                # slot of its WAKE event, if it has one
 
 
 cdef class TaskScheduler(Timeline):

@@ -7,7 +7,6 @@ import threading
 import traceback
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.operator cimport dereference
 from libc.errno cimport EINTR, errno
 from libcpp.vector cimport vector
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
@@ -220,7 +219,7 @@ cdef class TaskScheduler(Timeline):
     cdef bint _over_budget(self) noexcept nogil:
         if self.events >= self._max_events:
             self.stop("the run is over its budget of events (max_events)")
-        elif dereference(self.queue.begin()).first.first > self._max_ns:
+        elif self.next_ns() > self._max_ns:
             self.stop("the run is over its budget of virtual time (max_virtual_s)")
         return self.stopped
 
@@ -274,7 +273,7 @@ cdef class TaskScheduler(Timeline):
 
     cdef void _schedule_wake(self, TaskState* task, int64_t at_ns) noexcept nogil:
         if task.has_wake:
-            self.queue.erase(task.wake)
+            self.cancel(task.wake)
         task.has_wake = True
         task.wake = self.schedule(at_ns, EVENT_WAKE, task.rank, task.rank, task)
 

@@ -10,8 +10,8 @@ Assumption: one thread at a time runs (``sim_tasks`` sees to it). That guards ev
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libcpp.map cimport map as ordered_map
 from libcpp.pair cimport pair
+from libcpp.queue cimport priority_queue
 from libcpp.vector cimport vector
 
 cdef extern from "<stdint.h>" nogil:
@@ -22,9 +22,11 @@ cdef enum EventKind:
     EVENT_STEP = 1
     EVENT_LOST = 2
     EVENT_WAKE = 3
+    NO_EVENT = 4                 # a slot that is free, or whose event was cancelled
 
-# Virtual time, then order of scheduling: unique.
-ctypedef pair[int64_t, uint64_t] Moment
+# Virtual time, then order of scheduling, both negative, since the queue gives out its largest; and a slot. The first two are
+# unique.
+ctypedef pair[pair[int64_t, int64_t], uint32_t] Entry
 
 cdef struct Event:
     uint8_t kind
@@ -48,17 +50,24 @@ cdef class Timeline:
     cdef readonly int64_t now            # virtual nanoseconds
     cdef readonly uint64_t events        # that happened: recorded
     cdef readonly uint64_t trace
-    cdef ordered_map[Moment, Event] queue
+    cdef vector[Event] slots             # of the events to come
     cdef uint64_t random_state
-    cdef uint64_t _scheduled             # events so far
+    cdef priority_queue[Entry] _queue    # with those that were cancelled
+    cdef vector[uint32_t] _free_slots
+    cdef int64_t _scheduled              # events so far
     cdef vector[Happening] _happenings   # a ring of the last ones
 
-    # Adds an event; one in the past happens now.
-    cdef Moment schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil
-    # Whether the next event is at ``until_ns`` at the latest.
+    # Adds an event; one in the past happens now. Returns its slot.
+    cdef uint32_t schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil
+    # An event that was scheduled, and has not been taken, will not happen.
+    cdef void cancel(self, uint32_t slot) noexcept nogil
+    # Whether there is an event at ``until_ns`` at the latest.
     cdef bint is_due(self, int64_t until_ns) noexcept nogil
-    # Moves the clock to the next event, which must exist, and takes it out.
+    # Of the next event, if any ``is_due``: its time, and moving the clock to it and taking it out.
+    cdef int64_t next_ns(self) noexcept nogil
     cdef Event take_next(self) noexcept nogil
+    cdef void clear_events(self) noexcept nogil
+    cdef void _drop_next(self) noexcept nogil
     # Something happens now. The last three are a message's.
     cdef void record(
         self, uint8_t kind, uint32_t rank, uint32_t source,

@@ -1,7 +1,5 @@
 """The queue of events and the trace of a simulation; ``sim_time.pxd`` states what they guarantee."""
 
-from cython.operator cimport dereference
-
 cdef enum:
     HAPPENINGS = 256             # kept for reports
 
@@ -36,27 +34,50 @@ cdef class Timeline:
             lines.append(f"{happening.at_ns / 1e3:12.3f} us  rank {happening.rank}: {what}")
         return lines
 
-    cdef Moment schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil:
-        cdef Moment moment
+    cdef uint32_t schedule(self, int64_t at_ns, uint8_t kind, uint32_t rank, uint32_t source, void* item) noexcept nogil:
         cdef Event event
-        moment.first = max(at_ns, self.now)
-        moment.second = self._scheduled
-        self._scheduled += 1
+        cdef uint32_t slot
         event.kind = kind
         event.rank = rank
         event.source = source
         event.item = item
-        self.queue[moment] = event
-        return moment
+        if self._free_slots.empty():
+            slot = <uint32_t>self.slots.size()
+            self.slots.push_back(event)
+        else:
+            slot = self._free_slots.back()
+            self._free_slots.pop_back()
+            self.slots[slot] = event
+        self._queue.push(Entry(pair[int64_t, int64_t](-max(at_ns, self.now), -self._scheduled), slot))
+        self._scheduled += 1
+        return slot
+
+    cdef void cancel(self, uint32_t slot) noexcept nogil:
+        self.slots[slot].kind = NO_EVENT
 
     cdef bint is_due(self, int64_t until_ns) noexcept nogil:
-        return not self.queue.empty() and dereference(self.queue.begin()).first.first <= until_ns
+        while not self._queue.empty() and self.slots[self._queue.top().second].kind == NO_EVENT:
+            self._drop_next()
+        return not self._queue.empty() and self.next_ns() <= until_ns
+
+    cdef int64_t next_ns(self) noexcept nogil:
+        return -self._queue.top().first.first
 
     cdef Event take_next(self) noexcept nogil:
-        cdef Event event = dereference(self.queue.begin()).second
-        self.now = dereference(self.queue.begin()).first.first
-        self.queue.erase(self.queue.begin())
+        cdef Event event = self.slots[self._queue.top().second]
+        self.now = self.next_ns()
+        self._drop_next()
         return event
+
+    cdef void _drop_next(self) noexcept nogil:
+        cdef uint32_t slot = self._queue.top().second
+        self._queue.pop()
+        self.slots[slot].kind = NO_EVENT
+        self._free_slots.push_back(slot)
+
+    cdef void clear_events(self) noexcept nogil:
+        while not self._queue.empty():
+            self._drop_next()
 
     cdef void record(
             self, uint8_t kind, uint32_t rank, uint32_t source,

@@ -12,7 +12,7 @@ from intentpm.bench.output import OutFolder
 from intentpm.bench.results import describe_environment
 from intentpm.bench.scenarios.evaluation import SIZES, WORKLOADS, Evaluation, Run
 from intentpm.bench.scenarios.networks import Network
-from intentpm.bench.scenarios.regret import MODES
+from intentpm.bench.scenarios.regret import FIXED, MODES, SUBJECT
 from intentpm.foundation.whole_file import write_whole
 
 NAMES = tuple(workload.name for workload in WORKLOADS)
@@ -23,7 +23,7 @@ NETWORKS = ("1xshm", "2xshm", "4xshm", "2x500mbit", "4x200mbit")
 @click.option("--network", "networks", multiple=True, default=NETWORKS, show_default=True,
               help="RANKSxRATE: hosts behind links of that rate, or RANKSxshm: ranks of this machine.")  # fmt: skip
 @click.option("--task", "names", type=click.Choice(NAMES), multiple=True, default=NAMES, show_default=True)
-@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, default=MODES, show_default=True,
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, default=(SUBJECT, *FIXED), show_default=True,
               help="Ways of managing keys.")  # fmt: skip
 @click.option("--size", type=click.Choice(SIZES), default="medium", show_default=True,
               help="full: whole trainings, hours; medium: 40 minutes; small: seconds a run.")  # fmt: skip

@@ -17,6 +17,8 @@ from intentpm.bench.scenarios.networks import WORKLOADS as ON_NETWORKS
 WAYS = (
     ("adaptive", "adaptive"),
     ("adaptive", "immediate"),
+    ("adapm", "adaptive"),
+    ("adapm", "immediate"),
     ("relocate", "adaptive"),
     ("relocate", "immediate"),
     ("replicate", "adaptive"),
@@ -61,7 +63,7 @@ def management(
     sizes: tuple[int, ...], workloads: tuple[str, ...], repeats: int, transport: str, networks: tuple[str, ...],
     size: str, data: Path | None, resume: bool, out: Path,
 ) -> None:  # fmt: skip
-    """Compare the five modes of management and both timings: time, bytes, local accesses, relocations, replicas.
+    """Compare the modes of management and both timings: time, bytes, local accesses, relocations, replicas.
 
     With --network: time and bytes until a quality is reached, and regret, as root. Otherwise it says why not.
     """

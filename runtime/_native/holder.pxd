@@ -34,6 +34,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.deque cimport deque
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport Journal
@@ -59,6 +60,7 @@ cdef class Holder:
     cdef Owner owner
     cdef Hints hints
     cdef Draft draft
+    cdef ConcernedRanks concerned
     cdef uint32_t rank
     cdef readonly double sync_threshold          # L2 norm below which a replica's delta waits; 0: none
     cdef bint tells_all                          # whatever the threshold: a wait_sync is going on
@@ -124,6 +126,10 @@ cdef class Holder:
         if not self.todo[peer].empty() and self._may_send_to(peer):
             self._begin_round(peer)
         self.growing[peer] = False
+
+    # ``step`` has to be called for it: it is in ``concerned``.
+    cdef inline bint has_some_for(self, uint32_t peer) noexcept nogil:
+        return not self.todo[peer].empty()
 
     cdef inline bint may_ask_early(self) noexcept nogil:
         return self.fenced.size() >= self.early_records and self._no_writes_open()

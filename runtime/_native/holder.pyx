@@ -6,6 +6,7 @@ from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart
+from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.cuts cimport is_of
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
@@ -21,8 +22,8 @@ from intentpm.runtime._native.journal cimport (
     note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
-    FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP, RESULT_DROPPED, RESULT_KEPT,
-    RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved, rows_in, rows_of,
+    FLAG_BEGINS, FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP, RESULT_DROPPED,
+    RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved, rows_in, rows_of,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_RECORDS_FIRST, is_planted,
@@ -55,8 +56,8 @@ cdef enum:
 
 cdef class Holder:
     def __init__(
-            self, Serving serving not None, Owner owner not None, Hints hints not None, sync_threshold: float,
-            budget_bytes: int):
+            self, Serving serving not None, Owner owner not None, Hints hints not None,
+            ConcernedRanks concerned not None, sync_threshold: float, budget_bytes: int):
         cdef RemoteAccess remote = serving.remote
         cdef uint32_t size = remote.transport.size
         self.serving = serving
@@ -67,6 +68,7 @@ cdef class Holder:
         self.owner = owner
         self.hints = hints
         self.draft = Draft(remote.transport)
+        self.concerned = concerned
         self.rank = remote.transport.rank
         self.sync_threshold = sync_threshold
         self.budget_bytes = budget_bytes
@@ -163,6 +165,7 @@ cdef class Holder:
         reference.tick = first_use
         table.flags[key] |= KEY_QUEUED
         self.todo[known_owner(table, key)].push_back(reference)
+        self.concerned.add(known_owner(table, key))
 
     # -- being busy: holder.pxd says why -------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ cdef class Holder:
         header.origin = <uint16_t>self.rank
         header.round_rank = <uint16_t>peer
         header.load = packed_load(self.owner.hand_over.load())
-        header.flags = self.remote.cuts.flags()
+        header.flags = self.remote.cuts.flags() | (0 if self.open_records[peer] else FLAG_BEGINS)
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count

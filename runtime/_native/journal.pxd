@@ -48,6 +48,7 @@ cdef enum Reason:
     REASON_OTHERS_HOLD = 3       # other ranks hold replicas
     REASON_MODE = 4              # init(management=...) leaves no choice
     REASON_ONE_USE = 6           # others intend it too, and the rank that asked for one clock only
+    REASON_CHEAPER = 7           # no other rank uses it, but relocating it would cost more
     REASON_LOAD = 5              # the owner keeps more rows fresh for others than the rank that asked
 
 cdef struct Event:

@@ -77,6 +77,7 @@ cdef enum AccessFlags:
     FLAG_FORWARDED = 2           # came by way of a rank that no longer had the keys
     FLAG_SAME = 4                # RESULT: all contributions are equal, one is sent
     FLAG_HOLDERS = 8             # ANSWER: a section of holders follows
+    FLAG_BEGINS = 16             # ROUND: the first message of its round
     CUT_SHIFT = 6                # ACCESS, ROUND: cuts that the origin had made, modulo 4 (cuts.pxd); ANSWER: of the snapshot
     CUT_MASK = 3 << 6
 

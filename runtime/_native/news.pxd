@@ -28,6 +28,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport Journal
@@ -58,6 +59,7 @@ cdef class News:
     cdef RemoteAccess remote
     cdef Journal journal
     cdef Draft draft
+    cdef ConcernedRanks concerned
     cdef uint32_t rank
     cdef readonly int64_t sync_interval_ns
     # Per holder:
@@ -88,7 +90,7 @@ cdef class News:
     cdef void spread(self, TableState* table, uint32_t key, uint32_t writer, int64_t written_ns) noexcept nogil
     # The holder wrote, and is told that its row is right.
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
-    # The holder has sent a ROUND itself.
+    # The holder has begun a round.
     cdef void note_round_from(self, uint32_t holder) noexcept nogil
     # Of keys of one table that are being given away: the row goes to the holder with the next ``send_last``, until which
     # ``news.row`` stays. Ask ``may_note_last`` first: what is noted is sent at once, in one message per holder.
@@ -110,6 +112,10 @@ cdef class News:
     # Who asked for a flush that is over now.
     cdef inline uint8_t end_flush(self, uint32_t holder) noexcept nogil:
         return self._end_flush(holder) if self.flush_asked[holder] else 0
+
+    # ``step`` or ``end_flush`` has to be called for it: it is in ``concerned``.
+    cdef inline bint has_some_for(self, uint32_t holder) noexcept nogil:
+        return self.flush_asked[holder] != 0 or not self.unsent[holder].empty()
 
     # private
     cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil

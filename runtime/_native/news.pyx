@@ -5,6 +5,7 @@ from libc.string cimport memset
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.holders cimport (
@@ -39,12 +40,13 @@ cdef inline KeyRef _reference(const TableState* table, uint32_t key) noexcept no
 
 
 cdef class News:
-    def __init__(self, RemoteAccess remote not None, sync_interval_ns: int):
+    def __init__(self, RemoteAccess remote not None, ConcernedRanks concerned not None, sync_interval_ns: int):
         cdef uint32_t size = remote.transport.size
         self.remote = remote
         self.transport = remote.transport
         self.journal = remote.journal
         self.draft = Draft(remote.transport)
+        self.concerned = concerned
         self.rank = remote.transport.rank
         self.sync_interval_ns = sync_interval_ns
         self.unsent.resize(size)
@@ -80,6 +82,7 @@ cdef class News:
         holding.since = tick_of(written_ns)
         if not holding.flags & HOLDING_LISTED:
             self.unsent[holding.rank].push_back(_reference(table, key))
+            self.concerned.add(holding.rank)
         holding.flags |= HOLDING_NEWS | HOLDING_LISTED
 
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
@@ -331,6 +334,7 @@ cdef class News:
 
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil:
         self.flush_asked[holder] |= who
+        self.concerned.add(holder)
         self.flush_drained[holder] = False
         if not is_planted(MUTATION_ROUNDING_FORGOTTEN):
             self._list_rounded(holder)

@@ -74,7 +74,7 @@ cdef class Owner:
         self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil
     cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil
     cdef void _measure(self, const RoundHeader* asked) noexcept nogil
-    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil
+    cdef Reason _reason_to_lend(self, TableState* table, uint32_t key, uint32_t rank, uint8_t record) noexcept nogil
     cdef uint32_t _move_to(
         self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil
     cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil

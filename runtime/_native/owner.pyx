@@ -14,9 +14,9 @@ from intentpm.runtime._native.holders cimport (
     HOLDING_NEWS, HOLDING_ONCE, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding, rest_until,
 )
 from intentpm.runtime._native.journal cimport (
-    EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED, REASON_LOAD,
-    REASON_MODE, REASON_ONLY_INTENT, REASON_ONE_USE, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason, note_decision,
-    note_traced,
+    EVENT_DELTA_TAKEN, EVENT_FORWARDED, EVENT_HOLDER_ADDED, EVENT_HOLDER_REMOVED, EVENT_MOVED_OUT, EVENT_PARKED, REASON_CHEAPER,
+    REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_ONE_USE, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason,
+    note_decision, note_traced,
 )
 from intentpm.runtime._native.messages cimport (
     CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE,
@@ -205,11 +205,16 @@ cdef class Owner:
         self.stall_bytes = self.news.round_trip_ns() * (
             <double>(self.transport.sent_bytes - self.began_bytes) / max(1.0, <double>(self.journal.now_ns - self.began_ns)))
 
-    cdef Reason _reason_to_replicate(self, TableState* table, uint32_t key) noexcept nogil:
-        """Why ``decide`` did not relocate."""
+    cdef Reason _reason_to_lend(self, TableState* table, uint32_t key, uint32_t rank, uint8_t record) noexcept nogil:
+        """Why ``_choose`` did not relocate the key to the rank."""
+        cdef bint owner_intends = table.records[key].intent_refs > 0
         if not may_relocate(self.management):
             return REASON_MODE
-        return REASON_OWNER_INTENDS if table.records[key].intent_refs > 0 else REASON_OTHERS_HOLD
+        if not owner_intends and not others_hold(table, key, rank):
+            return REASON_CHEAPER
+        if record & RECORD_ONCE:
+            return REASON_ONE_USE
+        return REASON_OWNER_INTENDS if owner_intends else REASON_OTHERS_HOLD
 
     cdef uint32_t _move_to(
             self, TableState* table, uint32_t key, uint32_t holder, char* row, uint8_t* apart) noexcept nogil:
@@ -242,7 +247,7 @@ cdef class Owner:
             mark_shared(table, key, True)       # before the row is read: later writes are marked dirty
             note_decision(
                 self.journal, table, key, EVENT_HOLDER_ADDED, rank, table.records[key].epoch,
-                REASON_ONE_USE if record & RECORD_ONCE else self._reason_to_replicate(table, key), self.costs)
+                self._reason_to_lend(table, key, rank, record), self.costs)
         holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_ROUNDED | HOLDING_ONCE)
         holding.flags |= HOLDING_ONCE if record & RECORD_ONCE else 0
         holding.rests_until = 0

@@ -36,6 +36,7 @@ Assumption: every method is called under the engine's lock.
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.journal cimport Journal
@@ -57,6 +58,7 @@ cdef class Rounds:
     cdef Journal journal
     cdef uint32_t size
     cdef int management
+    cdef ConcernedRanks concerned
     cdef readonly Hints hints
     cdef readonly News news
     cdef readonly Owner owner

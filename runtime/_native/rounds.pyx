@@ -2,14 +2,15 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from intentpm.runtime._native.concerned_ranks cimport NOBODY, ConcernedRanks
 from intentpm.runtime._native.draft cimport row_bytes_in
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
-    FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP, RoundBody,
-    RoundHeader, holders_fit, keys_fit, round_body, rows_in, rows_of,
+    FLAG_BEGINS, FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP,
+    RoundBody, RoundHeader, holders_fit, keys_fit, round_body, rows_in, rows_of,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -33,10 +34,11 @@ cdef class Rounds:
         self.journal = remote.journal
         self.size = remote.transport.size
         self.management = management
+        self.concerned = ConcernedRanks(self.size)
         self.hints = Hints(remote, management)
-        self.news = News(remote, sync_interval_ns)
+        self.news = News(remote, self.concerned, sync_interval_ns)
         self.owner = Owner(remote, self.news, self.hints, management)
-        self.holder = Holder(serving, self.owner, self.hints, sync_threshold, budget_bytes)
+        self.holder = Holder(serving, self.owner, self.hints, self.concerned, sync_threshold, budget_bytes)
         self.intents = RankIntents(remote, self.holder, self.hints, management)
         self.writes = RankWrites(remote, self.holder, self.news)
         self.sync = Sync(remote, self.intents, self.holder, self.news, self.writes)
@@ -52,11 +54,15 @@ cdef class Rounds:
         self.holder.step_fence()
         self.sync.step()
         again = min(self.writes.collect(now_ns, False), self.holder.step_fetched(now_ns))
-        for peer in range(self.size):
+        peer = self.concerned.next_from(0)
+        while peer != NOBODY:
             self.holder.step(peer)
             again = min(again, self.news.step(peer, now_ns))
             if self.news.end_flush(peer) & FLUSH_FOR_SYNC:
                 self.sync.answer(peer)
+            if not self.holder.has_some_for(peer) and not self.news.has_some_for(peer):
+                self.concerned.remove(peer)
+            peer = self.concerned.next_from(peer + 1)
         again = min(again, self.hints.step(now_ns))
         self.remote.step_waiting()
         if self._fetch_rows(tick_of(now_ns)):
@@ -90,7 +96,7 @@ cdef class Rounds:
         if not _rows_fit(table, header, &sections, answers):
             return False
         if message_id == MSG_ROUND:
-            if not header.flags & FLAG_FORWARDED:
+            if header.flags & FLAG_BEGINS:
                 self.news.note_round_from(source)
             self.owner.serve_round(table, header, &sections)
         elif message_id == MSG_ANSWER:

@@ -96,3 +96,19 @@ def test_a_clock_that_takes_long_makes_it_a_replica_as_any(ranks: Ranks) -> None
     ranks.push(1)
     ranks.pause_us(120_000)
     assert ranks.rows(1) == ranks.rows(0) == [2] * len(KEYS)
+
+
+def test_tiny_rows_are_lent_where_many_would_hear_of_a_relocation() -> None:
+    with simulate(8, 1, Config(management="adaptive", seed=1), NetworkModel()) as job:
+        tables = job.create_table("t", 64, dtype="float16")
+        worker = job.on_every_rank(lambda pm: pm.worker())[1]
+        key = int(tables[0].owned_keys()[0])
+
+        def fetch() -> None:
+            worker.intent(tables[1], [key], 0, 1)
+            worker.wait_sync()
+
+        job.spawn(1, fetch)
+        job.run()
+        text = str(job.ranks[0].explain(tables[0], key))
+    assert "replica granted to rank 1: no other rank intends it, but relocating it would cost more" in text

@@ -57,3 +57,77 @@ def test_a_copy_comes_to_show_what_others_wrote(reader_writes: bool) -> None:
 def test_refreshes_that_are_not_sent_are_found(defect: str) -> None:
     with mutations.plant(defect):
         assert all(read_until_seen(seed, False) == np.inf for seed in range(3))
+
+
+def seen_after_us(tables_written: int) -> float:
+    """A reader that writes to other keys, of so many tables, every 2 ms: virtual us until it sees another's write."""
+    with simulate(3, 1, Config(management="replicate"), NetworkModel()) as job:
+        tables = [job.create_table(name, 64, dtype="int64") for name in ("t", "u", "v")]
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0][0].owned_keys()[[READ, WRITTEN]]
+        written_ns, seen_ns = [0], [0]
+
+        def read() -> None:
+            for table in tables:
+                workers[2].intent(table[2], owned, 0, 10**9)
+            workers[2].wait_sync()
+            for number in range(200):
+                for table in tables[:tables_written]:
+                    workers[2].push(table[2], owned[1:], [1])
+                if number == 100:
+                    job.spawn(1, write)
+                for _ in range(20):
+                    job.network.pause(100.0)
+                    if not seen_ns[0] and workers[2].pull(tables[0][2], owned[:1])[0] == 1:
+                        seen_ns[0] = job.network.now
+
+        def write() -> None:
+            written_ns[0] = job.network.now
+            workers[1].push(tables[0][1], owned[:1], [1])
+
+        job.spawn(2, read)
+        job.run()
+        return (seen_ns[0] - written_ns[0]) / 1000
+
+
+def test_news_wait_for_rounds_however_many_tables_they_are_of() -> None:
+    assert seen_after_us(1) == pytest.approx(seen_after_us(3), rel=0.1)
+
+
+CLOCK_US, CLOCKS_AHEAD = 5000.0, 16
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_that_is_not_used_yet_rests(seed: int) -> None:
+    """Written when its first use is 80 ms away: it is sent no refresh for half of that, and shows the write then."""
+    config = Config(management="replicate", timing="immediate")
+    with simulate(2, seed, config, NetworkModel()) as job:
+        tables = job.create_table("t", 64, dtype="int64")
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0].owned_keys()
+        refreshed = {}
+
+        def read() -> None:
+            for clock in range(1, 41):  # so that the length of its clocks, and of its rounds, is known
+                workers[1].intent(tables[1], owned[2 + clock % 16 :][:1], clock)
+                job.network.pause(CLOCK_US)
+                workers[1].advance_clock()
+            workers[1].intent(tables[1], owned[:1], workers[1].clock + CLOCKS_AHEAD, 10**9)
+            workers[1].wait_sync()
+            job.spawn(0, write)
+            for _ in range(CLOCKS_AHEAD // 2):
+                job.network.pause(CLOCK_US)
+                workers[1].advance_clock()
+            refreshed["half"] = job.ranks[0].stats()["refreshed_rows"]
+            for _ in range(CLOCKS_AHEAD // 2):
+                job.network.pause(CLOCK_US)
+                workers[1].advance_clock()
+            assert workers[1].pull(tables[1], owned[:1])[0] == 1
+            refreshed["used"] = job.ranks[0].stats()["refreshed_rows"]
+
+        def write() -> None:
+            workers[0].push(tables[0], owned[:1], [1])
+
+        job.spawn(1, read)
+        job.run()
+        assert refreshed == {"half": 0, "used": 1}

@@ -33,6 +33,13 @@ def test_a_mode_that_does_not_reach_the_quality_is_never_the_best():
     assert math.isnan(both.in_time)
 
 
+def test_adapms_rule_is_shown_but_is_no_fixed_mode():
+    (found,) = compare([run("adaptive", 2.0), run("static", 4.0), run("adapm", 1.0, 77.0)])
+    assert (found.best.mode, found.in_time) == ("static", 0.5)
+    assert "77 MB" in table([found])[-1]
+    assert compare([run("adaptive", 2.0), run("adapm", 1.0)]) == []
+
+
 def test_workloads_and_networks_are_apart_and_incomplete_ones_left_out():
     runs = [run(mode, 1.0, network=network) for network in ("a", "b") for mode in ("adaptive", "static")]
     runs += [run("adaptive", 1.0, network="one rank"), run("static", 1.0, workload="zipf")]
