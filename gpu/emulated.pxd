@@ -68,6 +68,7 @@ cdef struct Event:
 
 cdef class EmulatedDevice(Device):
     cdef readonly bint guarded
+    cdef public size_t most_bytes        # of all its memory, pinned too; more is refused
     cdef readonly uint64_t host_waits
     cdef public bint stands_still
     cdef mutex lock

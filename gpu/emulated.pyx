@@ -34,6 +34,7 @@ cdef class EmulatedDevice(Device):
         self.multiprocessors = multiprocessors
         self.most_lanes = lanes
         self.guarded = guarded
+        self.most_bytes = <size_t>-1
         self.random = <uint64_t>(seed & 0xffffffffffffffff)
         self.order = HappensBefore()
 
@@ -83,9 +84,16 @@ cdef class EmulatedDevice(Device):
         cdef char* memory = <char*>mmap(
             NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         cdef Block* block
+        cdef size_t taken = size_bytes
         if memory == <char*>MAP_FAILED:
             return NULL
         self.lock.lock()
+        for entry in self.blocks:
+            taken += entry.second.size_bytes
+        if taken > self.most_bytes:
+            self.lock.unlock()
+            munmap(memory, mapped_bytes)
+            return NULL
         memset(memory, <int>(0x80 | self._draw(128)), mapped_bytes)
         block = &self.blocks[<size_t>memory]
         block.memory = memory

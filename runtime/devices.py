@@ -54,6 +54,15 @@ class Devices:
                 self._opened[name] = open_device(name, self._world.rank)
             return self._opened[name]
 
+    def sharers(self) -> int:
+        """How many ranks of this host have the same device as this one, at most."""
+        if self._of_rank.startswith("emulated"):
+            return 1
+        from intentpm.gpu.cuda import count_devices
+
+        devices = count_devices() if self._of_rank == "cuda" else 1
+        return -(-self._world.local_ranks // max(1, devices))
+
     def _of_local_rank(self) -> int:
         from intentpm.gpu.cuda import count_devices
 

@@ -179,7 +179,7 @@ class ParameterManager(Checkpointing):
             creation = TableCreation(self._engine, described["name"])
             try:
                 creation = call.once(
-                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._devices.open)
+                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._devices)
                 )
                 answers = call.agree(described, problem=creation.problem)
                 self._settle_table(creation, not any(answer["problem"] for answer in answers))

@@ -5,19 +5,19 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from intentpm.foundation.errors import DeviceError, DtypeError, Error, MemoryBudgetError, ShapeError
-from intentpm.gpu.device import Device
 from intentpm.runtime._native.device_tier import DeviceTier
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.store import Table
 from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE, TieredRows
 from intentpm.runtime.arguments import UnfitError
 from intentpm.runtime.collectives import Answers
+from intentpm.runtime.devices import Devices
 from intentpm.runtime.table_arguments import TableArguments
 
 OF_THE_ARGUMENTS = {"ShapeError": ShapeError, "DtypeError": DtypeError}
 """Errors that are the same for every rank, whichever found the fault."""
 FREE_SHARE = 2
-"""Of what is free on a device, one part in so many is for a tiered table's rows; the next has its share of the rest."""
+"""A tiered table has one part in so many of what is free on a device; the next table, of the rest."""
 
 
 class TableCreation:
@@ -38,12 +38,12 @@ class TableCreation:
         check: Callable[[TableArguments], int],
         rank: int,
         size: int,
-        device: Callable[[], Device],
+        devices: Devices,
     ) -> Self:
         """The table, filled and known to the engine, or a problem: the other ranks hear of it before this one raises.
 
-        arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id. device: opens
-        the one for ``storage="gpu"`` or "tiered".
+        arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id. devices: of
+        this rank; its own is opened for ``storage="gpu"`` or "tiered".
         """
         shared = True
         if arguments is not None:
@@ -62,9 +62,9 @@ class TableCreation:
                 shared = arguments.init.is_shared
                 arguments.init.fill(table)
                 if arguments.storage == "gpu":
-                    DeviceTier(table, device())
+                    DeviceTier(table, devices.open())
                 elif arguments.storage == "tiered":
-                    TieredRows(table, device(), seats_for(arguments, device()))
+                    TieredRows(table, devices.open(), seats_for(arguments, devices))
                 self._engine.add_table(table)
                 self.table = table
             except Exception as problem:  # an init callable may raise anything
@@ -119,11 +119,14 @@ def check_budget(arguments: TableArguments, size: int, used_bytes: int, budget_b
         )
 
 
-def seats_for(arguments: TableArguments, device: Device) -> int:
-    """How many rows of a table with storage="tiered" the device has room for. Raises DeviceError."""
+def seats_for(arguments: TableArguments, devices: Devices) -> int:
+    """How many rows of a table with storage="tiered" the rank's device has room for. Raises DeviceError."""
+    device = devices.open()
     seat_bytes = arguments.stride_bytes + SEAT_BYTES_BESIDE
     free_bytes = device.free_memory()
-    memory = free_bytes // FREE_SHARE if arguments.device_memory is None else arguments.device_memory
+    memory = arguments.device_memory
+    if memory is None:
+        memory = free_bytes // (FREE_SHARE * devices.sharers())
     if memory < seat_bytes:
         raise DeviceError(
             f"table {arguments.name!r}: {device.name} has {free_bytes} bytes free, and a row takes {seat_bytes}: free "

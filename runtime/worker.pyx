@@ -479,6 +479,9 @@ cdef class Worker(CountedWorker):
                 self._access_rows(table, kind, wanted, count, rows)
         if not is_read(kind) and is_dirty(table.state):
             self._note_dirt()
+        if table.state.tier != NULL and load_relaxed(&table.state.tier.lacking) and (
+                exchange_acquire(&table.state.tier.lacking, 0)):
+            self._kick(False)
         if table.state.tier != NULL and table.state.tier.failed:
             self.engine.look_now()       # the others are told before this rank's program ends
             table.tier.check()

@@ -86,6 +86,7 @@ cdef struct RowTier:
         TableState* table, WindowEvent event, const uint32_t* keys, uint32_t count, uint32_t first_use) noexcept nogil
     # Engine lock held. Has rows that are wanted sent to the device, as many as one copy takes. True: there are more.
     bint (*fetch)(TableState* table, uint32_t now) noexcept nogil
+    uint32_t lacking             # atomic: rows that are wanted were noted since ``fetch`` looked; it needs a step of the engine
 
 cdef struct TableState:
     # Set before anybody else sees the table.

@@ -22,6 +22,9 @@ What the device has room for is a *seat*: one row of its slab. A slot (``slots.p
 Every transition happens with the word of the slot's key LOCKED, or before the key can be found; all but the last two with
 rows.lock held, and seats change hands under both rows.lock and the engine's lock.
 
+Rows that are wanted wait in a queue, in the order in which their windows became due, until they have a seat: when the device is
+full, until a window is over. Those that have one, and were written in ``rows`` since, do not wait.
+
 Guarantees
     * A batch is served by the device as far as the device has its rows, or they are coming; the others in ``rows``, one by one,
       afterwards: what is not announced, or does not fit, is slower and right. Within a batch a key is served in one place, but
@@ -80,40 +83,44 @@ cdef class TieredRows(DeviceTier):
     cdef uint64_t broken_windows     # rows that gave up their seats in a window: none
     # guarded by: engine lock
     cdef WindowUses* uses        # per key
-    cdef vector[uint32_t] wanted     # keys, in the order in which windows became due
+    cdef vector[uint32_t] wanted     # keys, in the order in which windows became due; those before wanted_at are done with
     cdef size_t wanted_at
+    cdef vector[uint32_t] void_seats     # keys whose rows have a seat and are not in it
     cdef vector[uint32_t] chosen
     cdef vector[pair[int64_t, int64_t]] candidates   # (-ticks to its use, seat)
+    cdef bint is_full            # the first that is wanted has no seat, and there is none until a window is over
     cdef int64_t looked_in_vain  # at seats, none of which could be given up, since a window was over
     # guarded by: missing_lock, which is held for a few instructions
     cdef uint32_t missing_lock
     cdef vector[uint32_t] missing        # keys in windows that were found without a row on the device
+    cdef vector[uint32_t] taken          # guarded by: engine lock. Takes the place of ``missing``
 
     # any thread
     cdef void _note_missing(self, int64_t key) noexcept nogil
     # engine lock held
     cdef void _note_window(self, WindowEvent event, const uint32_t* keys, uint32_t count, uint32_t first_use) noexcept nogil
+    cdef void _want(self, uint32_t key) noexcept nogil
     cdef bint _fetch(self, uint32_t now) noexcept nogil
     cdef void _take_missing(self) noexcept nogil
-    # private; engine lock and rows.lock held
-    cdef bint _fetch_some(self, uint32_t now) noexcept nogil
-    cdef int64_t _choose(self, uint32_t number) noexcept nogil
-    cdef bint _is_lacking(self, uint32_t key, uint32_t number) noexcept nogil
-    cdef bint _send_chosen(self, Move& move) noexcept nogil
-    cdef bint _set_out(self, uint32_t key, uint32_t number, char* row) noexcept nogil
-    cdef bint _take_seat(self, int32_t slot) noexcept nogil
-    cdef int64_t _seats_free(self) noexcept nogil
-    cdef bint _free_seats(self, int64_t count, uint32_t now) noexcept nogil
+    cdef int64_t _choose(self) noexcept nogil
+    cdef bint _is_lacking(self, uint32_t key) noexcept nogil
     cdef void _look_for_seats(self, int64_t count, uint32_t now) noexcept nogil
+    cdef int64_t _seats_free(self) noexcept nogil
     cdef int64_t _ticks_to_use(self, int64_t seat, uint32_t now) noexcept nogil
     cdef bint _is_bound(self, int64_t key, int32_t slot) noexcept nogil
+    cdef void _forget_done(self) noexcept nogil
+    # private; engine lock and rows.lock held. False: the device fails
+    cdef bint _free_seats(self) noexcept nogil
     cdef bint _vacate(self, int64_t seat, uint32_t number) noexcept nogil
-    cdef bint _write_back(self, Move& move, const vector[int32_t]& seats) noexcept nogil
+    cdef bint _send_chosen(self) noexcept nogil
+    cdef bint _set_out(self, uint32_t key, uint32_t number, char* row) noexcept nogil
+    cdef bint _take_seat(self, int32_t slot) noexcept nogil
     # private; rows.lock held
     cdef bint _land(self, Move* arrival) noexcept nogil
     cdef bint _land_until(self, uint32_t number) noexcept nogil
-    cdef bint _has_arrived(self, uint32_t key, int32_t slot, uint32_t number) noexcept nogil
+    cdef bint _has_arrived(self, uint32_t key, int32_t slot, uint32_t number, bint is_put) noexcept nogil
     cdef bint _settle(self, Move* departure) noexcept nogil
     cdef void _settle_until(self, uint32_t number) noexcept nogil
     cdef void _go_home(self, uint32_t key, int32_t slot, uint32_t number, const char* row) noexcept nogil
-    cdef void _end_moves(self) noexcept nogil
+    cdef bint _land_arrived(self) noexcept nogil
+    cdef void _settle_departed(self) noexcept nogil

@@ -12,7 +12,7 @@ import numpy as np
 
 from intentpm.foundation.errors import MemoryBudgetError
 
-from intentpm.foundation.primitives cimport load_relaxed_i32
+from intentpm.foundation.primitives cimport load_relaxed_i32, store_relaxed
 from intentpm.gpu.device cimport Device
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.gpu.row_moves cimport RowMoves
@@ -35,12 +35,13 @@ from intentpm.runtime._native.window_uses cimport (
 )
 
 cdef enum:
-    MOVE_BYTES = 4 << 20         # of rows in one copy: some 0.2 ms on the bus
+    MOVE_BYTES = 1 << 20         # of rows in one copy: 0.1 ms of the host's time with rows.lock held, less on the bus
     MOST_ARRIVALS = 8            # under way; of departures the same
     MOST_DEPARTURES = 4
-    LOOKED_AT = 8                # seats for each that is given up ...
+    LOOKED_AT = 8                # seats that may be given up for each that is ...
     LEAST_LOOKED_AT = 1024       # ... and at least
-    MOST_LOOKED_AT = 1 << 16     # seats, and keys that are wanted, at a time: some milliseconds with the engine's lock
+    MOST_LOOKED_AT = 1 << 14     # keys that are wanted, or seats, at a time: a millisecond or two with the engine's lock
+    MOST_MISSING = 1024          # that are noted; others are when they are met again
     IN_WINDOW = -1
 
 SEAT_BYTES_BESIDE = sizeof(int)
@@ -64,6 +65,8 @@ cdef class TieredRows(DeviceTier):
         self.slot_of_seat = <int32_t*>calloc(self.seats, sizeof(int32_t))
         if self.seat_of == NULL or self.move_of == NULL or self.uses == NULL or self.slot_of_seat == NULL:
             raise MemoryBudgetError("out of memory")
+        self.missing.reserve(MOST_MISSING)
+        self.taken.reserve(MOST_MISSING)
         self.moves = RowMoves(self.rows)
         if not self.rows.reserve_exactly(self.seats):
             raise MemoryBudgetError(
@@ -136,7 +139,7 @@ cdef class TieredRows(DeviceTier):
         return self.seat_of[slot] - 1
 
     cdef void _begin_run(self) noexcept nogil:
-        self._end_moves()
+        self._land_arrived()
 
     cdef TakeUp _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil:
         cdef int64_t key = run.keys[run.first + i]
@@ -162,8 +165,11 @@ cdef class TieredRows(DeviceTier):
     cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil:
         if self.tier.where[slot] & ROW_ON_DEVICE:
             DeviceTier._bring(self, key, slot)
-        else:
-            self._settle_until(self.move_of[slot])
+            return
+        self._settle_until(self.move_of[slot])
+        if self.tier.where[slot] == ROW_AWAY:    # nothing brings it: a defect, and nobody is to wait for it for ever
+            self._fail()
+            self._go_home(<uint32_t>key, slot, self.move_of[slot], NULL)
 
     # -- windows ---------------------------------------------------------------------------------------------------------------
 
@@ -174,101 +180,146 @@ cdef class TieredRows(DeviceTier):
                 window_signalled(&self.uses[keys[i]], first_use)
             elif event == WINDOW_DUE:
                 window_due(&self.uses[keys[i]])
-                self.wanted.push_back(keys[i])
+                self._want(keys[i])
             elif event == WINDOW_OVER:
                 window_over(&self.uses[keys[i]])
             else:
                 window_withdrawn(&self.uses[keys[i]])
         if event == WINDOW_OVER:
             self.looked_in_vain = 0
+            self.is_full = False
+
+    cdef void _want(self, uint32_t key) noexcept nogil:
+        """Has it looked at by ``_fetch``, once."""
+        if self.uses[key].queued:
+            return
+        self.uses[key].queued = True
+        if is_here(self.table, key) and self.seat_of[slot_of(self.table, key)]:
+            self.void_seats.push_back(key)
+        else:
+            self.wanted.push_back(key)
 
     cdef void _note_missing(self, int64_t key) noexcept nogil:
         cdef uint32_t seen
-        if is_in_window(&self.uses[key]):
-            seen = lock_word(&self.missing_lock)
-            if <int64_t>self.missing.size() < max(self.seats, <int64_t>LEAST_LOOKED_AT):     # others are noted when next met
-                self.missing.push_back(<uint32_t>key)
-            unlock_unchanged(&self.missing_lock, seen)
+        if not is_in_window(&self.uses[key]):
+            return
+        seen = lock_word(&self.missing_lock)
+        if self.missing.empty():
+            store_relaxed(&self.tier.lacking, 1)
+        if self.missing.size() < MOST_MISSING:
+            self.missing.push_back(<uint32_t>key)
+        unlock_unchanged(&self.missing_lock, seen)
 
     cdef void _take_missing(self) noexcept nogil:
-        cdef uint32_t seen = lock_word(&self.missing_lock)
-        self.wanted.insert(self.wanted.end(), self.missing.begin(), self.missing.end())
-        self.missing.clear()
+        cdef uint32_t key, seen = lock_word(&self.missing_lock)
+        self.taken.swap(self.missing)
         unlock_unchanged(&self.missing_lock, seen)
+        for key in self.taken:
+            self._want(key)
+        self.taken.clear()
 
     # -- fetching --------------------------------------------------------------------------------------------------------------
 
     cdef bint _fetch(self, uint32_t now) noexcept nogil:
+        cdef int64_t seats
         cdef bint done
         self._take_missing()
-        if self.wanted_at == self.wanted.size() or self.tier.failed:
+        if self.tier.failed or (self.void_seats.empty() and (self.is_full or self.wanted_at == self.wanted.size())):
             return False
+        seats = self._choose() - self._seats_free()
+        self.candidates.clear()
+        if seats > 0:
+            self._look_for_seats(seats, now)
         self.rows.lock.lock()
-        self._end_moves()
-        done = self._fetch_some(now)
+        self._settle_departed()
+        done = self._land_arrived() and self._free_seats() and (self.chosen.empty() or self._send_chosen())
         if not done:
             self._fail()
         self.rows.lock.unlock()
-        return done and self.wanted_at < self.wanted.size()
+        self._forget_done()
+        return done and not self.is_full and self.wanted_at < self.wanted.size()
 
-    cdef bint _fetch_some(self, uint32_t now) noexcept nogil:
-        cdef Move move
-        cdef int64_t seats
-        cdef bint done = True
-        self.moves_begun += 1
-        move.number = self.moves_begun
-        seats = self._choose(move.number) - self._seats_free()
-        if self.wanted_at == self.wanted.size():
-            self.wanted.clear()
-            self.wanted_at = 0
-        if seats > 0 and self.looked_in_vain < self.seats_touched:
-            done = self._free_seats(seats, now)
-        return done and (self.chosen.empty() or self._send_chosen(move))
-
-    cdef int64_t _choose(self, uint32_t number) noexcept nogil:
-        """Of those that are wanted next. Returns how many have no seat."""
+    cdef int64_t _choose(self) noexcept nogil:
+        """The keys whose rows are to be sent now. Returns how many have no seat."""
         cdef size_t most = max(<size_t>1, MOVE_BYTES // max(self.table.stored_bytes, <size_t>1))
-        cdef size_t end = min(self.wanted.size(), self.wanted_at + MOST_LOOKED_AT)
+        cdef size_t at = self.wanted_at
         cdef int64_t without_seat = 0
         cdef uint32_t key
         self.chosen.clear()
-        while self.wanted_at < end and self.chosen.size() < most:
-            key = self.wanted[self.wanted_at]
-            self.wanted_at += 1
-            if is_here(self.table, key) and is_in_window(&self.uses[key]) and self._is_lacking(key, number):
+        while not self.void_seats.empty() and self.chosen.size() < most:
+            key = self.void_seats.back()
+            self.void_seats.pop_back()
+            self.uses[key].queued = False
+            if self._is_lacking(key):
+                self.chosen.push_back(key)
+        while at < min(self.wanted.size(), self.wanted_at + MOST_LOOKED_AT) and self.chosen.size() < most and not self.is_full:
+            key = self.wanted[at]
+            if self._is_lacking(key):
                 self.chosen.push_back(key)
                 without_seat += self.seat_of[slot_of(self.table, key)] == 0
+            elif self.wanted_at == at:
+                self.uses[key].queued = False
+                self.wanted_at += 1
+            at += 1
         return without_seat
 
-    cdef bint _is_lacking(self, uint32_t key, uint32_t number) noexcept nogil:
-        """The device lacks the row of a key, which is chosen for this move if it is asked."""
-        cdef int32_t slot = slot_of(self.table, key)
+    cdef bint _is_lacking(self, uint32_t key) noexcept nogil:
+        """It is in a window and here, and the device lacks its row."""
+        cdef int32_t slot
         cdef uint32_t seen
         cdef uint8_t where
-        if self.move_of[slot] == number:
+        if not is_in_window(&self.uses[key]) or not is_here(self.table, key):
             return False
+        slot = slot_of(self.table, key)
         seen = lock_word(&self.table.places[key].word)
         where = self.tier.where[slot]
         unlock_unchanged(&self.table.places[key].word, seen)
-        if where == ROW_AWAY:
-            self._settle_until(self.move_of[slot])
-        elif where:
-            return False
-        self.move_of[slot] = number
-        return True
+        return where == 0 or where == ROW_AWAY
 
-    cdef bint _send_chosen(self, Move& move) noexcept nogil:
-        cdef size_t row_bytes = self.table.stored_bytes
+    cdef void _forget_done(self) noexcept nogil:
+        """Of those that were wanted: up to the first that still waits for a seat."""
+        cdef int _looked
         cdef uint32_t key
+        for _looked in range(MOST_LOOKED_AT):
+            if self.wanted_at == self.wanted.size():
+                break
+            key = self.wanted[self.wanted_at]
+            if self._is_lacking(key):
+                if self.seat_of[slot_of(self.table, key)] == 0:
+                    break
+                self.void_seats.push_back(key)
+            else:
+                self.uses[key].queued = False
+            self.wanted_at += 1
+        if self.wanted_at == self.wanted.size():
+            self.wanted.clear()
+            self.wanted_at = 0
+        elif self.wanted_at > max(<size_t>MOST_LOOKED_AT, self.wanted.size() // 2):
+            self.wanted.erase(self.wanted.begin(), self.wanted.begin() + self.wanted_at)
+            self.wanted_at = 0
+
+    cdef bint _send_chosen(self) noexcept nogil:
+        """Where there is no memory to stage them, they wait."""
+        cdef size_t row_bytes = self.table.stored_bytes
+        cdef Move move
+        cdef uint32_t key
+        cdef int32_t slot
         move.exchange = self.rows.open(self.chosen.size(), row_bytes)
         if move.exchange == NULL:
-            return False
+            self.is_full = True
+            return not self.tier.failed
+        self.moves_begun += 1
+        move.number = self.moves_begun
         for key in self.chosen:
-            if not self._take_seat(slot_of(self.table, key)):
-                continue                 # it does not fit
+            slot = slot_of(self.table, key)
+            if not self._take_seat(slot):
+                self.is_full = self.is_full or self.looked_in_vain >= self.seats_touched
+                break                    # it waits, and those behind it
+            if self.tier.where[slot] == ROW_AWAY:
+                self._settle_until(self.move_of[slot])
             if self._set_out(key, move.number, rows_in(move.exchange) + move.keys.size() * row_bytes):
                 move.keys.push_back(key)
-                move.slots.push_back(slot_of(self.table, key))
+                move.slots.push_back(slot)
         if move.keys.empty():
             self.rows.close(move.exchange)
             return True
@@ -314,16 +365,20 @@ cdef class TieredRows(DeviceTier):
         self.slot_of_seat[seat] = slot + 1
         return True
 
-    cdef bint _free_seats(self, int64_t count, uint32_t now) noexcept nogil:
-        """``count`` of them if so many rows are in no window: those that are used last, of those that are looked at."""
+    cdef bint _free_seats(self) noexcept nogil:
+        """Those of the candidates. Without memory to stage the rows none of them changes its state: what wants a seat waits."""
         cdef Move departure
         cdef vector[int32_t] seats
         cdef pair[int64_t, int64_t] candidate
         cdef int32_t slot
-        self._look_for_seats(count, now)
-        if <int64_t>self.candidates.size() > count:
-            nth_element(self.candidates.begin(), self.candidates.begin() + count, self.candidates.end())
-            self.candidates.resize(count)
+        if self.candidates.empty():
+            return True
+        if self.departures.size() >= MOST_DEPARTURES:
+            self._settle_until(self.departures.front().number)
+        departure.exchange = self.rows.open(self.candidates.size(), self.table.stored_bytes)
+        if departure.exchange == NULL:
+            self.is_full = True
+            return not self.tier.failed
         self.moves_begun += 1
         departure.number = self.moves_begun
         for candidate in self.candidates:
@@ -332,13 +387,21 @@ cdef class TieredRows(DeviceTier):
                 departure.keys.push_back(<uint32_t>self.table.key_of[slot])
                 departure.slots.push_back(slot)
                 seats.push_back(<int32_t>candidate.second)
-        return seats.empty() or self._write_back(departure, seats)
+        if seats.empty():
+            self.rows.close(departure.exchange)
+            return True
+        # In the stream's order this comes before whatever takes the seats.
+        departure.exchange.count = seats.size()
+        memcpy(slots_in(departure.exchange), seats.data(), seats.size() * sizeof(int32_t))
+        self.rows_out += seats.size()
+        self.departures.push_back(departure)
+        return self.moves.take_out(departure.exchange)
 
     cdef void _look_for_seats(self, int64_t count, uint32_t now) noexcept nogil:
+        """For candidates: ``count`` if so many rows are in no window, those that are used last of those that are looked at."""
         cdef int64_t enough = max(LOOKED_AT * count, <int64_t>LEAST_LOOKED_AT)
         cdef int64_t most = min(self.seats_touched, <int64_t>MOST_LOOKED_AT)
         cdef int64_t looked = 0, ticks
-        self.candidates.clear()
         while looked < most and <int64_t>self.candidates.size() < enough:
             ticks = self._ticks_to_use(self.hand, now)
             if ticks != IN_WINDOW:
@@ -346,6 +409,9 @@ cdef class TieredRows(DeviceTier):
             self.hand = (self.hand + 1) % self.seats
             looked += 1
         self.looked_in_vain = self.looked_in_vain + looked if self.candidates.empty() else 0
+        if <int64_t>self.candidates.size() > count:
+            nth_element(self.candidates.begin(), self.candidates.begin() + count, self.candidates.end())
+            self.candidates.resize(count)
 
     cdef int64_t _ticks_to_use(self, int64_t seat, uint32_t now) noexcept nogil:
         """Of a row that may give way; else IN_WINDOW."""
@@ -356,7 +422,7 @@ cdef class TieredRows(DeviceTier):
         key = load_relaxed_i32(&self.table.key_of[slot])
         if not self._is_bound(key, slot):
             return NO_USE
-        if self.move_of[slot] == self.moves_begun or self.tier.where[slot] & ROW_COMING:
+        if self.tier.where[slot] & ROW_COMING:
             return IN_WINDOW
         if is_in_window(&self.uses[key]) and not is_planted(MUTATION_INTENDED_EVICTED):
             return IN_WINDOW
@@ -390,24 +456,15 @@ cdef class TieredRows(DeviceTier):
         unlock_unchanged(&self.table.places[key].word, seen)
         return left != 0
 
-    cdef bint _write_back(self, Move& departure, const vector[int32_t]& seats) noexcept nogil:
-        """Rows whose seats were given up. In the stream's order this comes before whatever takes them."""
-        if self.departures.size() >= MOST_DEPARTURES:
-            self._settle_until(self.departures.front().number)
-        departure.exchange = self.rows.open(seats.size(), self.table.stored_bytes)
-        if departure.exchange == NULL:
-            return False
-        memcpy(slots_in(departure.exchange), seats.data(), seats.size() * sizeof(int32_t))
-        self.rows_out += seats.size()
-        self.departures.push_back(departure)
-        return self.moves.take_out(departure.exchange)
-
     # -- moves that end --------------------------------------------------------------------------------------------------------
 
-    cdef void _end_moves(self) noexcept nogil:
-        """Those that have ended on the device."""
-        while not self.arrivals.empty() and self.rows.device.has_happened(self.arrivals.front().exchange.done):
-            self._land_until(self.arrivals.front().number)
+    cdef bint _land_arrived(self) noexcept nogil:
+        cdef bint done = True
+        while done and not self.arrivals.empty() and self.rows.device.has_happened(self.arrivals.front().exchange.done):
+            done = self._land_until(self.arrivals.front().number)
+        return done
+
+    cdef void _settle_departed(self) noexcept nogil:
         while not self.departures.empty() and self.rows.device.has_happened(self.departures.front().exchange.done):
             self._settle_until(self.departures.front().number)
 
@@ -422,23 +479,23 @@ cdef class TieredRows(DeviceTier):
         return landed
 
     cdef bint _land(self, Move* arrival) noexcept nogil:
-        cdef Exchange* slots = self.rows.open(arrival.keys.size(), 0)
-        cdef bint done
+        """COMING -> CLEAN; without memory for their seats' numbers -> HOST."""
+        cdef Exchange* seats = self.rows.open(arrival.keys.size(), 0)
+        cdef bint arrives
+        cdef bint done = is_planted(MUTATION_ARRIVAL_NOT_AWAITED) or self.moves.await_arrival(arrival.exchange)
         cdef size_t i
         for i in range(arrival.keys.size()):
-            done = self._has_arrived(arrival.keys[i], arrival.slots[i], arrival.number)
-            if slots != NULL:
-                slots_in(slots)[i] = self._seat(arrival.slots[i]) if done else -1
-        done = slots != NULL and (
-            is_planted(MUTATION_ARRIVAL_NOT_AWAITED) or self.moves.await_arrival(arrival.exchange)
-        ) and self.moves.put_in_place(arrival.exchange, slots)
+            arrives = self._has_arrived(arrival.keys[i], arrival.slots[i], arrival.number, seats != NULL)
+            if seats != NULL:
+                slots_in(seats)[i] = self._seat(arrival.slots[i]) if arrives else -1
+        if seats != NULL:
+            done = done and self.moves.put_in_place(arrival.exchange, seats)
+            self.rows.close(seats)
         self.moves.close(arrival.exchange)
-        if slots != NULL:
-            self.rows.close(slots)
         return done
 
-    cdef bint _has_arrived(self, uint32_t key, int32_t slot, uint32_t number) noexcept nogil:
-        """COMING -> CLEAN. False: the row is another by now."""
+    cdef bint _has_arrived(self, uint32_t key, int32_t slot, uint32_t number, bint is_put) noexcept nogil:
+        """COMING -> CLEAN, or HOST. False: the row is another by now."""
         cdef KeyPlace* place = &self.table.places[key]
         cdef uint32_t seen
         cdef bint comes
@@ -447,7 +504,7 @@ cdef class TieredRows(DeviceTier):
                 continue
             comes = place.slot == slot and self.tier.where[slot] == ROW_COMING and self.move_of[slot] == number
             if comes:
-                self.tier.where[slot] = ROW_ON_DEVICE
+                self.tier.where[slot] = ROW_ON_DEVICE if is_put else 0
             unlock_unchanged(&place.word, seen)
             return comes
         return False
@@ -478,7 +535,8 @@ cdef class TieredRows(DeviceTier):
             if not enter_row(place, &seen):
                 continue
             if place.slot == slot and self.tier.where[slot] == ROW_AWAY and self.move_of[slot] == number:
-                memcpy(row_of(self.table, slot), row, self.table.stored_bytes)
+                if row != NULL:
+                    memcpy(row_of(self.table, slot), row, self.table.stored_bytes)
                 self.tier.where[slot] = 0
             unlock_unchanged(&place.word, seen)
             return

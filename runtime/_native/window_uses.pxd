@@ -1,7 +1,8 @@
 """When a key is used next, as far as the windows of this rank's workers say: what a tier keeps, and what it gives up first.
 
 Of the windows that are signalled and not due, the two that start first are kept, and how many there are. Where there were more,
-what comes after the second is not known until another is signalled: the key counts as needed soon.
+what comes after the second is not known until another is signalled: the key counts as needed soon. The window that becomes due
+is taken for the first of them; where several workers run at different speeds it may be the second, which costs time alone.
 
 Guarded by: engine lock; ``active`` is written under it, and read relaxed by anybody.
 """
@@ -17,6 +18,7 @@ cdef struct WindowUses:
     uint32_t second
     uint16_t waiting             # windows that are not due
     uint16_t active              # windows that are due and not over
+    bint queued                  # the tier is about to look whether the device has the row
 
 cdef enum:
     MOST_WINDOWS = 0xffff        # from there on there are that many for good: such a key is always needed
@@ -49,7 +51,7 @@ cdef inline void window_withdrawn(WindowUses* uses) noexcept nogil:
 
 
 cdef inline void window_due(WindowUses* uses) noexcept nogil:
-    """The window that starts first."""
+    """It is taken for the one that starts first."""
     window_withdrawn(uses)
     uses.first = uses.second
     if uses.active < MOST_WINDOWS:

@@ -55,3 +55,34 @@ def test_the_torch_tutorial(tmp_path: Path) -> None:
     }
     assert abs(errors["gpu"] - errors["host"]) < 0.02
     assert abs(errors["tiered"] - errors["host"]) < 0.02
+
+
+ANNOUNCING = """
+import time
+
+import numpy as np
+
+import intentpm
+
+with intentpm.init() as pm:
+    table = pm.create_table("t", 1000, 8, init=1.0)
+    worker, until = pm.worker(), time.monotonic() + 60
+    told = {"hits": 0}
+    while told["hits"] < 500 or not told["gave_way"] or not told["bytes_to_host"]:
+        assert time.monotonic() < until, f"rows do not come and go within 60 s: {told}"
+        keys = np.random.default_rng(worker.clock).integers(0, 1000, 50)
+        worker.intent(table, keys, worker.clock, worker.clock + 3)
+        worker.wait_sync()
+        worker.push(table, keys, np.zeros((50, 8), np.float32))
+        assert (worker.pull(table, keys) == 1).all()
+        worker.advance_clock()
+        told = pm.stats()["tables"]["t"]
+    print("seats", told["seats"])
+"""
+
+
+def test_windows_bring_rows_over(tmp_path: Path) -> None:
+    """As it is with the progress threads of real ranks: rows come, give way to others, and are written back."""
+    script = tmp_path / "announcing.py"
+    script.write_text(ANNOUNCING)
+    assert output_of(tmp_path, "tiered", "run", "-n", "2", str(script)).count("seats 227") == 2

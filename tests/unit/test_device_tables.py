@@ -1,6 +1,7 @@
 """Tables on emulated devices in jobs of several ranks, each with threads of its own; all sums are exact."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,12 +13,24 @@ from intentpm.testing import run_ranks
 KEYS, LENGTH, BATCHES, BATCH = 64, 6, 40, 12
 
 
+def come_to_the_device(worker: intentpm.Worker, table: intentpm.Table) -> None:
+    """Returns when a batch was served from rows that a window has brought there."""
+    until = time.monotonic() + 60
+    while not table.tier.counts()["hits"]:
+        assert time.monotonic() < until, "no row has come to the device within 60 s"
+        worker.intent(table, table.owned_keys(), worker.clock, worker.clock + 2)
+        worker.pull(table, table.owned_keys())
+        worker.advance_clock()
+
+
 def work(pm: intentpm.ParameterManager, table: intentpm.Table, number: int) -> np.ndarray:
     """One worker's: announces batches, adds to rows, reads them. Returns what it added to each key."""
     rng = np.random.default_rng(number)
     batches = [rng.integers(0, KEYS, BATCH) for _ in range(BATCHES)]
     added = np.zeros(KEYS)
     with pm.worker() as worker:
+        if table.tier is not None and table.tier.is_fetching:
+            come_to_the_device(worker, table)
         for i, keys in enumerate(batches):
             if i + 3 < BATCHES:
                 worker.intent(table, batches[i + 3], worker.clock + 3, worker.clock + 5)

@@ -92,6 +92,66 @@ def test_rows_of_a_window_stay_and_what_was_written_comes_back() -> None:
         assert counts(table)["bytes_to_host"] == 8 * LENGTH * 4
 
 
+def test_windows_that_do_not_fit_wait_for_their_turn() -> None:
+    """Room for ten of the forty windows that are due: each has its rows there when it starts."""
+    windows, rows_each = 40, 8
+    with simulate(1, 1, config(10 * rows_each, timing="immediate")) as job:
+        (table,) = job.create_table("t", windows * rows_each, LENGTH)
+        worker = job.ranks[0].worker()
+
+        def run() -> None:
+            keys = np.arange(windows * rows_each).reshape(windows, rows_each)
+            for number, those in enumerate(keys):
+                worker.intent(table, those, number, number + 1)
+            for those in keys:
+                job.network.pause(1000.0)
+                worker.push(table, those, np.ones((rows_each, LENGTH), np.float32))
+                worker.advance_clock()
+                job.network.pause(1000.0)
+
+        as_rank(job, 0, run)
+        assert counts(table)["hit_share"] == 1
+        assert (table.rows_here(np.arange(windows * rows_each)) == 1).all()
+
+
+def test_rows_wait_where_there_is_no_memory_to_stage_them() -> None:
+    """There is some for batches of four rows, and none for the forty that are to give way."""
+    length, room = 64, 40
+    with simulate(1, 1, Config(storage="tiered", device="emulated:7", device_memory=room * (length * 4 + 4))) as job:
+        (table,) = job.create_table("t", 2 * room, length)
+        worker, ones = job.ranks[0].worker(), np.ones((4, length), np.float32)
+        device, batches = table.tier.rows.device, np.arange(2 * room).reshape(-1, 4)
+
+        def fill() -> None:
+            for keys in batches[:10]:
+                worker.intent(table, keys, 0, 1)
+                job.network.pause(1000.0)
+                worker.push(table, keys, ones)
+
+        def change() -> None:
+            worker.advance_clock()
+            worker.intent(table, np.arange(room, 2 * room), 1, 3)
+            job.network.pause(1000.0)
+
+        def look() -> None:
+            for keys in batches:
+                assert (worker.pull(table, keys) == (keys[0] < room)).all()
+
+        as_rank(job, 0, fill)
+        device.most_bytes = (
+            room * (length * 4 + 4) + 64 * (length * 4 + 4) + 12_000
+        )  # slab, sums, three small exchanges
+        as_rank(job, 0, change)
+        assert list(table.tier.keys_on_device()) == list(range(room)), "nothing has changed its place"
+        as_rank(job, 0, look)
+        device.most_bytes = 2**40
+        as_rank(job, 0, lambda: worker.intent(table, [0], 0, 2))
+        as_rank(job, 0, lambda: worker.advance_clock())
+        assert list(table.tier.keys_on_device()) == list(range(room, 2 * room))
+        as_rank(job, 0, look)
+        counts(table)
+
+
 def test_rows_that_are_used_last_give_way_first() -> None:
     with simulate(1, 1, config(4)) as job:
         (table,) = job.create_table("t", KEYS, LENGTH)
@@ -148,16 +208,21 @@ def test_checkpoints_have_what_is_on_the_device(tmp_path: Path, incremental: boo
         worker = pm.worker()
         for turn in range(3):
             worker.intent(table, np.arange(turn, KEYS, 3), worker.clock, worker.clock + 1)
+            worker.wait_sync()  # acts on what is due
+            hits = counts(table)["hits"]
             worker.push_grad(table, np.arange(turn, KEYS), np.ones((KEYS - turn, LENGTH), np.float32))
-            worker.advance_clock()
+            assert counts(table)["hits"] > hits, "no row was written on the device"
             pm.save(tmp_path, incremental=incremental)
+            worker.advance_clock()
         rows, state = worker.pull(table, np.arange(KEYS)), worker.pull_state(table, np.arange(KEYS))
     with intentpm.init(device="emulated") as pm:
         table = pm.create_table("t", KEYS, LENGTH, optimizer=optimizer, storage="tiered")
         worker = pm.worker()
         worker.intent(table, np.arange(0, KEYS, 2), 0, 5)
         pm.load(tmp_path)
+        worker.wait_sync()
         np.testing.assert_array_equal(worker.pull(table, np.arange(KEYS)), rows)
+        assert counts(table)["hits"] > 0
         np.testing.assert_array_equal(worker.pull_state(table, np.arange(KEYS))["sum"], state["sum"])
 
 
