@@ -136,12 +136,15 @@ def test_a_table_needs_no_host_memory_for_its_rows() -> None:
     assert resident_mb[1] - resident_mb[0] > 40
 
 
-def test_a_device_that_stands_still_ends_the_job() -> None:
+@pytest.mark.parametrize("storage", ["gpu", "tiered"])
+def test_a_device_that_stands_still_ends_the_job(storage: str) -> None:
     """Whoever waits for it is told what for; the other rank, that this one failed."""
 
     def rank(pm: intentpm.ParameterManager) -> str:
-        table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="gpu" if pm.rank == 0 else "host")
+        table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage=storage if pm.rank == 0 else "host")
         worker, owned = pm.worker(), table.owned_keys()
+        if table.tier is not None and table.tier.is_fetching:
+            come_to_the_device(worker, table)
         pm.barrier()
         if pm.rank == 1:
             with pytest.raises(intentpm.PeerLostError) as lost:
