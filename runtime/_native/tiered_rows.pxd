@@ -116,6 +116,7 @@ cdef class TieredRows(DeviceTier):
     cdef bint _set_out(self, uint32_t key, uint32_t number, char* row) noexcept nogil
     cdef bint _take_seat(self, int32_t slot) noexcept nogil
     # private; rows.lock held
+    cdef bint _is_lost(self, int64_t key, int32_t slot) noexcept nogil
     cdef bint _land(self, Move* arrival) noexcept nogil
     cdef bint _land_until(self, uint32_t number) noexcept nogil
     cdef bint _has_arrived(self, uint32_t key, int32_t slot, uint32_t number, bint is_put) noexcept nogil

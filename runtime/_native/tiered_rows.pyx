@@ -167,9 +167,22 @@ cdef class TieredRows(DeviceTier):
             DeviceTier._bring(self, key, slot)
             return
         self._settle_until(self.move_of[slot])
-        if self.tier.where[slot] == ROW_AWAY:    # nothing brings it: a defect, and nobody is to wait for it for ever
+        if self._is_lost(key, slot):     # a defect: nobody is to wait for it for ever
             self._fail()
             self._go_home(<uint32_t>key, slot, self.move_of[slot], NULL)
+
+    cdef bint _is_lost(self, int64_t key, int32_t slot) noexcept nogil:
+        """The row is away and on no way home. One whose key has left meanwhile is nobody's."""
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef uint32_t seen
+        cdef bint lost
+        while read_unlocked(&place.word) & WORD_HERE:
+            if not enter_row(place, &seen):
+                continue
+            lost = place.slot == slot and self.tier.where[slot] == ROW_AWAY
+            unlock_unchanged(&place.word, seen)
+            return lost
+        return False
 
     # -- windows ---------------------------------------------------------------------------------------------------------------
 
