@@ -26,6 +26,7 @@ from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import CheckpointError, MemoryBudgetError, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import (
@@ -183,7 +184,10 @@ class Saving:
         if not order.incremental:
             return None
         before = self._savers.consumers.pop(str(order.folder), Consumer())
-        seen = {table.name: before.seen_of(table) for table in order.tables}
+        seen = {}
+        for table in order.tables:
+            self._savers.memory.keep(f"{order}, incremental: table {table.name!r}", 4 * table.num_keys)
+            seen[table.name] = before.seen_of(table)
         self._taken = Consumer(None, seen)
         return seen
 
@@ -239,13 +243,13 @@ class Saves:
     ``consumers``: folder -> what was saved there last, for ``incremental``.
     """
 
-    def __init__(self, engine: Engine, workers: WorkersOfRank, rank: int, seed: int | None) -> None:
+    def __init__(self, engine: Engine, workers: WorkersOfRank, memory: RankMemory, rank: int, seed: int | None) -> None:
         told = {"problem": "it has closed its parameter manager without saving"}
         self.snapshot = RankSnapshot(engine, json.dumps(told).encode())
         self.rank, self.seed = rank, seed
         self.job = uuid.uuid4().hex
         self.consumers: dict[str, Consumer] = {}
-        self._engine, self._workers = engine, workers
+        self._engine, self._workers, self.memory = engine, workers, memory
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 
