@@ -327,7 +327,8 @@ class ParameterManager(Checkpointing):
         ``bytes_by_kind[kind]``: ``sent`` and ``received``, headers and bodies without the transport's framing. Kinds:
             ``access_requests`` and ``replies`` (accesses to remote keys), ``rounds`` (what replica holders tell and
             ask owners), ``answers``, ``refreshes`` (with their acknowledgements) and ``control`` (all else).
-        ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``.
+        ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``,
+            and ``taken``, as ``memory_budget`` counts them.
             Of ``sampled`` accesses (one in 251) it was looked whether an intent of this rank for the key was in force:
             ``announced``, and ``in_time`` if the key was here too.
         ``coverage``: the shares that are ``announced`` and ``in_time`` of the accesses ``sampled`` in all tables; None

@@ -160,8 +160,7 @@ class Saving:
         path, base, self._savers.job = Path(told["path"]), told["base"], told["job"]
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
-            rows = SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
-            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, rows)})
+            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base))})
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
             job, seed = self._savers.job, self._savers.seed
@@ -177,6 +176,9 @@ class Saving:
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
         return path
+
+    def _rows(self, base: str | None) -> "SnapshotRows":
+        return SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
 
     def _seen(self) -> dict[str, Versions] | None:
         """What the save before has taken of each row; from here on it is not known until this one is made."""

@@ -52,8 +52,8 @@ cdef void arrive_apart(TableState* table, int64_t key, uint8_t apart, const char
 
 # Up to ``most`` rows that nobody has taken yet, of stored_bytes each. 0: all are taken. One thread at a time.
 cdef int64_t take_rows(TableState* table, int64_t most, int32_t* keys, char* rows, uint32_t* seen) noexcept nogil
-# Copies of rows that have moved away, of those not looked at yet: a piece of them. Engine lock held, and after ``take_rows`` has
-# returned 0: then none is added. 0: see ``all_left_taken``.
+# Copies of rows that have moved away, of those not looked at yet: a piece of them. Engine lock held, and after ``take_rows``
+# has returned 0: then none is added. 0: see ``all_left_taken``.
 cdef int64_t take_left_rows(TableState* table, int64_t most, int32_t* keys, char* rows, uint32_t* seen) noexcept nogil
 cdef bint all_left_taken(const TableState* table) noexcept nogil
 # Rows that are as they were taken last are not taken: slots [first, end), then the copies [first, end) of rows that have moved

@@ -6,10 +6,10 @@
     intents     1/32 signalled and not over
     the rest    buffers of connections, lists
 
-Under pressure copies go first: none is asked for that does not fit, and while more is taken than may be, those that are here are
-given up (holder.pxd). Then intents are acted on later (``ahead_256``), and are forgotten where too many wait. Then service slows:
-windows are as narrow as the messages' part wants them, and writes of this rank wait a little while a checkpoint is behind. What
-still does not fit is refused: a table, when it is made; a save, which leaves the checkpoint before.
+Under pressure copies go first: none is asked for that does not fit, and while more is taken than may be, those that are here
+are given up (holder.pxd). Then intents are acted on later (``ahead_256``), and are forgotten where too many wait. Then service
+slows: windows are as narrow as the messages' part wants them, and writes of this rank wait a little while a checkpoint is
+behind. What still does not fit is refused: a table, when it is made; a save, which leaves the checkpoint before.
 
 Guarantees
     * Nobody waits for memory that another rank has to give: so nothing waits in a circle.

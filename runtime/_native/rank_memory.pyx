@@ -48,9 +48,9 @@ cdef class RankMemory:
         need = table.need()
         if not self._make_room(need["all"], 0):
             raise MemoryBudgetError(
-                f"table {table.name!r} needs {need['all']} bytes on this rank: {need['fixed']} to know where its {need['keys']} keys "
-                f"are, and {need['row']} for each of its {need['rows']} rows ({need['stored']} of data); {self._explain()}, or use "
-                "more ranks")
+                f"table {table.name!r} needs {need['all']} bytes on this rank: {need['fixed']} to know where its "
+                f"{need['keys']} keys are, and {need['row']} for each of its {need['rows']} rows ({need['stored']} of data); "
+                f"{self._explain()}, or use more ranks")
 
     def unclaim(self) -> None:
         with nogil:

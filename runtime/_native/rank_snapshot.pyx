@@ -177,9 +177,10 @@ cdef class RankSnapshot:
     cdef int _check_whole(self, Table table) except -1:
         if load_acquire(&table.state.snapshot.broken):
             raise MemoryBudgetError(
-                f"table {table.name!r} was written to faster than its rows could be saved: {self.engine.budget.copies.held_bytes} "
-                f"bytes of rows were set apart meanwhile, for which this rank's memory_budget of "
-                f"{self.engine.budget.limit_bytes} has no more room: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET)")
+                f"table {table.name!r} was written to faster than its rows could be saved: "
+                f"{self.engine.budget.copies.held_bytes} bytes of rows were set apart meanwhile, for which this rank's "
+                f"memory_budget of {self.engine.budget.limit_bytes} has no more room: raise it (init(memory_budget=...), "
+                "INTENTPM_MEMORY_BUDGET)")
         return 0
 
     def skip_unchanged(self, Table table not None, const uint32_t[::1] seen) -> None:

@@ -255,8 +255,8 @@ cdef class Table:
         return np.flatnonzero(marks).astype(np.int64, copy=False)
 
     def memory(self) -> dict:
-        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays); ``taken``, as a memory budget counts them: all
-        that was touched, and what copies may come to need.
+        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays); ``taken``, as a memory budget counts them:
+        all that was touched, and what copies may come to need.
         """
         cdef TableState* state = self.state
         return {

@@ -1,8 +1,8 @@
 """Random programs whose ranks have a memory budget: room for few copies, and now and then for fewer than there are.
 
-What every read may return is as without one (``support.programs``). Besides, counted by what lies in the tables: no rank
-has ever more rows and copies than the widest budget it has had allows, and when a budget has become narrower, copies are
-given up until it fits, as far as there are any.
+What every read may return is as without one (``support.programs``). Besides, counted by what lies in the tables: no
+rank has ever more rows and copies than the widest budget it has had allows, and when a budget has become narrower,
+copies are given up until it fits, as far as there are any.
 """
 
 import random
