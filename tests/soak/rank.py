@@ -69,6 +69,7 @@ class SoakRank:
         for file in cuts:
             self.expected += np.load(file)
         self._compare(f"checkpoint {restored.number}")
+        self.pm.barrier()  # nobody trains on while another compares
         tell("restored", checkpoint=restored.number, step=self.step)
 
     def _journal(self, rank: int, cut: str) -> Path:
