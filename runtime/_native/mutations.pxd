@@ -36,8 +36,8 @@ cdef enum Mutation:
     MUTATION_SAVED_TWICE = 1 << 18           # a row that was left to the checkpoint is written by its new owner, too
     MUTATION_CUT_UNSETTLED = 1 << 19         # a cut does not wait for what replicas have for their owners
     MUTATION_CUT_UNTOLD = 1 << 20            # messages do not say that their origin has made a cut
-    MUTATION_COPY_UNCOUNTED = 1 << 31        # a copy does not count towards the memory budget
-    MUTATION_PRESSURE_IGNORED = 1 << 32      # a copy is asked for though it does not fit
+    MUTATION_COPY_UNCOUNTED = 0x80000000        # a copy does not count towards the memory budget
+    MUTATION_PRESSURE_IGNORED = 0x100000000      # a copy is asked for though it does not fit
     # Of tables with rows on a device.
     MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
     MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void
