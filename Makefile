@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | evaluation | sanitize | clean. Each works on a fresh clone: it creates .venv and installs what it needs.
+# make demo | test | lint | bench | evaluation | sanitize | soak | clean. Each works on a fresh clone: it creates .venv and installs what it needs.
 # Needed beforehand: Python 3.11 or newer with its venv module and headers, a C and C++ compiler, make.
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ BENCH_FLAGS ?=
 EVALUATION_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench evaluation sanitize clean
+.PHONY: help demo test lint bench evaluation sanitize soak clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -55,6 +55,11 @@ evaluation: $(VENV)/.test
 sanitize: $(VENV)/.dev
 	bash tools/sanitizers/run.sh asan $(BIN)/python
 	bash tools/sanitizers/run.sh tsan $(BIN)/python
+
+# Random pushes with exact sums, saves, killed and paused ranks, unplugged links, little memory: all at once, for an hour.
+MINUTES ?= 60
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.soak.soak --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build dist results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

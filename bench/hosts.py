@@ -38,8 +38,12 @@ class Host:
         return ["ip", "netns", "exec", self.namespace]
 
     def unplug(self) -> None:
-        """Silently loses every packet from and to this host from now on: its peers see silence, not an end."""
+        """Silently loses every packet from and to this host, until ``plug_in``: its peers see silence, not an end."""
         _ip("-n", self.namespace, "link", "set", "eth0", "down")
+
+    def plug_in(self) -> None:
+        """The reverse of ``unplug``, over IPv4: what was sent meanwhile is sent again."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
 
 def _ip(*arguments: str) -> None:

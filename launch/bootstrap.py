@@ -70,7 +70,8 @@ def init(
     sync_threshold: L2 norm that a replica's gathered writes must reach to be sent (a wait_sync sends all); 0.
     secret: shared by the ranks of the job, at least 16 characters; made by the launcher.
     spin_us: microseconds a waiting thread polls before it sleeps; from the cores per rank.
-    memory_budget: bytes of row memory this rank may use, a number or a text as "8GiB"; what the machine has.
+    memory_budget: bytes this rank may use for tables, copies, messages and saves, a number or a text as "8GiB"; what
+        the machine has.
     seed: of everything random; from the operating system.
     storage: of tables whose ``create_table`` names none: "host", "gpu" or "tiered"; "host".
     device: of tables with storage="gpu" or "tiered": "cuda" (one for each rank of a host in turn), "cuda:1", or

@@ -17,6 +17,7 @@ from intentpm.checkpoint.manifest import RankEntry
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.collectives import Call, Collectives
 from intentpm.runtime.loading import Exchange, Restored, load_together
@@ -37,6 +38,7 @@ class Checkpointing:
     _tables: dict[str, Table]
     _workers: WorkersOfRank
     _saves: Saves
+    _memory: RankMemory
     _told: dict[tuple[str, int], npt.NDArray[np.uint32]]
     """Who has asked for what has changed, and the versions he was told."""
 
@@ -164,6 +166,8 @@ class Checkpointing:
         call. One thread at a time by a name; others train on. Costs 4 bytes per key.
         """
         self._check_own(table)
+        if (name, table.table_id) not in self._told:
+            self._memory.keep(f"changed_since({name!r}) of table {table.name!r}", 4 * table.num_keys)
         seen = self._told.setdefault((name, table.table_id), np.zeros(table.num_keys, np.uint32))
         keys = np.empty(rows_at_once, np.int64)
         memory = np.empty(rows_at_once * stored_row_bytes(table), np.uint8)

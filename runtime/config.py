@@ -42,9 +42,9 @@ class Config:
     spin_us: float | None = None
     """Microseconds a waiting thread polls before it sleeps. Default: from the cores per rank."""
     memory_budget: int | None = None
-    """Bytes of row memory this rank may use, also as "8GiB" or "8GB". A table that does not fit is an error; replicas
-    that would not fit are not
-    made (such keys stay remote). Default: what the machine has."""
+    """Bytes that this rank may use for tables, copies, messages, intents and saves, also as "8GiB" or "8GB". A table
+    that does not fit is an error; copies that would not fit are not made (such keys stay remote). See docs/memory.md.
+    Default: what the machine has."""
     seed: int | None = None
     """Seed of everything random (sampling, generated data). Default: from the operating system."""
     storage: Storage = "host"

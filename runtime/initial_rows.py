@@ -7,7 +7,7 @@ fault of all ranks is the one that every rank names.
 
 import mmap
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ Init = float | int | npt.ArrayLike | Callable[[Keys], npt.ArrayLike]
 
 BATCH_BYTES = 8 << 20
 """Of rows made at a time."""
+SHARD_KEYS = 1 << 20
+"""Of a table that are looked at together: what is needed meanwhile does not grow with it."""
 COMPARED_ROWS = 64
 """Of a memory map: all of it would have to be read."""
 
@@ -34,6 +36,7 @@ class InitialRows:
         self._what, self._row_shape, self._dtype = what, row_shape, dtype
         self._make: Callable[[Keys], npt.ArrayLike] | None = None
         self._rows: Rows
+        self._one_per_key = False
         if callable(init):
             self._make = init
             return
@@ -72,7 +75,10 @@ class InitialRows:
         Raises what a callable raises, ShapeError or DtypeError for what it returns, and UnfitError with the first key
         at fault as its ``position``; the table is of no use then.
         """
-        keys = table.home_keys()
+        for begin in range(0, table.num_keys, SHARD_KEYS):
+            self._fill_shard(table, table.home_keys(begin, begin + SHARD_KEYS))
+
+    def _fill_shard(self, table: Table, keys: Keys) -> None:
         if self._make is None and self._rows.shape == () and not self._rows.tobytes().strip(b"\0"):
             table.adopt(keys, None)
             return
@@ -80,6 +86,8 @@ class InitialRows:
         batch = max(1, BATCH_BYTES // (row_items * table.dtype.itemsize))
         for first in range(0, len(keys), batch):
             table.adopt(keys[first : first + batch], self._of(keys[first : first + batch]))
+            if self._one_per_key:
+                _let_go(self._rows)
 
     def _of(self, keys: Keys) -> Rows:
         expected = (len(keys), *self._row_shape)
@@ -103,11 +111,24 @@ class InitialRows:
 
 
 def _is_mapped(array: Any) -> bool:
+    return any(isinstance(link, np.memmap | mmap.mmap) for link in _bases(array))
+
+
+def _bases(array: Any) -> Iterator[Any]:
+    """The array, and what its memory belongs to."""
     while array is not None:
-        if isinstance(array, np.memmap | mmap.mmap):
-            return True
+        yield array
         array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
-    return False
+
+
+def _let_go(array: Any) -> None:
+    """Of a mapped file: the pages read so far need not stay in this process, for they are in the file. One that is a
+    private copy ("c") is left alone.
+    """
+    links = list(_bases(array))
+    mapped = [link for link in links if isinstance(link, mmap.mmap)]
+    if mapped and any(isinstance(link, np.memmap) and link.mode in ("r", "r+", "w+") for link in links):
+        mapped[0].madvise(mmap.MADV_DONTNEED)
 
 
 def _checksum(rows: Rows) -> int:

@@ -21,6 +21,7 @@ from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.inspection import Inspector
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.arguments import as_keys, whole_number
 from intentpm.runtime.array_types import Keys, Weights
@@ -38,7 +39,7 @@ from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sa
 from intentpm.runtime.saving import Saves
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
-from intentpm.runtime.table_creation import TableCreation, check_budget
+from intentpm.runtime.table_creation import TableCreation
 from intentpm.runtime.trace import begin_trace, gather_traces, write_document
 from intentpm.runtime.trace_file import RankTrace
 from intentpm.runtime.types import World
@@ -81,6 +82,7 @@ class ParameterManager(Checkpointing):
             config.sync_threshold,
             config.memory_budget or 0,
         )
+        self._memory = RankMemory(self._engine)
         self._collectives = Collectives(self._engine, self.rank)
         self.exact_clocks = (
             ExactClocks(
@@ -95,7 +97,7 @@ class ParameterManager(Checkpointing):
             else None
         )
         self._inspector = Inspector(self._engine)
-        self._saves = Saves(self._engine, self._workers, self.rank, config.seed)
+        self._saves = Saves(self._engine, self._workers, self._memory, self.rank, config.seed)
         self._told = {}
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
@@ -179,9 +181,14 @@ class ParameterManager(Checkpointing):
             creation = TableCreation(self._engine, described["name"])
             try:
                 creation = call.once(
-                    lambda: creation.make(arguments, problem, self._check_new, self.rank, self.size, self._devices)
+                    lambda: creation.make(
+                        arguments, problem, self._check_new, self.rank, self.size, self._devices, self._memory
+                    )
                 )
-                answers = call.agree(described, problem=creation.problem)
+                answers = call.agree(described, problem=creation.problem, peer_bytes=self._memory.peer_bytes())
+                for answer in answers:
+                    if answer.get("peer_bytes"):  # who gave up says nothing
+                        self._memory.narrow(answer["peer_bytes"])
                 self._settle_table(creation, not any(answer["problem"] for answer in answers))
             except WaitTimeoutError:
                 raise
@@ -194,12 +201,9 @@ class ParameterManager(Checkpointing):
         return creation.result(answers)
 
     def _check_new(self, arguments: TableArguments) -> int:
-        """The id of a table that can be made. Raises Error, MemoryBudgetError."""
+        """The id of a table that can be made. Raises Error."""
         if arguments.name in self._tables:
             raise Error(f"table {arguments.name!r} exists already: choose another name")
-        if self.config.memory_budget is not None:
-            used = sum(table.memory()["rows"] for table in self._tables.values())
-            check_budget(arguments, self.size, used, self.config.memory_budget)
         return len(self._tables)
 
     def _settle_table(self, creation: TableCreation, made: bool) -> None:
@@ -323,7 +327,8 @@ class ParameterManager(Checkpointing):
         ``bytes_by_kind[kind]``: ``sent`` and ``received``, headers and bodies without the transport's framing. Kinds:
             ``access_requests`` and ``replies`` (accesses to remote keys), ``rounds`` (what replica holders tell and
             ask owners), ``answers``, ``refreshes`` (with their acknowledgements) and ``control`` (all else).
-        ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``.
+        ``tables[name]``: keys accessed ``local`` (owned here), ``replica``, ``remote``; bytes of ``rows``, ``index``,
+            and ``taken``, as ``memory_budget`` counts them.
             Of ``sampled`` accesses (one in 251) it was looked whether an intent of this rank for the key was in force:
             ``announced``, and ``in_time`` if the key was here too.
         ``coverage``: the shares that are ``announced`` and ``in_time`` of the accesses ``sampled`` in all tables; None

@@ -26,6 +26,7 @@ from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import CheckpointError, MemoryBudgetError, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import (
@@ -159,8 +160,7 @@ class Saving:
         path, base, self._savers.job = Path(told["path"]), told["base"], told["job"]
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
-            rows = SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
-            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, rows)})
+            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base))})
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
             job, seed = self._savers.job, self._savers.seed
@@ -177,13 +177,19 @@ class Saving:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
         return path
 
+    def _rows(self, base: str | None) -> "SnapshotRows":
+        return SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
+
     def _seen(self) -> dict[str, Versions] | None:
         """What the save before has taken of each row; from here on it is not known until this one is made."""
         order = self._order
         if not order.incremental:
             return None
         before = self._savers.consumers.pop(str(order.folder), Consumer())
-        seen = {table.name: before.seen_of(table) for table in order.tables}
+        seen = {}
+        for table in order.tables:
+            self._savers.memory.keep(f"{order}, incremental: table {table.name!r}", 4 * table.num_keys)
+            seen[table.name] = before.seen_of(table)
         self._taken = Consumer(None, seen)
         return seen
 
@@ -239,13 +245,13 @@ class Saves:
     ``consumers``: folder -> what was saved there last, for ``incremental``.
     """
 
-    def __init__(self, engine: Engine, workers: WorkersOfRank, rank: int, seed: int | None) -> None:
+    def __init__(self, engine: Engine, workers: WorkersOfRank, memory: RankMemory, rank: int, seed: int | None) -> None:
         told = {"problem": "it has closed its parameter manager without saving"}
         self.snapshot = RankSnapshot(engine, json.dumps(told).encode())
         self.rank, self.seed = rank, seed
         self.job = uuid.uuid4().hex
         self.consumers: dict[str, Consumer] = {}
-        self._engine, self._workers = engine, workers
+        self._engine, self._workers, self.memory = engine, workers, memory
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 

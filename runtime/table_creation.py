@@ -7,6 +7,7 @@ from typing import Any, Self
 from intentpm.foundation.errors import DeviceError, DtypeError, Error, MemoryBudgetError, ShapeError
 from intentpm.runtime._native.device_tier import DeviceTier
 from intentpm.runtime._native.engine import Engine
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.store import Table
 from intentpm.runtime._native.tiered_rows import SEAT_BYTES_BESIDE, TieredRows
 from intentpm.runtime.arguments import UnfitError
@@ -39,11 +40,12 @@ class TableCreation:
         rank: int,
         size: int,
         devices: Devices,
+        memory: RankMemory,
     ) -> Self:
         """The table, filled and known to the engine, or a problem: the other ranks hear of it before this one raises.
 
         arguments: None where they are wrong: ``error`` says why. check: raises or returns the table's id. devices: of
-        this rank; its own is opened for ``storage="gpu"`` or "tiered".
+        this rank; its own is opened for ``storage="gpu"`` or "tiered". memory: where it has to fit in.
         """
         shared = True
         if arguments is not None:
@@ -59,6 +61,7 @@ class TableCreation:
                     size,
                     arguments.optimizer,
                 )
+                memory.claim(table)
                 shared = arguments.init.is_shared
                 arguments.init.fill(table)
                 if arguments.storage == "gpu":
@@ -69,6 +72,8 @@ class TableCreation:
                 self.table = table
             except Exception as problem:  # an init callable may raise anything
                 error = problem
+            finally:
+                memory.unclaim()  # the engine counts it, or it is gone
         if error is not None:
             self._error = error
             self.problem = _told(error, shared)
@@ -94,6 +99,8 @@ class TableCreation:
         if self._error is not None:
             raise self._error
         for problem, rank in problems:
+            if problem["error"] == MemoryBudgetError.__name__:
+                raise MemoryBudgetError(f"table {self._name} was not made, because of rank {rank}: {problem['text']}")
             raise Error(f"table {self._name} was not made: rank {rank} {problem['text']}")
         assert self.table is not None
         return self.table
@@ -103,20 +110,9 @@ def _told(error: Exception, shared: bool) -> dict[str, Any]:
     """shared: the fault is in what every rank passed."""
     key = error.position if isinstance(error, UnfitError) else -1
     kind = "DtypeError" if isinstance(error, UnfitError) else type(error).__name__
-    if shared and kind in OF_THE_ARGUMENTS:
+    if kind == MemoryBudgetError.__name__ or (shared and kind in OF_THE_ARGUMENTS):
         return {"error": kind, "text": str(error), "key": key}
     return {"error": "", "text": f"failed with {error!r}"}
-
-
-def check_budget(arguments: TableArguments, size: int, used_bytes: int, budget_bytes: int) -> None:
-    """Raises MemoryBudgetError when this rank's share would not fit beside the ``used_bytes``."""
-    needed = -(-arguments.num_keys // size) * arguments.stride_bytes
-    if used_bytes + needed > budget_bytes:
-        raise MemoryBudgetError(
-            f"table {arguments.name!r}: this rank's share needs {needed} bytes and {used_bytes} are in use, of "
-            f"a memory_budget "
-            f"of {budget_bytes}: raise it (init(memory_budget=...), INTENTPM_MEMORY_BUDGET) or use more ranks"
-        )
 
 
 def seats_for(arguments: TableArguments, devices: Devices) -> int:

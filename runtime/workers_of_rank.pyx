@@ -8,12 +8,18 @@ from libc.stdlib cimport calloc, free
 from intentpm.foundation.deadlines import wait_ns
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
-from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_u64
+from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64
 from intentpm.runtime._native.batches cimport AGES, AccessCounts
+from intentpm.runtime._native.budget cimport Budget, copies_waiting
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.remote cimport MAX_TABLES
 from intentpm.runtime._native.requests cimport Operation
+from intentpm.runtime._native.turns cimport Turns, is_over
 from intentpm.runtime.futures cimport Future
+
+
+cdef enum:
+    CATCH_UP_NS = 5_000_000      # that a write waits at most while a checkpoint is behind
 
 
 cdef bint _is_open(void* turns, void* gate) noexcept nogil:
@@ -22,6 +28,10 @@ cdef bint _is_open(void* turns, void* gate) noexcept nogil:
 
 cdef bint _is_done(void* turns, void* operation) noexcept nogil:
     return load_acquire(&(<Operation*>operation).done) != 0
+
+
+cdef bint _has_caught_up(void* turns, void* budget) noexcept nogil:
+    return is_over(<Turns>turns) or copies_waiting(<Budget>budget) <= (<Budget>budget).copies.most_bytes // 2
 
 
 cdef bint _nobody_writes(void* turns, void* writing) noexcept nogil:
@@ -79,6 +89,8 @@ cdef class WorkersOfRank:
         while self.gate:
             engine.calls.wait(_is_open, &self.gate, FOREVER_NS, "a checkpoint's cut")
             engine.calls.raise_state()
+        if engine.budget.limit_bytes and engine.budget.copies.held_bytes:
+            _let_save_catch_up(engine)
         self.writing += 1
         return 0
 
@@ -125,6 +137,17 @@ cdef inline void _add_counts(AccessCounts* total, const AccessCounts* counts) no
     for i in range(AGES):
         total.ages_ms[i] += load_relaxed_u64(&counts.ages_ms[i])
         total.ages_clocks[i] += load_relaxed_u64(&counts.ages_clocks[i])
+
+
+cdef int _let_save_catch_up(Engine engine) except -1:
+    """While many rows wait to be written to a checkpoint, or room for them is short, writes are slow. Nobody waits for long."""
+    if load_relaxed_i64(&engine.budget.copies.held_bytes) <= load_relaxed_i64(&engine.budget.copies.most_bytes) // 2:
+        return 0
+    with nogil:
+        engine.monitor.acquire()
+        engine.wheel.drive(_has_caught_up, <void*>engine.budget, engine.transport.now_ns() + CATCH_UP_NS)
+        engine.monitor.release()
+    return 0
 
 
 cdef int _wake_waiters(Engine engine) except -1:

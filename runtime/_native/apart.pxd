@@ -21,15 +21,16 @@ Called by ``rows``, ``steps`` and ``serving`` (``*_apart``, any thread, the word
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport load_acquire_pointer
-from intentpm.runtime._native.snapshot cimport Snapshot
+from intentpm.runtime._native.snapshot cimport CopyRoom, Snapshot
 from intentpm.runtime._native.table_state cimport TableState
 
 
 # NULL: no memory for it.
-cdef Snapshot* new_snapshot(const TableState* table, uint32_t number) noexcept nogil
-# Nobody begins to use it from now on; who still does may go on. Gives its memory back but for the address space, which is for
-# ``free_snapshots`` when no worker writes.
+cdef Snapshot* new_snapshot(const TableState* table, uint32_t number, CopyRoom* room) noexcept nogil
+# Nobody begins to use it from now on; who still does may go on. Engine lock held. ``give_back_snapshots`` gives the memory of
+# this and older ones back, without that lock; their address space is for ``free_snapshots`` when no worker writes.
 cdef void retire_snapshot(TableState* table) noexcept nogil
+cdef void give_back_snapshots(Snapshot* retired) noexcept nogil
 cdef void free_snapshots(TableState* table) noexcept nogil
 
 # The table's snapshot, for a write: what it holds may be written to after it was retired. NULL: none.
@@ -51,12 +52,14 @@ cdef void arrive_apart(TableState* table, int64_t key, uint8_t apart, const char
 
 # Up to ``most`` rows that nobody has taken yet, of stored_bytes each. 0: all are taken. One thread at a time.
 cdef int64_t take_rows(TableState* table, int64_t most, int32_t* keys, char* rows, uint32_t* seen) noexcept nogil
-# Copies of rows that have moved away. Engine lock held, and after ``take_rows`` has returned 0.
+# Copies of rows that have moved away, of those not looked at yet: a piece of them. Engine lock held, and after ``take_rows``
+# has returned 0: then none is added. 0: see ``all_left_taken``.
 cdef int64_t take_left_rows(TableState* table, int64_t most, int32_t* keys, char* rows, uint32_t* seen) noexcept nogil
-# Rows that are as they were taken last are not taken: slots [first, end), then the copies of rows that have moved away (engine
-# lock held, and after all slots). Returns how many those are.
+cdef bint all_left_taken(const TableState* table) noexcept nogil
+# Rows that are as they were taken last are not taken: slots [first, end), then the copies [first, end) of rows that have moved
+# away (engine lock held, and after all slots). Returns how many those are.
 cdef int64_t skip_unchanged(TableState* table, int64_t first, int64_t end, const uint32_t* seen) noexcept nogil
-cdef int64_t skip_unchanged_left(TableState* table, const uint32_t* seen) noexcept nogil
+cdef int64_t skip_unchanged_left(TableState* table, uint32_t first, uint32_t end, const uint32_t* seen) noexcept nogil
 # Without a snapshot: up to ``most`` rows owned here that have changed, looking from slot ``next_slot[0]`` on.
 cdef int64_t take_changed(
     TableState* table, int64_t* next_slot, int64_t most, int64_t* keys, char* rows, uint32_t* seen) noexcept nogil

@@ -7,14 +7,14 @@ from posix.mman cimport (
 )
 
 from intentpm.foundation.primitives cimport (
-    copy_row, load_acquire, load_relaxed, load_relaxed_i32, load_relaxed_i64, store_relaxed_i32, store_release,
+    add_relaxed_i64, copy_row, load_acquire, load_relaxed, load_relaxed_i32, load_relaxed_i64, store_relaxed_i32, store_release,
 )
 from intentpm.runtime._native.messages cimport RESULT_KEPT, RESULT_SAVED
 from intentpm.runtime._native.mutations cimport (
     MUTATION_COPY_LEFT_OUT, MUTATION_LATE_WRITE_LOST, MUTATION_SAVED_TWICE, is_planted,
 )
 from intentpm.runtime._native.row_place cimport ROW_READ, is_home
-from intentpm.runtime._native.snapshot cimport MARK_DONE, MARK_UNSEEN, UNKNOWN_VERSION, Snapshot
+from intentpm.runtime._native.snapshot cimport MARK_DONE, MARK_UNSEEN, UNKNOWN_VERSION, CopyRoom, Snapshot
 from intentpm.runtime._native.state cimport (
     STATE_OWNED, WORD_HERE, WORD_VERSION_ONE, lock_word, read_unlocked, state_of, try_lock, unlock_unchanged,
 )
@@ -22,6 +22,7 @@ from intentpm.runtime._native.table_state cimport TableState, row_of, word_of
 
 cdef enum:
     MOST_COPIES_BYTES = 16 << 20     # of copies that wait: more, and they are written before the rows that lie still
+    LOOKED_AT_ONCE = 4096            # copies, holding the engine's lock
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------------
@@ -32,11 +33,12 @@ cdef void* _map(size_t size_bytes) noexcept nogil:
     return NULL if memory == MAP_FAILED else memory
 
 
-cdef Snapshot* new_snapshot(const TableState* table, uint32_t number) noexcept nogil:
+cdef Snapshot* new_snapshot(const TableState* table, uint32_t number, CopyRoom* room) noexcept nogil:
     cdef Snapshot* snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
     if snapshot == NULL:
         return NULL
     snapshot.number = number
+    snapshot.room = room
     snapshot.num_keys = table.num_keys
     snapshot.stride_bytes = max(<size_t>8, table.stride_bytes)
     snapshot.rows = table.rows_owned
@@ -64,13 +66,24 @@ cdef void _free(Snapshot* snapshot) noexcept nogil:
 
 cdef void retire_snapshot(TableState* table) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
+    cdef uint32_t seen = lock_word(&snapshot.copies_lock)
+    if snapshot.room != NULL:
+        add_relaxed_i64(&snapshot.room.held_bytes, -<int64_t>snapshot.copies_touched * _copy_bytes(snapshot))
+        snapshot.room = NULL
+    unlock_unchanged(&snapshot.copies_lock, seen)
     table.snapshot = NULL
     snapshot.older = table.retired
     table.retired = snapshot
-    madvise(snapshot.marks, snapshot.num_keys * sizeof(uint32_t), MADV_DONTNEED)
-    madvise(snapshot.copies, snapshot.num_keys * snapshot.stride_bytes, MADV_DONTNEED)
-    madvise(snapshot.copied_key, snapshot.num_keys * sizeof(int32_t), MADV_DONTNEED)
-    madvise(snapshot.copied_version, snapshot.num_keys * sizeof(uint32_t), MADV_DONTNEED)
+
+
+cdef void give_back_snapshots(Snapshot* retired) noexcept nogil:
+    cdef Snapshot* snapshot = retired
+    while snapshot != NULL:
+        madvise(snapshot.marks, snapshot.num_keys * sizeof(uint32_t), MADV_DONTNEED)
+        madvise(snapshot.copies, snapshot.num_keys * snapshot.stride_bytes, MADV_DONTNEED)
+        madvise(snapshot.copied_key, snapshot.num_keys * sizeof(int32_t), MADV_DONTNEED)
+        madvise(snapshot.copied_version, snapshot.num_keys * sizeof(uint32_t), MADV_DONTNEED)
+        snapshot = snapshot.older
 
 
 cdef void free_snapshots(TableState* table) noexcept nogil:
@@ -87,13 +100,33 @@ cdef inline char* _copy_of(const Snapshot* snapshot, uint32_t mark) noexcept nog
     return snapshot.copies + <size_t>(mark - 1) * snapshot.stride_bytes
 
 
+cdef inline int64_t _copy_bytes(const Snapshot* snapshot) noexcept nogil:
+    return <int64_t>(snapshot.stride_bytes + sizeof(int32_t) + sizeof(uint32_t))
+
+
+cdef inline bint _has_room(Snapshot* snapshot) noexcept nogil:
+    """For one more copy, which it has then."""
+    cdef int64_t held
+    if snapshot.room == NULL:
+        return True
+    held = add_relaxed_i64(&snapshot.room.held_bytes, _copy_bytes(snapshot))
+    if held + _copy_bytes(snapshot) <= load_relaxed_i64(&snapshot.room.most_bytes):
+        return True
+    add_relaxed_i64(&snapshot.room.held_bytes, -_copy_bytes(snapshot))
+    return False
+
+
 cdef uint32_t _new_copy(
         TableState* table, Snapshot* snapshot, int64_t key, const char* row, uint32_t version) noexcept nogil:
-    """Returns its mark."""
+    """Returns its mark; MARK_UNSEEN: there is no room for it, and the snapshot is broken."""
     cdef uint32_t seen = lock_word(&snapshot.copies_lock)
     cdef uint32_t mark = snapshot.copies_free
     if mark:
         snapshot.copies_free = (<uint32_t*>_copy_of(snapshot, mark))[0]
+    elif not _has_room(snapshot):
+        store_release(&snapshot.broken, 1)
+        unlock_unchanged(&snapshot.copies_lock, seen)
+        return MARK_UNSEEN
     else:
         mark = snapshot.copies_touched + 1
         store_relaxed_i32(&snapshot.copied_key[mark - 1], -1)        # fresh memory would say key 0
@@ -299,16 +332,21 @@ cdef int64_t take_rows(TableState* table, int64_t most, int32_t* keys, char* row
 
 cdef int64_t take_left_rows(TableState* table, int64_t most, int32_t* keys, char* rows, uint32_t* seen) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
+    cdef uint32_t end = min(snapshot.copies_touched, snapshot.next_left + LOOKED_AT_ONCE)
     cdef uint32_t mark
     cdef int64_t taken = 0
-    for mark in range(1, snapshot.copies_touched + 1):
-        if taken == most:
-            break
+    while taken < most and snapshot.next_left < end:
+        snapshot.next_left += 1
+        mark = snapshot.next_left
         if snapshot.copied_key[mark - 1] >= 0:
             keys[taken] = snapshot.copied_key[mark - 1]
             _take_copy(table, mark, rows + taken * table.stored_bytes, seen)
             taken += 1
     return taken
+
+
+cdef bint all_left_taken(const TableState* table) noexcept nogil:
+    return table.snapshot.next_left >= table.snapshot.copies_touched
 
 
 # -- rows that have changed ------------------------------------------------------------------------------------------------
@@ -334,13 +372,13 @@ cdef int64_t skip_unchanged(TableState* table, int64_t first, int64_t end, const
     return skipped
 
 
-cdef int64_t skip_unchanged_left(TableState* table, const uint32_t* seen) noexcept nogil:
+cdef int64_t skip_unchanged_left(TableState* table, uint32_t first, uint32_t end, const uint32_t* seen) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
     cdef uint32_t mark, word
     cdef int32_t key
     cdef int64_t skipped = 0
     cdef bint lies_here
-    for mark in range(1, load_acquire(&snapshot.copies_touched) + 1):
+    for mark in range(first + 1, min(end, load_acquire(&snapshot.copies_touched)) + 1):
         key = load_relaxed_i32(&snapshot.copied_key[mark - 1])
         if key < 0:
             continue

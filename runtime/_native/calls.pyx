@@ -8,7 +8,7 @@ from intentpm.foundation.losses import sentence
 
 from intentpm.foundation.losses cimport LOSS_OUT_OF_MEMORY, loss_text
 from intentpm.foundation.primitives cimport load_acquire
-from intentpm.runtime._native.remote cimport WINDOW_FULL, WINDOW_REQUESTS, RemoteAccess, Submission, SubmitResult
+from intentpm.runtime._native.remote cimport WINDOW_FULL, RemoteAccess, Submission, SubmitResult
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_NO_MEMORY, OPERATION_PEER_LOST, Operation,
 )
@@ -30,7 +30,8 @@ cdef bint _operation_done(void* turns, void* argument) noexcept nogil:
 
 cdef bint _window_open(void* turns, void* argument) noexcept nogil:
     cdef uint32_t rank = (<Submission*>argument).blocked_on
-    return is_over(<Turns>turns) or (<Turns>turns).requests.in_flight_to[rank] < WINDOW_REQUESTS
+    return is_over(<Turns>turns) or (
+        (<Turns>turns).requests.in_flight_to[rank] < (<Turns>turns).rounds.holder.budget.window_requests)
 
 
 cdef bint _job_failed(void* turns, void* argument) noexcept nogil:

@@ -22,6 +22,7 @@ Assumption: every method is called under the engine's lock.
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.messages cimport CUT_SHIFT
 from intentpm.runtime._native.mutations cimport MUTATION_CUT_UNTOLD, is_planted
 from intentpm.runtime._native.snapshot cimport Snapshot
@@ -32,6 +33,7 @@ from intentpm.transports.base cimport Transport
 @cython.final
 cdef class Cuts:
     cdef Transport transport
+    cdef Budget budget
     cdef readonly uint32_t made              # by this rank
 
     # What a write of this rank says of itself, among its message's flags.

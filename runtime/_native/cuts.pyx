@@ -4,13 +4,15 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_release
 from intentpm.runtime._native.apart cimport free_snapshots, new_snapshot, retire_snapshot
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 
 cdef class Cuts:
-    def __init__(self, Transport transport not None):
+    def __init__(self, Transport transport not None, Budget budget not None):
         self.transport = transport
+        self.budget = budget
 
     cdef void hear(self, TableState* table, uint8_t flags) noexcept nogil:
         if self._lead(flags) > 0:
@@ -21,7 +23,8 @@ cdef class Cuts:
             return
         if table.snapshot != NULL:
             retire_snapshot(table)           # all ranks are done with that one, or the next could not have begun
-        table.snapshot = new_snapshot(table, number)
+        self.budget.make_copy_room()
+        table.snapshot = new_snapshot(table, number, &self.budget.copies)
         if table.snapshot == NULL:
             self.transport.out_of_memory = True
 

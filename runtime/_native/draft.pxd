@@ -17,13 +17,12 @@ from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
 cdef enum:
-    MESSAGE_ROWS_BYTES = 256 << 10   # rows per message
     MESSAGE_RECORDS = 16384
 
 
 cdef inline uint32_t records_per_message(const TableState* table) noexcept nogil:
     return <uint32_t>min(
-        <size_t>MESSAGE_RECORDS, max(<size_t>1, MESSAGE_ROWS_BYTES // max(table.stored_bytes, table.record_bytes)))
+        <size_t>MESSAGE_RECORDS, max(<size_t>1, table.message_bytes // max(table.stored_bytes, table.record_bytes)))
 
 
 cdef inline size_t row_bytes_in(const TableState* table, uint8_t message_id) noexcept nogil:

@@ -2,7 +2,7 @@
 
 Who does what, from the ground up; each part is called by those below it in this list:
     Monitor    the lock, and sleeping without it
-    RequestPool, RemoteAccess, Serving, Control, Rounds, Inquiry    the protocol: no thread, no wait
+    Budget, RequestPool, RemoteAccess, Serving, Control, Rounds, Inquiry    the protocol: no thread, no wait
     Turns      when management has its turn, and waiters see what has finished
     Dispatch   which part a message is for
     Wheel      who progresses the transport
@@ -15,6 +15,7 @@ Called by the manager; its workers use the parts. Any thread, holding the GIL an
 
 cimport cython
 
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.dispatch cimport Dispatch
@@ -36,6 +37,7 @@ cdef class Engine:
     cdef Transport transport
     cdef Monitor monitor
     cdef RequestPool requests
+    cdef readonly Budget budget
     cdef RemoteAccess remote
     cdef Serving serving
     cdef Control control

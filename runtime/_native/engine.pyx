@@ -12,6 +12,7 @@ from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire, store_release
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.dispatch cimport Dispatch
@@ -66,11 +67,12 @@ cdef class Engine:
         self.transport = transport
         self.monitor = Monitor(transport)
         self.requests = RequestPool(transport.size)
-        self.remote = RemoteAccess(transport, self.requests)
+        self.budget = Budget(transport.size, budget_bytes)
+        self.remote = RemoteAccess(transport, self.requests, self.budget)
         self.serving = Serving(self.remote)
         self.control = Control(transport, self.requests, peer_timeout_s)
         self.rounds = Rounds(
-            self.serving, management, wait_ns(sync_interval_s, "sync_interval"), sync_threshold, budget_bytes)
+            self.serving, management, wait_ns(sync_interval_s, "sync_interval"), sync_threshold)
         self.inquiry = Inquiry(self.rounds)
         self.turns = Turns(self.monitor, self.control, self.rounds)
         self.wheel = Wheel(self.turns, worker_spin_us, thread_spin_us)
@@ -94,7 +96,7 @@ cdef class Engine:
             if table.state.tier != NULL:
                 table.state.tier.job_fails = &self.turns.device_failed
             self.remote.table_count = table.table_id + 1
-            self.rounds.holder.count_rows(table)
+            self.budget.add_table(table.state)
             self.monitor.release()
 
     def remove_table(self, Table table not None) -> None:
@@ -105,7 +107,7 @@ cdef class Engine:
             self.monitor.acquire()
             self.remote.table_count = table.table_id
             self.remote.tables[table.table_id] = NULL
-            self.rounds.holder.discount_rows(table)
+            self.budget.remove_table(table.state)
             self.monitor.release()
         self.tables.remove(table)
 
@@ -128,6 +130,7 @@ cdef class Engine:
 
     def add_worker(self, IntentQueue queue not None) -> None:
         """Has management look after a worker's intents."""
+        queue.room = &self.budget.intents
         self.rounds.intents.keep(queue)
         with nogil:
             self.monitor.acquire()

@@ -26,6 +26,7 @@ Guarantees
     * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for
       it again.
     * A replica is given up with its last delta acknowledged, never before.
+    * Memory for a key is promised before it is asked for (budget.pxd).
 Assumption: every method is called under the engine's lock.
 """
 
@@ -34,6 +35,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.deque cimport deque
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hints cimport Hints
@@ -45,7 +47,6 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.state cimport KeyRef
 from intentpm.runtime._native.serving cimport Serving
-from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -69,14 +70,15 @@ cdef class Holder:
     # (``promote_in_place``).
     cdef bint cutting
     cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
-    cdef readonly int64_t budget_bytes           # of row memory; 0: no limit
-    cdef int64_t taken_bytes                     # of row memory, counting keys that are asked for, and those moved out since
+    cdef readonly Budget budget
+    cdef bint sheds                              # too much memory is taken: replicas are given up, though intended
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
     cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none
+    cdef vector[size_t] asked_bytes              # of rows that it may bring
     cdef vector[uint8_t] growing                 # this step has begun a round with it and may add to it
     cdef vector[int64_t] began_ns                # when the last round with it began
     cdef int64_t round_ns                        # how long a round takes, smoothed
@@ -117,9 +119,8 @@ cdef class Holder:
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     # The owner would give these away.
     cdef void take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
-    # A new table's rows count towards the memory budget.
-    cdef void count_rows(self, Table table) noexcept nogil
-    cdef void discount_rows(self, Table table) noexcept nogil
+    # Looks whether too much memory is taken, and has replicas given up then. True: it is.
+    cdef bint shed(self) noexcept nogil
 
     # Begins the round that is due with ``peer``, if one is.
     cdef inline void step(self, uint32_t peer) noexcept nogil:
@@ -158,8 +159,10 @@ cdef class Holder:
     cdef inline bint _no_writes_open(self) noexcept nogil:
         return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
 
-    cdef inline int64_t _held_bytes(self) noexcept nogil:
-        return self.taken_bytes - self.owner.moved_out_bytes
+    cdef inline bint _may_ask(self, uint32_t peer) noexcept nogil:
+        return self.asked_bytes[peer] < self.budget.answer_bytes
+
+    cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil
 
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
     cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=*) noexcept nogil

@@ -4,8 +4,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libcpp.vector cimport vector
 
-from intentpm.foundation.primitives cimport copy_row, store_relaxed
+from intentpm.foundation.primitives cimport copy_row, load_relaxed_i32, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart
+from intentpm.runtime._native.budget cimport slot_bytes
 from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.cuts cimport is_of
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
@@ -42,11 +43,9 @@ from intentpm.runtime._native.staging cimport send_staged, stage, unstage
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
-from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
 
 cdef enum:
-    ROUND_BYTES = 8 << 20            # rows per round; what is left waits for the next
     FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
     FETCHED_ROUNDS = 8
     TICK_US = 66
@@ -57,7 +56,7 @@ cdef enum:
 cdef class Holder:
     def __init__(
             self, Serving serving not None, Owner owner not None, Hints hints not None,
-            ConcernedRanks concerned not None, sync_threshold: float, budget_bytes: int):
+            ConcernedRanks concerned not None, sync_threshold: float):
         cdef RemoteAccess remote = serving.remote
         cdef uint32_t size = remote.transport.size
         self.serving = serving
@@ -71,10 +70,11 @@ cdef class Holder:
         self.concerned = concerned
         self.rank = remote.transport.rank
         self.sync_threshold = sync_threshold
-        self.budget_bytes = budget_bytes
+        self.budget = remote.budget
         self.early_records = EARLY_RECORDS
         self.todo.resize(size)
         self.open_records.resize(size, 0)
+        self.asked_bytes.resize(size, 0)
         self.growing.resize(size, 0)
         self.began_ns.resize(size, 0)
 
@@ -82,10 +82,9 @@ cdef class Holder:
 
     cdef void want(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil:
         cdef KeyRef reference
-        if self.budget_bytes and self._held_bytes() + <int64_t>table.stride_bytes > self.budget_bytes:
+        if not self.budget.promise(table):
             self.intents_refused += 1            # accesses to the key stay remote: slower, and right
             return
-        self.taken_bytes += table.stride_bytes
         change_state(table, key, STATE_REQUESTED)
         note_decision(self.journal, table, key, EVENT_REQUESTED, known_owner(table, key), table.records[key].epoch)
         self._become_busy(table, key)
@@ -147,7 +146,7 @@ cdef class Holder:
         for i in range(self.fenced.size()):
             owner = known_owner(self.remote.tables[self.fenced[i].table], self.fenced[i].key)
             self._put_in_queue(self.remote.tables[self.fenced[i].table], self.fenced[i].key, self.fenced[i].tick)
-            if self.todo[owner].size() >= self.early_records and self._may_send_to(owner):
+            if self.todo[owner].size() >= self.early_records and self._may_send_to(owner) and self._may_ask(owner):
                 self._begin_round(owner)
                 self.growing[owner] = True
         self.fenced.clear()
@@ -186,13 +185,14 @@ cdef class Holder:
     # -- sending rounds ------------------------------------------------------------------------------------------------
 
     cdef void _begin_round(self, uint32_t peer) noexcept nogil:
-        """Sends what ``todo`` holds for ``peer``, a message per table and MESSAGE_ROWS_BYTES."""
+        """Sends what ``todo`` holds for ``peer``, a message per table and so many rows."""
         cdef vector[KeyRef] references
         cdef size_t at = 0, sent_bytes = 0
         cdef size_t i
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
-        while at < references.size() and sent_bytes < ROUND_BYTES and not self.transport.out_of_memory:
+        while at < references.size() and sent_bytes < self.budget.round_bytes and self._may_ask(peer) and (
+                not self.transport.out_of_memory):
             at = self._send_records(peer, references, at, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
@@ -247,6 +247,7 @@ cdef class Holder:
         self.open_records[peer] += header.count
         self.records_in_flight += header.count
         self.records += header.count
+        self.asked_bytes[peer] += header.count * table.stored_bytes
         sent_bytes[0] += header.rows * table.record_bytes
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
@@ -269,13 +270,13 @@ cdef class Holder:
                 change_state(table, key, STATE_ABSENT)      # over before it was asked for
                 self.intents_withdrawn += 1
                 note_decision(self.journal, table, key, EVENT_WITHDRAWN, known_owner(table, key))
-                self.taken_bytes -= table.stride_bytes
+                table.slots_promised -= 1
                 return -1
             return RECORD_ONCE if table.flags[key] & KEY_ONCE else 0
         if key_state(table, key) != STATE_REPLICA:
             return -1
         written = take_pending(table, key, row)
-        if table.records[key].intent_refs == 0:
+        if table.records[key].intent_refs == 0 or self.sheds:
             return RECORD_LEAVE | (written & ~RECORD_STEP if is_planted(MUTATION_KEPT_LOST) else written)
         if written == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
@@ -290,6 +291,8 @@ cdef class Holder:
     cdef bint close_records(self, const RoundHeader* header) noexcept nogil:
         self.open_records[header.round_rank] -= header.count
         self.records_in_flight -= header.count
+        if self.open_records[header.round_rank] == 0:
+            self.asked_bytes[header.round_rank] = 0
         if self.open_records[header.round_rank] > 0:
             return False
         self.round_ns += (self.transport.now_ns() - self.began_ns[header.round_rank] - self.round_ns) // 8
@@ -339,7 +342,6 @@ cdef class Holder:
         if key_state(table, key) == STATE_REPLICA and drop_replica(table, key):
             self.replicas_dropped += 1
             self.replicas_taken -= 1
-            self.taken_bytes -= table.stride_bytes
             note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
 
     cdef void _take_same(
@@ -362,6 +364,7 @@ cdef class Holder:
             uint32_t version) noexcept nogil:
         """The row of a key that was asked for, or newer news of a replica."""
         if key_state(table, key) == STATE_REQUESTED:
+            table.slots_promised -= 1
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
             publish(table, key, STATE_REPLICA)
             note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
@@ -389,6 +392,7 @@ cdef class Holder:
         cdef bint shared = others != NULL and others[0] > 0
         cdef bint wrote = False
         if key_state(table, key) == STATE_REQUESTED:
+            table.slots_promised -= 1
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
             if table.snapshot != NULL:
                 arrive_apart(table, key, apart, row + table.stored_bytes)
@@ -439,7 +443,7 @@ cdef class Holder:
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:
             return False
-        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
+        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED) or self.sheds
                 or self._is_worth_sending(table, key))
 
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil:
@@ -474,13 +478,33 @@ cdef class Holder:
                 table.flags[keys[i]] |= KEY_OFFERED
                 self.queue(table, keys[i])
 
-    # -- row memory ----------------------------------------------------------------------------------------------------
+    # -- too much is taken ---------------------------------------------------------------------------------------------
 
-    cdef void count_rows(self, Table table) noexcept nogil:
-        self.taken_bytes += table.state.slots_used * table.state.stride_bytes
+    cdef bint shed(self) noexcept nogil:
+        cdef int64_t excess = self.budget.excess()
+        cdef size_t t
+        self.sheds = excess > 0
+        for t in range(self.remote.table_count):
+            if excess <= 0:
+                break
+            excess -= self._shed_of(self.remote.tables[t], excess)
+        return self.sheds
 
-    cdef void discount_rows(self, Table table) noexcept nogil:
-        self.taken_bytes -= table.state.slots_used * table.state.stride_bytes
+    cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil:
+        """Has replicas given up; returns the bytes of those that are on their way out. The last slots first: what lies behind
+        all rows can be given back to the system."""
+        cdef int64_t slot = table.slots_touched
+        cdef int64_t going = 0
+        cdef int32_t key
+        if table.slots_used == table.rows_owned:
+            return 0
+        while slot > 0 and going < excess:
+            slot -= 1
+            key = load_relaxed_i32(&table.key_of[slot])
+            if key >= 0 and key_state(table, key) == STATE_REPLICA:
+                self.queue(table, <uint32_t>key)
+                going += slot_bytes(table)
+        return going
 
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:

@@ -241,7 +241,7 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
     counters.replicas_promoted = rounds.holder.replicas_promoted
     counters.replicas_held = rounds.holder.replicas_held()
     counters.intents_acted = rounds.intents.intents_acted
-    counters.intents_refused = rounds.holder.intents_refused
+    counters.intents_refused = rounds.holder.intents_refused + load_relaxed_i64(&rounds.holder.budget.intents.refused_keys)
     counters.intents_in_time = rounds.intents.intents_in_time
     counters.intents_late = rounds.intents.intents_late
     counters.intents_withdrawn = rounds.holder.intents_withdrawn

@@ -15,6 +15,7 @@ from libcpp.pair cimport pair
 from libcpp.queue cimport priority_queue
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.budget cimport IntentRoom
 from intentpm.runtime._native.timing cimport ActionTimer
 
 
@@ -54,6 +55,7 @@ cdef class IntentQueue:
     cdef int64_t horizon             # guarded by: incoming_lock. Clocks ahead of which intents are due
     cdef int64_t look_by_clock       # as wake_clock: from here on, one of ``incoming`` starts within a round
     cdef int64_t clocks_per_round    # guarded by: incoming_lock. As estimated: one that starts sooner would be late
+    cdef IntentRoom* room            # set once; NULL: no limit
     cdef uint32_t incoming_lock      # atomic: guards ``incoming``; held for a few instructions
     cdef vector[Intent*] incoming
     # guarded by: engine lock
@@ -71,7 +73,7 @@ cdef class IntentQueue:
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
 
     # Worker side, any one thread. False: too many keys are signalled already, or out of memory. ``attention`` is set if the
-    # intent needs any.
+    # intent needs any. One for which the memory budget has no room is forgotten: its keys stay where they are.
     cdef bint signal(
         self, uint32_t table_id, const int64_t* keys, uint32_t count, int64_t start, int64_t end,
         Attention* attention) noexcept nogil
@@ -100,3 +102,6 @@ cdef class IntentQueue:
     cdef void time_clocks(self, int64_t now_ns) noexcept nogil
     cdef void look_ended(self, bint asked) noexcept nogil
     cdef void round_ended(self) noexcept nogil
+    # private
+    cdef bint _has_room(self, uint32_t count) noexcept nogil
+    cdef void _leave_room(self, uint32_t count) noexcept nogil

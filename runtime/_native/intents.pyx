@@ -8,6 +8,7 @@ from intentpm.foundation.primitives cimport (
     add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_relaxed_i64,
     store_release_i64,
 )
+from intentpm.runtime._native.budget cimport INTENT_BYTES
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
 from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
 
@@ -50,8 +51,12 @@ cdef class IntentQueue:
         cdef uint32_t i, seen
         if load_relaxed_i64(&self.signalled_keys) + count > MAX_SIGNALLED_KEYS:
             return False
+        if not self._has_room(count):
+            add_relaxed_i64(&self.room.refused_keys, count)
+            return True
         intent = <Intent*>malloc(sizeof(Intent) + count * sizeof(uint32_t))
         if intent == NULL:
+            self._leave_room(count)
             return False
         start = max(start, <int64_t>0)       # clocks are; and the arithmetic below cannot overflow
         intent.start = start
@@ -73,6 +78,20 @@ cdef class IntentQueue:
             attention[0] = URGENT if self.clock >= self.look_by_clock else DUE
         unlock_unchanged(&self.incoming_lock, seen)
         return True
+
+    cdef bint _has_room(self, uint32_t count) noexcept nogil:
+        """For an intent of so many keys, which it has then."""
+        cdef int64_t size_bytes = INTENT_BYTES + count * <int64_t>sizeof(uint32_t)
+        if self.room == NULL or self.room.most_bytes == 0:
+            return True
+        if add_relaxed_i64(&self.room.held_bytes, size_bytes) + size_bytes <= self.room.most_bytes:
+            return True
+        add_relaxed_i64(&self.room.held_bytes, -size_bytes)
+        return False
+
+    cdef void _leave_room(self, uint32_t count) noexcept nogil:
+        if self.room != NULL and self.room.most_bytes > 0:
+            add_relaxed_i64(&self.room.held_bytes, -(INTENT_BYTES + count * <int64_t>sizeof(uint32_t)))
 
     cdef Attention advance(self) noexcept nogil:
         # Sequentially consistent against publish(): either this thread sees the new wake_clock or the engine the new clock.
@@ -134,6 +153,7 @@ cdef class IntentQueue:
 
     cdef void forget(self, Intent* intent) noexcept nogil:
         add_relaxed_i64(&self.signalled_keys, -<int64_t>intent.count)
+        self._leave_room(intent.count)
         free(intent)
 
     cdef Intent* next_active(self) noexcept nogil:
@@ -160,6 +180,8 @@ cdef class IntentQueue:
         cdef int64_t wake = NEVER
         cdef bint settled
         self.horizon = timer_horizon_clocks(&self.timer)
+        if self.room != NULL and self.room.most_bytes > 0:
+            self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
         self.clocks_per_round = <int64_t>self.timer.clocks_per_round
         store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
         if not self.active.empty():

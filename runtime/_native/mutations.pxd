@@ -8,7 +8,7 @@ None is planted unless a test asks for it. They are looked at in cold places onl
 To add one: a bit here, its name in ``mutations.pyx``, and the line that breaks the code. The tests take it from there.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
 
 
 cdef enum Mutation:
@@ -36,6 +36,8 @@ cdef enum Mutation:
     MUTATION_SAVED_TWICE = 1 << 18           # a row that was left to the checkpoint is written by its new owner, too
     MUTATION_CUT_UNSETTLED = 1 << 19         # a cut does not wait for what replicas have for their owners
     MUTATION_CUT_UNTOLD = 1 << 20            # messages do not say that their origin has made a cut
+    MUTATION_COPY_UNCOUNTED = 0x80000000        # a copy does not count towards the memory budget
+    MUTATION_PRESSURE_IGNORED = 0x100000000      # a copy is asked for though it does not fit
     # Of tables with rows on a device.
     MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
     MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void
@@ -47,8 +49,8 @@ cdef enum Mutation:
     MUTATION_DIRTY_ROW_DROPPED = 1 << 30     # a row that gives way is not written back
 
 
-cdef uint32_t planted            # set while no other thread runs
+cdef uint64_t planted            # set while no other thread runs
 
 
 cdef inline bint is_planted(Mutation mutation) noexcept nogil:
-    return planted & mutation != 0
+    return planted & <uint64_t>mutation != 0

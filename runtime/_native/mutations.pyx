@@ -28,6 +28,11 @@ NAMES = {
     "fetched kept": MUTATION_FETCHED_KEPT,
     "rests for good": MUTATION_RESTS_FOR_GOOD,
 }
+OF_BUDGETS = {
+    "copy uncounted": MUTATION_COPY_UNCOUNTED,
+    "pressure ignored": MUTATION_PRESSURE_IGNORED,
+}
+"""Found by the programs that have a budget."""
 OF_DEVICES = {
     "row left away": MUTATION_ROW_LEFT_AWAY,
     "write unnoted": MUTATION_WRITE_UNNOTED,
@@ -47,7 +52,7 @@ OF_TIERS = {
 def plant(name: str):
     """Breaks the runtime of this process in the named way, inside the with block. For tests only."""
     global planted
-    planted = (NAMES | OF_DEVICES | OF_TIERS)[name]
+    planted = (NAMES | OF_BUDGETS | OF_DEVICES | OF_TIERS)[name]
     try:
         yield
     finally:

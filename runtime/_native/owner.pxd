@@ -58,7 +58,6 @@ cdef class Owner:
     cdef double costs[4]                         # of the decision being made, by Way
     # Counters.
     cdef readonly uint64_t relocations_out
-    cdef readonly int64_t moved_out_bytes        # of row memory
     cdef readonly uint64_t forwarded_records
     cdef readonly uint64_t rows_spared           # answers that needed none
 

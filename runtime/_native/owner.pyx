@@ -39,7 +39,7 @@ from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, r
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
-from intentpm.runtime._native.table_state cimport Holding, TableState, is_here, prefetch_row
+from intentpm.runtime._native.table_state cimport Holding, TableState, prefetch_row
 
 cdef enum:
     RECORDS_SMOOTHED = 1024
@@ -139,11 +139,10 @@ cdef class Owner:
             result |= apart
         elif not record & RECORD_ONCE and self.hand_over.is_due(table, key, holder):
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
-            if not is_here(table, key):
-                self.moved_out_bytes += table.stride_bytes
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
-        elif holds and rows_of(record) > 0:
+        # A holder that had given the key up, and wrote to it before it heard that, is one no more: it is sent the row.
+        elif holds and rows_of(record) > 0 and holding_of(table, key, holder) != NULL:
             result = RESULT_SAME
             version = seen_version
             self.with_row -= self.with_row / RECORDS_SMOOTHED
@@ -222,7 +221,6 @@ cdef class Owner:
         cdef uint32_t version
         self._remove_holder(table, key, holder)
         version = move_out(table, key, row, apart)
-        self.moved_out_bytes += table.stride_bytes
         self._leave_to(table, key, holder, REASON_MODE if self.management == MANAGE_RELOCATE else REASON_ONLY_INTENT)
         return version
 

@@ -13,8 +13,9 @@ from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import MemoryBudgetError
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
+from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.apart cimport (
-    skip_unchanged, skip_unchanged_left, take_changed, take_left_rows, take_rows,
+    all_left_taken, give_back_snapshots, skip_unchanged, skip_unchanged_left, take_changed, take_left_rows, take_rows,
 )
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.cuts cimport Cuts
@@ -23,12 +24,14 @@ from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.requests cimport Operation, begin_operation
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.side_exchange cimport SideExchange
+from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.turns cimport Turns, is_over
 
 
 cdef enum:
     SLOTS_AT_ONCE = 65536
+    COPIES_AT_ONCE = 4096        # holding the engine's lock
 
 cdef struct Answered:
     void* exchange
@@ -93,6 +96,7 @@ cdef class RankSnapshot:
     def cut(self, list tables not None) -> int:
         """This rank's cut through ``tables``, and the end of cutting. Returns its number. Raises MemoryBudgetError."""
         cdef Table table
+        cdef Snapshot* retired
         cdef uint32_t number = self.cuts.made + 1
         cdef bint chosen, done = True
         for table in self.engine.tables:
@@ -103,7 +107,9 @@ cdef class RankSnapshot:
                     done = self.cuts.cut(table.state, number) and done
                 else:
                     self.cuts.end(table.state, number)
+                retired = table.state.retired
                 self.monitor.release()
+                give_back_snapshots(retired)
         with nogil:
             self.monitor.acquire()
             self.cuts.count()
@@ -126,11 +132,14 @@ cdef class RankSnapshot:
     def end(self, list tables not None, uint32_t number) -> None:
         """The checkpoint of that cut is made, or given up."""
         cdef Table table
+        cdef Snapshot* retired
         for table in tables:
             with nogil:
                 self.monitor.acquire()
                 self.cuts.end(table.state, number)
+                retired = table.state.retired
                 self.monitor.release()
+                give_back_snapshots(retired)
 
     # -- rows ------------------------------------------------------------------------------------------------------------
 
@@ -150,17 +159,29 @@ cdef class RankSnapshot:
         """
         cdef int64_t taken
         cdef int64_t most = keys.shape[0]
+        cdef bint all_taken = False
         cdef uint32_t* versions = NULL
         if seen is not None:
             versions = &seen[0]
         _check_room(table, most, rows.shape[0], -1 if seen is None else seen.shape[0])
         with nogil:
             taken = take_rows(table.state, most, &keys[0], <char*>&rows[0], versions)
-            if taken == 0:
+            while taken == 0 and not all_taken:
                 self.monitor.acquire()
                 taken = take_left_rows(table.state, most, &keys[0], <char*>&rows[0], versions)
+                all_taken = all_left_taken(table.state)
                 self.monitor.release()
+        self._check_whole(table)
         return taken
+
+    cdef int _check_whole(self, Table table) except -1:
+        if load_acquire(&table.state.snapshot.broken):
+            raise MemoryBudgetError(
+                f"table {table.name!r} was written to faster than its rows could be saved: "
+                f"{self.engine.budget.copies.held_bytes} bytes of rows were set apart meanwhile, for which this rank's "
+                f"memory_budget of {self.engine.budget.limit_bytes} has no more room: raise it (init(memory_budget=...), "
+                "INTENTPM_MEMORY_BUDGET)")
+        return 0
 
     def skip_unchanged(self, Table table not None, const uint32_t[::1] seen) -> None:
         """Before ``take``: rows that are as they were when ``seen`` was updated are not to be written."""
@@ -174,9 +195,14 @@ cdef class RankSnapshot:
                 self.monitor.acquire()
                 table.state.snapshot.rows -= skipped
                 self.monitor.release()
-            self.monitor.acquire()
-            table.state.snapshot.rows -= skip_unchanged_left(table.state, &seen[0])
-            self.monitor.release()
+            first = 0
+            while first < <int64_t>load_acquire(&table.state.snapshot.copies_touched):
+                self.monitor.acquire()
+                table.state.snapshot.rows -= skip_unchanged_left(
+                    table.state, <uint32_t>first, <uint32_t>(first + COPIES_AT_ONCE), &seen[0])
+                self.monitor.release()
+                first += COPIES_AT_ONCE
+        self._check_whole(table)
 
     def take_changed(
             self, Table table not None, int64_t next_slot, int64_t[::1] keys, unsigned char[::1] rows,

@@ -7,8 +7,8 @@ and learns from forwarded ones where they are now. Keys that are on their way he
 
 Guarantees
     * Each key of an operation is applied once, at the rank that owns it then (transport: a message is delivered once).
-    * At most ``WINDOW_REQUESTS`` requests of this rank are open at any other rank, which bounds the memory both ends spend on
-      them.
+    * At most ``Budget.window_requests`` requests of this rank are open at any other rank, which bounds the memory both ends
+      spend on them.
 Called by ``Calls`` (submit), when a message arrives (finish), and by management when keys have come. Engine lock held.
 """
 
@@ -18,6 +18,7 @@ from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.apart cimport set_apart
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport (
@@ -33,8 +34,6 @@ from intentpm.runtime._native.table_state cimport TableState, key_state, row_of
 from intentpm.transports.base cimport Transport
 
 cdef enum:
-    CHUNK_BYTES = 256 << 10      # of rows per message: small enough that copying and sending overlap
-    WINDOW_REQUESTS = 32         # open per destination
     MAX_TABLES = 4096
 
 cdef enum SubmitResult:
@@ -112,6 +111,7 @@ cdef inline bint write_owned(
 cdef class RemoteAccess:
     cdef Transport transport
     cdef RequestPool requests
+    cdef Budget budget
     # guarded by: engine lock
     # Workers look at their own table's entry without it: that was set before they knew the table.
     cdef TableState* tables[MAX_TABLES]

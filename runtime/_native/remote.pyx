@@ -1,10 +1,11 @@
 """Remote access; ``remote.pxd`` is the contract."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from intentpm.foundation.primitives cimport copy_row
+from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.journal cimport EVENT_PARKED, Journal, note_traced
@@ -31,16 +32,17 @@ cdef inline uint32_t _who_serves(const TableState* table, int kind, int64_t key)
 
 
 cdef inline uint32_t _keys_per_message(const TableState* table) noexcept nogil:
-    return <uint32_t>max(<size_t>1, CHUNK_BYTES // max(table.stored_bytes, <size_t>4))
+    return <uint32_t>max(<size_t>1, table.message_bytes // max(table.stored_bytes, <size_t>4))
 
 
 cdef class RemoteAccess:
-    def __init__(self, Transport transport not None, RequestPool requests not None):
+    def __init__(self, Transport transport not None, RequestPool requests not None, Budget budget not None):
         self.transport = transport
         self.requests = requests
+        self.budget = budget
         self.parking = Parking()
         self.journal = Journal(transport)
-        self.cuts = Cuts(transport)
+        self.cuts = Cuts(transport, budget)
         self.counted.resize(transport.size + 1)
 
     def __dealloc__(self):
@@ -91,7 +93,7 @@ cdef class RemoteAccess:
                     return SUBMIT_FAILED
                 submission.at += 1
                 continue
-            if self.requests.in_flight_to[owner] >= WINDOW_REQUESTS:
+            if self.requests.in_flight_to[owner] >= self.budget.window_requests:
                 submission.blocked_on = owner
                 return WINDOW_FULL
             end = submission.at + 1
@@ -210,6 +212,8 @@ cdef class RemoteAccess:
             self.hops += <uint64_t>header.hops * header.count
             self._learn(table, source, header.count, &sections)
         self.requests.answered(request, header.count)
+        if not self.waiting.empty():
+            self.step_waiting()
         return True
 
     cdef bint _scatter(self, const Request* request, const AccessHeader* header, const AccessBody* sections) noexcept nogil:
@@ -280,12 +284,15 @@ cdef class RemoteAccess:
         cdef TableState* table = pull.table
         cdef const uint32_t* positions
         cdef uint32_t from_here = 0
+        cdef uint64_t most_asked = <uint64_t>self.budget.window_requests * _keys_per_message(table)
         cdef int status
         if request == NULL:
             return False                 # abandoned, or failed
         positions = request.operation.positions + request.first
         while pull.at < pull.count and key_state(table, pull.keys[pull.at]) != STATE_REQUESTED:
             if key_state(table, pull.keys[pull.at]) == STATE_ABSENT:
+                if request.unanswered - (pull.count - pull.at) - from_here >= most_asked:
+                    break                # ``finish`` goes on with it
                 status = self._ask_elsewhere(pull)
                 if status != OPERATION_OK:
                     self.requests.fail(request.operation, status)

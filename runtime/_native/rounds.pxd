@@ -78,6 +78,7 @@ cdef class Rounds:
     # Totals at this moment, into the trace.
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil
     # private
+    cdef bint _keep_to_budget(self) noexcept nogil
     cdef bint _fetch_rows(self, uint32_t now) noexcept nogil
     cdef bint _take_hint(
         self, uint8_t message_id, TableState* table, const RoundHeader* header, const char* body,

@@ -19,15 +19,19 @@ from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.serving cimport Serving
-from intentpm.runtime._native.slots cimport trim_slots
+from intentpm.runtime._native.slots cimport pack_slots, trim_slots
 from intentpm.runtime._native.table_state cimport RowTier, TableState
 from intentpm.runtime._native.sync cimport Sync
 
 
+cdef enum:
+    PACKED_AT_ONCE = 4096            # rows, holding the lock
+    SHED_AGAIN_NS = 1_000_000
+
+
 cdef class Rounds:
     def __init__(
-            self, Serving serving not None, management: int, sync_interval_ns: int, sync_threshold: float,
-            budget_bytes: int):
+            self, Serving serving not None, management: int, sync_interval_ns: int, sync_threshold: float):
         cdef RemoteAccess remote = serving.remote
         self.remote = remote
         self.transport = remote.transport
@@ -38,7 +42,7 @@ cdef class Rounds:
         self.hints = Hints(remote, management)
         self.news = News(remote, self.concerned, sync_interval_ns)
         self.owner = Owner(remote, self.news, self.hints, management)
-        self.holder = Holder(serving, self.owner, self.hints, self.concerned, sync_threshold, budget_bytes)
+        self.holder = Holder(serving, self.owner, self.hints, self.concerned, sync_threshold)
         self.intents = RankIntents(remote, self.holder, self.hints, management)
         self.writes = RankWrites(remote, self.holder, self.news)
         self.sync = Sync(remote, self.intents, self.holder, self.news, self.writes)
@@ -54,6 +58,8 @@ cdef class Rounds:
         self.holder.step_fence()
         self.sync.step()
         again = min(self.writes.collect(now_ns, False), self.holder.step_fetched(now_ns))
+        if self.remote.budget.limit_bytes and self._keep_to_budget():
+            again = min(again, now_ns + SHED_AGAIN_NS)
         peer = self.concerned.next_from(0)
         while peer != NOBODY:
             self.holder.step(peer)
@@ -70,6 +76,17 @@ cdef class Rounds:
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
+
+    cdef bint _keep_to_budget(self) noexcept nogil:
+        """True: it should be called again soon."""
+        cdef uint32_t t
+        self.remote.budget.set_ahead()
+        if not self.holder.shed():
+            return False
+        for t in range(self.remote.table_count):
+            pack_slots(self.remote.tables[t], PACKED_AT_ONCE)
+            trim_slots(self.remote.tables[t], 1)     # what is not of slots
+        return self.remote.budget.can_shrink()
 
     # -- messages --------------------------------------------------------------------------------------------------------
 

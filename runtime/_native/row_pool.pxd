@@ -8,7 +8,7 @@ Any thread, under the pool's own lock, which is held for a few instructions. Who
 
 from libc.stdint cimport uint32_t
 
-from intentpm.foundation.primitives cimport prefetch_write
+from intentpm.foundation.primitives cimport prefetch_write, store_relaxed
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
 
 
@@ -17,7 +17,7 @@ cdef struct RowPool:
     size_t stride                # at least 4
     uint32_t lock                # atomic: guards the two below
     uint32_t free                # names a free row, which holds the name of the next; 0: none
-    uint32_t touched             # rows with a higher name were never taken
+    uint32_t touched             # atomic relaxed, stored under the lock: rows with a higher name were never taken
 
 
 cdef inline char* pool_row(const RowPool* pool, uint32_t name) noexcept nogil:
@@ -36,8 +36,8 @@ cdef inline uint32_t take_pool_row(RowPool* pool) noexcept nogil:
             prefetch_write(pool_row(pool, pool.free) + offset)
             offset += 64
     else:
-        pool.touched += 1
-        name = pool.touched
+        name = pool.touched + 1
+        store_relaxed(&pool.touched, name)
     unlock_unchanged(&pool.lock, seen)
     return name
 

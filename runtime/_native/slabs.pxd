@@ -8,11 +8,12 @@ Called by ``Table``, once each; ``give_back_...`` by ``slots``, under the engine
 
 from libc.stdint cimport int64_t
 
+from intentpm.runtime._native.row_pool cimport RowPool
 from intentpm.runtime._native.table_state cimport TableState
 
 
-# Maps every array of a table whose numbers (size, num_keys, stored_bytes) and optimiser are set. Raises MemoryBudgetError; then
-# some are NULL.
+# Maps every array of a table whose numbers (size, num_keys, stored_bytes) and optimiser are set, and sets ``fixed_bytes``. Raises
+# MemoryBudgetError; then some are NULL.
 cdef int map_arrays(TableState* table) except -1
 cdef void unmap_arrays(TableState* table) noexcept
 # The slots from ``end`` up to the last that was ever bound are free, and of the free ones ``kept`` lie below.
@@ -21,3 +22,5 @@ cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept
 cdef void give_back_rows(TableState* table) noexcept nogil
 # No row has a holder.
 cdef void give_back_holdings(TableState* table) noexcept nogil
+# Nobody has a row of it, nor can anybody take one meanwhile.
+cdef void give_back_pool(RowPool* pool) noexcept nogil

@@ -17,6 +17,7 @@ from intentpm.runtime._native.table_state cimport (
 cdef enum:
     HUGE_PAGE_BYTES = 2 << 20
     PAGE_BYTES = 64 << 10        # of the largest that systems use but for huge ones
+    SMALL_PAGE_BYTES = 4 << 10
 
 
 def stride_for(stored_bytes: int) -> int:
@@ -31,8 +32,7 @@ cdef int map_arrays(TableState* table) except -1:
     table.stride_bytes = stride_for(table.stored_bytes)
     table.places = <KeyPlace*>_map(keys * sizeof(KeyPlace), True)
     table.key_of = <int32_t*>_map(keys * sizeof(int32_t), False)
-    # A rank that has few of the rows would take huge pages for them that stay all but empty.
-    table.rows = <char*>_map(keys * table.stride_bytes, keys * table.stride_bytes >= table.size * <size_t>HUGE_PAGE_BYTES)
+    table.rows = <char*>_map(keys * table.stride_bytes, _has_huge_rows(table))
     # What only keys with intents, replicas or relocations touch; a one-rank job touches none of it.
     table.holdings_room = min(keys * (table.size - 1) + 1, <size_t>0xffffffff)
     table.records = <KeyRecord*>_map(keys * sizeof(KeyRecord), True)
@@ -45,7 +45,31 @@ cdef int map_arrays(TableState* table) except -1:
     if table.optimiser != NULL:
         _map_pool(&table.kept, keys, table.optimiser.kept_bytes)
     table.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
+    table.fixed_bytes = _fixed_bytes(table)
     return 0
+
+
+cdef int64_t _fixed_bytes(const TableState* table) noexcept:
+    """Arrays per key, as if all of them were touched, and of each array per slot a page that is partly used."""
+    cdef size_t keys = table.num_keys
+    cdef size_t fixed = _pages(keys * sizeof(KeyPlace)) + _rows_page_bytes(table) + PAGE_BYTES
+    if table.size > 1:                   # the rest is for management
+        fixed += _pages(keys * sizeof(KeyRecord)) + _pages(keys) + _pages(keys * sizeof(int32_t)) + 5 * PAGE_BYTES
+    return <int64_t>fixed
+
+
+cdef inline bint _has_huge_rows(const TableState* table) noexcept nogil:
+    """A rank that has few of the rows would take huge pages for them that stay all but empty."""
+    return table.num_keys * table.stride_bytes >= table.size * <size_t>HUGE_PAGE_BYTES
+
+
+cdef inline size_t _rows_page_bytes(const TableState* table) noexcept nogil:
+    return HUGE_PAGE_BYTES if _has_huge_rows(table) else PAGE_BYTES
+
+
+cdef inline size_t _pages(size_t size_bytes) noexcept:
+    cdef size_t page_bytes = HUGE_PAGE_BYTES if size_bytes >= HUGE_PAGE_BYTES else SMALL_PAGE_BYTES
+    return (size_bytes + page_bytes - 1) // page_bytes * page_bytes
 
 
 cdef void unmap_arrays(TableState* table) noexcept:
@@ -68,19 +92,31 @@ cdef void give_back_slots(TableState* table, int64_t end, int64_t kept) noexcept
     # A reader that comes too late for a row copies zeros, and then finds that its key's word has changed. What else there is of
     # a free slot is zero or not looked at.
     cdef int64_t touched = table.slots_touched
-    _give_back(table.rows, end * table.stride_bytes, _mapped_bytes(touched * table.stride_bytes), HUGE_PAGE_BYTES)
+    _give_back(table.rows, end * table.stride_bytes, _touched_bytes(table), _rows_page_bytes(table))
     _give_back(table.key_of, end * sizeof(int32_t), touched * sizeof(int32_t), PAGE_BYTES)
     _give_back(table.replicas, end * sizeof(ReplicaRecord), touched * sizeof(ReplicaRecord), PAGE_BYTES)
     _give_back(table.free_slots, kept * sizeof(int32_t), table.free_count * sizeof(int32_t), PAGE_BYTES)
 
 
+cdef inline size_t _touched_bytes(const TableState* table) noexcept nogil:
+    """Of ``rows``: whole huge pages, where there are any."""
+    cdef size_t touched = table.slots_touched * table.stride_bytes
+    return _mapped_bytes(touched) if _has_huge_rows(table) else touched
+
+
 cdef void give_back_rows(TableState* table) noexcept nogil:
-    _give_back(table.rows, 0, _mapped_bytes(table.slots_touched * table.stride_bytes), HUGE_PAGE_BYTES)
+    _give_back(table.rows, 0, _touched_bytes(table), _rows_page_bytes(table))
 
 
 cdef void give_back_holdings(TableState* table) noexcept nogil:
     _give_back(table.holdings, 0, (table.holdings_touched + 1) * sizeof(Holding), PAGE_BYTES)
     table.holdings_touched = table.holdings_free = 0
+
+
+cdef void give_back_pool(RowPool* pool) noexcept nogil:
+    if pool.rows != NULL:
+        _give_back(pool.rows, 0, pool.touched * pool.stride, PAGE_BYTES)
+    pool.touched = pool.free = 0
 
 
 cdef int _map_pool(RowPool* pool, size_t most, size_t row_bytes) except -1:

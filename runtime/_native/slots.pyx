@@ -1,6 +1,8 @@
 """Slots; ``slots.pxd`` is the contract."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memset
+from libcpp.algorithm cimport sort
 
 from intentpm.foundation.primitives cimport (
     copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
@@ -8,12 +10,12 @@ from intentpm.foundation.primitives cimport (
 from intentpm.runtime._native.apart cimport leave_apart
 from intentpm.runtime._native.replicas cimport is_written
 from intentpm.runtime._native.row_place cimport ROW_READ, lock_row
-from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_slots
+from intentpm.runtime._native.slabs cimport give_back_holdings, give_back_pool, give_back_slots
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_VERSION_ONE, KeyPlace, KeyState, as_owned, lock_word, unlock_changed, unlock_unchanged,
     with_state,
 )
-from intentpm.runtime._native.table_state cimport TableState, prefetch_row, row_of, word_of
+from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, prefetch_row, row_of, word_of
 
 cdef enum:
     FREE_AHEAD = 8               # slots, of those that are bound next
@@ -106,6 +108,40 @@ cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out, uint8_t
     return seen // WORD_VERSION_ONE
 
 
+cdef void _move_row(TableState* table, int64_t key, int32_t to) noexcept nogil:
+    """Of a key that is here, owned or a replica, into a free slot that is among ``free_slots`` no more."""
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_word(&place.word)
+    cdef int32_t old = place.slot
+    copy_row(row_of(table, to), row_of(table, old), table.stored_bytes)
+    table.replicas[to] = table.replicas[old]
+    memset(&table.replicas[old], 0, sizeof(ReplicaRecord))
+    table.holdings_at[to] = table.holdings_at[old]
+    store_relaxed_i32(&table.key_of[old], -1)
+    store_relaxed_i32(&table.key_of[to], <int32_t>key)
+    store_relaxed_i32(&place.slot, to)
+    unlock_changed(&place.word, seen)    # as bind_slot: who copies from the old slot finds another word
+
+
+cdef int64_t pack_slots(TableState* table, int64_t most) noexcept nogil:
+    cdef int64_t slot = table.slots_touched - 1
+    cdef int64_t lowest = 0, moved = 0
+    cdef int32_t key
+    if table.free_count == 0 or table.snapshot != NULL or table.tier != NULL:
+        return 0
+    sort(table.free_slots, table.free_slots + table.free_count)
+    while lowest < table.free_count and moved < most and table.free_slots[lowest] < slot:
+        key = table.key_of[slot]
+        if key >= 0:
+            _move_row(table, key, table.free_slots[lowest])
+            table.free_slots[lowest] = <int32_t>slot
+            lowest += 1
+            moved += 1
+        slot -= 1
+    table.slots_bound_below = 0
+    return trim_slots(table, 1)
+
+
 cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
     cdef int64_t touched = table.slots_touched
     cdef int64_t bound_below = table.slots_bound_below
@@ -114,6 +150,9 @@ cdef int64_t trim_slots(TableState* table, size_t least_bytes) noexcept nogil:
     table.slots_bound_below = 0
     if table.holdings_used == 0:
         give_back_holdings(table)
+    if table.slots_used == table.rows_owned:     # without a copy nobody has anything to keep for its owner
+        give_back_pool(&table.pending)
+        give_back_pool(&table.kept)
     if <size_t>(touched - bound_below) * table.stride_bytes < least_bytes:
         return 0
     while end > bound_below and table.key_of[end - 1] < 0:

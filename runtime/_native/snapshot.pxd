@@ -15,6 +15,11 @@ cdef enum:
     # else: 1 + number of the copy that goes into the checkpoint
     UNKNOWN_VERSION = 0xffffffff
 
+# For the copies of all snapshots of a rank (budget.pxd).
+cdef struct CopyRoom:
+    int64_t most_bytes           # atomic relaxed
+    int64_t held_bytes           # atomic relaxed
+
 cdef struct Snapshot:
     # Set before anybody else sees it.
     uint32_t number              # of the cut
@@ -24,7 +29,9 @@ cdef struct Snapshot:
     char* copies                 # num_keys rows; memory is committed at first touch
     int32_t* copied_key          # of a copy: its key, or -1. Atomic relaxed; stored by who has the copy
     uint32_t* copied_version     # of a copy: the row's version when it was made, or UNKNOWN_VERSION
+    uint32_t broken              # atomic: there was no room for a copy, so it is no snapshot any more
     # guarded by: copies_lock, held for a few instructions
+    CopyRoom* room               # NULL: nobody counts; retired
     uint32_t copies_lock
     uint32_t copies_free         # the first of a chain through the copies' first bytes, plus 1; 0: none
     uint32_t copies_touched      # atomic: stored under the lock
@@ -36,4 +43,5 @@ cdef struct Snapshot:
     # Of the thread that writes the checkpoint.
     int64_t next_slot
     uint32_t next_copy
+    uint32_t next_left           # guarded by: engine lock
     Snapshot* older              # retired before this one; see ``retire_snapshot``

@@ -20,6 +20,7 @@ from intentpm.runtime.optimisers import ROUNDING
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
+from intentpm.runtime._native.budget cimport LIST_BYTES, bytes_of, slot_bytes
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
 from intentpm.runtime._native.row_layout cimport describe_optimiser
@@ -130,16 +131,36 @@ cdef class Table:
             unmap_arrays(self.state)
             free(self.state)
 
-    def home_keys(self) -> np.ndarray:
-        """The keys whose home is this rank, ascending. int64 [K]."""
+    def home_keys(self, first: int = 0, end: int | None = None) -> np.ndarray:
+        """The keys in [first, end) whose home is this rank, ascending; by default all of them. int64 [K]."""
         cdef TableState* state = self.state
-        owners = np.empty(state.num_keys, dtype=np.bool_)
+        cdef int64_t begin = first
+        cdef int64_t last = state.num_keys if end is None else min(end, state.num_keys)
+        owners = np.empty(max(0, last - begin), dtype=np.bool_)
         cdef unsigned char[::1] here = owners.view(np.uint8)
         cdef int64_t key
         with nogil:
+            for key in range(begin, last):
+                here[key - begin] = home_rank(key, state.size) == state.rank
+        return np.flatnonzero(owners).astype(np.int64, copy=False) + begin
+
+    def need(self) -> dict:
+        """Bytes that this rank's share needs in memory, and of what: ``fixed``, for ``keys`` of the whole table; ``row`` for
+        each of its ``rows``, of which ``stored`` are the row itself. ``all`` together.
+        """
+        cdef TableState* state = self.state
+        cdef int64_t rows = 0, key
+        with nogil:
             for key in range(state.num_keys):
-                here[key] = home_rank(key, state.size) == state.rank
-        return np.flatnonzero(owners).astype(np.int64, copy=False)
+                rows += home_rank(key, state.size) == state.rank
+        return {
+            "keys": state.num_keys, "fixed": state.fixed_bytes, "rows": rows, "row": slot_bytes(state),
+            "stored": state.stored_bytes, "all": state.fixed_bytes + rows * slot_bytes(state),
+        }
+
+    def copy_bytes(self) -> int:
+        """What a copy needs besides its row, to keep what is written to it for the row's owner."""
+        return self.state.pending.stride + self.state.kept.stride + LIST_BYTES
 
     def adopt(self, const int64_t[::1] keys, rows) -> None:
         """Makes this rank the owner of ``keys``, which are absent here.
@@ -234,11 +255,14 @@ cdef class Table:
         return np.flatnonzero(marks).astype(np.int64, copy=False)
 
     def memory(self) -> dict:
-        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays)."""
+        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays); ``taken``, as a memory budget counts them:
+        all that was touched, and what copies may come to need.
+        """
         cdef TableState* state = self.state
         return {
             "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
             "index": state.num_keys * sizeof(KeyPlace) + load_relaxed_i64(&state.slots_touched) * sizeof(int32_t),
+            "taken": bytes_of(state),
         }
 
     def __reduce_ex__(self, protocol):

@@ -99,6 +99,8 @@ cdef struct TableState:
     size_t stored_bytes          # of the row as it lies here and moves between ranks: weights, then the optimiser's state
     size_t record_bytes          # of a row that a holder's record has: a delta, a value or kept steps
     size_t stride_bytes          # from one row to the next: stored_bytes padded so that no small row straddles a cache line
+    int64_t fixed_bytes          # that the arrays below take without a row: those per key, and pages partly used
+    size_t message_bytes         # of rows per message, at most; guarded by: engine lock (budget.pxd)
     row_add_fn add
     bint adds_exactly            # integers: the order of additions does not matter
     row_square_fn square         # sum of the squares of a row's items
@@ -134,6 +136,7 @@ cdef struct TableState:
     int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked
     int64_t slots_touched        # atomic, stored under the engine's lock. From here on slots are free, not among ``free_slots``
     int64_t slots_used           # atomic relaxed, the same
+    int64_t slots_promised       # guarded by: engine lock. Keys that are asked for, each of which will need a slot
 
 
 cdef inline uint32_t word_of(const TableState* table, int64_t key) noexcept nogil:

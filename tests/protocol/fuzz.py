@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support.budgeted import run_budget_seed
 from support.programs import DEVICES, MODES, run_seed
 from support.saves import run_saving_seed
 
@@ -30,6 +31,7 @@ def fuzz(
     ranks: int | None = None,
     saves: int = 0,
     devices: Sequence[str] = (),
+    budgets: bool = False,
 ) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
@@ -39,13 +41,15 @@ def fuzz(
     done = 0
     for seed in range(first, first + count):
         try:
-            if saves:
+            if budgets:
+                run_budget_seed(seed, management, ranks)
+            elif saves:
                 _run_saving(seed, management, saves, devices)
             else:
                 run_seed(seed, management, check_every, ranks=ranks, devices=devices)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves, devices)}")
+            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves, devices, budgets)}")
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -63,11 +67,14 @@ def _run_saving(seed: int, management: str | None, saves: int, devices: Sequence
         run_saving_seed(seed, Path(folder), management, saves, devices=devices)
 
 
-def replay_command(seed: int, management: str | None, ranks: int | None, saves: int, devices: Sequence[str]) -> str:
+def replay_command(
+    seed: int, management: str | None, ranks: int | None, saves: int, devices: Sequence[str], budgets: bool
+) -> str:
     options = f" --management {management}" if management else ""
     options += f" --ranks {ranks}" if ranks else ""
     options += f" --saves {saves}" if saves else ""
     options += f" --devices {' '.join(devices)}" if devices else ""
+    options += " --budgets" if budgets else ""
     return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{options}"
 
 
@@ -86,6 +93,7 @@ def main() -> int:
         choices=DEVICES,
         help="rows of some tables lie on emulated devices; how: default, either",
     )
+    parser.add_argument("--budgets", action="store_true", help="ranks have little memory, now more and now less")
     options = parser.parse_args()
     return fuzz(
         options.first,
@@ -96,6 +104,7 @@ def main() -> int:
         options.ranks,
         options.saves,
         DEVICES if options.devices == [] else options.devices or (),
+        options.budgets,
     )
 
 

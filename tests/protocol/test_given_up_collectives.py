@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.budgets import budget_of, need_of
 from support.simulation import Simulation, simulate
 
 import intentpm
@@ -314,8 +315,8 @@ def test_a_rank_that_gave_up_and_closes_is_named() -> None:
 
 
 def test_a_table_that_was_not_made_does_not_count_towards_the_budget() -> None:
-    share_bytes = 60 * 64
-    with simulate(2, 13, intentpm.runtime.config.Config(memory_budget=3 * share_bytes)) as job:
+    budget = max(budget_of([need_of(100, 16, rank, 2, copies=120)]) for rank in range(2))
+    with simulate(2, 13, intentpm.runtime.config.Config(memory_budget=budget)) as job:
         for _ in range(5):
             for outcome in job.on_every_rank(lambda pm: refused(pm, pm.rank)):
                 assert isinstance(outcome, intentpm.CollectiveMismatchError)

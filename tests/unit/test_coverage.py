@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.budgets import budget_of, need_of
 
 from intentpm.testing import run_ranks
 
@@ -70,7 +71,8 @@ def test_an_announced_key_that_is_not_here_is_not_in_time() -> None:
             assert sampled(pm) == [4, 4, 0]
         pm.barrier()
 
-    run_ranks(2, main, memory_budget=ROW_BYTES * NUM_KEYS // 2)
+    most = max(need_of(NUM_KEYS, ROW_BYTES // 4, rank, 2) for rank in range(2))
+    run_ranks(2, main, memory_budget=budget_of([most]))
 
 
 @pytest.mark.parametrize(("n", "config"), [(1, {}), (2, {"management": "static"})])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.budgets import budget_of, need_of
 from support.simulation import simulate
 
 import intentpm
@@ -93,9 +94,13 @@ def test_a_dtype_that_no_table_can_hold_is_refused(pm: Any) -> None:
 
 
 def test_memory_budget_is_kept() -> None:
-    with intentpm.init(memory_budget=64 * 150) as pm:
+    need = need_of(100, 16)
+    with intentpm.init(memory_budget=budget_of([need, need_of(50, 16)])) as pm:
         pm.create_table("fits", 100, 16)
-        with pytest.raises(intentpm.MemoryBudgetError, match=r"6400 bytes .*INTENTPM_MEMORY_BUDGET"):
+        arithmetic = (
+            rf"needs {need} bytes .* 100 keys .* 100 rows \(64 of data\); {need} are in use.*INTENTPM_MEMORY_BUDGET"
+        )
+        with pytest.raises(intentpm.MemoryBudgetError, match=arithmetic):
             pm.create_table("too much", 100, 16)
         pm.create_table("fits too", 50, 16)
 

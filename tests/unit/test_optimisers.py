@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.budgets import budget_of, need_of
 
 import intentpm
 from intentpm import optim
-from intentpm.runtime._native.slabs import stride_for
 from intentpm.runtime._native.store import resolve_dtype
 
 ALL = (optim.SGD, optim.Adagrad, optim.RowwiseAdagrad, optim.Adam, optim.PartialRowwiseAdam)
@@ -350,8 +350,7 @@ def test_what_is_no_optimizer(pm: Any) -> None:
 
 
 def test_the_budget_counts_the_state() -> None:
-    weights = 100 * stride_for(4 * 64)
-    with intentpm.init(memory_budget=weights + 1000) as pm:
+    with intentpm.init(memory_budget=budget_of([need_of(100, 64)]) + 1000) as pm:
         with pytest.raises(intentpm.MemoryBudgetError):
             pm.create_table("t", 100, 64, optimizer=optim.Adagrad())
         pm.create_table("u", 100, 64, optimizer=optim.SGD())

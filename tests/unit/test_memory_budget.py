@@ -1,0 +1,123 @@
+"""``memory_budget``: what is refused, and what goes when room is needed. That it holds for a process is measured in
+``tests/multiprocess/test_memory_budget.py``; random programs run under budgets in ``tests/protocol/test_budgets.py``.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.budgets import budget_of, need_of
+from support.simulation import simulate
+
+import intentpm
+from intentpm.runtime.config import Config
+from intentpm.testing import run_ranks
+
+KEYS, ITEMS = 3000, 64
+
+
+def needs(size: int, **options) -> list[int]:
+    return [need_of(KEYS, ITEMS, rank, size, **options) for rank in range(size)]
+
+
+def test_a_table_that_does_not_fit_is_refused_on_every_rank_with_the_arithmetic() -> None:
+    def main(pm):
+        with pytest.raises(intentpm.MemoryBudgetError) as refused:
+            pm.create_table("wide", KEYS, ITEMS)
+        made = pm.create_table("narrow", KEYS, 1)
+        assert pm.worker().pull(made, range(KEYS)).sum() == 0
+        return str(refused.value)
+
+    budget = budget_of([max(needs(3))]) - 100
+    for rank, text in enumerate(run_ranks(3, main, memory_budget=budget)):
+        found = re.search(r"needs (\d+) bytes on this rank: (\d+) to know .* (\d+) for each of its (\d+) rows", text)
+        assert found is not None, text
+        needed, fixed, row, rows = map(int, found.groups())
+        assert needed == fixed + row * rows, f"rank {rank}: {text}"
+        assert str(budget) in text
+
+
+def test_copies_go_when_a_table_needs_their_room() -> None:
+    room = 2000
+    budget = budget_of([max(needs(2, copies=room)) + 2048])
+    with simulate(2, 5, Config(memory_budget=budget)) as job:
+        tables = job.create_table("first", KEYS, ITEMS)
+        workers = job.on_every_rank(lambda pm: pm.worker())
+
+        def intend(pm):
+            workers[pm.rank].intent(tables[pm.rank], np.arange(KEYS), 0, 1000)
+            workers[pm.rank].wait_sync()
+            workers[pm.rank].push(tables[pm.rank], np.arange(KEYS), np.ones((KEYS, ITEMS), np.float32))
+            return len(tables[pm.rank].replica_keys()) + len(tables[pm.rank].owned_keys())
+
+        held = job.on_every_rank(intend)
+        assert sum(held) > KEYS + 100
+        second = job.create_table("second", KEYS // 2, ITEMS)
+        job.settle()
+        assert sum(len(t.replica_keys()) + len(t.owned_keys()) for t in tables) < sum(held)
+        job.on_every_rank(lambda pm: workers[pm.rank].wait_sync())
+        for pm in job.ranks:
+            assert pm._memory.taken() <= pm._engine.budget.table_bytes
+        rows = job.on_every_rank(lambda pm: workers[pm.rank].pull(tables[pm.rank], np.arange(KEYS)))
+        assert all((found == 2).all() for found in rows)
+        assert len(second) == 2
+
+
+def test_a_save_that_has_no_room_fails_alone(tmp_path: Path) -> None:
+    """Rank 1 makes its cut late: all that rank 0 writes until then is set apart, and too much of it."""
+
+    def main(pm):
+        table = pm.create_table("t", KEYS, ITEMS)
+        worker = pm.worker()
+        mine = table.owned_keys()
+        if pm.rank == 1:
+            pm.allgather(b"")
+        saving = pm.save(tmp_path / "saved", wait=False)
+        if pm.rank == 0:
+            worker.push(table, mine, np.ones((len(mine), ITEMS), np.float32))
+            pm.allgather(b"")
+        with pytest.raises(intentpm.CheckpointError, match=r"written to faster .*memory_budget"):
+            saving.result(60)
+        assert intentpm.latest(tmp_path / "saved") is None
+        pm.barrier()
+        pm.save(tmp_path / "saved")
+        return float(worker.pull(table, range(KEYS)).sum()), len(mine)
+
+    found = run_ranks(2, main, memory_budget=budget_of([max(needs(2))]))
+    assert [total for total, _ in found] == [found[0][1] * ITEMS] * 2
+
+
+def test_intents_that_have_no_room_are_forgotten() -> None:
+    def main(pm):
+        table = pm.create_table("t", KEYS, ITEMS)
+        worker = pm.worker()
+        for start in range(1000, 1100):
+            worker.intent(table, range(KEYS), start)
+        refused = pm.stats()["intents"]["refused"]
+        assert pm._memory.report()["intents"] <= budget // 32
+        worker.close()
+        assert pm._memory.report()["intents"] == 0
+        pm.barrier()
+        return refused
+
+    budget = budget_of([max(needs(2))])
+    assert all(refused > 50 * KEYS for refused in run_ranks(2, main, memory_budget=budget))
+
+
+def test_what_is_kept_for_who_asks_for_changes_has_to_fit() -> None:
+    with intentpm.init(memory_budget=budget_of([need_of(KEYS, 1), 4 * KEYS])) as pm:
+        table = pm.create_table("t", KEYS, 1)
+        assert sum(len(keys) for keys, _ in pm.changed_since("one", table)) == KEYS
+        with pytest.raises(intentpm.MemoryBudgetError, match=r"changed_since\('two'\) .* needs 12000 bytes"):
+            next(pm.changed_since("two", table))
+
+
+def test_ranks_take_the_narrowest_window_of_all() -> None:
+    with simulate(3, 1, Config(memory_budget=8 << 20)) as job:
+        job.ranks[1]._memory.narrow(job.ranks[1]._memory.peer_bytes() // 16)
+        widest = job.ranks[0]._engine.budget.window_requests
+        job.create_table("t", 10)
+        found = [pm._engine.budget.window_requests for pm in job.ranks]
+        assert len(set(found)) == 1
+        assert found[0] < widest
