@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from intentpm.runtime.optimisers import RowOptimiser
 
+COUNTS: tuple[str, ...]
 PER_ITEM: str
 WEIGHTS: str
 

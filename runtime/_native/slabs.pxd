@@ -12,8 +12,8 @@ from intentpm.runtime._native.row_pool cimport RowPool
 from intentpm.runtime._native.table_state cimport TableState
 
 
-# Maps every array of a table whose numbers (size, num_keys, stored_bytes) and optimiser are set, and sets ``fixed_bytes``. Raises
-# MemoryBudgetError; then some are NULL.
+# Maps every array of a table whose numbers (size, num_keys, stored_bytes) and optimiser are set, and sets ``fixed_bytes``.
+# Raises MemoryBudgetError; then some are NULL.
 cdef int map_arrays(TableState* table) except -1
 cdef void unmap_arrays(TableState* table) noexcept
 # The slots from ``end`` up to the last that was ever bound are free, and of the free ones ``kept`` lie below.

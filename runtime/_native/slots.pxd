@@ -28,8 +28,8 @@ cdef bint drop_replica(TableState* table, int64_t key) noexcept nogil
 cdef uint32_t move_out(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil
 # The same, but it stays as a replica of the row it had.
 cdef uint32_t keep_as_replica(TableState* table, int64_t key, char* out, uint8_t* apart) noexcept nogil
-# Moves rows down into free slots, up to ``most`` of them, so that what is free lies behind them, and gives it back. Not while the
-# table is saved or a device has rows of it. Returns how many slots were given back.
+# Moves rows down into free slots, up to ``most`` of them, so that what is free lies behind them, and gives it back. Not while
+# the table is saved or a device has rows of it. Returns how many slots were given back.
 cdef int64_t pack_slots(TableState* table, int64_t most) noexcept nogil
 # Gives the memory of free slots behind all others back to the system, when it is ``least_bytes`` of rows or more and none of
 # them was bound since this was last called. Returns the number of slots.

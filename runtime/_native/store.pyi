@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 from intentpm.runtime.optimisers import RowOptimiser
 
+ROUNDING: str
+
 def resolve_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]: ...
 def stored_bytes(dtype: np.dtype[Any], row_shape: tuple[int, ...], optimizer: RowOptimiser | None) -> int: ...
 
