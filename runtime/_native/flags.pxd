@@ -7,7 +7,7 @@ Guarded by the engine's lock. All but the last are the holder's (``holder.pyx``)
 cdef enum KeyFlags:
     KEY_QUEUED = 1               # waits for a round, or for writes to end before it may
     KEY_IN_FLIGHT = 2            # a record of it is unanswered
-    KEY_MISSED = 4               # a refresh was not applied: ask again
+    KEY_MISSED = 4               # a refresh was not applied, or the owner knows of no replica here: ask again
     KEY_OFFERED = 8              # the owner offers it: ask again
     KEY_ONCE = 16                # asked for, or here as a replica, for one use: fetched (holder.pxd)
     KEY_COLOUR = 32              # while busy: counted in Holder.busy[1], else in busy[0]

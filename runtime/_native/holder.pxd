@@ -25,7 +25,8 @@ Guarantees
     * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
     * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for
       it again.
-    * A replica is given up with its last delta acknowledged, never before.
+    * A replica is given up with its last delta acknowledged, never before. One that is written and intended again meanwhile
+      stays; the owner, which has let it go, is asked for it anew (KEY_MISSED) before it is idle.
     * Memory for a key is promised before it is asked for (budget.pxd).
 Assumption: every method is called under the engine's lock.
 """

@@ -338,11 +338,16 @@ cdef class Holder:
         return apart if table.snapshot != NULL and is_of(table.snapshot, flags) else <uint8_t>0
 
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil:
-        # Not dropped when a write came in since the record was sent: the key goes round once more, as any with a delta.
-        if key_state(table, key) == STATE_REPLICA and drop_replica(table, key):
-            self.replicas_dropped += 1
-            self.replicas_taken -= 1
-            note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
+        if key_state(table, key) != STATE_REPLICA:
+            return
+        if not drop_replica(table, key):
+            # A write came in since the record was sent: the key goes round once more. Its owner counts this rank as a holder
+            # no more, and would send no news: if the key is intended again, the owner is asked for the row as for a new one.
+            table.flags[key] |= KEY_MISSED
+            return
+        self.replicas_dropped += 1
+        self.replicas_taken -= 1
+        note_decision(self.journal, table, key, EVENT_DROPPED, known_owner(table, key))
 
     cdef void _take_same(
             self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch,

@@ -59,6 +59,40 @@ def test_refreshes_that_are_not_sent_are_found(defect: str) -> None:
         assert all(read_until_seen(seed, False) == np.inf for seed in range(3))
 
 
+@pytest.mark.parametrize("threshold", [0.0, 100.0])
+@pytest.mark.parametrize("syncs", [False, True], ids=["waits", "syncs"])
+def test_a_copy_written_to_while_it_is_given_back_is_kept_fresh(threshold: float, syncs: bool) -> None:
+    """A new intent and a write come before the owner's answer: the copy stays, of which its owner knew no more."""
+    model = NetworkModel(latency_us=100.0)
+    with simulate(2, 1, Config(management="replicate", sync_threshold=threshold), model) as job:
+        tables = job.create_table("t", 64, dtype="int64")
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0].owned_keys()[:1]
+        counts, seen = [], []
+
+        def hold_on() -> None:
+            workers[1].intent(tables[1], owned, 0, 1)
+            workers[1].wait_sync()
+            counts.append(job.ranks[1].stats()["replicas_set_up"])
+            workers[1].advance_clock()
+            job.network.pause(50.0)
+            workers[1].intent(tables[1], owned, 1, 10**9)
+            workers[1].push(tables[1], owned, [1])
+            job.network.pause(10_000.0)
+            job.spawn(0, lambda: workers[0].push(tables[0], owned, [10]))
+            job.network.pause(50_000.0)
+            if syncs:
+                workers[1].wait_sync()
+            seen.append(workers[1].pull(tables[1], owned)[0])
+            counts.append(job.ranks[1].stats()["replicas_set_up"])
+
+        job.spawn(1, hold_on)
+        job.run()
+        assert counts == [1, 1]
+        assert job.ranks[0].explain(tables[0], int(owned[0])).holders == (1,)
+        assert seen == [11]
+
+
 def seen_after_us(tables_written: int) -> float:
     """A reader that writes to other keys, of so many tables, every 2 ms: virtual us until it sees another's write."""
     with simulate(3, 1, Config(management="replicate"), NetworkModel()) as job:
