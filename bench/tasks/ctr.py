@@ -136,10 +136,10 @@ class ClickThroughRate:
         return self.progress.run(CtrRow, self.options.epochs, self._epoch)
 
     def _epoch(self, epoch: int) -> CtrRow:
-        return self._measured(epoch, self._train(epoch) if epoch else 0.0)
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
 
-    def _train(self, epoch: int) -> float:
-        """One pass over this rank's examples; returns the sum of their log losses."""
+    def _train(self, epoch: int) -> tuple[float, int]:
+        """One pass over this rank's examples; returns the sum of their log losses, and of how many."""
         self.model.train()
         rest = self.progress.rest_of(np.arange(self.batches.batches), 1)
         self.batches.begin(epoch, self.batches.batches - len(rest))
@@ -160,7 +160,7 @@ class ClickThroughRate:
         label, numbers, categories = batch
         return functional.binary_cross_entropy_with_logits(self.model(numbers, categories), label), len(label)
 
-    def _measured(self, epoch: int, loss: float) -> CtrRow:
+    def _measured(self, epoch: int, loss: float, count: int) -> CtrRow:
         """Evaluates, adds up over the ranks, and checks that training is still sane."""
         self.dense.read()
         valid_loss, valid = self._evaluate(self.examples["valid"])
@@ -169,7 +169,7 @@ class ClickThroughRate:
         best = score_histograms(hidden.logit, hidden.label) if hidden.logit is not None else np.zeros((2, BINS))
         areas = self._areas([valid, test, best])
         sums, took = self.meter.measured(
-            loss=loss, count=len(self.examples["train"]) if epoch else 0,
+            loss=loss, count=count,
             valid_loss=valid_loss, valid_count=len(self.examples["valid"]),
             test_loss=test_loss, test_count=len(self.examples["test"]),
         )  # fmt: skip

@@ -77,14 +77,14 @@ class DenseLayers:
 
     def train(
         self, batches: Iterable[B], loss_of: Callable[[B], tuple[torch.Tensor, int]], modules: Iterable[Any]
-    ) -> float:
-        """One pass; returns the sum of the losses.
+    ) -> tuple[float, int]:
+        """One pass, or the rest of one; returns the sum of the losses, and of how many examples.
 
         Parameters:
             loss_of: the mean loss of a batch, and of how many examples: 0 where a rank has fewer than another.
             modules: what else of the model has rows in tables; their steps are with the owners when it returns.
         """
-        total = 0.0
+        total, examples = 0.0, 0
         for batch in batches:
             self.read()
             loss, count = loss_of(batch)
@@ -92,9 +92,10 @@ class DenseLayers:
             self.step()
             if count:
                 total += float(loss.detach()) * count
+                examples += count
         for module in (self, *modules):
             module.settle()
-        return total
+        return total, examples
 
     def settle(self) -> None:
         """Waits until this rank's steps are with their owners."""

@@ -221,10 +221,10 @@ class GraphTraining:
         return self.progress.run(GnnRow, self.options.epochs, self._epoch)
 
     def _epoch(self, epoch: int) -> GnnRow:
-        return self._measured(epoch, self._train(epoch) if epoch else 0.0)
+        return self._measured(epoch, *(self._train(epoch) if epoch else (0.0, 0)))
 
-    def _train(self, epoch: int) -> float:
-        """One pass over this rank's training nodes; returns the sum of their losses."""
+    def _train(self, epoch: int) -> tuple[float, int]:
+        """One pass over this rank's training nodes; returns the sum of their losses, and of how many."""
         self.model.train()
         rest = self.progress.rest_of(np.arange(self.batches.batches), 1)
         self.batches.begin(epoch, self.batches.batches - len(rest))
@@ -234,12 +234,12 @@ class GraphTraining:
     def _loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         return functional.cross_entropy(self.model(batch), batch.label), len(batch.label)
 
-    def _measured(self, epoch: int, loss: float) -> GnnRow:
+    def _measured(self, epoch: int, loss: float, count: int) -> GnnRow:
         """Evaluates, adds up over the ranks, and checks that training is still sane."""
         self.dense.read()
         mine = {split: self.graph.splits[split][self.pm.rank :: self.pm.size] for split in ("valid", "test")}
         sums, took = self.meter.measured(
-            loss=loss, count=len(self.train_nodes) if epoch else 0,
+            loss=loss, count=count,
             valid=self._predicted(mine["valid"]), valid_count=len(mine["valid"]),
             test=self._predicted(mine["test"]), test_count=len(mine["test"]),
         )  # fmt: skip
