@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import click
 import pytest
@@ -21,13 +22,18 @@ ROWS = [{"epoch": n, "seconds": 0.1, "valid_rmse": 1.0 - n / 10, "test_rmse": 1.
 CONFIG = {"ranks": 2, "data": "x", "users": 3, "items": 4, "ratings": 5}
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """The system refuses what a file would have beyond 64 KB, as a full disk does."""
+    """The system refuses what a file would have beyond 64 KB, as a full disk does.
+
+    Not around a whole test: pytest's report may be such a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -47,8 +53,8 @@ def test_a_folder_that_cannot_be_made(taken):
         check_folder(taken)
 
 
-def test_a_full_disk_is_found_before(tmp_path, small_files):
-    with pytest.raises(OutputError, match=r"File too large; 256 KB are tried"):
+def test_a_full_disk_is_found_before(tmp_path):
+    with small_files(), pytest.raises(OutputError, match=r"File too large; 256 KB are tried"):
         check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -97,9 +103,10 @@ def test_results_of_a_training_are_kept_elsewhere(taken, capsys):
     saved.results.parent.rmdir()
 
 
-def test_results_that_no_file_can_hold_are_printed(tmp_path, capsys, small_files):
+def test_results_that_no_file_can_hold_are_printed(tmp_path, capsys):
     rows = ROWS * 2_000
-    saved = save("mf", tmp_path / "r.json", CONFIG, rows, 1.0)
+    with small_files():
+        saved = save("mf", tmp_path / "r.json", CONFIG, rows, 1.0)
     assert saved.only_in_memory
     saved.print_json()
     assert json.loads(capsys.readouterr().out)["rows"] == rows
@@ -130,11 +137,11 @@ def test_a_missing_matplotlib_is_a_warning(tmp_path):
     assert (tmp_path / "r.json").exists()
 
 
-def test_a_picture_is_not_half_overwritten(tmp_path, small_files):
+def test_a_picture_is_not_half_overwritten(tmp_path):
     picture = tmp_path / "r.rgba"  # raw pixels: larger than the limit
     picture.write_bytes(b"old")
     document = write_results(tmp_path / "r.json", "train mf", CONFIG, ROWS)
-    with pytest.raises(OSError, match="File too large"):
+    with small_files(), pytest.raises(OSError, match="File too large"):
         plots.save(document, picture)
     assert picture.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.rgba"]
