@@ -37,6 +37,8 @@ cdef class Device:
 
     cdef bint wait_on(self, int64_t begun_ns, const char* what) noexcept nogil:
         cdef int64_t waited_ns = now_ns() - begun_ns
+        if self.not_done.load() != NULL:     # it was waited for in vain: nobody waits for it again
+            return False
         if waited_ns >= <int64_t>(self.wait_limit_s * 1e9):
             self.not_done.store(what)
             return False

@@ -5,8 +5,8 @@ Guarantees
       MOST_EXCHANGES, or MOST_HELD_BYTES, are under way: so it may run that far ahead of the device.
     * What is kept is bounded by the same; the least recently used goes first.
 Assumptions
-    * Guarded by: whoever owns the pool, for all but ``finish``. The stream that ``close`` is given comes after all that was
-      done with a block, or the host has waited for it.
+    * Guarded by: whoever owns the pool, for all but ``finish``. The stream that ``close`` is given is always the same. It comes
+      after all that was done with a block, or the host has waited for it.
 """
 
 from libc.stddef cimport size_t

@@ -58,9 +58,12 @@ cdef class ExchangePool:
         cdef size_t i
         for i in range(self.idle.size()):
             exchange = self.idle[i]
-            if exchange.size_bytes >= size_bytes and (not exchange.recorded or self.device.has_happened(exchange.done)):
-                self.idle.erase(self.idle.begin() + i)
-                return exchange
+            if exchange.size_bytes < size_bytes:
+                continue
+            if exchange.recorded and not self.device.has_happened(exchange.done):
+                return NULL              # those behind it were closed later
+            self.idle.erase(self.idle.begin() + i)
+            return exchange
         return NULL
 
     cdef Exchange* _make(self, size_t size_bytes) noexcept nogil:

@@ -15,7 +15,9 @@ from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
-from intentpm.runtime._native.rows cimport enter_row, leave_written, pull_row_atomic, push_row_atomic, set_row_atomic
+from intentpm.runtime._native.rows cimport (
+    enter_if_here, enter_row, leave_written, pull_row_atomic, push_row_atomic, set_row_atomic,
+)
 from intentpm.runtime._native.slabs cimport give_back_rows
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_REPLICA, WORD_HERE, KeyPlace, KeyState, read_unlocked, state_of,
@@ -241,15 +243,12 @@ cdef class DeviceTier:
                     and self.rows.fetch(exchange) and self.rows.finish(exchange))
         if not done:
             self._fail()                 # whoever waits for the row goes on, with any: the job ends
-        while read_unlocked(&place.word) & WORD_HERE:        # of a key that has left the word is the engine's alone
-            if not enter_row(place, &seen):
-                continue
+        if enter_if_here(place, &seen):
             if place.slot == slot and self.tier.where[slot] & ROW_AWAY:
                 if done:
                     memcpy(row_of(self.table, slot), rows_in(exchange), self.table.stored_bytes)
                 self.tier.where[slot] &= ~<uint8_t>ROW_AWAY
             unlock_unchanged(&place.word, seen)
-            break
         self.brought_rows += 1
         if exchange != NULL:
             self.rows.close(exchange)

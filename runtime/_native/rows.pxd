@@ -94,6 +94,14 @@ cdef inline KeyState try_set(TableState* table, int64_t key, const char* value) 
     return _set_entered(table, key, seen, value)
 
 
+cdef inline bint enter_if_here(KeyPlace* place, uint32_t* seen) noexcept nogil:
+    """Waits for the writer inside. False: the key is not here, and its word is the engine's alone."""
+    while read_unlocked(&place.word) & WORD_HERE:
+        if enter_row(place, seen):
+            return True
+    return False
+
+
 cdef inline KeyState enter_home(TableState* table, int64_t key, RowUse use, uint32_t* seen) noexcept nogil:
     """Of a table with a tier: enters a row that is in ``rows``, having it brought. ABSENT: the key is not here."""
     cdef KeyPlace* place = &table.places[key]

@@ -63,13 +63,13 @@ cdef struct Move:
 cdef class TieredRows(DeviceTier):
     cdef RowMoves moves
     cdef readonly int64_t seats
-    # guarded by: rows.lock
+    # guarded by: written under rows.lock and the engine's lock, read under either
     cdef int32_t* seat_of        # per slot: its seat + 1; 0: none
-    cdef uint32_t* move_of       # per slot: the number of its last move
     cdef int32_t* slot_of_seat   # per seat: its slot + 1; 0: it is free
     cdef vector[int32_t] free_seats      # that were used once
     cdef int64_t seats_touched   # from here on seats were never used
-    cdef int64_t hand            # where looking for seats to give up goes on
+    # guarded by: rows.lock
+    cdef uint32_t* move_of       # per slot: the number of its last move
     cdef deque[Move] arrivals    # in the order of their numbers; departures too
     cdef deque[Move] departures
     cdef uint32_t moves_begun
@@ -83,6 +83,7 @@ cdef class TieredRows(DeviceTier):
     cdef uint64_t broken_windows     # rows that gave up their seats in a window: none
     # guarded by: engine lock
     cdef WindowUses* uses        # per key
+    cdef int64_t hand            # where looking for seats to give up goes on
     cdef vector[uint32_t] wanted     # keys, in the order in which windows became due; those before wanted_at are done with
     cdef size_t wanted_at
     cdef vector[uint32_t] void_seats     # keys whose rows have a seat and are not in it
@@ -108,11 +109,13 @@ cdef class TieredRows(DeviceTier):
     cdef int64_t _seats_free(self) noexcept nogil
     cdef int64_t _ticks_to_use(self, int64_t seat, uint32_t now) noexcept nogil
     cdef bint _is_bound(self, int64_t key, int32_t slot) noexcept nogil
+    cdef void _leave_line(self, uint32_t key) noexcept nogil
     cdef void _forget_done(self) noexcept nogil
     # private; engine lock and rows.lock held. False: the device fails
     cdef bint _free_seats(self) noexcept nogil
     cdef bint _vacate(self, int64_t seat, uint32_t number) noexcept nogil
     cdef bint _send_chosen(self) noexcept nogil
+    cdef bint _is_alive(self) noexcept nogil
     cdef bint _set_out(self, uint32_t key, uint32_t number, char* row) noexcept nogil
     cdef bint _take_seat(self, int32_t slot) noexcept nogil
     # private; rows.lock held

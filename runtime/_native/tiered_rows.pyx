@@ -23,15 +23,16 @@ from intentpm.runtime._native.mutations cimport (
     MUTATION_ARRIVAL_NOT_AWAITED, MUTATION_DIRTY_ROW_DROPPED, MUTATION_INTENDED_EVICTED, MUTATION_MOVING_ROW_WRITTEN,
     is_planted,
 )
-from intentpm.runtime._native.rows cimport enter_row
-from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, lock_word, read_unlocked, unlock_unchanged
+from intentpm.runtime._native.rows cimport enter_if_here
+from intentpm.runtime._native.state cimport KeyPlace, lock_word, unlock_unchanged
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport (
     ACCESS_ROW_STEP, ROW_AWAY, ROW_COMING, ROW_ON_DEVICE, WINDOW_DUE, WINDOW_OVER, WINDOW_SIGNALLED, TableState, WindowEvent,
     is_here, row_of, slot_of,
 )
 from intentpm.runtime._native.window_uses cimport (
-    NO_USE, WindowUses, is_in_window, ticks_to_use, window_due, window_over, window_signalled, window_withdrawn,
+    NO_USE, WindowUses, is_in_window, is_queued, set_queued, ticks_to_use, window_due, window_over,
+    window_signalled, window_withdrawn,
 )
 
 cdef enum:
@@ -41,7 +42,7 @@ cdef enum:
     LOOKED_AT = 8                # seats that may be given up for each that is ...
     LEAST_LOOKED_AT = 1024       # ... and at least
     MOST_LOOKED_AT = 1 << 14     # keys that are wanted, or seats, at a time: a millisecond or two with the engine's lock
-    MOST_MISSING = 1024          # that are noted; others are when they are met again
+    MOST_MISSING = 1 << 16       # that are noted, more than a step's messages bring; others are when they are met again
     IN_WINDOW = -1
 
 SEAT_BYTES_BESIDE = sizeof(int)
@@ -105,16 +106,20 @@ cdef class TieredRows(DeviceTier):
     def keys_on_device(self) -> np.ndarray:
         """Those whose rows the device has, or will have, ascending. int64 [K]; a snapshot. Any thread."""
         cdef int64_t slot
-        self.rows.lock.lock()
-        keys = [
-            self.table.key_of[slot] for slot in range(self.table.slots_touched)
-            if self.table.key_of[slot] >= 0 and self.tier.where[slot] & (ROW_ON_DEVICE | ROW_COMING)]
-        self.rows.lock.unlock()
+        with nogil:
+            self.rows.lock.lock()
+        try:
+            keys = [
+                self.table.key_of[slot] for slot in range(self.table.slots_touched)
+                if self.table.key_of[slot] >= 0 and self.tier.where[slot] & (ROW_ON_DEVICE | ROW_COMING)]
+        finally:
+            self.rows.lock.unlock()
         return np.array(sorted(keys), dtype=np.int64)
 
     def audit(self) -> list:
         """What is not as ``tiered_rows.pxd`` says, a line each. For tests: no call of the rank is in progress."""
         cdef int64_t slot, seat
+        cdef int64_t taken = 0
         wrong = []
         if self.broken_windows:
             wrong.append(f"{self.broken_windows} rows gave up their seats in a window")
@@ -126,8 +131,15 @@ cdef class TieredRows(DeviceTier):
                 wrong.append(f"slot {slot} is in state {self.tier.where[slot]} without a seat")
         for seat in range(self.seats):
             slot = self.slot_of_seat[seat] - 1
+            taken += slot >= 0
             if slot >= 0 and self.seat_of[slot] != seat + 1:
                 wrong.append(f"seat {seat} is slot {slot}'s, which has seat {self.seat_of[slot] - 1}")
+        if taken + self._seats_free() != self.seats:
+            wrong.append(f"{taken} seats are taken and {self._seats_free()} free, of {self.seats}")
+        in_line = {*self.wanted[self.wanted_at:], *self.void_seats}
+        for key in range(self.table.num_keys):
+            if bool(self.uses[<int64_t>key].queued) != (key in in_line):
+                wrong.append(f"key {key} is {'not ' * (not self.uses[<int64_t>key].queued)}said to be in a queue")
         return wrong
 
     # -- a batch ---------------------------------------------------------------------------------------------------------------
@@ -176,13 +188,11 @@ cdef class TieredRows(DeviceTier):
         cdef KeyPlace* place = &self.table.places[key]
         cdef uint32_t seen
         cdef bint lost
-        while read_unlocked(&place.word) & WORD_HERE:
-            if not enter_row(place, &seen):
-                continue
-            lost = place.slot == slot and self.tier.where[slot] == ROW_AWAY
-            unlock_unchanged(&place.word, seen)
-            return lost
-        return False
+        if not enter_if_here(place, &seen):
+            return False
+        lost = place.slot == slot and self.tier.where[slot] == ROW_AWAY
+        unlock_unchanged(&place.word, seen)
+        return lost
 
     # -- windows ---------------------------------------------------------------------------------------------------------------
 
@@ -204,9 +214,9 @@ cdef class TieredRows(DeviceTier):
 
     cdef void _want(self, uint32_t key) noexcept nogil:
         """Has it looked at by ``_fetch``, once."""
-        if self.uses[key].queued:
+        if is_queued(&self.uses[key]):
             return
-        self.uses[key].queued = True
+        set_queued(&self.uses[key], True)
         if is_here(self.table, key) and self.seat_of[slot_of(self.table, key)]:
             self.void_seats.push_back(key)
         else:
@@ -214,7 +224,7 @@ cdef class TieredRows(DeviceTier):
 
     cdef void _note_missing(self, int64_t key) noexcept nogil:
         cdef uint32_t seen
-        if not is_in_window(&self.uses[key]):
+        if not is_in_window(&self.uses[key]) or is_queued(&self.uses[key]):
             return
         seen = lock_word(&self.missing_lock)
         if self.missing.empty():
@@ -250,19 +260,21 @@ cdef class TieredRows(DeviceTier):
             self._fail()
         self.rows.lock.unlock()
         self._forget_done()
-        return done and not self.is_full and self.wanted_at < self.wanted.size()
+        return done and (not self.void_seats.empty() or (not self.is_full and self.wanted_at < self.wanted.size()))
 
     cdef int64_t _choose(self) noexcept nogil:
         """The keys whose rows are to be sent now. Returns how many have no seat."""
         cdef size_t most = max(<size_t>1, MOVE_BYTES // max(self.table.stored_bytes, <size_t>1))
         cdef size_t at = self.wanted_at
         cdef int64_t without_seat = 0
+        cdef int looked = 0
         cdef uint32_t key
         self.chosen.clear()
-        while not self.void_seats.empty() and self.chosen.size() < most:
+        while not self.void_seats.empty() and self.chosen.size() < most and looked < MOST_LOOKED_AT:
+            looked += 1
             key = self.void_seats.back()
             self.void_seats.pop_back()
-            self.uses[key].queued = False
+            set_queued(&self.uses[key], False)
             if self._is_lacking(key):
                 self.chosen.push_back(key)
         while at < min(self.wanted.size(), self.wanted_at + MOST_LOOKED_AT) and self.chosen.size() < most and not self.is_full:
@@ -271,8 +283,7 @@ cdef class TieredRows(DeviceTier):
                 self.chosen.push_back(key)
                 without_seat += self.seat_of[slot_of(self.table, key)] == 0
             elif self.wanted_at == at:
-                self.uses[key].queued = False
-                self.wanted_at += 1
+                self._leave_line(key)
             at += 1
         return without_seat
 
@@ -289,6 +300,13 @@ cdef class TieredRows(DeviceTier):
         unlock_unchanged(&self.table.places[key].word, seen)
         return where == 0 or where == ROW_AWAY
 
+    cdef void _leave_line(self, uint32_t key) noexcept nogil:
+        """The first that is wanted is not any more; unless it was written on the host meanwhile."""
+        set_queued(&self.uses[key], False)
+        self.wanted_at += 1
+        if self._is_lacking(key):
+            self._want(key)
+
     cdef void _forget_done(self) noexcept nogil:
         """Of those that were wanted: up to the first that still waits for a seat."""
         cdef int _looked
@@ -301,9 +319,9 @@ cdef class TieredRows(DeviceTier):
                 if self.seat_of[slot_of(self.table, key)] == 0:
                     break
                 self.void_seats.push_back(key)
+                self.wanted_at += 1
             else:
-                self.uses[key].queued = False
-            self.wanted_at += 1
+                self._leave_line(key)
         if self.wanted_at == self.wanted.size():
             self.wanted.clear()
             self.wanted_at = 0
@@ -320,14 +338,17 @@ cdef class TieredRows(DeviceTier):
         move.exchange = self.rows.open(self.chosen.size(), row_bytes)
         if move.exchange == NULL:
             self.is_full = True
-            return not self.tier.failed
+            for key in self.chosen:
+                self._note_missing(key)  # of those that are in no line any more; looked at again when somebody asks
+            return self._is_alive()
         self.moves_begun += 1
         move.number = self.moves_begun
         for key in self.chosen:
             slot = slot_of(self.table, key)
             if not self._take_seat(slot):
                 self.is_full = self.is_full or self.looked_in_vain >= self.seats_touched
-                break                    # it waits, and those behind it
+                self._want(key)          # it waits in line, if it does not already
+                continue
             if self.tier.where[slot] == ROW_AWAY:
                 self._settle_until(self.move_of[slot])
             if self._set_out(key, move.number, rows_in(move.exchange) + move.keys.size() * row_bytes):
@@ -355,6 +376,9 @@ cdef class TieredRows(DeviceTier):
             self.move_of[place.slot] = number
         unlock_unchanged(&place.word, seen)
         return at_home
+
+    cdef bint _is_alive(self) noexcept nogil:
+        return not self.tier.failed and self.rows.device.not_done.load() == NULL
 
     # -- seats -----------------------------------------------------------------------------------------------------------------
 
@@ -391,7 +415,7 @@ cdef class TieredRows(DeviceTier):
         departure.exchange = self.rows.open(self.candidates.size(), self.table.stored_bytes)
         if departure.exchange == NULL:
             self.is_full = True
-            return not self.tier.failed
+            return self._is_alive()
         self.moves_begun += 1
         departure.number = self.moves_begun
         for candidate in self.candidates:
@@ -512,15 +536,13 @@ cdef class TieredRows(DeviceTier):
         cdef KeyPlace* place = &self.table.places[key]
         cdef uint32_t seen
         cdef bint comes
-        while read_unlocked(&place.word) & WORD_HERE:
-            if not enter_row(place, &seen):
-                continue
-            comes = place.slot == slot and self.tier.where[slot] == ROW_COMING and self.move_of[slot] == number
-            if comes:
-                self.tier.where[slot] = ROW_ON_DEVICE if is_put else 0
-            unlock_unchanged(&place.word, seen)
-            return comes
-        return False
+        if not enter_if_here(place, &seen):
+            return False
+        comes = place.slot == slot and self.tier.where[slot] == ROW_COMING and self.move_of[slot] == number
+        if comes:
+            self.tier.where[slot] = ROW_ON_DEVICE if is_put else 0
+        unlock_unchanged(&place.word, seen)
+        return comes
 
     cdef void _settle_until(self, uint32_t number) noexcept nogil:
         while not self.departures.empty() and <int32_t>(self.departures.front().number - number) <= 0:
@@ -544,15 +566,13 @@ cdef class TieredRows(DeviceTier):
         """GOING -> HOST, unless the row is another by now."""
         cdef KeyPlace* place = &self.table.places[key]
         cdef uint32_t seen
-        while read_unlocked(&place.word) & WORD_HERE:
-            if not enter_row(place, &seen):
-                continue
-            if place.slot == slot and self.tier.where[slot] == ROW_AWAY and self.move_of[slot] == number:
-                if row != NULL:
-                    memcpy(row_of(self.table, slot), row, self.table.stored_bytes)
-                self.tier.where[slot] = 0
-            unlock_unchanged(&place.word, seen)
+        if not enter_if_here(place, &seen):
             return
+        if place.slot == slot and self.tier.where[slot] == ROW_AWAY and self.move_of[slot] == number:
+            if row != NULL:
+                memcpy(row_of(self.table, slot), row, self.table.stored_bytes)
+            self.tier.where[slot] = 0
+        unlock_unchanged(&place.word, seen)
 
 
 cdef void _lacks(TableState* table, int64_t key) noexcept nogil:

@@ -4,12 +4,12 @@ Of the windows that are signalled and not due, the two that start first are kept
 what comes after the second is not known until another is signalled: the key counts as needed soon. The window that becomes due
 is taken for the first of them; where several workers run at different speeds it may be the second, which costs time alone.
 
-Guarded by: engine lock; ``active`` is written under it, and read relaxed by anybody.
+Guarded by: engine lock; ``active`` and ``queued`` are written under it, and read relaxed by anybody.
 """
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t
 
-from intentpm.foundation.primitives cimport load_relaxed_u16, store_relaxed_u16
+from intentpm.foundation.primitives cimport load_relaxed, load_relaxed_u16, store_relaxed, store_relaxed_u16
 
 
 # All zero: no window.
@@ -18,7 +18,7 @@ cdef struct WindowUses:
     uint32_t second
     uint16_t waiting             # windows that are not due
     uint16_t active              # windows that are due and not over
-    bint queued                  # the tier is about to look whether the device has the row
+    uint32_t queued              # the tier is about to look whether the device has the row
 
 cdef enum:
     MOST_WINDOWS = 0xffff        # from there on there are that many for good: such a key is always needed
@@ -31,6 +31,14 @@ cdef inline bint _is_before(uint32_t tick, uint32_t other) noexcept nogil:
 
 cdef inline bint is_in_window(const WindowUses* uses) noexcept nogil:
     return load_relaxed_u16(&uses.active) != 0
+
+
+cdef inline bint is_queued(const WindowUses* uses) noexcept nogil:
+    return load_relaxed(&uses.queued) != 0
+
+
+cdef inline void set_queued(WindowUses* uses, bint queued) noexcept nogil:
+    store_relaxed(&uses.queued, queued)
 
 
 cdef inline void window_signalled(WindowUses* uses, uint32_t tick) noexcept nogil:
