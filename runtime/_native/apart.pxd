@@ -60,6 +60,13 @@ cdef bint all_left_taken(const TableState* table) noexcept nogil
 # away (engine lock held, and after all slots). Returns how many those are.
 cdef int64_t skip_unchanged(TableState* table, int64_t first, int64_t end, const uint32_t* seen) noexcept nogil
 cdef int64_t skip_unchanged_left(TableState* table, uint32_t first, uint32_t end, const uint32_t* seen) noexcept nogil
-# Without a snapshot: up to ``most`` rows owned here that have changed, looking from slot ``next_slot[0]`` on.
+# Without a snapshot: up to ``most`` rows owned here that have changed, looking on from where ``at`` says; fewer: there are no
+# more.
+# Rows that are packed meanwhile (slots.pxd) may have moved to where it was looked already: then it is looked there once more.
+cdef struct SlotCursor:
+    int64_t slot
+    int64_t times_packed         # when slot 0 was looked at
+
+cdef void begin_slots(const TableState* table, SlotCursor* at) noexcept nogil
 cdef int64_t take_changed(
-    TableState* table, int64_t* next_slot, int64_t most, int64_t* keys, char* rows, uint32_t* seen) noexcept nogil
+    TableState* table, SlotCursor* at, int64_t most, int64_t* keys, char* rows, uint32_t* seen) noexcept nogil

@@ -7,7 +7,8 @@ from posix.mman cimport (
 )
 
 from intentpm.foundation.primitives cimport (
-    add_relaxed_i64, copy_row, load_acquire, load_relaxed, load_relaxed_i32, load_relaxed_i64, store_relaxed_i32, store_release,
+    add_relaxed_i64, copy_row, load_acquire, load_acquire_i64, load_relaxed, load_relaxed_i32, load_relaxed_i64,
+    store_relaxed_i32, store_release,
 )
 from intentpm.runtime._native.messages cimport RESULT_KEPT, RESULT_SAVED
 from intentpm.runtime._native.mutations cimport (
@@ -392,18 +393,28 @@ cdef int64_t skip_unchanged_left(TableState* table, uint32_t first, uint32_t end
     return skipped
 
 
+cdef void begin_slots(const TableState* table, SlotCursor* at) noexcept nogil:
+    at.slot = 0
+    at.times_packed = load_acquire_i64(&table.times_packed)
+
+
 cdef int64_t take_changed(
-        TableState* table, int64_t* next_slot, int64_t most, int64_t* keys, char* rows, uint32_t* seen) noexcept nogil:
+        TableState* table, SlotCursor* at, int64_t most, int64_t* keys, char* rows, uint32_t* seen) noexcept nogil:
     cdef int64_t taken = 0
     cdef int32_t key
     cdef uint32_t word
-    while taken < most and next_slot[0] < load_relaxed_i64(&table.slots_touched):
-        if _enter_slot_home(table, next_slot[0], &key, &word):
+    while taken < most:
+        if at.slot >= load_relaxed_i64(&table.slots_touched):
+            if at.times_packed == load_acquire_i64(&table.times_packed):
+                break
+            begin_slots(table, at)
+            continue
+        if _enter_slot_home(table, at.slot, &key, &word):
             if not _is_unchanged(word // WORD_VERSION_ONE, seen, key):
                 copy_row(rows + taken * table.stored_bytes, row_of(table, table.places[key].slot), table.stored_bytes)
                 seen[key] = word // WORD_VERSION_ONE + 1
                 keys[taken] = key
                 taken += 1
             unlock_unchanged(&table.places[key].word, word)
-        next_slot[0] += 1
+        at.slot += 1
     return taken

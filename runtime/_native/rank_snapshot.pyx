@@ -15,7 +15,8 @@ from intentpm.foundation.errors import MemoryBudgetError
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire
 from intentpm.runtime._native.apart cimport (
-    all_left_taken, give_back_snapshots, skip_unchanged, skip_unchanged_left, take_changed, take_left_rows, take_rows,
+    SlotCursor, all_left_taken, begin_slots, give_back_snapshots, skip_unchanged, skip_unchanged_left, take_changed,
+    take_left_rows, take_rows,
 )
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.cuts cimport Cuts
@@ -205,18 +206,23 @@ cdef class RankSnapshot:
         self._check_whole(table)
 
     def take_changed(
-            self, Table table not None, int64_t next_slot, int64_t[::1] keys, unsigned char[::1] rows,
+            self, Table table not None, tuple begun, int64_t[::1] keys, unsigned char[::1] rows,
             uint32_t[::1] seen) -> tuple:
-        """Rows owned here that have changed since ``seen`` was updated, without a snapshot: (how many, the slot to go on from).
+        """Rows owned here that have changed since ``seen`` was updated, without a snapshot: (how many, how far it has got).
 
-        next_slot: 0 to begin with. Fewer than there are ``keys``: there are no more.
+        begun: how far it had got; None: it begins. Fewer than there are ``keys``: there are no more.
         """
         cdef int64_t taken
+        cdef SlotCursor at
         cdef int64_t most = keys.shape[0]
         _check_room(table, most, rows.shape[0], seen.shape[0])
+        if begun is None:
+            begin_slots(table.state, &at)
+        else:
+            at.slot, at.times_packed = begun
         with nogil:
-            taken = take_changed(table.state, &next_slot, most, &keys[0], <char*>&rows[0], &seen[0])
-        return taken, next_slot
+            taken = take_changed(table.state, &at, most, &keys[0], <char*>&rows[0], &seen[0])
+        return taken, (at.slot, at.times_packed)
 
     # -- telling ---------------------------------------------------------------------------------------------------------
 

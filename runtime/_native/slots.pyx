@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memset
-from libcpp.algorithm cimport sort
+from libcpp.algorithm cimport nth_element, sort
 
 from intentpm.foundation.primitives cimport (
     copy_row, fence_release, prefetch_write, store_relaxed, store_relaxed_i32, store_relaxed_i64, store_release_i64,
@@ -125,18 +125,21 @@ cdef void _move_row(TableState* table, int64_t key, int32_t to) noexcept nogil:
 
 cdef int64_t pack_slots(TableState* table, int64_t most) noexcept nogil:
     cdef int64_t slot = table.slots_touched - 1
-    cdef int64_t lowest = 0, moved = 0
+    cdef int64_t lowest = 0
+    cdef int64_t usable = min(most, table.free_count)    # the lowest free slots
     cdef int32_t key
     if table.free_count == 0 or table.snapshot != NULL or table.tier != NULL:
         return 0
-    sort(table.free_slots, table.free_slots + table.free_count)
-    while lowest < table.free_count and moved < most and table.free_slots[lowest] < slot:
+    if usable < table.free_count:
+        nth_element(table.free_slots, table.free_slots + usable, table.free_slots + table.free_count)
+    sort(table.free_slots, table.free_slots + usable)
+    store_release_i64(&table.times_packed, table.times_packed + 1)
+    while lowest < usable and table.free_slots[lowest] < slot:
         key = table.key_of[slot]
         if key >= 0:
             _move_row(table, key, table.free_slots[lowest])
             table.free_slots[lowest] = <int32_t>slot
             lowest += 1
-            moved += 1
         slot -= 1
     table.slots_bound_below = 0
     return trim_slots(table, 1)

@@ -136,6 +136,7 @@ cdef struct TableState:
     int64_t slots_bound_below    # guarded by: engine lock. No slot from here on was bound since trim_slots looked
     int64_t slots_touched        # atomic, stored under the engine's lock. From here on slots are free, not among ``free_slots``
     int64_t slots_used           # atomic relaxed, the same
+    int64_t times_packed         # atomic, stored under the engine's lock before rows move down (pack_slots)
     int64_t slots_promised       # guarded by: engine lock. Keys that are asked for, each of which will need a slot
 
 
