@@ -62,6 +62,8 @@ cdef class Budget:
     cdef int64_t taken(self) noexcept nogil
     # Promises memory for one more copy or row of the table. False: it does not fit.
     cdef bint promise(self, TableState* table) noexcept nogil
+    # What is taken at least: all copies are gone.
+    cdef int64_t least(self) noexcept nogil
     # More is taken than may be: by how much. 0: it is not.
     cdef int64_t excess(self) noexcept nogil
     # Copies can be given up, or free slots given back to the system.

@@ -73,6 +73,13 @@ cdef class Budget:
             taken += bytes_of(self.tables[i])
         return taken + max(<int64_t>0, load_relaxed_i64(&self.copies.held_bytes) - self.save_bytes)
 
+    cdef int64_t least(self) noexcept nogil:
+        cdef int64_t least = self.claimed_bytes + self.kept_bytes
+        cdef size_t i
+        for i in range(self.tables.size()):
+            least += self.tables[i].fixed_bytes + self.tables[i].rows_owned * <int64_t>slot_bytes(self.tables[i])
+        return least
+
     cdef bint promise(self, TableState* table) noexcept nogil:
         if is_planted(MUTATION_COPY_UNCOUNTED):
             return True

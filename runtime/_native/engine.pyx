@@ -20,6 +20,7 @@ from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport IntentQueue
 from intentpm.runtime._native.messages cimport FLAG_SAME
 from intentpm.runtime._native.monitor cimport Monitor
+from intentpm.runtime._native.policy cimport MANAGE_RELOCATE
 from intentpm.runtime._native.remote cimport MAX_TABLES, RemoteAccess
 from intentpm.runtime._native.requests cimport (
     OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool, begin_operation,
@@ -248,7 +249,8 @@ cdef class Engine:
         cdef bint held
         with nogil:
             self.monitor.acquire()
-            held = self.rounds.holder.holds_replicas() or self.rounds.holder.is_busy()
+            held = self.rounds.holder.holds_replicas() or (
+                self.rounds.management != MANAGE_RELOCATE and self.rounds.holder.is_busy())
             self.monitor.release()
         return held
 

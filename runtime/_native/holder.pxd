@@ -27,7 +27,8 @@ Guarantees
       it again.
     * A replica is given up with its last delta acknowledged, never before. One that is written and intended again meanwhile
       stays; the owner, which has let it go, is asked for it anew (KEY_MISSED) before it is idle.
-    * Memory for a key is promised before it is asked for (budget.pxd).
+    * Memory for a key is promised before it is asked for (budget.pxd). One that is handed over and stays as a replica has its
+      slot; what it may keep for its new owner counts from then on.
 Assumption: every method is called under the engine's lock.
 """
 
@@ -72,7 +73,8 @@ cdef class Holder:
     cdef bint cutting
     cdef public uint32_t early_records           # new keys of one owner that are asked for early; tests: a few
     cdef readonly Budget budget
-    cdef bint sheds                              # too much memory is taken: replicas are given up, though intended
+    cdef bint passed_back                        # to a rank before the one that this step has come to: step again
+    cdef int64_t shed_bytes                      # too much memory is taken: replicas of so much are given up, though intended
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
     cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
@@ -163,6 +165,7 @@ cdef class Holder:
     cdef inline bint _may_ask(self, uint32_t peer) noexcept nogil:
         return self.asked_bytes[peer] < self.budget.answer_bytes
 
+    cdef bint _sheds(self, const TableState* table) noexcept nogil
     cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil
 
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil

@@ -221,6 +221,7 @@ cdef class Holder:
             table.flags[key] &= ~<uint8_t>KEY_QUEUED
             if known_owner(table, key) != peer:
                 self._put_in_queue(table, key, references[at - 1].tick)      # its owner has changed since it was queued
+                self.passed_back = self.passed_back or known_owner(table, key) < peer
                 continue
             record = self._next_record(table, key, memory + header.rows * table.record_bytes)
             if record < 0:
@@ -276,7 +277,7 @@ cdef class Holder:
         if key_state(table, key) != STATE_REPLICA:
             return -1
         written = take_pending(table, key, row)
-        if table.records[key].intent_refs == 0 or self.sheds:
+        if table.records[key].intent_refs == 0 or self._sheds(table):
             return RECORD_LEAVE | (written & ~RECORD_STEP if is_planted(MUTATION_KEPT_LOST) else written)
         if written == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
@@ -448,7 +449,7 @@ cdef class Holder:
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:
             return False
-        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED) or self.sheds
+        return (table.records[key].intent_refs == 0 or table.flags[key] & (KEY_MISSED | KEY_OFFERED)
                 or self._is_worth_sending(table, key))
 
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil:
@@ -487,13 +488,28 @@ cdef class Holder:
 
     cdef bint shed(self) noexcept nogil:
         cdef int64_t excess = self.budget.excess()
+        cdef int64_t missing = excess
+        cdef TableState* table
         cdef size_t t
-        self.sheds = excess > 0
+        if excess == 0:
+            self.shed_bytes = 0
+            return False
         for t in range(self.remote.table_count):
-            if excess <= 0:
+            # What is free already is back with the system when it is packed, after a save at the latest.
+            table = self.remote.tables[t]
+            missing -= table.free_count * <int64_t>slot_bytes(table)
+        self.shed_bytes = max(<int64_t>0, missing)
+        for t in range(self.remote.table_count):
+            if missing <= 0:
                 break
-            excess -= self._shed_of(self.remote.tables[t], excess)
-        return self.sheds
+            missing -= self._shed_of(self.remote.tables[t], missing)
+        return True
+
+    cdef bint _sheds(self, const TableState* table) noexcept nogil:
+        if self.shed_bytes <= 0:
+            return False
+        self.shed_bytes -= slot_bytes(table)
+        return True
 
     cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil:
         """Has replicas given up; returns the bytes of those that are on their way out. The last slots first: what lies behind

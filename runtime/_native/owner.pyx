@@ -141,8 +141,7 @@ cdef class Owner:
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
-        # A holder that had given the key up, and wrote to it before it heard that, is one no more: it is sent the row.
-        elif holds and rows_of(record) > 0 and holding_of(table, key, holder) != NULL:
+        elif holds and rows_of(record) > 0:
             result = RESULT_SAME
             version = seen_version
             self.with_row -= self.with_row / RECORDS_SMOOTHED

@@ -71,15 +71,19 @@ cdef class RankMemory:
         self.kept[what] = size_bytes
 
     cdef bint _make_room(self, int64_t claimed, int64_t kept) except? -1:
-        """Counts them, if they fit, whatever has to go for it."""
+        """Counts them, if they fit, whatever has to go for it; nothing goes for what cannot fit."""
         cdef bint fits
         with nogil:
             self.monitor.acquire()
-            self.budget.claimed_bytes += claimed
-            self.budget.kept_bytes += kept
-            self.turns.step()
-            self.monitor.arm_sleeper()
+            fits = self.budget.least() + claimed + kept <= self.budget.table_bytes
+            if fits:
+                self.budget.claimed_bytes += claimed
+                self.budget.kept_bytes += kept
+                self.turns.step()
+                self.monitor.arm_sleeper()
             self.monitor.release()
+        if not fits:
+            return False
         try:
             self.calls.wait(_is_settled, <void*>self.budget, ROOM_NS, "copies of rows to be given up")
         except WaitTimeoutError:

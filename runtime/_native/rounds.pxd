@@ -58,6 +58,7 @@ cdef class Rounds:
     cdef Journal journal
     cdef uint32_t size
     cdef int management
+    cdef int64_t shed_again_ns           # before that it is not looked whether copies must go. 0: look
     cdef ConcernedRanks concerned
     cdef readonly Hints hints
     cdef readonly News news
@@ -78,7 +79,7 @@ cdef class Rounds:
     # Totals at this moment, into the trace.
     cdef void sample(self, int64_t now_ns, bint at_once) noexcept nogil
     # private
-    cdef bint _keep_to_budget(self) noexcept nogil
+    cdef int64_t _keep_to_budget(self, int64_t now_ns) noexcept nogil
     cdef bint _fetch_rows(self, uint32_t now) noexcept nogil
     cdef bint _take_hint(
         self, uint8_t message_id, TableState* table, const RoundHeader* header, const char* body,

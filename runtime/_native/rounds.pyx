@@ -7,6 +7,7 @@ from intentpm.runtime._native.draft cimport row_bytes_in
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.holders cimport tick_of
+from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.messages cimport (
     FLAG_BEGINS, FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP,
@@ -58,8 +59,8 @@ cdef class Rounds:
         self.holder.step_fence()
         self.sync.step()
         again = min(self.writes.collect(now_ns, False), self.holder.step_fetched(now_ns))
-        if self.remote.budget.limit_bytes and self._keep_to_budget():
-            again = min(again, now_ns + SHED_AGAIN_NS)
+        if self.remote.budget.limit_bytes:
+            again = min(again, self._keep_to_budget(now_ns))
         peer = self.concerned.next_from(0)
         while peer != NOBODY:
             self.holder.step(peer)
@@ -71,22 +72,29 @@ cdef class Rounds:
             peer = self.concerned.next_from(peer + 1)
         again = min(again, self.hints.step(now_ns))
         self.remote.step_waiting()
-        if self._fetch_rows(tick_of(now_ns)):
+        if self._fetch_rows(tick_of(now_ns)) or self.holder.passed_back or self.sync.can_go_on():
+            self.holder.passed_back = False
             again = now_ns
         if self.journal.tracing:
             self.sample(now_ns, False)
         return again
 
-    cdef bint _keep_to_budget(self) noexcept nogil:
-        """True: it should be called again soon."""
+    cdef int64_t _keep_to_budget(self, int64_t now_ns) noexcept nogil:
+        """Returns when it should be called again at the latest. It looks at many slots: not at every step."""
         cdef uint32_t t
+        if now_ns < self.shed_again_ns:
+            return self.shed_again_ns
+        self.shed_again_ns = 0
         self.remote.budget.set_ahead()
         if not self.holder.shed():
-            return False
+            return NEVER
         for t in range(self.remote.table_count):
             pack_slots(self.remote.tables[t], PACKED_AT_ONCE)
             trim_slots(self.remote.tables[t], 1)     # what is not of slots
-        return self.remote.budget.can_shrink()
+        if not self.remote.budget.can_shrink():
+            return NEVER
+        self.shed_again_ns = now_ns + SHED_AGAIN_NS
+        return self.shed_again_ns
 
     # -- messages --------------------------------------------------------------------------------------------------------
 

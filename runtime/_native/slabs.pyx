@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from posix.mman cimport (
-    MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap,
-    munmap,
+    MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
+    madvise, mmap, munmap,
 )
 
 from intentpm.foundation.errors import MemoryBudgetError
@@ -139,6 +139,7 @@ cdef void* _map(size_t size_bytes, bint huge) except? NULL:
             f"the system refused {size_bytes / 2**30:.1f} GiB of address space for a table: "
             "raise `ulimit -v`, set vm.overcommit_memory to 0 or 1, or use fewer or shorter rows")
     if slack == 0:
+        madvise(memory, mapped_bytes, MADV_NOHUGEPAGE)   # also where the system takes huge pages by itself: budget.pxd counts
         return memory
     before = -<size_t>memory % <size_t>HUGE_PAGE_BYTES
     if before > 0:

@@ -73,6 +73,10 @@ cdef class Sync:
         if self.running != 0 or self.wanted != self.done:
             self._go_on()
 
+    # What it waited for ended after it looked.
+    cdef inline bint can_go_on(self) noexcept nogil:
+        return self.running != 0 and self.synced_missing == 0 and not self.holder.is_old_colour_busy()
+
     # private
     cdef void _go_on(self) noexcept nogil
     cdef void _begin_sync(self) noexcept nogil

@@ -121,6 +121,7 @@ def seen_after_us(tables_written: int) -> float:
 
         job.spawn(2, read)
         job.run()
+        assert seen_ns[0] > written_ns[0], "it was never seen"
         return (seen_ns[0] - written_ns[0]) / 1000
 
 

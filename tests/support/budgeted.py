@@ -8,7 +8,7 @@ copies are given up until it fits, as far as there are any.
 import random
 from typing import Any
 
-from support.programs import Plan, Program, WorkerProgram, draw_step
+from support.programs import Plan, Program, run_worker
 from support.simulation import simulate
 
 MOST_COPIES = 12
@@ -87,19 +87,10 @@ def run_budget_seed(seed: int, management: str | None = None, ranks: int | None 
         program = Program(job, plan, check_every=8)
         budgets = Budgets(program, seed)
         for worker in program.workers:
-            job.spawn(worker.rank, lambda worker=worker: _run_worker(budgets, worker), str(worker))
+            job.spawn(worker.rank, lambda worker=worker: run_worker(program, worker, budgets.after_step), str(worker))
         job.run()
         if seed % 2 == 0:
             budgets.check_shed()
         program.end()
         trace: str = job.network.trace_hash
     return trace
-
-
-def _run_worker(budgets: Budgets, worker: WorkerProgram) -> None:
-    draw = random.Random(f"steps {budgets.program.job.seed} {worker.number}")
-    for _ in range(budgets.program.plan.steps):
-        worker.do(draw_step(draw, worker))
-        budgets.after_step()
-        if draw.random() < 0.7:
-            budgets.program.job.network.pause(draw.choice((0.0, 1.0, 20.0, 500.0)))

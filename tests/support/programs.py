@@ -503,16 +503,18 @@ def run_seed(
         if prepare is not None:
             prepare(job)
         for worker in program.workers:
-            job.spawn(worker.rank, lambda worker=worker: _run_worker(program, worker), str(worker))
+            job.spawn(worker.rank, lambda worker=worker: run_worker(program, worker), str(worker))
         job.run()
         program.end()
         trace: str = job.network.trace_hash
     return trace
 
 
-def _run_worker(program: Program, worker: WorkerProgram) -> None:
+def run_worker(program: Program, worker: WorkerProgram, then: Callable[[], None] = lambda: None) -> None:
+    """Its steps, and what comes ``then`` after each."""
     draw = random.Random(f"steps {program.job.seed} {worker.number}")
     for _ in range(program.plan.steps):
         worker.do(draw_step(draw, worker))
+        then()
         if draw.random() < 0.7:
             program.job.network.pause(draw.choice((0.0, 1.0, 20.0, 500.0)))

@@ -38,24 +38,34 @@ def test_a_table_that_does_not_fit_is_refused_on_every_rank_with_the_arithmetic(
         assert str(budget) in text
 
 
-def test_copies_go_when_a_table_needs_their_room() -> None:
+@pytest.mark.parametrize("writes_before", [False, True])
+def test_copies_go_when_a_table_needs_their_room(writes_before: bool) -> None:
+    """As many as need be; of copies that were written to all, for what they kept goes back to the system together."""
     room = 2000
     budget = budget_of([max(needs(2, copies=room)) + 2048])
     with simulate(2, 5, Config(memory_budget=budget)) as job:
         tables = job.create_table("first", KEYS, ITEMS)
         workers = job.on_every_rank(lambda pm: pm.worker())
 
+        def write(pm):
+            workers[pm.rank].push(tables[pm.rank], np.arange(KEYS), np.ones((KEYS, ITEMS), np.float32))
+
         def intend(pm):
             workers[pm.rank].intent(tables[pm.rank], np.arange(KEYS), 0, 1000)
             workers[pm.rank].wait_sync()
-            workers[pm.rank].push(tables[pm.rank], np.arange(KEYS), np.ones((KEYS, ITEMS), np.float32))
+            if writes_before:
+                write(pm)
             return len(tables[pm.rank].replica_keys()) + len(tables[pm.rank].owned_keys())
 
         held = job.on_every_rank(intend)
         assert sum(held) > KEYS + 100
         second = job.create_table("second", KEYS // 2, ITEMS)
         job.settle()
-        assert sum(len(t.replica_keys()) + len(t.owned_keys()) for t in tables) < sum(held)
+        left = sum(len(t.replica_keys()) + len(t.owned_keys()) for t in tables)
+        assert left < sum(held)
+        if not writes_before:
+            assert left > KEYS + 500
+            job.on_every_rank(write)
         job.on_every_rank(lambda pm: workers[pm.rank].wait_sync())
         for pm in job.ranks:
             assert pm._memory.taken() <= pm._engine.budget.table_bytes
@@ -111,6 +121,29 @@ def test_what_is_kept_for_who_asks_for_changes_has_to_fit() -> None:
         assert sum(len(keys) for keys, _ in pm.changed_since("one", table)) == KEYS
         with pytest.raises(intentpm.MemoryBudgetError, match=r"changed_since\('two'\) .* needs 12000 bytes"):
             next(pm.changed_since("two", table))
+
+
+def test_rows_that_are_packed_while_changes_are_told_are_told() -> None:
+    config = Config(management="relocate", memory_budget=budget_of([max(needs(2, copies=KEYS))]))
+    with simulate(2, 3, config) as job:
+        tables = job.create_table("t", KEYS, ITEMS)
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        gone = tables[0].owned_keys()[:500]  # from the lowest slots
+
+        def take(pm):
+            if pm.rank == 1:
+                workers[1].intent(tables[1], gone, 0, 1000)
+            workers[pm.rank].wait_sync()
+
+        job.on_every_rank(take)
+        told = job.ranks[0].changed_since("a server", tables[0], rows_at_once=100)
+        keys = set(next(told)[0].tolist())
+        job.ranks[0]._engine.budget.table_bytes = 0
+        job.on_every_rank(lambda pm: workers[pm.rank].wait_sync())  # a step looks, and packs
+        job.settle()
+        for some, _ in told:
+            keys |= set(some.tolist())
+        assert keys == set(tables[0].owned_keys().tolist())
 
 
 def test_ranks_take_the_narrowest_window_of_all() -> None:
