@@ -74,6 +74,8 @@ class ExactClocks:
         self._agree = agree
         self._worker: Any = None
         self._kept: dict[int, _Gradients] = {}
+        self.steps: dict[int, int] = {}
+        """Steps that all ranks have taken, per table; whichever worker takes them counts them."""
 
     def keep(self, worker: Any, table: Table, keys: Keys, rows: Rows, lr: float, duplicates: str) -> None:
         """Copies the gradients. Raises OptimizerError, Error; nothing is kept then."""

@@ -291,6 +291,7 @@ inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t 
     optimiser->keeps_moments = rule == STEP_ADAM || rule == STEP_PARTIAL_ROWWISE_ADAM;
     optimiser->kept_bytes = optimiser->real_bytes
                             * (items + (optimiser->keeps_moments ? items : 0) + (rule == STEP_SGD ? 0 : rowwise ? 1 : items) + 2);
+    optimiser->by_calls = by_calls;
     optimiser->order_matters = optimiser->decay == DECAY_DECOUPLED || optimiser->max_norm != none;
     optimiser->blocks_are_steps = (rule == STEP_SGD || optimiser->keeps_moments) && optimiser->max_norm == none;
     switch (rule) {

@@ -3,7 +3,7 @@
 Called by ``Table`` when it is made; nothing of it changes afterwards.
 """
 
-from libc.math cimport INFINITY, log
+from libc.math cimport INFINITY
 
 import numpy as np
 
@@ -64,8 +64,6 @@ cdef int describe_optimiser(RowOptimiser* out, object optimiser, int dtype_code,
     out.eps = getattr(optimiser, "eps", 0.0)
     out.beta1 = beta1
     out.beta2 = beta2
-    out.log_beta1 = log(out.beta1)
-    out.log_beta2 = log(out.beta2)
     out.weight_decay = optimiser.weight_decay
     if optimiser.weight_decay_mode == "l2":
         out.decay = DECAY_L2

@@ -29,10 +29,10 @@ struct RowOptimiser {
     bool keeps_moments;
     bool blocks_are_steps;  // taken as a block, steps do what they do one by one, but for rounding
     bool order_matters;     // of steps and of what is pushed or set beside them, by more than rounding
+    bool by_calls;          // the learning rate brings the correction of the moments' bias
     double lr;            // of calls that name none
     double eps;
     double beta1, beta2;
-    double log_beta1, log_beta2;  // minus infinity for a beta of 0
     double weight_decay;
     WeightDecay decay;
     double max_norm, clip_value, clip_norm;  // infinite: no limit

@@ -20,12 +20,11 @@ cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
         bint keeps_moments
         bint blocks_are_steps
         bint order_matters
+        bint by_calls
         double lr
         double eps
         double beta1
         double beta2
-        double log_beta1
-        double log_beta2
         WeightDecay decay
         double weight_decay
         double max_norm

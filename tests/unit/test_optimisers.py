@@ -133,6 +133,9 @@ def test_correction_by_calls(pm: Any) -> None:
     worker.push_grad(tables[1], [1], ones)
     np.testing.assert_allclose(worker.pull(tables[1], [1]), -0.1)
     assert worker.pull_state(tables[0], [0, 1, 2])["step"].tolist() == [1, 1, 0]
+    other = pm.worker()
+    other.push_grad(tables[0], [3], ones)
+    np.testing.assert_allclose(other.pull(tables[0], [3]), -0.1)
 
 
 @pytest.mark.parametrize("kind", [optim.Adam, optim.PartialRowwiseAdam])
