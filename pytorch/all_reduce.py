@@ -7,6 +7,7 @@ in the same order.
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from intentpm.foundation.errors import WaitTimeoutError
 
 SUM_S = 1800.0
 """For which MPI's sums wait for the other ranks, as torch.distributed does. That a rank is lost shows before."""
+POLLED_S = 0.05
+"""Of a wait, without pauses."""
 
 
 class Sum(Protocol):
@@ -82,9 +85,11 @@ class MpiAllReduce:
     name = "MPI"
 
     def __init__(self, mpi: Any, manager: Any) -> None:
-        """Collective."""
+        """Collective. Raises as ``Sum.finish``."""
         self._manager = manager
-        self._communicator, self._in_place = mpi.COMM_WORLD.Dup(), mpi.IN_PLACE
+        self._communicator, made = mpi.COMM_WORLD.Idup()
+        self._in_place = mpi.IN_PLACE
+        _wait(manager, made.Test, "the communicator of dense gradients")
 
     def start(self, tensor: torch.Tensor) -> Sum:
         numbers = _in_host_numbers(tensor)
@@ -95,35 +100,37 @@ class MpiAllReduce:
 class _MpiSum:
     """Polled, as ``Request.Wait`` would wait for ever for a rank that never comes."""
 
-    abandoned: ClassVar[list[Any]] = []
-    """Sums that were given up: MPI may still write to their numbers."""
+    under_way: ClassVar[set[Any]] = set()
+    """MPI may still write to their numbers, also when nobody waits for them any more. Guarded by: GIL."""
 
     def __init__(self, manager: Any, request: Any, numbers: Any, tensor: torch.Tensor) -> None:
         self._manager, self._request, self._numbers, self._tensor = manager, request, numbers, tensor
+        self.under_way.add(self)
 
     def done(self) -> bool:
-        return bool(self._request.Test())
+        there = bool(self._request.Test())
+        if there:
+            self.under_way.discard(self)
+        return there
 
     def finish(self) -> None:
         """Raises PeerLostError; WaitTimeoutError after SUM_S."""
-        deadline, pause_s = time.monotonic() + SUM_S, 0.0
-        while not self._request.Test():
-            try:
-                self._check(deadline)
-            except BaseException:
-                self.abandoned.append(self)
-                raise
-            time.sleep(pause_s)
-            pause_s = min(pause_s + 50e-6, 1e-3)
+        _wait(self._manager, self.done, "a sum of dense gradients")
         self._tensor.copy_(torch.from_numpy(self._numbers))
 
-    def _check(self, deadline: float) -> None:
-        self._manager.check()
-        if time.monotonic() >= deadline:
+
+def _wait(manager: Any, is_there: Callable[[], bool], what: str) -> None:
+    """As ``Sum.finish``. MPI gets on when it is asked: without a pause for as long as a sum usually takes."""
+    began = time.monotonic()
+    while not is_there():
+        manager.check()
+        waited_s = time.monotonic() - began
+        if waited_s >= SUM_S:
             raise WaitTimeoutError(
-                f"rank {self._manager.rank}: not all {self._manager.size} ranks came to a sum of dense gradients "
-                f"within {SUM_S:g} s: every rank must make the same number of backward passes"
+                f"rank {manager.rank}: not all {manager.size} ranks came to {what} within {SUM_S:g} s: every rank must "
+                "make the same number of backward passes"
             )
+        time.sleep(0.0 if waited_s < POLLED_S else 1e-3)
 
 
 class ManagerAllReduce:
