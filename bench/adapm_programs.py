@@ -7,6 +7,7 @@ quality after each.
 import lzma
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -43,11 +44,20 @@ class Installed:
         """What a program printed. Raises CalledProcessError, TimeoutExpired."""
         tracker = [sys.executable, str(self.source / "tracker" / "dmlc_local.py"), "-s", "2"]
         command = [*tracker, str(self.build / "apps" / program), "-t", "1", *map(str, arguments)]
-        run = subprocess.run(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_S, check=True,
-        )  # fmt: skip
-        return run.stdout.decode(errors="replace")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # The tracker leaves its programs behind when it is killed.
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            said = process.communicate(timeout=TIMEOUT_S)[0].decode(errors="replace")
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, said)
+        return said
 
 
 def knowledge_graph(adapm: Installed, data: Path, folder: Path) -> Measured:

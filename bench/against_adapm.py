@@ -126,8 +126,8 @@ def main(data: Path, installed: tuple[Path, Path] | None, names: tuple[str, ...]
         if not names or contest.name in names:
             lines.append(compare(contest, data.absolute(), installed))
             click.echo("\n".join(lines if len(lines) == len(TITLES) + 1 else lines[-1:]))
-    if out is not None:
-        write_whole(out / TABLE, ("\n".join(lines) + "\n").encode())
+            if out is not None:
+                write_whole(out / TABLE, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Workload:
     label: str
 
 
-_TEST_TRIPLES = ("--evaluate", "test", "--evaluate-triples", "0", "--evaluate-every", "6")
+_TEST_TRIPLES = ("--evaluate", "test", "--evaluate-triples", "0", "--evaluate-every", "9")
 WORKLOADS = (
     Workload("mf", "mf", ("--data", "{data}/movielens_small/ratings.npz"),
              ("--generate", "", "--lr", "0.05", "--reg", "0.01", "--epochs", "6"),

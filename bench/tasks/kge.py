@@ -63,7 +63,7 @@ class KgeOptions:
     look_ahead: int | str = "auto"
     """Batches prepared, and signalled to the PM, before use; 0: signal nothing."""
     evaluate: str = "valid"
-    """Split that is ranked after each epoch."""
+    """Split that is ranked."""
     evaluate_triples: int = 1_000
     """How many of its triples, from the first on; 0: all."""
     evaluate_every: int = 1

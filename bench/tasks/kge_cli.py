@@ -50,11 +50,11 @@ def _even(context: click.Context, option: click.Parameter, value: int) -> int:
 @click.option("--sampling", type=click.Choice(SCHEMES), default=DEFAULTS.sampling, show_default=True,
               help="How negatives are sampled.")  # fmt: skip
 @click.option("--evaluate", type=click.Choice(("valid", "test")), default=DEFAULTS.evaluate, show_default=True,
-              help="Split that is ranked after each epoch.")  # fmt: skip
+              help="Split that is ranked.")  # fmt: skip
 @click.option("--evaluate-triples", type=click.IntRange(0), default=DEFAULTS.evaluate_triples, show_default=True,
               help="How many of its triples, from the first on; 0: all.")  # fmt: skip
 @click.option("--evaluate-every", type=click.IntRange(1), default=DEFAULTS.evaluate_every, show_default=True,
-              help="Epochs from one ranking to the next.")  # fmt: skip
+              help="Epochs from one ranking to the next; the untrained model and the last are ranked too.")  # fmt: skip
 @schedule_options(DEFAULTS, "Triples per batch.")
 @job_options
 def kge(job: Job, data: Path | None, generate: str | None, keep_ids: bool, **chosen: Any) -> None:
