@@ -46,7 +46,7 @@ lint: $(VENV)/.dev $(VENV)/.ucx
 bench: $(VENV)/.test
 	$(BIN)/intentpm bench suite $(BENCH_FLAGS)
 
-# The five training tasks on 1, 2 and 4 ranks and on slow links (needs root), under each way of managing keys, into docs/evaluation.md.
+# On data sets in ../shared/data: the five training tasks on 1, 2 and 4 ranks and on slow links (needs root), under each way of managing keys, into docs/evaluation.md.
 # 40 minutes; goes on where it was interrupted. Data sets elsewhere: make evaluation EVALUATION_FLAGS='--data FOLDER'
 evaluation: $(VENV)/.test
 	$(BIN)/intentpm bench tasks $(EVALUATION_FLAGS)

@@ -127,7 +127,7 @@ cdef double learning_rate(Table table, object lr) except -1.0:
 
 
 cdef double rate_of_call(Table table, dict calls, double lr) except -1.0:
-    if not table.optimizer.corrects_by_calls:
+    if not table.optimiser.by_calls:
         return lr
     calls[table.table_id] = calls.get(table.table_id, 0) + 1
     return table.optimizer.rate_of_call(lr, calls[table.table_id])

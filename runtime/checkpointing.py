@@ -171,9 +171,9 @@ class Checkpointing:
         seen = self._told.setdefault((name, table.table_id), np.zeros(table.num_keys, np.uint32))
         keys = np.empty(rows_at_once, np.int64)
         memory = np.empty(rows_at_once * stored_row_bytes(table), np.uint8)
-        taken, slot = rows_at_once, 0
+        taken, begun = rows_at_once, None
         while taken == rows_at_once:
-            taken, slot = self._saves.snapshot.take_changed(table, slot, keys, memory, seen)
+            taken, begun = self._saves.snapshot.take_changed(table, begun, keys, memory, seen)
             if taken:
                 rows = as_rows(table, memory, taken)
                 yield keys[:taken].copy(), np.array(rows if table.stored_dtype is None else rows["weights"])

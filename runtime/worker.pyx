@@ -75,7 +75,7 @@ cdef class Worker(CountedWorker):
     cdef vector[int32_t] misses          # scratch of the call in progress
     cdef double lr                       # of the push_grad in progress
     cdef Duplicates duplicates           # scratch of push_grad
-    cdef dict steps                      # calls of push_grad per table, of those whose optimizer corrects by them
+    cdef dict steps                      # calls of push_grad per table, of those corrected by them; exact: clocks
     cdef WorkerUse use                   # guarded by: GIL
     cdef bint writes_now                 # it is past the gate
     cdef WorkersOfRank workers
@@ -93,6 +93,8 @@ cdef class Worker(CountedWorker):
     def __init__(self, manager, Engine engine not None, WorkersOfRank workers not None, worker_id: int):
         self.manager = manager
         self.exact = manager.exact_clocks
+        if self.exact is not None:
+            self.steps = self.exact.steps
         self.engine = engine
         self.worker_id = worker_id
         self.intents = IntentQueue(manager.config.timing == "immediate", worker_id)
@@ -239,8 +241,9 @@ cdef class Worker(CountedWorker):
         """Reads what the table's optimizer keeps of rows, as of one moment per row.
 
         keys: int64 [K].
-        Returns arrays by the names that the optimizer's class lists: [K, *row_shape], or [K] for one number per row; empty
-        for SGD. float64 of a float64 table, else float32; "step" is uint32.
+        Returns arrays by name: what the optimizer's class lists, and "rounding" where weights are rounded at random;
+        [K, *row_shape], or [K] for one number per row; none for SGD that rounds to nearest. float64 of a float64 table, else
+        float32; "step" and "rounding" are uint32.
         Raises OptimizerError, KeyRangeError, ShapeError, DtypeError, PeerLostError, ClosedError.
         """
         cdef Operation operation

@@ -86,12 +86,12 @@ cdef class WorkersOfRank:
         _wake_waiters(engine)
 
     cdef int pass_gate(self, Engine engine) except -1:
+        if engine.budget.limit_bytes and engine.budget.copies.held_bytes:
+            _let_save_catch_up(engine)
         while self.gate:
             engine.calls.wait(_is_open, &self.gate, FOREVER_NS, "a checkpoint's cut")
             engine.calls.raise_state()
-        if engine.budget.limit_bytes and engine.budget.copies.held_bytes:
-            _let_save_catch_up(engine)
-        self.writing += 1
+        self.writing += 1        # nothing since the look at the gate gives the GIL up
         return 0
 
     cdef int leave_gate(self, Engine engine) except -1:
