@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from intentpm.bench.benchmark_plot import draw_benchmarks
 from intentpm.bench.benchmarks import Benchmark
+from intentpm.bench.scenarios.checkpoints import draw_steps
 from intentpm.bench.scenarios.regret import draw_regret
 from intentpm.bench.trace_plot import draw_trace, is_trace
 from intentpm.bench.training_plot import TASK_PLOTS, draw_training
@@ -30,6 +31,7 @@ STYLE: dict[Any, Any] = {
 
 PLOTS: dict[str, Callable[[Mapping[str, Any], Axes], None]] = {
     **dict.fromkeys(TASK_PLOTS, draw_training),
+    "bench checkpoints": draw_steps,
     "bench management --network": draw_regret,
     "bench simulate": draw_regret,
 }

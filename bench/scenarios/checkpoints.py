@@ -9,12 +9,16 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intentpm.checkpoint.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MEMORY_S = 0.005
 """Between two looks at the memory of the process."""
@@ -119,3 +123,20 @@ def _write_with_dd(path: Path, size_bytes: int) -> float:
     seconds = time.perf_counter() - start
     path.unlink()
     return seconds
+
+
+def draw_steps(document: Mapping[str, Any], axes: "Axes") -> None:
+    """How long steps took without a save and while one was made, of a results file."""
+    times = {when: np.concatenate([row[when] for row in document["rows"]]) * 1e3 for when in ("before", "during")}
+    shortest, longest = (limit(np.concatenate([*times.values()])) for limit in (np.min, np.max))
+    bins = np.geomspace(shortest, longest * 1.001, 41)
+    for when, label in ("before", "without a save"), ("during", "while saving"):
+        share = np.full(len(times[when]), 100.0 / len(times[when]))
+        axes.hist(times[when], bins, weights=share, histtype="step", linewidth=1.5, label=label)
+    axes.axvline(2 * np.median(times["before"]) + 10.0, color="gray", linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("ms per step (dotted: two usual steps + 10 ms)")
+    axes.set_ylabel("% of the steps")
+    axes.set_title(document["bench"], loc="left", fontsize=10)
+    axes.legend()

@@ -16,7 +16,7 @@ class CtrOptions:
     dropout: float = 0.5
     lr: float = 0.001
     """Learning rate of the dense layers' Adam. This and the next fall linearly over the epochs."""
-    embedding_lr: float = 0.02
+    embedding_lr: float = 0.04
     """Learning rate of the AdaGrad of the categories' rows."""
     final_lr_share: float = 0.01
     """Of the learning rates: the least that they fall to."""

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from intentpm.bench.cli import bench
+from intentpm.bench.scenarios import simulated_job
 from intentpm.bench.scenarios.networks import Network
 from intentpm.bench.scenarios.regret import MODES
 
@@ -52,6 +53,14 @@ def test_modes_on_simulated_ranks(tmp_path):
     assert (document["config"]["latency_us"], document["config"]["gbytes_per_s"]) == (100.0, 0.025)
     assert "| zipf | 5 ranks |" in (tmp_path / "simulate.md").read_text()
     assert (tmp_path / "simulate.png").stat().st_size > 1_000
+
+
+def test_a_mode_whose_simulation_goes_on_too_long_is_left_out_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(simulated_job, "MAX_EVENTS", 1_000)
+    out = run("simulate", "--ranks", "5", "--steps", 5, "--keys", 300, "--out", tmp_path)
+    left_out = out.count("left out: simulation seed 0: the run is over its budget of events")
+    assert left_out >= 1
+    assert len(json.loads((tmp_path / "simulate.json").read_bytes())["rows"]) == len(MODES) - left_out
 
 
 @pytest.mark.parametrize(
