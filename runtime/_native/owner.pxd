@@ -50,7 +50,7 @@ cdef class Owner:
     cdef vector[uint32_t] row_numbers            # ... and where their rows are
     cdef bint is_new                             # what the round being served has written (cuts.pxd)
     # Measured, smoothed (policy.Situation):
-    cdef double astray
+    cdef readonly double astray
     cdef double with_row
     cdef double stall_bytes
     cdef int64_t began_ns                        # when measuring began, ...

@@ -9,7 +9,7 @@ from intentpm.runtime._native.cuts cimport snapshot_flags
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
 from intentpm.runtime._native.hand_over cimport HandOver
-from intentpm.runtime._native.hints cimport Hints, told_of_moves
+from intentpm.runtime._native.hints cimport WELL_KNOWN_RANKS, Hints, told_of_moves
 from intentpm.runtime._native.holders cimport (
     HOLDING_NEWS, HOLDING_ONCE, HOLDING_ROUNDED, add_holding, holding_of, others_hold, remove_holding, rest_until,
 )
@@ -57,6 +57,8 @@ cdef class Owner:
         self.hand_over = HandOver(remote, news, management)
         self.rank = remote.transport.rank
         self.management = management
+        # Where few hear of moves, the first who asks is not given what all are about to ask for.
+        self.astray = 1.0 if remote.transport.size > WELL_KNOWN_RANKS else 0.0
 
     # -- answering -------------------------------------------------------------------------------------------------------
 
@@ -195,7 +197,7 @@ cdef class Owner:
 
     cdef void _measure(self, const RoundHeader* asked) noexcept nogil:
         """A ROUND has come that is about to be answered."""
-        cdef double share = min(1.0, asked.count / RECORDS_SMOOTHED)
+        cdef double share = min(1.0, <double>asked.count / RECORDS_SMOOTHED)
         self.astray += share * (((asked.flags & FLAG_FORWARDED) != 0) - self.astray)
         if self.began_ns == 0:
             self.began_ns = self.journal.now_ns

@@ -58,6 +58,42 @@ def test_without_hand_over_they_stay_with_the_first() -> None:
     assert max(owned) > 40, "the keys are not contended: the test above tests nothing"
 
 
+def test_who_asks_first_is_not_given_what_all_others_ask_for() -> None:
+    ranks = 32
+    with simulate(ranks, 0, Config(management="adaptive", seed=0), NetworkModel()) as job:
+        tables = job.create_table("t", 40 * ranks, (32,))
+        keys = np.arange(0, 40 * ranks, 16)
+
+        def begin(pm: Any) -> int:
+            worker, table = pm.worker(), tables[pm.rank]
+            worker.intent(table, np.setdiff1d(keys, table.owned_keys()), 0)
+            worker.wait_sync()
+            return len(np.intersect1d(keys, table.owned_keys()))
+
+        owned = job.on_every_rank(begin)
+    assert max(owned) <= len(keys) // 8, f"of {len(keys)} keys that all asked for at once the ranks own {owned}"
+
+
+def test_records_that_go_astray_are_measured() -> None:
+    """Rank 0 asks the keys' homes, all of which are right; what rank 1 asks of them is passed on to rank 0."""
+    keys, ranks = 3000, 12
+    with simulate(ranks, 0, Config(management="relocate", seed=0), NetworkModel()) as job:
+        tables = job.create_table("t", keys)
+        astray = [lambda owner=pm._engine.rounds.owner: owner.astray for pm in job.ranks]
+        assert [share() for share in astray] == [1.0] * ranks, "until it is measured"
+        for asks in (0, 1):
+
+            def intend(asks: int = asks) -> None:
+                worker = job.ranks[asks].worker()
+                worker.intent(tables[asks], np.arange(keys), 0)
+                worker.wait_sync()
+
+            job.spawn(asks, intend)
+            job.run()
+        assert max(share() for share in astray[1:]) < 0.9
+        assert astray[0]() > 0.9
+
+
 # -- one hand-over -----------------------------------------------------------------------------------------------------
 
 KEYS = np.arange(12)
