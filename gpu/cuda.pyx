@@ -6,12 +6,14 @@ from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
 from intentpm.foundation.errors import DeviceError
 from intentpm.gpu.compiler import compile_with_cupy
+from intentpm.gpu.libraries import new_array, stream_of
 
 from intentpm.gpu.device cimport (
     BLOCK_THREADS, WARP_LANES, Device, EventHandle, KernelHandle, RowBatch, StreamHandle, now_ns,
 )
 
 cdef enum:
+    DL_CUDA = 2
     CU_STREAM_NON_BLOCKING = 1
     CU_EVENT_DISABLE_TIMING = 2
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
@@ -53,6 +55,8 @@ cdef class CudaDevice(Device):
         cdef int device = 0, count = 0
         cdef char name[MOST_NAME_BYTES]
         self.ordinal = ordinal
+        self.dlpack_kind = DL_CUDA
+        self.dlpack_number = ordinal
         self.compile_kernels = compile_kernels
         self.kernels = {}
         self._resolve(library)
@@ -193,6 +197,12 @@ cdef class CudaDevice(Device):
         result = self.driver.query(event)
         self._leave(0 if result == CUDA_ERROR_NOT_READY else result)
         return result
+
+    def stream_of(self, array) -> int:
+        return stream_of(array, self.ordinal)
+
+    def new_array(self, shape, dtype):
+        return new_array(self.ordinal, shape, dtype)
 
     def compile(self, names) -> None:
         missing = [name for name in names if name not in self.kernels]

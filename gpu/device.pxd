@@ -64,6 +64,9 @@ cdef class Device:
     cdef readonly str name
     cdef readonly unsigned multiprocessors
     cdef readonly unsigned most_lanes    # of a group that shares a row: at most WARP_LANES
+    cdef readonly int dlpack_kind        # of its arrays, as DLPack numbers devices; and which of them
+    cdef readonly int dlpack_number
+    cdef readonly bint memory_is_hosts   # the host can use its memory as its own: it is emulated
     cdef public double wait_limit_s
     cdef atomic[Text] not_done           # what the host has waited for in vain; NULL: nothing. Set once
 
@@ -91,6 +94,8 @@ cdef class Device:
     # ``what`` is waited for: a constant text that goes on from "the device has not finished".
     cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil
     cdef bint has_happened(self, EventHandle event) noexcept nogil
+    # Whether it is in the device's memory. Of devices whose memory is the host's.
+    cdef bint holds(self, const void* address) noexcept nogil
     cdef void host_reads(self, const void* pinned) noexcept nogil
     cdef void host_writes(self, const void* pinned) noexcept nogil
     # Of a kernel by the name under which NVRTC is asked for it. With the GIL; raises KeyError.

@@ -52,6 +52,16 @@ cdef class Device:
         """Bytes of the device's memory that nobody has now."""
         return self.free_bytes()
 
+    def stream_of(self, array) -> int:
+        """The stream on which its library has the calling thread work now, as the driver knows it; None: of whichever has
+        arrays on this device. 0 of an emulated device: the host itself.
+        """
+        raise NotImplementedError
+
+    def new_array(self, shape, dtype):
+        """An array in its memory, of the library that is usual on it: CuPy. Raises DtypeError, MemoryError."""
+        raise NotImplementedError
+
     def compile(self, names) -> None:
         """Makes kernels ready, by the names under which NVRTC is asked for them: many together are compiled sooner."""
 
@@ -101,6 +111,9 @@ cdef class Device:
         return False
 
     cdef bint has_happened(self, EventHandle event) noexcept nogil:
+        return False
+
+    cdef bint holds(self, const void* address) noexcept nogil:
         return False
 
     cdef void host_reads(self, const void* pinned) noexcept nogil:

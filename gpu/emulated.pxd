@@ -71,6 +71,7 @@ cdef class EmulatedDevice(Device):
     cdef public size_t most_bytes        # of all its memory, pinned too; more is refused
     cdef readonly uint64_t host_waits
     cdef public bint stands_still
+    cdef object current                  # threading.local: the stream that a thread works on
     cdef mutex lock
     cdef uint64_t random
     cdef HappensBefore order

@@ -1,5 +1,9 @@
 """A device that is not there; ``emulated.pxd`` is the contract."""
 
+import itertools
+import threading
+from contextlib import contextmanager
+
 cimport cython
 from cython.operator cimport dereference, postdecrement
 from libc.stddef cimport size_t
@@ -15,6 +19,9 @@ from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, St
 cdef enum:
     PAGE_BYTES = 4096
     MEMORY_BYTES = 256 << 20     # that it says it has; no more is kept from being allocated
+    DL_EXTENSION = 12
+
+_numbers = itertools.count()             # of the emulated devices of this process
 
 
 @cython.no_gc_clear                      # rows, and what else is on it, are released after it was found to be garbage
@@ -37,6 +44,10 @@ cdef class EmulatedDevice(Device):
         self.most_bytes = <size_t>-1
         self.random = <uint64_t>(seed & 0xffffffffffffffff)
         self.order = HappensBefore()
+        self.dlpack_kind = DL_EXTENSION
+        self.dlpack_number = next(_numbers)
+        self.memory_is_hosts = True
+        self.current = threading.local()
 
     def __dealloc__(self):
         for entry in self.blocks:
@@ -51,6 +62,10 @@ cdef class EmulatedDevice(Device):
     def failure(self) -> str:
         return bytes(self.found[0]).decode() if self.found.size() else Device.failure.__get__(self)
 
+    def holds_address(self, size_t address) -> bool:
+        """Whether it is in the device's memory."""
+        return self.holds(<const void*>address)
+
     @property
     def allocated_bytes(self) -> int:
         """Of the device's memory that is in use."""
@@ -59,6 +74,29 @@ cdef class EmulatedDevice(Device):
             if not entry.second.pinned:
                 size_bytes += entry.second.size_bytes
         return size_bytes
+
+    @contextmanager
+    def using(self, stream):
+        """In the with block the calling thread works on ``stream``: what a library's current stream is on a GPU."""
+        before = self.current_stream
+        self.current.stream = stream
+        try:
+            yield stream
+        finally:
+            self.current.stream = before
+
+    @property
+    def current_stream(self):
+        """The one that the calling thread works on; None: the host does the work itself."""
+        return getattr(self.current, "stream", None)
+
+    def stream_of(self, array) -> int:
+        stream = self.current_stream
+        return 0 if stream is None else stream.address
+
+    def new_array(self, shape, dtype):
+        from intentpm.gpu.device_arrays import EmulatedArray
+        return EmulatedArray(self, shape, dtype)
 
     @staticmethod
     def kernel_names() -> list:
@@ -224,6 +262,13 @@ cdef class EmulatedDevice(Device):
             self.order.host_after(self.events[number].moment)
         self.lock.unlock()
         return happened
+
+    cdef bint holds(self, const void* address) noexcept nogil:
+        cdef Block* block
+        self.lock.lock()
+        block = self._block_of(address)
+        self.lock.unlock()
+        return block != NULL and not block.pinned
 
     cdef void host_reads(self, const void* pinned) noexcept nogil:
         cdef Block* block

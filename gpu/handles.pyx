@@ -86,6 +86,17 @@ cdef class Stream:
         if self.handle != NULL:
             self.device.release_stream(self.handle)
 
+    @property
+    def address(self) -> int:
+        """As the driver knows it."""
+        return <size_t>self.handle
+
+    def synchronize(self) -> None:
+        """Waits until all that was enqueued is done."""
+        done = Event(self.device)
+        self.record(done)
+        done.synchronize()
+
     def copy(self, Memory to not None, Memory source not None, size_t size_bytes) -> None:
         """The first ``size_bytes`` of ``source`` into ``to``."""
         if size_bytes > to.size_bytes or size_bytes > source.size_bytes:

@@ -10,7 +10,8 @@ from libcpp.vector cimport vector
 from intentpm.foundation.errors import DeviceError, MemoryBudgetError
 from intentpm.runtime.device_layout import device_layout, step_numbers
 
-from intentpm.gpu.device cimport Device
+from intentpm.gpu.caller_streams cimport CallerStreams
+from intentpm.gpu.device cimport Device, RowBatch
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
@@ -149,10 +150,11 @@ cdef class DeviceTier:
         cdef KeyPlace* place = &self.table.places[run.keys[run.first + i]]
         cdef uint8_t* where = &self.tier.where[place.slot]
         cdef bint done = True
-        if self.batch_of[place.slot] == self.batches and (run.kind == ACCESS_ROW_STEP or not where[0] & ROW_ON_DEVICE):
+        if not run.sums and self.batch_of[place.slot] == self.batches and (
+                run.kind == ACCESS_ROW_STEP or not where[0] & ROW_ON_DEVICE):
             unlock_unchanged(&place.word, seen)
             return TAKE_LATER
-        if is_for_home(self.table, run.kind, seen):
+        if is_for_home(self.table, run, seen):
             unlock_unchanged(&place.word, seen)
             return TAKE_HOME
         if not where[0] & ROW_ON_DEVICE:
@@ -188,8 +190,11 @@ cdef class DeviceTier:
 
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil:
         """Copies a row that is in ``rows``, to go to the device before the run."""
+        if run.sent != NULL and run.sent_count == run.sent.count and not self._send_off(run):
+            return False
         if run.sent == NULL:
-            run.sent = self.rows.open(run.count, self.table.stored_bytes)
+            run.sent = self.rows.open(
+                min(run.count, max(<int64_t>1, <int64_t>(RUN_BYTES // self.table.stored_bytes))), self.table.stored_bytes)
             if run.sent == NULL:
                 return False
         slots_in(run.sent)[run.sent_count] = slot
@@ -198,15 +203,24 @@ cdef class DeviceTier:
         self.sent_rows += 1
         return True
 
+    cdef bint _send_off(self, Run* run) noexcept nogil:
+        """Rows that were copied, to their slots on the device."""
+        cdef bint done
+        run.sent.count = run.sent_count
+        done = (self._make_room() and self.rows.bring(run.sent, True)
+                and self.rows.put(run.sent, True))
+        self.rows.close(run.sent)
+        run.sent = NULL
+        run.sent_count = 0
+        return done
+
     cdef bint _enqueue(self, Run* run) noexcept nogil:
-        if not self._make_room():
+        if not self._make_room() or (run.sent != NULL and not self._send_off(run)):
             return False
-        if run.sent != NULL:
-            run.sent.count = run.sent_count
-            if not self.rows.bring(run.sent, True) or not self.rows.put(run.sent, True):
-                return False
         if run.exchange == NULL:
             return True
+        if run.device_rows != NULL:
+            return self._enqueue_on_device(run)
         if reads_rows(run.kind):
             return (self.rows.bring(run.exchange, False)
                     and self.rows.gather(run.exchange, _is_stored(run.kind))
@@ -219,6 +233,19 @@ cdef class DeviceTier:
             return self.rows.step(run.exchange, run.lr)
         return self.rows.put(run.exchange, _is_stored(run.kind))
 
+    cdef bint _enqueue_on_device(self, Run* run) noexcept nogil:
+        cdef RowBatch batch = self.rows._batch(
+            <const int*>run.exchange.device, run.exchange.count, run.device_rows, run.row_bytes)
+        if not self.rows.bring(run.exchange, False):
+            return False
+        if reads_rows(run.kind):
+            return self.rows._gather(&batch, False)
+        if run.kind == ACCESS_ROW_PUSH:
+            return self.rows._add(&batch)
+        if run.kind == ACCESS_ROW_STEP:
+            return self.rows._step(&batch, run.lr)
+        return self.rows._put(&batch, False)
+
     cdef void _close(self, Run* run) noexcept nogil:
         if run.sent != NULL:
             self.rows.close(run.sent)
@@ -229,6 +256,54 @@ cdef class DeviceTier:
         self.tier.failed = True
         if self.tier.job_fails != NULL:
             self.tier.job_fails[0] = True
+
+    # -- rows that are on the device -------------------------------------------------------------------------------------------
+
+    cdef bint serve_on_device(
+            self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
+            CallerStreams callers, vector[int32_t]& left, uint64_t* served) noexcept nogil:
+        cdef size_t row_bytes = self.table.row_bytes
+        cdef int64_t first = 0, taken = 0
+        cdef Run run
+        self.rows.lock.lock()
+        if not callers.order_before(self.rows.stream, self.rows.moved):
+            taken = NOT_TAKEN
+        while taken != NOT_TAKEN and first < count:
+            memset(&run, 0, sizeof(run))
+            run.kind = kind
+            run.keys = keys
+            run.device_rows = device_rows + first * row_bytes
+            run.sums = sums
+            run.first = first
+            run.count = count - first
+            run.row_bytes = row_bytes
+            run.lr = lr
+            taken = self._serve_run(&run, left, served)
+            first += taken
+        if taken != NOT_TAKEN and not callers.order_after(self.rows.stream, self.rows.moved):
+            taken = NOT_TAKEN
+        if taken == NOT_TAKEN:
+            self._fail()
+        self.rows.lock.unlock()
+        sort(left.begin(), left.end())
+        return taken != NOT_TAKEN
+
+    cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil:
+        """Returns how many keys are done, or NOT_TAKEN."""
+        cdef vector[int32_t] for_home
+        cdef int64_t done = NOT_TAKEN
+        cdef size_t n
+        run.exchange = self.rows.open(run.count, 0)
+        if run.exchange != NULL:
+            done = self._look_up(run, left, for_home, served)
+        if done != NOT_TAKEN:
+            memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+            if run.taken_up > 0 and not self._enqueue(run):
+                done = NOT_TAKEN
+        self._close(run)
+        for n in range(for_home.size()):
+            left.push_back(<int32_t>(run.first + for_home[n]))
+        return done
 
     # -- coming back -----------------------------------------------------------------------------------------------------------
 
