@@ -24,6 +24,7 @@ from intentpm.gpu.handles cimport Memory
 cdef enum:
     GARBAGE = 0x9d               # floats of it are small, integers far from any key
     DL_CPU = 1
+    DL_CUDA_HOST = 3             # pinned
     DL_INT = 0
     DL_UINT = 1
     DL_FLOAT = 2
@@ -104,6 +105,7 @@ cdef DeviceArray _from_dlpack(object array, Device device):
     cdef DeviceArray found
     cdef const DLTensor* tensor
     kind, number = (int(part) for part in array.__dlpack_device__())
+    kind = DL_CPU if kind == DL_CUDA_HOST else kind
     if kind != device.dlpack_kind and kind != DL_CPU:
         raise DeviceError(f"an array of {type(array).__name__} lies on another kind of device than {device.name}")
     if kind == device.dlpack_kind and number != device.dlpack_number:

@@ -79,7 +79,7 @@ cdef class DeviceWorker(Worker):
         cdef DeviceArray rows = as_device_array(out, self.device)
         cdef cnp.ndarray wanted
         cdef cnp.ndarray left, host
-        on_host = self._keys_on_host(keys)
+        on_host = self.keys_on_host(keys)
         if out is not None and rows is None:
             return Worker.pull(self, table, on_host, out)
         wanted = self._begin(table, on_host)
@@ -100,7 +100,7 @@ cdef class DeviceWorker(Worker):
         cdef DeviceArray rows = as_device_array(out, self.device)
         cdef cnp.ndarray wanted
         cdef cnp.ndarray left
-        on_host = self._keys_on_host(keys)
+        on_host = self.keys_on_host(keys)
         if out is not None and rows is None:
             return Worker.pull_async(self, table, on_host, out)
         wanted = self._begin(table, on_host)
@@ -115,33 +115,33 @@ cdef class DeviceWorker(Worker):
     def push(self, Table table not None, keys, deltas):
         """As ``Worker.push``; what is added on the device shows in what its streams do next."""
         if as_device_array(deltas, self.device) is None:
-            Worker.push(self, table, self._keys_on_host(keys), deltas)
+            Worker.push(self, table, self.keys_on_host(keys), deltas)
         else:
             self._write_from(table, ACCESS_PUSH, keys, deltas, None, False)
 
     def set(self, Table table not None, keys, values):
         """As ``Worker.set``."""
         if as_device_array(values, self.device) is None:
-            Worker.set(self, table, self._keys_on_host(keys), values)
+            Worker.set(self, table, self.keys_on_host(keys), values)
         else:
             self._write_from(table, ACCESS_SET, keys, values, None, False)
 
     def push_async(self, Table table not None, keys, deltas):
         """As ``Worker.push_async``; waits until deltas that other ranks need have come to the host."""
         if as_device_array(deltas, self.device) is None:
-            return Worker.push_async(self, table, self._keys_on_host(keys), deltas)
+            return Worker.push_async(self, table, self.keys_on_host(keys), deltas)
         return self._write_from(table, ACCESS_PUSH, keys, deltas, None, True)
 
     def set_async(self, Table table not None, keys, values):
         """As ``Worker.set_async``."""
         if as_device_array(values, self.device) is None:
-            return Worker.set_async(self, table, self._keys_on_host(keys), values)
+            return Worker.set_async(self, table, self.keys_on_host(keys), values)
         return self._write_from(table, ACCESS_SET, keys, values, None, True)
 
     def push_grad(self, Table table not None, keys, gradients, lr=None, duplicates="sum"):
         """As ``Worker.push_grad``; sums of duplicates are made on the device."""
         if self.exact is not None or as_device_array(gradients, self.device) is None:
-            Worker.push_grad(self, table, self._keys_on_host(keys), self._on_host(gradients), lr, duplicates)
+            Worker.push_grad(self, table, self.keys_on_host(keys), self._on_host(gradients), lr, duplicates)
         else:
             self._step_from(table, keys, gradients, lr, duplicates, False)
 
@@ -149,12 +149,12 @@ cdef class DeviceWorker(Worker):
         """As ``Worker.push_grad_async``; waits until gradients that other ranks or replicas need have come to the host."""
         if self.exact is not None or as_device_array(gradients, self.device) is None:
             return Worker.push_grad_async(
-                self, table, self._keys_on_host(keys), self._on_host(gradients), lr, duplicates)
+                self, table, self.keys_on_host(keys), self._on_host(gradients), lr, duplicates)
         return self._step_from(table, keys, gradients, lr, duplicates, True)
 
     def pull_state(self, Table table not None, keys) -> dict:
         """As ``Worker.pull_state``: arrays on the host."""
-        return Worker.pull_state(self, table, self._keys_on_host(keys))
+        return Worker.pull_state(self, table, self.keys_on_host(keys))
 
     # -- public: intent and time ----------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ cdef class DeviceWorker(Worker):
         if array is None:
             Worker.intent(self, table, keys, start, end)
             return
-        on_host = self._keys_on_host(keys)
+        on_host = self.keys_on_host(keys)
         Worker.intent(self, table, on_host, start, end)
         self.known.note(keys, array, on_host, start + 1 if end is None else end)
 
@@ -186,8 +186,8 @@ cdef class DeviceWorker(Worker):
 
     # -- arguments ------------------------------------------------------------------------------------------------------------
 
-    def _keys_on_host(self, keys):
-        """``keys`` as the host can read them."""
+    def keys_on_host(self, keys):
+        """``keys`` as the host can read them: int64 [K] of those on the device, known or fetched; others as they are."""
         cdef DeviceArray array = as_device_array(keys, self.device)
         if array is None:
             return keys
@@ -217,6 +217,8 @@ cdef class DeviceWorker(Worker):
     cdef DeviceArray _rows_in(self, Table table, cnp.ndarray keys, object given, str what):
         """Rows of ``table`` for each of the keys. Raises ShapeError, DtypeError."""
         cdef DeviceArray rows = as_device_array(given, self.device)
+        if what == "out" and getattr(given, "requires_grad", False):
+            raise DtypeError(f"out for table {table.name!r} is a tensor that requires grad: pass out=tensor.detach()")
         shape = (cnp.PyArray_DIM(keys, 0), *table.row_shape)
         if rows.dtype != table.dtype:
             raise DtypeError(f"{what} for table {table.name!r}: dtype {rows.dtype}, the table has {table.dtype}")
@@ -281,7 +283,7 @@ cdef class DeviceWorker(Worker):
 
     cdef _write_from(self, Table table, int kind, object keys, object values, object lr, bint later):
         """Returns a Future if ``later``."""
-        cdef cnp.ndarray wanted = self._begin(table, self._keys_on_host(keys))
+        cdef cnp.ndarray wanted = self._begin(table, self.keys_on_host(keys))
         cdef cnp.ndarray left, host
         cdef DeviceArray rows
         try:
@@ -301,7 +303,7 @@ cdef class DeviceWorker(Worker):
         cdef cnp.ndarray left, host
         cdef DeviceArray rows
         check_step(table, duplicates)
-        wanted = self._begin(table, self._keys_on_host(keys))
+        wanted = self._begin(table, self.keys_on_host(keys))
         try:
             rows = self._rows_in(table, wanted, gradients, "gradients")
             self._pass_gate()

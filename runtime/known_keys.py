@@ -1,6 +1,6 @@
 """What keys on a device are, where the host has been told before: so that nobody waits for the device to say."""
 
-from collections import deque
+import heapq
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ class KnownKeys:
 
     def __init__(self) -> None:
         self._known: dict[Place, _Known] = {}
-        self._ends: deque[tuple[int, Place]] = deque()
+        self._ends: list[tuple[int, Place]] = []
+        """A heap, of all that were noted."""
 
     def note(self, given: Any, array: DeviceArray, keys: npt.NDArray[np.int64], end: int) -> None:
         """``given`` is ``array`` on the device, and holds ``keys`` [K]; until the worker's clock is ``end``."""
@@ -39,7 +40,7 @@ class KnownKeys:
         if version is not None:
             place = _place_of(array)
             self._known[place] = _Known(given, version, keys, end)
-            self._ends.append((end, place))
+            heapq.heappush(self._ends, (end, place))
 
     def find(self, given: Any, array: DeviceArray) -> npt.NDArray[np.int64] | None:
         """Its keys; None: they are not known, or the array has been changed since."""
@@ -47,9 +48,9 @@ class KnownKeys:
         return known.keys if known is not None and known.version == _version_of(given) else None
 
     def expire(self, clock: int) -> None:
-        """Forgets those whose window is over. Windows end about in the order in which they are announced."""
+        """Forgets those whose window is over."""
         while self._ends and self._ends[0][0] <= clock:
-            _, place = self._ends.popleft()
+            _, place = heapq.heappop(self._ends)
             known = self._known.get(place)
             if known is not None and known.end <= clock:
                 del self._known[place]

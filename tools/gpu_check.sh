@@ -47,7 +47,7 @@ for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
     print(wheel)
 PYTHON
 )
-pip=("$python" -m pip install -q --no-index --no-deps --no-cache-dir --target "$site")
+pip=("$python" -m pip install -q --no-index --no-deps --no-cache-dir --no-compile --target "$site")
 # shellcheck disable=SC2086
 [ -z "$missing" ] || step 120 "carried wheels" "${pip[@]}" $missing
 step 330 build "${pip[@]}" --no-build-isolation --config-settings=build-dir=build/gpu-check/build .

@@ -190,11 +190,11 @@ cdef class DeviceTier:
 
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil:
         """Copies a row that is in ``rows``, to go to the device before the run."""
+        cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(self.table.stored_bytes, <size_t>1))
         if run.sent != NULL and run.sent_count == run.sent.count and not self._send_off(run):
             return False
         if run.sent == NULL:
-            run.sent = self.rows.open(
-                min(run.count, max(<int64_t>1, <int64_t>(RUN_BYTES // self.table.stored_bytes))), self.table.stored_bytes)
+            run.sent = self.rows.open(min(run.count, most), self.table.stored_bytes)
             if run.sent == NULL:
                 return False
         slots_in(run.sent)[run.sent_count] = slot

@@ -1,0 +1,77 @@
+"""Tensors in the memory of a worker's device: CUDA tensors, or on an emulated device tensors of the CPU in its memory.
+
+An emulated device's memory is the host's, so PyTorch on the CPU works with it: what a worker enqueues for it, the host
+has waited for. On a GPU nothing here waits for the device.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+
+from intentpm.gpu.device import Device
+from intentpm.gpu.emulated import EmulatedDevice
+from intentpm.gpu.handles import Memory
+
+
+def device_of(worker: Any) -> Device | None:
+    """None: a worker of the host."""
+    device: Device | None = getattr(worker, "device", None)
+    return device
+
+
+def empty_on(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of garbage [*shape] in the device's memory."""
+    if not isinstance(device, EmulatedDevice):
+        return torch.empty(shape, dtype=dtype, device=f"cuda:{device.dlpack_number}")
+    size_bytes = torch.Size(shape).numel() * dtype.itemsize
+    memory = Memory(device, max(1, size_bytes))
+    # Torch keeps the buffer, which keeps the memory.
+    buffer = type("Buffer", (ctypes.c_uint8 * max(1, size_bytes),), {}).from_address(memory.address)
+    buffer.memory = memory
+    return torch.frombuffer(buffer, dtype=torch.uint8)[:size_bytes].view(dtype).view(shape)
+
+
+def on_device(device: Device, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` there: itself if it is; else a copy, made on the current stream."""
+    if not isinstance(device, EmulatedDevice):
+        return tensor.to(f"cuda:{device.dlpack_number}", non_blocking=True)
+    if device.holds_address(tensor.data_ptr()):
+        return tensor
+    return empty_on(device, tuple(tensor.shape), tensor.dtype).copy_(tensor)
+
+
+def indices_on(device: Device, indices: Any) -> torch.Tensor:
+    """An array of integers as a tensor for PyTorch to index with on the device."""
+    return on_device(device, torch.from_numpy(indices))
+
+
+class Moved:
+    """A batch that was moved to a device, perhaps in another thread than the one that uses it."""
+
+    def __init__(self, device: Device, batch: Any) -> None:
+        self._device, self._tensors = device, list[torch.Tensor]()
+        self.batch = self._move(batch)
+        self._event: Any = None
+        if self._tensors and not isinstance(device, EmulatedDevice):
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(self._tensors[0].device))
+
+    def take(self) -> Any:
+        """The batch, for the calling thread's current stream."""
+        if self._event is not None:
+            stream = torch.cuda.current_stream(self._tensors[0].device)
+            stream.wait_event(self._event)
+            for tensor in self._tensors:
+                tensor.record_stream(stream)
+        return self.batch
+
+    def _move(self, part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            self._tensors.append(on_device(self._device, part))
+            return self._tensors[-1]
+        if isinstance(part, dict):
+            return {name: self._move(value) for name, value in part.items()}
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*map(self._move, part))
+        return type(part)(map(self._move, part)) if isinstance(part, list | tuple) else part
