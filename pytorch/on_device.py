@@ -27,7 +27,8 @@ def empty_on(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torc
     size_bytes = torch.Size(shape).numel() * dtype.itemsize
     memory = Memory(device, max(1, size_bytes))
     # Torch keeps the buffer, which keeps the memory.
-    buffer = type("Buffer", (ctypes.c_uint8 * max(1, size_bytes),), {}).from_address(memory.address)
+    kind: Any = type("Buffer", (ctypes.c_uint8 * max(1, size_bytes),), {})
+    buffer = kind.from_address(memory.address)
     buffer.memory = memory
     return torch.frombuffer(buffer, dtype=torch.uint8)[:size_bytes].view(dtype).view(shape)
 
