@@ -42,7 +42,7 @@ from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport (
     ACCESS_ROW_PULL, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_STEP, RowAccess,
 )
-from intentpm.runtime.call_arguments cimport check_step, learning_rate, steps_of
+from intentpm.runtime.call_arguments cimport check_step, learning_rate, rate_of_call, steps_of
 from intentpm.runtime.worker cimport WORKER_IDLE, Worker
 from intentpm.runtime.workers_of_rank cimport WorkersOfRank
 
@@ -307,7 +307,7 @@ cdef class DeviceWorker(Worker):
         try:
             rows = self._rows_in(table, wanted, gradients, "gradients")
             self._pass_gate()
-            self.lr = learning_rate(table, lr)
+            self.lr = rate_of_call(table, self.steps, learning_rate(table, lr))
             left = self._serve(table, ACCESS_STEP, wanted, rows, gradients, duplicates == "sum")
             stepped, host = steps_of(
                 table, self.duplicates, wanted[left], self._fetch_rows(table, rows, left), duplicates)
