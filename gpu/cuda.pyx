@@ -17,6 +17,7 @@ cdef enum:
     CU_STREAM_NON_BLOCKING = 1
     CU_EVENT_DISABLE_TIMING = 2
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
+    CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9
     CUDA_ERROR_NOT_READY = 600
     MOST_NAME_BYTES = 100
 
@@ -25,7 +26,7 @@ _FUNCTIONS = (
     "cuGetErrorString", "cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain",
     "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
     "cuMemFreeHost", "cuStreamCreate", "cuStreamDestroy_v2", "cuEventCreate", "cuEventDestroy_v2", "cuLaunchKernel",
-    "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent", "cuEventQuery",
+    "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent", "cuEventQuery", "cuPointerGetAttribute",
 )
 
 
@@ -182,6 +183,8 @@ cdef class CudaDevice(Device):
         # The driver's own wait has no deadline.
         cdef int64_t begun_ns = now_ns()
         cdef int result = self._query(event)
+        if result == CUDA_ERROR_NOT_READY:
+            self.waits.fetch_add(1)
         while result == CUDA_ERROR_NOT_READY and self.wait_on(begun_ns, what):
             result = self._query(event)
         return result == 0
@@ -198,7 +201,17 @@ cdef class CudaDevice(Device):
         self._leave(0 if result == CUDA_ERROR_NOT_READY else result)
         return result
 
-    def stream_of(self, array) -> int:
+    cdef bint holds(self, const void* address) noexcept nogil:
+        cdef int ordinal = -1
+        if not self._enter():
+            return False
+        # Of memory that the driver does not know it fails, which says nothing of the device.
+        if self.driver.get_pointer_attribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, <DevicePointer>address):
+            ordinal = -1
+        self._leave(0)
+        return ordinal == self.ordinal
+
+    def stream_of(self, array):
         return stream_of(array, self.ordinal)
 
     def new_array(self, shape, dtype):

@@ -69,6 +69,7 @@ cdef class Device:
     cdef readonly bint memory_is_hosts   # the host can use its memory as its own: it is emulated
     cdef public double wait_limit_s
     cdef atomic[Text] not_done           # what the host has waited for in vain; NULL: nothing. Set once
+    cdef atomic[int64_t] waits           # of the host, for work that was not done
 
     # NULL: no memory is left. Aligned to 256 bytes.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
@@ -94,7 +95,7 @@ cdef class Device:
     # ``what`` is waited for: a constant text that goes on from "the device has not finished".
     cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil
     cdef bint has_happened(self, EventHandle event) noexcept nogil
-    # Whether it is in the device's memory. Of devices whose memory is the host's.
+    # Whether it is in the device's memory.
     cdef bint holds(self, const void* address) noexcept nogil
     cdef void host_reads(self, const void* pinned) noexcept nogil
     cdef void host_writes(self, const void* pinned) noexcept nogil

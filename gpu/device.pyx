@@ -23,7 +23,7 @@ cdef class Device:
     """One GPU. Any thread.
 
     Attributes: ``name``, of the card; ``multiprocessors``; ``most_lanes``, that work together on a row; ``wait_limit_s``,
-    seconds for which the host waits for anything on it.
+    seconds for which the host waits for anything on it; ``host_waits``, how often it has, for work that was not done.
     """
 
     def __cinit__(self):
@@ -34,6 +34,10 @@ cdef class Device:
         """The first thing that went wrong; empty: nothing did."""
         cdef const char* what = self.not_done.load()
         return f"the device has not finished {what.decode()} within {self.wait_limit_s:g} s" if what != NULL else ""
+
+    @property
+    def host_waits(self) -> int:
+        return self.waits.load()
 
     cdef bint wait_on(self, int64_t begun_ns, const char* what) noexcept nogil:
         cdef int64_t waited_ns = now_ns() - begun_ns
@@ -53,8 +57,8 @@ cdef class Device:
         return self.free_bytes()
 
     def stream_of(self, array) -> int:
-        """The stream on which its library has the calling thread work now, as the driver knows it; None: of whichever has
-        arrays on this device. 0 of an emulated device: the host itself.
+        """The stream that comes after what its library has to do with it (``libraries``), as the driver knows it; None, of an
+        emulated device: the host itself works with it. array: None: of whichever library has arrays on this device.
         """
         raise NotImplementedError
 

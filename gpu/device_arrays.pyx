@@ -15,6 +15,7 @@ import sys
 import numpy as np
 
 from intentpm.foundation.errors import DeviceError, DtypeError
+from intentpm.gpu.libraries import producer_stream
 
 from intentpm.gpu.device cimport Device
 from intentpm.gpu.handles cimport Memory
@@ -64,23 +65,31 @@ cdef object _dtype_of(const DLDataType* given):
     return np.dtype(f"{kinds[given.code]}{given.bits // 8}")
 
 
-cdef bint _is_contiguous(const DLTensor* tensor) noexcept:
-    cdef int64_t expected = 1
-    cdef int axis
-    if tensor.strides == NULL:
-        return True
-    for axis in range(tensor.ndim - 1, -1, -1):
-        if tensor.shape[axis] > 1 and tensor.strides[axis] != expected:
-            return False
-        expected *= tensor.shape[axis]
-    return True
+cdef tuple _strides_of(tuple shape, size_t item_bytes):
+    """In bytes, of a C-contiguous array."""
+    strides = []
+    for length in shape[::-1]:
+        strides.append(item_bytes)
+        item_bytes *= max(1, length)
+    return tuple(strides[::-1])
 
 
 cdef class DeviceArray:
     """What is known of an array in the memory of a device. Made by ``as_device_array``.
 
-    Attributes: ``owner``, what keeps the memory; ``shape``; ``dtype``; ``is_contiguous``, in C's order; ``address``.
+    Attributes: ``given``, the array itself; ``owner``, what keeps the memory; ``shape``; ``dtype``; ``strides`` in bytes;
+    ``is_contiguous``, in C's order; ``address``.
     """
+
+    cdef _set_strides(self, tuple strides):
+        """None: C-contiguous. Those of axes that are not walked along are as in a contiguous array."""
+        contiguous = _strides_of(self.shape, self.dtype.itemsize)
+        if strides is None or 0 in self.shape:
+            strides = contiguous
+        self.strides = tuple([
+            stride if length > 1 else usual
+            for length, stride, usual in zip(self.shape, strides, contiguous, strict=True)])
+        self.is_contiguous = self.strides == contiguous
 
     @property
     def address(self) -> int:
@@ -88,7 +97,7 @@ cdef class DeviceArray:
 
 
 def as_device_array(array, Device device not None):
-    """``array`` as one on ``device``; None: it does not lie there. No stream waits, nor the host.
+    """``array`` as one on ``device``; None: it does not lie there. The host does not wait; streams as ``libraries`` says.
 
     Raises DeviceError for memory of another device; DtypeError.
     """
@@ -119,39 +128,41 @@ cdef DeviceArray _from_dlpack(object array, Device device):
         raise DeviceError(f"{type(array).__name__}.__dlpack__ gives no tensor of DLPack")
     tensor = &(<DLManagedTensor*>PyCapsule_GetPointer(capsule, "dltensor")).tensor
     found = DeviceArray.__new__(DeviceArray)
+    found.given = array
     found.owner = (array, capsule)
     found.memory = <char*>tensor.data + tensor.byte_offset
     found.shape = tuple([tensor.shape[axis] for axis in range(tensor.ndim)])
     found.dtype = _dtype_of(&tensor.dtype)
-    found.is_contiguous = _is_contiguous(tensor)
+    found._set_strides(None if tensor.strides == NULL else tuple(
+        [tensor.strides[axis] * found.dtype.itemsize for axis in range(tensor.ndim)]))
     # An emulated device's memory is the host's: PyTorch on the CPU may have made a tensor of it.
     return found if kind == device.dlpack_kind or device.holds(found.memory) else None
 
 
 cdef object _capsule_of(object array, int kind):
+    stream = producer_stream(array)
     if hasattr(array, "detach"):
         array = array.detach()
     if kind == DL_CPU:
         return array.__dlpack__()
-    if type(array).__module__.partition(".")[0] == "torch":      # refuses those that are not on its current device
-        with sys.modules["torch"].cuda.device(array.device):
-            return array.__dlpack__(stream=-1)
-    return array.__dlpack__(stream=-1)                           # -1: who asks sees to the order
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):    # refuses those that are not on its current device
+        with torch.cuda.device(array.device):
+            return array.__dlpack__(stream=stream)
+    return array.__dlpack__(stream=stream)
 
 
 cdef DeviceArray _from_interface(object array, Device device):
-    """One that only has ``__cuda_array_interface__``, which does not say on which device it lies: the context's."""
+    """One that only has ``__cuda_array_interface__``, which does not say on which device it lies."""
     cdef DeviceArray found = DeviceArray.__new__(DeviceArray)
     interface = array.__cuda_array_interface__
-    found.owner = array
+    found.given = found.owner = array
     found.memory = <char*><size_t>interface["data"][0]
     found.shape = tuple(interface["shape"])
     found.dtype = np.dtype(interface["typestr"])
-    strides, step = interface.get("strides"), found.dtype.itemsize
-    found.is_contiguous = True
-    for length, stride in zip(found.shape[::-1], strides[::-1] if strides else (), strict=False):
-        found.is_contiguous = found.is_contiguous and (length <= 1 or stride == step)
-        step *= length
+    found._set_strides(interface.get("strides"))
+    if 0 not in found.shape and not device.holds(found.memory):
+        raise DeviceError(f"an array of {type(array).__name__} does not lie on {device.name}: move it there first")
     return found
 
 

@@ -6,9 +6,8 @@ from intentpm.gpu.handles import Stream
 class EmulatedDevice(Device):
     @property
     def guarded(self) -> bool: ...
-    @property
-    def host_waits(self) -> int: ...
     stands_still: bool
+    held: int
     most_bytes: int
     @property
     def defects(self) -> list[str]: ...

@@ -14,6 +14,8 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
 )
 
+from intentpm.gpu.libraries import is_ordered_by_streams, stream_of_other
+
 from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StreamHandle, WARP_LANES, now_ns
 
 cdef enum:
@@ -30,8 +32,8 @@ cdef class EmulatedDevice(Device):
 
     Parameters: ``seed``, an integer; ``lanes``, that share a row: 1, or 32 as on a real device, which is slower; ``guarded``:
     the host that touches the device's memory is ended by the system; ``multiprocessors``: more of them make larger grids.
-    Attributes: ``host_waits``, how often the host has waited for work that was not done; ``stands_still``: set it, and no work
-    is done until it is taken back. Any thread.
+    Attributes: ``stands_still``: set it, and no work is done until it is taken back; ``held``, the address of a stream, or 0: the
+    same of that one, as if it waited for another rank. Any thread.
     """
 
     def __init__(self, seed: int = 0, *, lanes: int = 1, guarded: bool = False, multiprocessors: int = 2):
@@ -48,6 +50,7 @@ cdef class EmulatedDevice(Device):
         self.dlpack_number = next(_numbers)
         self.memory_is_hosts = True
         self.current = threading.local()
+        self.new_stream()                # the legacy one: its handle is 1 (``libraries``)
 
     def __dealloc__(self):
         for entry in self.blocks:
@@ -90,9 +93,11 @@ cdef class EmulatedDevice(Device):
         """The one that the calling thread works on; None: the host does the work itself."""
         return getattr(self.current, "stream", None)
 
-    def stream_of(self, array) -> int:
+    def stream_of(self, array):
         stream = self.current_stream
-        return 0 if stream is None else stream.address
+        if not is_ordered_by_streams(array):
+            return stream_of_other(array)
+        return None if stream is None else stream.address
 
     def new_array(self, shape, dtype):
         from intentpm.gpu.device_arrays import EmulatedArray
@@ -236,15 +241,18 @@ cdef class EmulatedDevice(Device):
         cdef int64_t begun_ns = now_ns()
         cdef bint happened = True
         self.lock.lock()
-        self.host_waits += self.events[number].happened < self.events[number].recorded
+        if self.events[number].happened < self.events[number].recorded:
+            self.waits.fetch_add(1)
         if self.events[number].recorded == 0:
             self._note(string(b"the host waits for an event that nobody recorded"))
         while happened and self.events[number].happened < self.events[number].recorded:
-            if self.stands_still:
+            if self._run_one():
+                continue
+            if self.stands_still or self.held:
                 self.lock.unlock()
                 happened = self.wait_on(begun_ns, what)
                 self.lock.lock()
-            elif not self._run_one():
+            else:
                 happened = False
                 self._note(string(b"streams wait for each other"))
         if happened:
@@ -375,7 +383,7 @@ cdef class EmulatedDevice(Device):
         first = self._draw(count)
         for n in range(count):
             stream = (first + n) % count
-            if self.streams[stream].empty() or not self._can_run(self.streams[stream].front()):
+            if self.streams[stream].empty() or stream + 1 == self.held or not self._can_run(self.streams[stream].front()):
                 continue
             work = self.streams[stream].front()
             self.streams[stream].pop_front()

@@ -1,21 +1,17 @@
-"""Rows between arrays in device memory and the host; ``row_transfer.pxd`` is the contract."""
+"""Rows from and to arrays in device memory; ``row_transfer.pxd`` is the contract."""
 
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from intentpm.gpu.caller_streams cimport CallerStreams
+from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device, RowBatch, blocks_for
 from intentpm.gpu.exchanges cimport Exchange, ExchangePool, rows_in, slots_in
 
-cdef enum:
-    RUN_BYTES = 16 << 20                 # that pinned memory is taken for at once
-
-
 @cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class RowTransfer:
-    """Between arrays on ``device`` and the host; for native code. Raises MemoryError."""
+    """Moves rows from and to arrays on ``device``; for native code. Raises MemoryError."""
 
     def __init__(self, Device device not None):
         self.device = device
@@ -29,31 +25,31 @@ cdef class RowTransfer:
         if self.stream == NULL or self.event == NULL:
             raise MemoryError(f"{device.name}: no stream: {device.failure}")
 
+        self.itself = CallerStream(device)
+        self.itself.stream = self.stream
+        self.itself.is_known = True
+
     def __dealloc__(self):
         if self.stream == NULL:
             return
-        if self.event != NULL and self.device.record(self.stream, self.event):
-            self.device.synchronize(self.event, b"moving rows")
         if self.event != NULL:
+            with nogil:                  # it may wait for the caller's stream, that for another thread
+                if self.device.record(self.stream, self.event):
+                    self.device.synchronize(self.event, b"moving rows")
             self.device.release_event(self.event)
         self.device.release_stream(self.stream)
 
     cdef bint fetch(
-            self, CallerStreams callers, const char* array, const int32_t* positions, int64_t count, size_t row_bytes,
-            char* out) noexcept nogil:
-        cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1))
+            self, const char* array, const int32_t* positions, int64_t count, size_t row_bytes, char* out) noexcept nogil:
+        cdef int64_t most = rows_in_a_run(row_bytes)
         cdef int64_t first = 0, run
-        cdef bint done
-        self.lock.lock()
-        done = callers.order_before(self.stream, self.event)
+        cdef bint done = True
         while done and first < count:
             run = min(most, count - first)
             done = self._fetch_run(
                 array if positions != NULL else array + first * row_bytes,
                 positions + first if positions != NULL else NULL, run, row_bytes, out + first * row_bytes)
             first += run
-        done = done and callers.order_after(self.stream, self.event)
-        self.lock.unlock()
         return done
 
     cdef bint _fetch_run(
@@ -78,27 +74,39 @@ cdef class RowTransfer:
         self.exchanges.close(exchange, self.stream)
         return done
 
-    cdef bint deliver(
-            self, CallerStreams callers, char* array, const int32_t* positions, int64_t count, size_t row_bytes,
+    cdef int64_t deliver(
+            self, CallerStream caller, char* array, const int32_t* positions, int64_t count, size_t row_bytes,
             const char* rows) noexcept nogil:
-        cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1))
-        cdef int64_t first = 0, run, begin
-        cdef bint done
-        self.lock.lock()
-        done = callers.order_before(self.stream, self.event)
+        cdef int64_t most = rows_in_a_run(row_bytes)
+        cdef int64_t first = 0, run, begin, spread
+        cdef bint done = caller.before(self.stream)
         while done and first < count:
             run = min(most, count - first)
             begin = positions[first] if positions != NULL else first
             if positions != NULL:        # those that lie near each other: the list of slots is of all rows in between
                 while positions[first + run - 1] - begin >= most:
                     run -= 1
+            spread = positions[first + run - 1] - begin + 1 if positions != NULL else run
+            if self.exchanges.must_wait(spread, row_bytes):
+                break
             done = self._deliver_run(
                 array + begin * row_bytes, positions + first if positions != NULL else NULL, run, row_bytes,
                 rows + first * row_bytes)
             first += run
-        done = done and callers.order_after(self.stream, self.event)
-        self.lock.unlock()
-        return done
+        return first if done and caller.after(self.stream) else <int64_t>-1
+
+    cdef bint stage_waits(self, int64_t count, size_t row_bytes) noexcept nogil:
+        return self.exchanges.must_wait(count, row_bytes)
+
+    cdef Exchange* stage(self, int64_t count, size_t row_bytes) noexcept nogil:
+        return self.exchanges.open(count, row_bytes)
+
+    cdef bint hand_over(self, CallerStream caller, Exchange* exchange, char* array, size_t size_bytes) noexcept nogil:
+        cdef bint done = size_bytes == 0 or (
+            caller.before(self.stream)
+            and self.device.copy(self.stream, array, exchange.device + exchange.rows_at, size_bytes))
+        self.exchanges.close(exchange, self.stream)
+        return done and (size_bytes == 0 or caller.after(self.stream))
 
     cdef bint _deliver_run(
             self, char* array, const int32_t* positions, int64_t count, size_t row_bytes, const char* rows) noexcept nogil:

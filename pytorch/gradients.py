@@ -6,7 +6,9 @@ Guarantees
     * Sending waits for nothing; with a worker of a device, until gradients of which others have to be told have come to
       the host. A later pull of the same keys sees the step (a worker reads its own writes); a step
       that failed raises in the next forward, ``apply`` or ``settle``.
-Assumption: a worker, and so this, is used by one thread at a time. On a CPU, backward runs in the thread that calls it.
+    * On a device a step comes after what backward did, whichever streams that ran on.
+Assumption: a worker, and so this, is used by one thread at a time. On a CPU backward runs in the thread that calls it. On a GPU
+``add`` is called by a thread of autograd's, on the stream that forward ran on, ``_end_pass`` on the caller's; who called waits.
 """
 
 from typing import Any
@@ -16,8 +18,11 @@ import numpy as np
 import torch
 
 from intentpm.foundation.errors import OptimizerError
-from intentpm.torch.on_device import device_of, on_device
+from intentpm.torch.on_device import Handed, device_of, on_device
 from intentpm.torch.tensors import as_array, torch_dtype
+
+_Part = tuple[Any, Any, Handed | None]
+"""Keys, gradients, and on a device what they come after."""
 
 NO_PASS = -1
 _known: "WeakValueDictionary[tuple[int, int], TableGradients]" = WeakValueDictionary()
@@ -41,9 +46,9 @@ class TableGradients:
         self.lr: float | None = None
         """Learning rate of the next steps; None: the optimiser's own."""
         self.accumulating = False
-        self._passes: dict[int, list[tuple[Any, Any]]] = {}
-        """Per backward pass that is under way (reentrant checkpoints nest them): its (keys, gradients)."""
-        self._kept: list[tuple[Any, Any]] = []
+        self._passes: dict[int, list[_Part]] = {}
+        """Per backward pass that is under way (reentrant checkpoints nest them)."""
+        self._kept: list[_Part] = []
         self._under_way: list[Any] = []
 
     def add(self, keys: Any, gradients: torch.Tensor) -> None:
@@ -57,7 +62,8 @@ class TableGradients:
         if current not in self._passes:
             self._passes[current] = []
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_pass(current))
-        self._passes[current].append((keys, self._in_place(gradients)))
+        there, device = self._in_place(gradients), device_of(self.worker)
+        self._passes[current].append((keys, there, None if device is None else Handed(device, [there])))
 
     def _in_place(self, gradients: torch.Tensor) -> Any:
         """Where the worker takes them: on its device, or on the host."""
@@ -83,12 +89,15 @@ class TableGradients:
     def _send(self) -> None:
         self._check_finished()
         parts, self._kept = self._kept, []
+        for _, _, handed in parts:
+            if handed is not None:
+                handed.take()
         if parts:
-            keys, gradients = parts[0] if len(parts) == 1 else self._joined(parts)
+            keys, gradients = parts[0][:2] if len(parts) == 1 else self._joined(parts)
             self._under_way.append(self.worker.push_grad_async(self.table, keys, gradients, lr=self.lr))
 
-    def _joined(self, parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        keys, gradients = zip(*parts, strict=True)
+    def _joined(self, parts: "list[_Part]") -> tuple[Any, Any]:
+        keys, gradients, _ = zip(*parts, strict=True)
         if device_of(self.worker) is None:
             return np.concatenate(keys), np.concatenate(gradients)
         return np.concatenate(keys), self._in_place(torch.cat(gradients))

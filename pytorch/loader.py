@@ -40,12 +40,12 @@ class IntentLoader:
         loader: any iterable that can be iterated once per epoch; a DataLoader, with worker processes too if these are
             started by "spawn" or "forkserver" (``DataLoader(..., multiprocessing_context="forkserver")``).
         keys: for each table, a function from a batch to the keys that it will look up: integers of any shape, as a
-            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread.
+            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread, once for a batch.
         ahead: how many batches to read ahead; "auto": as many as the parameter manager needs to act in time, as long as
             the batches fit in 256 MB. 0: nothing is announced.
         move: batches are moved to the device of the worker (``pm.worker(device=...)``) ahead, tensors in them that is;
             memory that a DataLoader has pinned (``pin_memory=True``) without waiting. What the functions of ``keys``
-            return must be views of such tensors to be known there again: nobody waits for the device then.
+            return is known there again where it is such a tensor or a view of one: nobody waits for the device then.
         samples: for each table (or Sampling of ``pm.create_sampling``), how many keys to draw for each batch;
             ``loader.sample(table)`` are those of the batch in use.
 
@@ -140,22 +140,18 @@ class IntentLoader:
     def _prepare(self, batch: Any) -> _Item:
         """In the reading thread."""
         state = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
-        keys = []
-        if self._ahead.announces:
-            keys = [(table, _as_keys(keys_of(batch))) for table, keys_of in self._keys.items()]
-        item = _Item(batch, keys, state)
-        if device_of(self.worker) is not None:
-            self._put_on_device(item)
-        self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in keys))
-        return item
-
-    def _put_on_device(self, item: _Item) -> None:
-        on_host = [_in_order(keys_of(item.batch)) for keys_of in self._keys.values()]
-        if self._move:
-            item.moved = Moved(device_of(self.worker), item.batch)  # type: ignore[arg-type]
+        device = device_of(self.worker)
+        given = []
+        if self._ahead.announces or device is not None:
+            given = [(table, torch.as_tensor(keys_of(batch))) for table, keys_of in self._keys.items()]
+        item = _Item(batch, [(table, _as_keys(keys)) for table, keys in given] if self._ahead.announces else [], state)
+        if device is not None and self._move:
+            item.moved = Moved(device, batch)
             item.batch = item.moved.batch
-        there = [torch.as_tensor(keys_of(item.batch)) for keys_of in self._keys.values()]
-        item.on_device = list(zip(there, on_host, strict=True))
+        if device is not None:
+            item.on_device = list(_known_there(item.moved, [keys for _, keys in given]))
+        self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in item.keys))
+        return item
 
     def _announce(self, items: deque[_Item]) -> None:
         """Signals the intents of items that are new, or whose clock is another now: somebody else advanced it too."""
@@ -178,6 +174,16 @@ class IntentLoader:
             return
         while announced and announced[-1].clock >= self.worker.clock:
             self.worker.advance_clock()
+
+
+def _known_there(moved: Moved | None, given: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Any]]:
+    """Of keys that lie on the device, before they were moved or since: the tensor there, and what is in it."""
+    for keys in given:
+        there = keys if moved is None else moved.counterpart(keys)
+        if there is not None:
+            yield there, _in_order(keys)
+    if moved is not None:
+        moved.forget_originals()
 
 
 def _as_keys(keys: Any) -> Any:

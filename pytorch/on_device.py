@@ -11,7 +11,7 @@ import torch
 
 from intentpm.gpu.device import Device
 from intentpm.gpu.emulated import EmulatedDevice
-from intentpm.gpu.handles import Memory
+from intentpm.gpu.handles import Event, Memory
 
 
 def device_of(worker: Any) -> Device | None:
@@ -47,30 +47,72 @@ def indices_on(device: Device, indices: Any) -> torch.Tensor:
     return on_device(device, torch.from_numpy(indices))
 
 
+class Handed:
+    """Tensors on a device that one stream has made, for use on others."""
+
+    def __init__(self, device: Device, tensors: list[torch.Tensor]) -> None:
+        """The stream is the calling thread's current one."""
+        self._tensors = tensors
+        self._event: Any = None
+        if isinstance(device, EmulatedDevice):
+            self._device: EmulatedDevice | None = device
+            if device.current_stream is not None:
+                self._event = Event(device)
+                device.current_stream.record(self._event)
+            return
+        self._device = None
+        if tensors:
+            self._event = torch.cuda.current_stream(tensors[0].device).record_event()
+
+    def take(self) -> None:
+        """The calling thread's current stream comes after what made them; their memory is reused after it."""
+        if self._event is None:
+            return
+        if self._device is not None:
+            if self._device.current_stream is None:
+                self._event.synchronize()
+            else:
+                self._device.current_stream.wait(self._event)
+            return
+        stream = torch.cuda.current_stream(self._tensors[0].device)
+        stream.wait_event(self._event)
+        for tensor in self._tensors:
+            tensor.record_stream(stream)
+
+
 class Moved:
     """A batch that was moved to a device, perhaps in another thread than the one that uses it."""
 
     def __init__(self, device: Device, batch: Any) -> None:
-        self._device, self._tensors = device, list[torch.Tensor]()
+        self._device, self._pairs = device, list[tuple[torch.Tensor, torch.Tensor]]()
+        """Of tensors of the batch, and where they are now."""
         self.batch = self._move(batch)
-        self._event: Any = None
-        if self._tensors and not isinstance(device, EmulatedDevice):
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(self._tensors[0].device))
+        self._handed = Handed(device, [there for _, there in self._pairs])
 
     def take(self) -> Any:
         """The batch, for the calling thread's current stream."""
-        if self._event is not None:
-            stream = torch.cuda.current_stream(self._tensors[0].device)
-            stream.wait_event(self._event)
-            for tensor in self._tensors:
-                tensor.record_stream(stream)
+        self._handed.take()
         return self.batch
+
+    def counterpart(self, view: torch.Tensor) -> torch.Tensor | None:
+        """What ``view``, of a contiguous tensor of the batch as it was, is of the one that was moved; None: of none."""
+        for here, there in self._pairs:
+            offset = view.data_ptr() - here.data_ptr()
+            last = sum((length - 1) * stride for length, stride in zip(view.shape, view.stride(), strict=True))
+            end = offset + (last + 1) * view.itemsize
+            if (here.dtype, here.device) == (view.dtype, view.device) and here.is_contiguous() and view.numel():
+                if 0 <= offset and end <= here.nbytes and offset % view.itemsize == 0:
+                    start = there.storage_offset() + offset // view.itemsize
+                    return there.as_strided(view.shape, view.stride(), start)
+        return None
+
+    def forget_originals(self) -> None:
+        self._pairs.clear()
 
     def _move(self, part: Any) -> Any:
         if isinstance(part, torch.Tensor):
-            self._tensors.append(on_device(self._device, part))
-            return self._tensors[-1]
+            self._pairs.append((part, on_device(self._device, part)))
+            return self._pairs[-1][1]
         if isinstance(part, dict):
             return {name: self._move(value) for name, value in part.items()}
         if isinstance(part, tuple) and hasattr(part, "_fields"):

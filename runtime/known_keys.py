@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from intentpm.gpu.device_arrays import DeviceArray
 
-Place = tuple[int, int, str]
-"""Address, count and dtype."""
+Place = tuple[int, tuple[int, ...], tuple[int, ...], str]
+"""Address, shape, strides and dtype: two views that begin at one key may go on with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class KnownKeys:
         self._ends: list[tuple[int, Place]] = []
         """A heap, of all that were noted."""
 
-    def note(self, given: Any, array: DeviceArray, keys: npt.NDArray[np.int64], end: int) -> None:
-        """``given`` is ``array`` on the device, and holds ``keys`` [K]; until the worker's clock is ``end``."""
-        version = _version_of(given)
+    def note(self, array: DeviceArray, keys: npt.NDArray[np.int64], end: int) -> None:
+        """``array`` holds ``keys`` [K]; until the worker's clock is ``end``."""
+        version = _version_of(array.given)
         if version is not None:
             place = _place_of(array)
-            self._known[place] = _Known(given, version, keys, end)
+            self._known[place] = _Known(array.given, version, keys, end)
             heapq.heappush(self._ends, (end, place))
 
-    def find(self, given: Any, array: DeviceArray) -> npt.NDArray[np.int64] | None:
+    def find(self, array: DeviceArray) -> npt.NDArray[np.int64] | None:
         """Its keys; None: they are not known, or the array has been changed since."""
         known = self._known.get(_place_of(array))
-        return known.keys if known is not None and known.version == _version_of(given) else None
+        return known.keys if known is not None and known.version == _version_of(array.given) else None
 
     def expire(self, clock: int) -> None:
         """Forgets those whose window is over."""
@@ -57,10 +57,7 @@ class KnownKeys:
 
 
 def _place_of(array: DeviceArray) -> Place:
-    count = 1
-    for length in array.shape:
-        count *= length
-    return array.address, count, array.dtype.str
+    return array.address, array.shape, array.strides, array.dtype.str
 
 
 def _version_of(given: Any) -> int | None:

@@ -403,6 +403,8 @@ cdef class Worker(CountedWorker):
         cdef cnp.ndarray wanted = self._check_call(table, keys)
         if self.open_keys.any:
             self._settle_own_writes(wanted)
+        if self.use != WORKER_IDLE:          # another thread came while keys were converted, or writes settled
+            self._refuse()
         self.use = WORKER_BUSY
         return wanted
 

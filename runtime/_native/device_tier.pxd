@@ -13,7 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
-from intentpm.gpu.caller_streams cimport CallerStreams
+from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange
@@ -61,11 +61,13 @@ cdef class DeviceTier:
     cdef uint64_t brought_rows   # back
 
     cdef _attach(self, Table table, Device device)
-    # ``RowTier.access`` for rows that are in the memory of the device of ``rows``, on the caller's streams. The host waits for
-    # nothing. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
+    # ``RowTier.access`` for rows that are in the memory of the device of ``rows``; ``caller``, who goes on with them, comes after
+    # it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
+    # rows_wait: the stream of ``rows`` waits for what the caller has enqueued for them, and so does then whoever waits for that
+    # stream: other ranks too. Without, that is done.
     cdef bint serve_on_device(
         self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
-        CallerStreams callers, vector[int32_t]& left, uint64_t* served) noexcept nogil
+        CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil
     # private; rows.lock held
     cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil
     cdef int64_t _look_up(
@@ -79,6 +81,10 @@ cdef class DeviceTier:
     cdef bint _send_off(self, Run* run) noexcept nogil
     cdef bint _enqueue(self, Run* run) noexcept nogil
     cdef bint _enqueue_on_device(self, Run* run) noexcept nogil
+    cdef void _leave_whole(
+        self, Run* run, int64_t done, size_t first_left, vector[int32_t]& left, const vector[int32_t]& for_home,
+        uint64_t* served) noexcept nogil
+    cdef bint _may_be_taken(self, const Run* run, int64_t key) noexcept nogil
     cdef void _close(self, Run* run) noexcept nogil
     cdef void _fail(self) noexcept nogil
     cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil

@@ -4,13 +4,14 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from libcpp.algorithm cimport sort
+from libcpp.algorithm cimport binary_search, sort
 from libcpp.vector cimport vector
 
 from intentpm.foundation.errors import DeviceError, MemoryBudgetError
 from intentpm.runtime.device_layout import device_layout, step_numbers
 
-from intentpm.gpu.caller_streams cimport CallerStreams
+from intentpm.foundation.primitives cimport load_relaxed_i32
+from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device, RowBatch
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
@@ -261,12 +262,12 @@ cdef class DeviceTier:
 
     cdef bint serve_on_device(
             self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
-            CallerStreams callers, vector[int32_t]& left, uint64_t* served) noexcept nogil:
+            CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil:
         cdef size_t row_bytes = self.table.row_bytes
         cdef int64_t first = 0, taken = 0
         cdef Run run
         self.rows.lock.lock()
-        if not callers.order_before(self.rows.stream, self.rows.moved):
+        if rows_wait and not caller.before(self.rows.stream):
             taken = NOT_TAKEN
         while taken != NOT_TAKEN and first < count:
             memset(&run, 0, sizeof(run))
@@ -280,7 +281,7 @@ cdef class DeviceTier:
             run.lr = lr
             taken = self._serve_run(&run, left, served)
             first += taken
-        if taken != NOT_TAKEN and not callers.order_after(self.rows.stream, self.rows.moved):
+        if taken != NOT_TAKEN and not caller.after(self.rows.stream):
             taken = NOT_TAKEN
         if taken == NOT_TAKEN:
             self._fail()
@@ -292,11 +293,13 @@ cdef class DeviceTier:
         """Returns how many keys are done, or NOT_TAKEN."""
         cdef vector[int32_t] for_home
         cdef int64_t done = NOT_TAKEN
-        cdef size_t n
+        cdef size_t n, first_left = left.size()
         run.exchange = self.rows.open(run.count, 0)
         if run.exchange != NULL:
             done = self._look_up(run, left, for_home, served)
         if done != NOT_TAKEN:
+            if run.sums:
+                self._leave_whole(run, done, first_left, left, for_home, served)
             memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
             if run.taken_up > 0 and not self._enqueue(run):
                 done = NOT_TAKEN
@@ -304,6 +307,40 @@ cdef class DeviceTier:
         for n in range(for_home.size()):
             left.push_back(<int32_t>(run.first + for_home[n]))
         return done
+
+    cdef void _leave_whole(
+            self, Run* run, int64_t done, size_t first_left, vector[int32_t]& left, const vector[int32_t]& for_home,
+            uint64_t* served) noexcept nogil:
+        """Of steps with sums: a key that was left at one position and taken at another, for it has come in between, is left at
+        all of them: its sum is one step."""
+        cdef int32_t* slots = slots_in(run.exchange)
+        cdef vector[int64_t] came
+        cdef int64_t i
+        cdef size_t n
+        for n in range(first_left, left.size()):
+            if self._may_be_taken(run, run.keys[left[n]]):
+                came.push_back(run.keys[left[n]])
+        for n in range(for_home.size()):
+            if self._may_be_taken(run, run.keys[run.first + for_home[n]]):
+                came.push_back(run.keys[run.first + for_home[n]])
+        if came.empty():
+            return
+        sort(came.begin(), came.end())
+        for i in range(done):
+            if slots[i] >= 0 and binary_search(came.begin(), came.end(), run.keys[run.first + i]):
+                slots[i] = NOT_TAKEN
+                left.push_back(<int32_t>(run.first + i))
+                run.taken_up -= 1
+                served[0] -= 1           # of replicas no step is taken here
+
+    cdef bint _may_be_taken(self, const Run* run, int64_t key) noexcept nogil:
+        """By a step of this run. A key that was is still here: its row is on the device alone, and who wants it waits for the
+        lock."""
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef uint32_t seen = read_unlocked(&place.word)
+        cdef int32_t slot = load_relaxed_i32(&place.slot)
+        return (seen & WORD_HERE and slot >= 0 and self.tier.where[slot] & ROW_AWAY
+                and not is_for_home(self.table, run, seen))
 
     # -- coming back -----------------------------------------------------------------------------------------------------------
 
