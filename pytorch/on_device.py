@@ -24,12 +24,16 @@ def empty_on(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> torc
     """A tensor of garbage [*shape] in the device's memory."""
     if not isinstance(device, EmulatedDevice):
         return torch.empty(shape, dtype=dtype, device=f"cuda:{device.dlpack_number}")
-    size_bytes = torch.Size(shape).numel() * dtype.itemsize
-    memory = Memory(device, max(1, size_bytes))
+    return tensor_in(Memory(device, max(1, torch.Size(shape).numel() * dtype.itemsize)), shape, dtype)
+
+
+def tensor_in(memory: Memory, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """One [*shape] at the beginning of an emulated device's memory."""
     # Torch keeps the buffer, which keeps the memory.
-    kind: Any = type("Buffer", (ctypes.c_uint8 * max(1, size_bytes),), {})
+    kind: Any = type("Buffer", (ctypes.c_uint8 * memory.size_bytes,), {})
     buffer = kind.from_address(memory.address)
     buffer.memory = memory
+    size_bytes = torch.Size(shape).numel() * dtype.itemsize
     return torch.frombuffer(buffer, dtype=torch.uint8)[:size_bytes].view(dtype).view(shape)
 
 

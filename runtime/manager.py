@@ -228,7 +228,8 @@ class ParameterManager(Checkpointing):
         Its intents hold as long as it is open: until ``close``, or the end of the last reference to it.
 
         device: "cuda" (this rank's, as of ``init(device=...)``), "cuda:1", or "emulated": keys and rows of its calls
-            lie there (``DeviceWorker``, docs/gpu.md). None: on the host. Workers of one rank may be of several devices.
+            lie there (``DeviceWorker``, docs/gpu.md). None: on the host. Workers of one rank may be of several devices:
+            make all of them before the first is used.
         Raises ConfigError, DeviceError.
         """
         self._engine.check()

@@ -2,9 +2,9 @@
 too, and CUDA's where it is. There PyTorch itself says when the host would wait for the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from support.cuda import on_cuda
 import intentpm
 import intentpm.optim
 import intentpm.torch
-from intentpm.torch.on_device import empty_on, on_device
+from intentpm.gpu.emulated import EmulatedDevice
+from intentpm.gpu.handles import Memory, Stream
+from intentpm.torch.on_device import empty_on, on_device, tensor_in
 from intentpm.torch.table_module import TableModule
 
 KEYS, LENGTH, STEPS = 50, 8, 6
@@ -35,16 +37,37 @@ def worker_of(pm: intentpm.ParameterManager) -> Any:
 
 
 @contextmanager
-def no_wait(device: Any) -> Iterator[None]:
-    """Whatever waits for the device is an error. Where the host is the device, the host itself is the caller."""
-    if hasattr(device, "host_waits"):
-        yield
+def no_wait(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever waits for the device is an error: of PyTorch's, where it has CUDA, and of ours.
+
+    PyTorch on the CPU uses an emulated device's memory at once, whatever its stream has not done yet: so in here nothing
+    may depend on what tensors hold. It also gives memory back at once: so it is kept.
+    """
+    waits = device.host_waits
+    if not isinstance(device, EmulatedDevice):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert device.host_waits == waits, "intentpm waited for the device"
         return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    stream, kept = Stream(device), list[torch.Tensor]()
+
+    def keep(*arguments: Any) -> torch.Tensor:
+        kept.append(empty_on(*arguments))
+        return kept[-1]
+
+    with monkeypatch.context() as patched, device.using(stream):
+        patched.setattr("intentpm.torch.pull.empty_on", keep)
+        patched.setattr("intentpm.torch.on_device.empty_on", keep)
+        device.stands_still = True
+        try:
+            yield
+        finally:
+            device.stands_still = False
+    assert device.host_waits == waits, "intentpm waited for the device"
+    stream.synchronize()
 
 
 def rows_of(seed: int = 0) -> np.ndarray:
@@ -90,22 +113,137 @@ def test_two_forwards_are_one_step(pm: intentpm.ParameterManager) -> None:
     assert module.worker.pull_state(table, [1, 2])["sum"][:, 0].tolist() == [1, 9]
 
 
-def test_a_batch_that_was_moved_ahead_is_not_waited_for(pm: intentpm.ParameterManager) -> None:
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype, PyTorch says
+@pytest.mark.parametrize("name", ["embedding", "padding", "bag of sums"])
+def test_a_batch_that_was_moved_ahead_is_not_waited_for(
+    pm: intentpm.ParameterManager, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Keys on the device, that the loader has seen on the host."""
-    rows = rows_of()
-    table = pm.create_table("t", KEYS, LENGTH, init=rows, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
+    theirs, ours, options = MODULES[name]
+    table = pm.create_table("t", KEYS, LENGTH, init=rows_of(), storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
     worker = worker_of(pm)
-    module = intentpm.torch.Embedding(table, worker)
-    batches = [{"key": torch.from_numpy(np.random.default_rng(turn).integers(0, KEYS, 12))} for turn in range(8)]
-    module(on_device(worker.device, batches[0]["key"])).sum().backward()  # scratch of the kernels, cuBLAS and the like
-    np.add.at(rows, batches[0]["key"].numpy(), -1)
+    module: TableModule = ours(table, worker, **options)
+    plain = theirs(KEYS, LENGTH, _weight=torch.from_numpy(rows_of()), **options)
+    batches = [{"key": torch.from_numpy(np.random.default_rng(turn).integers(0, KEYS, (6, 2)))} for turn in range(8)]
+    for turn in range(2):  # scratch of the kernels, cuBLAS and the like
+        module(on_device(worker.device, batches[turn]["key"])).sum().backward()
+        plain(batches[turn]["key"]).sum().backward()
     loader = intentpm.torch.IntentLoader(worker, batches, {table: lambda batch: batch["key"]}, ahead=3, move=True)
     for number, batch in enumerate(loader):
-        with no_wait(worker.device):
+        with no_wait(worker.device, monkeypatch):
             module(batch["key"]).sum().backward()
-        np.add.at(rows, batches[number]["key"].numpy(), -1)
-        assert worker.keys_on_host(batch["key"]) is worker.keys_on_host(batch["key"]), "fetched anew"
-    np.testing.assert_allclose(module.all_rows(), rows, rtol=1e-5)
+        plain(batches[number]["key"]).sum().backward()
+        assert worker.keys_on_host(batch["key"].reshape(-1)) is worker.keys_on_host(batch["key"].reshape(-1)), "fetched"
+    expected = rows_of() - plain.weight.grad.numpy()
+    np.testing.assert_allclose(module.all_rows(), expected, rtol=1e-5, atol=1e-5)
+
+
+class _LateGradient(torch.autograd.Function):
+    """Passes rows on; their gradient is what ``enqueue`` has the stream write to ``gradient``, some time."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, enqueue: Callable[[], None], gradient: torch.Tensor) -> torch.Tensor:
+        ctx.enqueue, ctx.gradient = enqueue, gradient
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> Any:
+        ctx.enqueue()
+        return ctx.gradient, None, None
+
+
+def test_backward_on_another_stream_than_the_step(pm: intentpm.ParameterManager) -> None:
+    """Gradients that one stream makes, and another one pushes."""
+    worker = worker_of(pm)
+    table = pm.create_table("t", KEYS, LENGTH, init=0.0, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
+    module = intentpm.torch.Embedding(table, worker)
+    keys = on_device(worker.device, torch.arange(KEYS))
+    shape = (KEYS, LENGTH)
+    using: Any = torch.cuda.stream
+    if isinstance(worker.device, EmulatedDevice):
+        device = worker.device
+        using = device.using
+        first, second = Stream(device), Stream(device)
+        memories = [Memory(device, KEYS * LENGTH * 4) for _ in range(2)]
+        _, late = (tensor_in(memory, shape, torch.float32).fill_(2 - 2 * n) for n, memory in enumerate(memories))
+
+        def enqueue() -> None:
+            first.copy(memories[1], memories[0], late.nbytes)
+
+    else:
+        first, second = torch.cuda.Stream(), torch.cuda.Stream()
+        values, late = torch.full(shape, 2.0, device="cuda"), torch.zeros(shape, device="cuda")
+        torch.cuda.synchronize()
+
+        def enqueue() -> None:
+            torch.cuda._sleep(100_000_000)
+            late.copy_(values)
+
+    module.accumulate()
+    with using(first):
+        rows = module(keys)  # kept: torch gives memory back at once where the host is the device
+        _LateGradient.apply(rows, enqueue, late).sum().backward()
+    with using(second):
+        module.apply()
+        module.settle()
+    for stream in (first, second):
+        stream.synchronize()
+    assert (module.all_rows() == -2).all()
+
+
+class Listed(torch.Tensor):
+    """Remembers how it was copied."""
+
+    copies: ClassVar[list[bool]] = []
+
+    def to(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        self.copies.append(options.get("non_blocking", False))
+        return self.as_subclass(torch.Tensor).to(*arguments, **options)
+
+
+def test_what_goes_to_the_host_is_waited_for() -> None:
+    """Offsets and weights of bags whose rows are on the host: torch itself would not wait for a copy from a GPU."""
+    with intentpm.init() as pm:
+        table = pm.create_table("t", KEYS, LENGTH, init=1.0)
+        module = intentpm.torch.EmbeddingBag(table, pm.worker(), mode="sum")
+        Listed.copies.clear()
+        offsets, weights = torch.tensor([0, 2]).as_subclass(Listed), torch.full((3,), 2.0).as_subclass(Listed)
+        assert module(torch.tensor([1, 2, 3]), offsets, weights)[:, 0].tolist() == [4, 2]
+    assert Listed.copies == [False, False]
+
+
+def test_functions_of_keys_are_called_once_a_batch(pm: intentpm.ParameterManager) -> None:
+    """Whatever they return, and though they may draw: views of the batch are known on the device."""
+    table, worker = pm.create_table("t", KEYS, LENGTH, storage="gpu"), worker_of(pm)
+    batches = [{"x": torch.from_numpy(np.random.default_rng(turn).integers(0, KEYS, (5, 3)))} for turn in range(4)]
+    calls: list[Any] = []
+
+    def column(batch: Any) -> Any:
+        calls.append(batch)
+        return batch["x"].numpy()[:, 1]
+
+    def drawn(batch: Any) -> Any:
+        calls.append(batch)
+        return np.random.default_rng(len(calls)).integers(0, KEYS, 5)
+
+    other = pm.create_table("u", KEYS, LENGTH, storage="gpu")
+    loader = intentpm.torch.IntentLoader(worker, batches, {table: column, other: drawn}, ahead=2, move=True)
+    for batch, host in zip(loader, batches, strict=True):
+        keys = worker.keys_on_host(batch["x"][:, 1])
+        assert keys.tolist() == host["x"][:, 1].tolist()
+        assert worker.keys_on_host(batch["x"][:, 1]) is keys, "fetched"
+        assert worker.keys_on_host(batch["x"][:, 2]).tolist() == host["x"][:, 2].tolist()
+    assert len(calls) == 2 * len(batches)
+    assert all(any(batch is given for given in batches) for batch in calls), "a function saw a batch that was moved"
+
+
+def test_a_column_of_features_is_looked_up(pm: intentpm.ParameterManager) -> None:
+    """Keys with strides, on the device, that nobody announced."""
+    table, worker = pm.create_table("t", KEYS, LENGTH, init=rows_of(), storage="gpu"), worker_of(pm)
+    module = intentpm.torch.Embedding(table, worker, freeze=True)
+    features = on_device(worker.device, torch.arange(15).view(5, 3))
+    np.testing.assert_array_equal(module(features[:, 1]).cpu(), rows_of()[1:15:3])
+    np.testing.assert_array_equal(module(features[:, 1:]).cpu(), rows_of()[np.arange(15).reshape(5, 3)[:, 1:]])
 
 
 def test_batches_are_moved_whole(pm: intentpm.ParameterManager) -> None:
