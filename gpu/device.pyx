@@ -1,6 +1,8 @@
 """The device interface; ``device.pxd`` is the contract."""
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
+from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep
 
@@ -54,6 +56,8 @@ cdef class Device:
 
     def free_memory(self) -> int:
         """Bytes of the device's memory that nobody has now."""
+        with nogil:
+            self.free_retired()
         return self.free_bytes()
 
     def stream_of(self, array) -> int:
@@ -80,6 +84,35 @@ cdef class Device:
 
     cdef void release_pinned(self, char* memory) noexcept nogil:
         pass
+
+    cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil:
+        cdef char* memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
+        if memory == NULL and self.free_retired():
+            memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
+        return memory
+
+    cdef void retire(self, char* memory, bint pinned) noexcept nogil:
+        cdef Retired one
+        if memory == NULL:
+            return
+        one.memory = memory
+        one.pinned = pinned
+        self.retiring.lock()
+        self.retired.push_back(one)
+        self.retiring.unlock()
+
+    cdef bint free_retired(self) noexcept nogil:
+        cdef vector[Retired] taken
+        cdef Retired one
+        self.retiring.lock()
+        taken.swap(self.retired)
+        self.retiring.unlock()
+        for one in taken:
+            if one.pinned:
+                self.release_pinned(one.memory)
+            else:
+                self.release(one.memory)
+        return not taken.empty()
 
     cdef size_t free_bytes(self) noexcept nogil:
         return 0

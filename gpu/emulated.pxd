@@ -91,6 +91,8 @@ cdef class EmulatedDevice(Device):
     cdef void _order_after(self, unsigned stream, Work& work) noexcept nogil
     cdef bint _can_run(self, const Work& work) noexcept nogil
     cdef bint _run_one(self) noexcept nogil
+    cdef void _run_all(self) noexcept nogil
+    cdef bint _has_work(self) noexcept nogil
     cdef void _run(self, Work& work) noexcept nogil
     cdef void _touch(self, const Work& work, int protection) noexcept nogil
     cdef void _protect(self, const void* address, int protection) noexcept nogil

@@ -159,11 +159,31 @@ cdef class EmulatedDevice(Device):
         else:
             if not self.order.host_may_write(&block.uses):
                 self._note(string(b"memory is released before the event that says it is no longer used"))
-            while self._run_one():       # of a real device, too, releasing waits
-                pass
+            self._run_all()              # of a real device, too, releasing waits
             munmap(block.memory, block.mapped_bytes)
             self.blocks.erase(<size_t>memory)
         self.lock.unlock()
+
+    cdef void _run_all(self) noexcept nogil:
+        cdef int64_t begun_ns = now_ns()
+        cdef bint goes_on = True
+        while self._run_one():
+            pass
+        if self.held and self._has_work():
+            self.waits.fetch_add(1)
+        while goes_on and self.held and self._has_work():
+            self.lock.unlock()
+            goes_on = self.wait_on(begun_ns, b"all that it has to do, before memory is given back")
+            self.lock.lock()
+        while self._run_one():
+            pass
+
+    cdef bint _has_work(self) noexcept nogil:
+        cdef size_t stream
+        for stream in range(self.streams.size()):
+            if not self.streams[stream].empty():
+                return True
+        return False
 
     cdef size_t free_bytes(self) noexcept nogil:
         cdef size_t taken = 0

@@ -89,8 +89,8 @@ cdef class ExchangePool:
         if exchange == NULL:
             return NULL
         exchange.size_bytes = size_bytes + size_bytes // 2
-        exchange.pinned = self.device.allocate_pinned(exchange.size_bytes)
-        exchange.device = self.device.allocate(exchange.size_bytes)
+        exchange.pinned = self.device.claim(exchange.size_bytes, True)
+        exchange.device = self.device.claim(exchange.size_bytes, False)
         exchange.done = self.device.new_event()
         self.held_bytes += exchange.size_bytes
         self.held += 1
@@ -111,8 +111,8 @@ cdef class ExchangePool:
     cdef void _release(self, Exchange* exchange) noexcept nogil:
         self.held_bytes -= exchange.size_bytes
         self.held -= 1
-        self.device.release_pinned(exchange.pinned)
-        self.device.release(exchange.device)
+        self.device.retire(exchange.pinned, True)
+        self.device.retire(exchange.device, False)
         if exchange.done != NULL:
             self.device.release_event(exchange.done)
         free(exchange)

@@ -94,6 +94,7 @@ cdef class DeviceWorker(Worker):
         self.transfer = RowTransfer(device)
         self.known = KnownKeys()
         workers.of_devices += 1
+        device.has_workers = True
         Worker.__init__(self, manager, engine, workers, worker_id)
 
     # -- public: rows ---------------------------------------------------------------------------------------------------------
@@ -284,8 +285,11 @@ cdef class DeviceWorker(Worker):
     # -- the caller's stream --------------------------------------------------------------------------------------------------
 
     cdef _collect(self, DeviceArray array):
+        """The first of what a call does; holding nothing but the worker."""
         self.caller.collect(array.given)
         self.caller_is_done = False
+        with nogil:
+            self.device.free_retired()
 
     cdef bint _is_alone(self) noexcept:
         """Nobody else may wait for rows of this rank."""

@@ -399,6 +399,8 @@ cdef void _access(
         run.row_bytes = row_bytes
         run.lr = lr
         first += _serve(<DeviceTier>table.tier.context, &run, misses, served)
+    if not (<DeviceTier>table.tier.context).rows.device.has_workers:
+        (<DeviceTier>table.tier.context).rows.device.free_retired()
 
 
 cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t* served) noexcept nogil:

@@ -378,6 +378,51 @@ def test_other_ranks_are_served_while_a_write_waits_for_its_caller(call: str) ->
     assert run_ranks(2, rank, management="static", device="emulated:3") == [0.0, 3.0 * LENGTH + 1]
 
 
+def test_other_ranks_are_served_while_memory_is_given_back() -> None:
+    """The driver waits for all that the device has to do then: whoever gives memory back holds nothing."""
+    grown = 400  # rows of a batch: blocks, scratch and slab of before are too small
+
+    def rank(pm: intentpm.ParameterManager) -> float:
+        table = pm.create_table("t", 4 * grown, LENGTH, init=0.0, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
+        small = pm.create_table("u", KEYS, LENGTH, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
+        caller, owned = Caller(pm.worker(device="emulated")), np.asarray(table.owned_keys())
+        pm.barrier()
+        if pm.rank == 1:
+            others = np.setdiff1d(np.arange(4 * grown), owned)[:3]
+            pm.allgather(b"rank 0 waits")
+            before = pm.worker().pull(table, others)
+            pm.allgather(b"has read")
+            return float(before.sum())
+        with caller.device.using(caller.stream):
+            gradients = [caller.array(np.ones((count, LENGTH), np.float32)) for count in (10, grown)]
+            kept = caller.device.new_array((grown, LENGTH), np.float32)
+            for count, gradient in zip((10, grown), gradients, strict=True):
+                caller.worker.push_grad(table, owned[:count], gradient)
+                caller.worker.push_grad(small, np.arange(count) % KEYS, gradient)
+
+        def go_on() -> None:
+            with caller.device.using(caller.stream):
+                caller.worker.pull(table, owned[:grown], out=kept)
+
+        caller.stream.synchronize()
+        waits = caller.device.host_waits
+        caller.device.held = caller.stream.address
+        caller.stream.fill(kept.memory, 0)
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        until(lambda: caller.device.host_waits > waits, "memory is given back")
+        pm.allgather(b"rank 0 waits")
+        pm.allgather(b"has read")
+        caller.device.held = 0
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+        caller.stream.synchronize()
+        assert caller.device.failure == ""
+        return 0.0
+
+    assert run_ranks(2, rank, management="static", device="emulated:3") == [0.0, -6.0 * LENGTH]
+
+
 def test_a_second_worker_of_a_device_ends_what_a_rank_that_is_alone_may_do(pm: intentpm.ParameterManager) -> None:
     """Two GPUs of one rank sum over both: rows that the one needs do not wait for the other's stream."""
     table = pm.create_table("t", KEYS, LENGTH, storage="gpu")
