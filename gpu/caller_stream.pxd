@@ -15,6 +15,10 @@ Guarded by: whoever owns it; the owner of ``own`` for what is enqueued there.
 from intentpm.gpu.device cimport Device, EventHandle, StreamHandle
 
 
+# A planted defect: whoever else may need the rows.
+cdef bint rows_always_wait() noexcept nogil
+
+
 cdef class CallerStream:
     cdef Device device
     cdef EventHandle event

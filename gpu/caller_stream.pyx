@@ -17,7 +17,7 @@ cdef enum:
     SPIN_NS = 100_000
     PAUSE_US = 20
 
-DEFECTS = ("caller not awaited", "caller goes on")
+DEFECTS = ("caller not awaited", "caller goes on", "rows wait for the caller")
 
 cdef int planted = 0                     # a bit per defect; set while no other thread runs
 
@@ -31,6 +31,10 @@ def plant(name: str):
         yield
     finally:
         planted = 0
+
+
+cdef bint rows_always_wait() noexcept nogil:
+    return planted & 4
 
 
 @cython.no_gc_clear                      # __dealloc__ needs the device

@@ -42,7 +42,7 @@ from intentpm.runtime.known_keys import KnownKeys
 from intentpm.runtime.rows_to_come import RowsToCome
 
 from intentpm.foundation.primitives cimport store_relaxed_u64
-from intentpm.gpu.caller_stream cimport CallerStream
+from intentpm.gpu.caller_stream cimport CallerStream, rows_always_wait
 from intentpm.gpu.device cimport Device, now_ns
 from intentpm.gpu.device_arrays cimport DeviceArray
 from intentpm.gpu.exchanges cimport Exchange
@@ -293,7 +293,7 @@ cdef class DeviceWorker(Worker):
 
     cdef bint _is_alone(self) noexcept:
         """Nobody else may wait for rows of this rank."""
-        return self.engine.transport.size == 1 and self.workers.of_devices == 1
+        return (self.engine.transport.size == 1 and self.workers.of_devices == 1) or rows_always_wait()
 
     cdef _await_caller(self):
         """Until what the caller has enqueued by now is done. Raises PeerLostError, WaitTimeoutError, DeviceError."""

@@ -17,7 +17,10 @@ MOST_ROWS = 1 << 20
 
 
 def measure_worker(device: str, sizes: Sizes) -> list[Measured]:
-    """Pulls into an array on the device, and gradients from there, in a job of one rank. Keys are on the host."""
+    """Pulls into an array on the device, and gradients from there, in a job of one rank. Keys are on the host.
+
+    "among several": what it costs that others may need rows meanwhile (docs/gpu.md, why a write waits).
+    """
     rows = min(sizes.rows, MOST_ROWS)
     small = Sizes(rows, sizes.items, sizes.lookups, sizes.copied_bytes, sizes.times)
     rng = np.random.default_rng(1)
@@ -29,7 +32,10 @@ def measure_worker(device: str, sizes: Sizes) -> list[Measured]:
         )
         with pm.worker(device=device) as worker:
             out = worker.pull(table, batches[0])
-            finish = table.tier.rows.synchronize
+            one = worker.device.new_array((1,), np.dtype(np.int64))
+
+            def finish() -> None:
+                worker.keys_on_host(one)  # behind all that the caller's stream waits for
 
             def pull(turn: int) -> None:
                 worker.pull(table, batches[turn % BATCHES], out=out)
@@ -37,9 +43,17 @@ def measure_worker(device: str, sizes: Sizes) -> list[Measured]:
             def step(turn: int) -> None:
                 worker.push_grad(table, batches[turn % BATCHES], out)
 
-            return [
+            measured = [
                 Measured("pull, a worker's", "intentpm", _times(pull, finish, sizes.times), moved),
                 Measured("push_grad, Adam, a worker's", "intentpm", _times(step, finish, sizes.times), 4 * moved),
+            ]
+            pm.worker(device=device)
+            return [
+                *measured,
+                Measured("pull, a worker's among several", "intentpm", _times(pull, finish, sizes.times), 2 * moved),
+                Measured(
+                    "push_grad, Adam, a worker's among several", "intentpm", _times(step, finish, sizes.times), 4 * moved
+                ),
             ]
 
 
