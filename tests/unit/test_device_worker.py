@@ -317,6 +317,7 @@ def read_while_another_rank_needs_a_row(wait_limit_s: float) -> list[bool]:
         pm.barrier()
         if pm.rank == 1:
             others = np.setdiff1d(np.arange(KEYS), owned)
+            pm.allgather(b"rank 0 has enqueued its reads")
             seen = bool((pm.worker().pull(table, others[:3]) == 1).all())
             pm.allgather(b"rank 1 has its rows")
             return seen
@@ -326,6 +327,7 @@ def read_while_another_rank_needs_a_row(wait_limit_s: float) -> list[bool]:
                 caller.worker.pull(table, owned, out=out)
                 caller.kept.append(caller.worker.pull_async(table, owned[:5]))
             waited = caller.device.host_waits - waits
+            pm.allgather(b"rank 0 has enqueued its reads")
             pm.allgather(b"rank 1 has its rows")
         rows = caller.get(out)
         caller.kept.clear()
@@ -579,7 +581,7 @@ def test_an_interface_to_memory_of_another_device_is_refused(pm: intentpm.Parame
 
 def test_two_threads_are_told_apart(pm: intentpm.ParameterManager, caller: Caller) -> None:
     """While one thread's call waits for its keys, another's is refused before it touches anything of the worker's."""
-    table = pm.create_table("t", KEYS, LENGTH, storage="gpu")
+    table = pm.create_table("t", KEYS, LENGTH, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
     keys, deltas = caller.array(np.array([1, 2])), caller.array(rows_of(2))
     problems: list[BaseException] = []
     waits = caller.device.host_waits
