@@ -2,12 +2,12 @@
 
     caller's stream -event-> ours: the array is read or written -event-> caller's stream
 
-So what was enqueued for the array before a call is done before ours touches it; and what the caller enqueues after the call, the
-reuse of the array's memory too, comes after ours.
+So what was enqueued for the array before a call is done before ours touches it; and what the caller enqueues after the call,
+the reuse of the array's memory too, comes after ours.
 
-``before`` leaves the waiting to our stream. What is enqueued there next then waits for the caller's work too, which may wait for
-other ranks (a sum over all of them): nobody whom these need may wait for such a stream. Otherwise the host waits first, holding
-nothing (``has_done``).
+``before`` leaves the waiting to our stream. What is enqueued there next then waits for the caller's work too, which may wait
+for other ranks (a sum over all of them): nobody whom these need may wait for such a stream. Otherwise the host waits first,
+holding nothing (``has_done``).
 
 Guarded by: whoever owns it; the owner of ``own`` for what is enqueued there.
 """

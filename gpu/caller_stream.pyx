@@ -10,7 +10,7 @@ from posix.unistd cimport usleep
 from intentpm.gpu.libraries import is_ordered_by_streams
 
 from intentpm.foundation.system cimport sched_yield
-from intentpm.gpu.device cimport Device, EventHandle, StreamHandle, now_ns
+from intentpm.gpu.device cimport Device, StreamHandle, now_ns
 
 cdef enum:
     MOMENT_NS = 20_000_000

@@ -88,8 +88,9 @@ cdef class Device:
     cdef void release_pinned(self, char* memory) noexcept nogil
     # ``allocate`` or ``allocate_pinned``; once more after ``free_retired`` where there is no memory.
     cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil
-    # ``release``, later. The driver gives memory back when all that the device has to do is done, callers' work too, which may
-    # wait for other ranks: so whoever holds what these may need leaves it to ``free_retired``, which is called with nothing held.
+    # ``release``, later. The driver gives memory back when all that the device has to do is done, callers' work too, which
+    # may wait for other ranks: so whoever holds what these may need leaves it to ``free_retired``, which is called with nothing
+    # held.
     cdef void retire(self, char* memory, bint pinned) noexcept nogil
     cdef bint free_retired(self) noexcept nogil     # whether there was any
     # Of the device's memory: nobody has it now, in this process or another.

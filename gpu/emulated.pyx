@@ -32,8 +32,8 @@ cdef class EmulatedDevice(Device):
 
     Parameters: ``seed``, an integer; ``lanes``, that share a row: 1, or 32 as on a real device, which is slower; ``guarded``:
     the host that touches the device's memory is ended by the system; ``multiprocessors``: more of them make larger grids.
-    Attributes: ``stands_still``: set it, and no work is done until it is taken back; ``held``, the address of a stream, or 0: the
-    same of that one, as if it waited for another rank. Any thread.
+    Attributes: ``stands_still``: set it, and no work is done until it is taken back; ``held``, the address of a stream, or 0:
+    the same of that one, as if it waited for another rank. Any thread.
     """
 
     def __init__(self, seed: int = 0, *, lanes: int = 1, guarded: bool = False, multiprocessors: int = 2):

@@ -1,8 +1,8 @@
 """The libraries that programs have arrays on a GPU with: the streams they work on, and arrays of theirs.
 
 PyTorch, CuPy        say on which stream the calling thread works: ours is ordered with it by events
-any other, by        makes the legacy stream wait for what it has to do with an array when it is asked for it (``PRODUCER_STREAM``);
-DLPack               on which stream the array is used next nobody knows, so the host waits for ours
+any other, by        makes the legacy stream wait for what it has to do with an array when it is asked for it
+DLPack               (``producer_stream``); on which stream the array is used next nobody knows: the host waits for us
 by the interface     names the stream, or has waited; as above
 """
 
@@ -21,7 +21,7 @@ NO_WAIT = -1
 
 
 def is_ordered_by_streams(array: Any) -> bool:
-    """Whether its library works on its current stream, which ``stream_of`` gives. None: an array that is made for a call."""
+    """Whether its library works on its current stream, which ``stream_of`` gives. None: one that is made for a call."""
     if array is None or type(array).__module__.partition(".")[0] == "intentpm":  # of an emulated device
         return True
     return any(isinstance(array, kind) for kind in _kinds_with_streams())

@@ -9,6 +9,7 @@ from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device, RowBatch, blocks_for
 from intentpm.gpu.exchanges cimport Exchange, ExchangePool, rows_in, slots_in
 
+
 @cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class RowTransfer:
     """Moves rows from and to arrays on ``device``; for native code. Raises MemoryError."""

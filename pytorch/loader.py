@@ -40,7 +40,7 @@ class IntentLoader:
         loader: any iterable that can be iterated once per epoch; a DataLoader, with worker processes too if these are
             started by "spawn" or "forkserver" (``DataLoader(..., multiprocessing_context="forkserver")``).
         keys: for each table, a function from a batch to the keys that it will look up: integers of any shape, as a
-            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread, once for a batch.
+            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread, once a batch.
         ahead: how many batches to read ahead; "auto": as many as the parameter manager needs to act in time, as long as
             the batches fit in 256 MB. 0: nothing is announced.
         move: batches are moved to the device of the worker (``pm.worker(device=...)``) ahead, tensors in them that is;

@@ -105,7 +105,7 @@ class Moved:
             last = sum((length - 1) * stride for length, stride in zip(view.shape, view.stride(), strict=True))
             end = offset + (last + 1) * view.itemsize
             if (here.dtype, here.device) == (view.dtype, view.device) and here.is_contiguous() and view.numel():
-                if 0 <= offset and end <= here.nbytes and offset % view.itemsize == 0:
+                if offset >= 0 and end <= here.nbytes and offset % view.itemsize == 0:
                     start = there.storage_offset() + offset // view.itemsize
                     return there.as_strided(view.shape, view.stride(), start)
         return None

@@ -5,8 +5,8 @@
     the rest   rows that are on other ranks, that a replica or a checkpoint needs, of tables elsewhere: through the host,
                by the calls of Worker
 
-Who waits for whom, so that nobody waits in a circle. A caller's stream may wait for other ranks (a sum over all of them), and these
-for rows of this one, which whoever serves them waits for on the table's stream, with its lock. So that stream waits for no caller's:
+Who waits for whom, so that nobody waits in a circle. A caller's stream may wait for other ranks (a sum over all of them), these
+for rows of this one, and who serves them for the table's stream, with its lock. So that stream waits for no caller's:
 
     the caller's stream    ->  the worker's, the table's
     the worker's           ->  the caller's, the table's
@@ -14,15 +14,15 @@ for rows of this one, which whoever serves them waits for on the table's stream,
     the engine, any call   ->  the table's stream, with the lock of its rows
     the table's            ->  nobody's (tiered: that which moves its rows)
 
-What is read is gathered into memory of the worker's; its stream copies it to the caller's array. What is written has been waited
-for, before the gate and the lock. A rank that is alone, and has one worker of a device, has nobody to wait for it in a circle: there
-the table's stream waits for the caller's, both ways without a copy, and the host for nobody.
+What is read is gathered into memory of the worker's; its stream copies it to the caller's array. What is written has been
+waited for, before the gate and the lock. A rank that is alone, and has one worker of a device, has nobody to wait for it in a
+circle: there the table's stream waits for the caller's, both ways without a copy, and the host for nobody.
 
 Guarantees
     * What a call does with arrays on the device comes after what was enqueued on the caller's current stream before it, and
       before what is enqueued there after it.
-    * The host waits for the device only for keys that it has to fetch, for what is written (but for the rank that is alone), for
-      gradients, deltas and values of the rest, and where it is 256 MB ahead.
+    * The host waits for the device only for keys that it has to fetch, for what is written (but for the rank that is alone),
+      for gradients, deltas and values of the rest, and where it is 64 reads or 256 MB ahead.
     * It does so as long as the job lives, CALLER_LIMIT_S at most. Otherwise as Worker.
 Assumption: one thread at a time uses a worker (checked, before anything of the worker's is touched).
 """
@@ -72,10 +72,10 @@ cdef class DeviceWorker(Worker):
     """A worker of a device. Made by ``ParameterManager.worker(device=...)``.
 
     ``keys`` may lie on the device, as any integers; ``out``, deltas, values and gradients there or on the host. A pull without
-    ``out`` returns an array on the device: CuPy's, ``EmulatedArray`` on an emulated one. Arrays there are C-contiguous (keys that
-    have ``contiguous()``, as tensors of PyTorch, may have strides), and anything with DLPack or ``__cuda_array_interface__``. All
-    calls are ordered with the caller's current stream: PyTorch's, CuPy's; of other libraries as ``gpu/libraries.py`` says. What
-    waits for the device: ``device_worker.pyx``, docs/gpu.md.
+    ``out`` returns an array on the device: CuPy's, ``EmulatedArray`` on an emulated one. Arrays there are C-contiguous (keys
+    that have ``contiguous()``, as tensors of PyTorch, may have strides), and anything with DLPack or
+    ``__cuda_array_interface__``. All calls are ordered with the caller's current stream: PyTorch's, CuPy's; of other libraries
+    as ``gpu/libraries.py`` says. What waits for the device: docs/gpu.md.
     Raises, besides what Worker does, DeviceError: the device failed. What of a write was applied is not known then.
 
     Attribute: ``device``.

@@ -48,13 +48,10 @@ def measure_worker(device: str, sizes: Sizes) -> list[Measured]:
                 Measured("push_grad, Adam, a worker's", "intentpm", _times(step, finish, sizes.times), 4 * moved),
             ]
             pm.worker(device=device)
-            return [
-                *measured,
-                Measured("pull, a worker's among several", "intentpm", _times(pull, finish, sizes.times), 2 * moved),
-                Measured(
-                    "push_grad, Adam, a worker's among several", "intentpm", _times(step, finish, sizes.times), 4 * moved
-                ),
-            ]
+            for name, run, size in (("pull", pull, 2 * moved), ("push_grad, Adam", step, 4 * moved)):
+                times = _times(run, finish, sizes.times)
+                measured.append(Measured(f"{name}, a worker's among several", "intentpm", times, size))
+            return measured
 
 
 def _times(run: Callable[[int], None], finish: Callable[[], None], times: int) -> list[float]:

@@ -61,10 +61,10 @@ cdef class DeviceTier:
     cdef uint64_t brought_rows   # back
 
     cdef _attach(self, Table table, Device device)
-    # ``RowTier.access`` for rows that are in the memory of the device of ``rows``; ``caller``, who goes on with them, comes after
-    # it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
-    # rows_wait: the stream of ``rows`` waits for what the caller has enqueued for them, and so does then whoever waits for that
-    # stream: other ranks too. Without, that is done.
+    # ``RowTier.access`` for rows that are in the memory of the device of ``rows``; ``caller``, who goes on with them, comes
+    # after it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
+    # rows_wait: the stream of ``rows`` waits for what the caller has enqueued for them, and so does then whoever waits for
+    # that stream: other ranks too. Without, that is done.
     cdef bint serve_on_device(
         self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
         CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil

@@ -301,7 +301,8 @@ cdef class DeviceTier:
             if run.sums:
                 self._leave_whole(run, done, first_left, left, for_home, served)
             memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
-            if run.taken_up > 0 and not self._enqueue(run):
+            # What was sent is the row by now, though nothing be done with it.
+            if (run.taken_up > 0 or run.sent != NULL) and not self._enqueue(run):
                 done = NOT_TAKEN
         self._close(run)
         for n in range(for_home.size()):

@@ -38,10 +38,10 @@ def worker_of(pm: intentpm.ParameterManager) -> Any:
 
 @contextmanager
 def no_wait(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever waits for the device is an error: of PyTorch's, where it has CUDA, and of ours.
+    """Whatever waits for the device is an error: PyTorch, where it has CUDA, or we.
 
-    PyTorch on the CPU uses an emulated device's memory at once, whatever its stream has not done yet: so in here nothing
-    may depend on what tensors hold. It also gives memory back at once: so it is kept.
+    PyTorch on the CPU uses an emulated device's memory at once, whatever its stream has not done yet: so in here
+    nothing may depend on what tensors hold. It also gives memory back at once: so it is kept.
     """
     waits = device.host_waits
     if not isinstance(device, EmulatedDevice):
