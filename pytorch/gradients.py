@@ -8,8 +8,8 @@ Guarantees
       that failed raises in the next forward, ``apply`` or ``settle``.
     * On a device a step comes after what backward did, whichever streams that ran on.
 Assumption: a worker, and so this, is used by one thread at a time. On a CPU backward runs in the thread that calls it.
-On a GPU ``add`` is called by a thread of autograd's, on the stream that forward ran on, ``_end_pass`` on the caller's; who
-called waits.
+On a GPU ``add`` is called by a thread of autograd's, on the stream that forward ran on, ``_end_pass`` on the caller's;
+who called waits.
 """
 
 from typing import Any

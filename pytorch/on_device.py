@@ -101,13 +101,9 @@ class Moved:
     def counterpart(self, view: torch.Tensor) -> torch.Tensor | None:
         """What ``view``, of a contiguous tensor of the batch as it was, is of the one that was moved; None: of none."""
         for here, there in self._pairs:
-            offset = view.data_ptr() - here.data_ptr()
-            last = sum((length - 1) * stride for length, stride in zip(view.shape, view.stride(), strict=True))
-            end = offset + (last + 1) * view.itemsize
-            if (here.dtype, here.device) == (view.dtype, view.device) and here.is_contiguous() and view.numel():
-                if offset >= 0 and end <= here.nbytes and offset % view.itemsize == 0:
-                    start = there.storage_offset() + offset // view.itemsize
-                    return there.as_strided(view.shape, view.stride(), start)
+            if _is_part(view, here):
+                start = there.storage_offset() + (view.data_ptr() - here.data_ptr()) // view.itemsize
+                return there.as_strided(view.shape, view.stride(), start)
         return None
 
     def forget_originals(self) -> None:
@@ -122,3 +118,12 @@ class Moved:
         if isinstance(part, tuple) and hasattr(part, "_fields"):
             return type(part)(*map(self._move, part))
         return type(part)(map(self._move, part)) if isinstance(part, list | tuple) else part
+
+
+def _is_part(view: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether all of ``view`` lies in the memory of ``whole``, which is contiguous."""
+    if (view.dtype, view.device) != (whole.dtype, whole.device) or not whole.is_contiguous() or not view.numel():
+        return False
+    begin = view.data_ptr() - whole.data_ptr()
+    last = sum((length - 1) * stride for length, stride in zip(view.shape, view.stride(), strict=True))
+    return begin >= 0 and begin % view.itemsize == 0 and begin + (last + 1) * view.itemsize <= whole.nbytes

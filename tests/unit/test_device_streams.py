@@ -6,6 +6,7 @@ On emulated devices, where a stream can be held; ``docs/gpu.md`` has the table o
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from support.device_caller import WAIT_S, Caller, held, until
 
 import intentpm
+import intentpm.checkpoint
 import intentpm.optim
 from intentpm.gpu import caller_stream
 from intentpm.testing import run_ranks
@@ -128,6 +130,32 @@ def test_other_ranks_are_served_while_a_write_waits_for_its_caller(call: str) ->
         return 0.0
 
     assert run_ranks(2, rank, management="static", device="emulated:3") == [0.0, 3.0 * LENGTH + 1]
+
+
+def test_a_checkpoint_is_made_while_a_write_waits_for_its_caller(tmp_path: Path) -> None:
+    """It has what was before: the write has not passed the gate."""
+
+    def rank(pm: intentpm.ParameterManager) -> float:
+        table = pm.create_table("t", KEYS, LENGTH, init=0.0, storage="gpu")
+        caller, owned = Caller(pm.worker(device="emulated")), np.asarray(table.owned_keys())
+        with caller.at_work():
+            rows_on_the_device(caller, table)
+            deltas = caller.array(np.ones((len(owned), LENGTH), np.float32))
+            waits = caller.device.host_waits
+            with held(caller):
+                thread = threading.Thread(
+                    target=lambda: in_stream(caller, lambda: caller.worker.push(table, owned, deltas))
+                )
+                thread.start()
+                until(lambda: caller.device.host_waits > waits, "the call waits")
+                pm.save(tmp_path / "saved", timeout=WAIT_S)
+            thread.join(WAIT_S)
+        assert not thread.is_alive()
+        pm.barrier()
+        return float(pm.worker().pull(table, owned).mean())
+
+    assert run_ranks(2, rank, management="static", device="emulated:3") == [2.0, 2.0]
+    assert (intentpm.checkpoint.open(tmp_path / "saved")["t"].rows(range(KEYS)) == 1).all()
 
 
 def test_other_ranks_are_served_while_memory_is_given_back() -> None:

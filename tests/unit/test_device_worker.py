@@ -367,7 +367,7 @@ def test_what_is_served_by_the_host_counts_once() -> None:
     """An intended key is an access in time, wherever it is served."""
 
     def rank(pm: intentpm.ParameterManager) -> tuple[float, float]:
-        table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="tiered", device_memory="1KiB")
+        table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="tiered", device_memory=512)
         caller = Caller(pm.worker(device="emulated"))
         owned = np.asarray(table.owned_keys())
         caller.worker.intent(table, owned, 0, 500)
@@ -378,6 +378,8 @@ def test_what_is_served_by_the_host_counts_once() -> None:
         caller.stream.synchronize()
         pm.barrier()
         told = pm.stats()
+        assert told["tables"]["t"]["in_place"] > 0
+        assert told["tables"]["t"]["hits"] > 0
         counts = caller.worker.access_counts(table.table_id)
         assert sum(counts) == 400 * len(owned)
         return told["coverage"]["announced"], told["coverage"]["in_time"]
