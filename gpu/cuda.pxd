@@ -39,6 +39,7 @@ cdef struct Driver:
     int (*record)(void*, void*) noexcept nogil
     int (*wait)(void*, void*, unsigned) noexcept nogil
     int (*query)(void*) noexcept nogil
+    int (*get_pointer_attribute)(void*, int, DevicePointer) noexcept nogil
 
 
 cdef class CudaDevice(Device):

@@ -6,15 +6,18 @@ from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
 from intentpm.foundation.errors import DeviceError
 from intentpm.gpu.compiler import compile_with_cupy
+from intentpm.gpu.libraries import new_array, stream_of
 
 from intentpm.gpu.device cimport (
     BLOCK_THREADS, WARP_LANES, Device, EventHandle, KernelHandle, RowBatch, StreamHandle, now_ns,
 )
 
 cdef enum:
+    DL_CUDA = 2
     CU_STREAM_NON_BLOCKING = 1
     CU_EVENT_DISABLE_TIMING = 2
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
+    CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9
     CUDA_ERROR_NOT_READY = 600
     MOST_NAME_BYTES = 100
 
@@ -23,7 +26,7 @@ _FUNCTIONS = (
     "cuGetErrorString", "cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain",
     "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc",
     "cuMemFreeHost", "cuStreamCreate", "cuStreamDestroy_v2", "cuEventCreate", "cuEventDestroy_v2", "cuLaunchKernel",
-    "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent", "cuEventQuery",
+    "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent", "cuEventQuery", "cuPointerGetAttribute",
 )
 
 
@@ -53,6 +56,8 @@ cdef class CudaDevice(Device):
         cdef int device = 0, count = 0
         cdef char name[MOST_NAME_BYTES]
         self.ordinal = ordinal
+        self.dlpack_kind = DL_CUDA
+        self.dlpack_number = ordinal
         self.compile_kernels = compile_kernels
         self.kernels = {}
         self._resolve(library)
@@ -178,6 +183,8 @@ cdef class CudaDevice(Device):
         # The driver's own wait has no deadline.
         cdef int64_t begun_ns = now_ns()
         cdef int result = self._query(event)
+        if result == CUDA_ERROR_NOT_READY:
+            self.waits.fetch_add(1)
         while result == CUDA_ERROR_NOT_READY and self.wait_on(begun_ns, what):
             result = self._query(event)
         return result == 0
@@ -193,6 +200,22 @@ cdef class CudaDevice(Device):
         result = self.driver.query(event)
         self._leave(0 if result == CUDA_ERROR_NOT_READY else result)
         return result
+
+    cdef bint holds(self, const void* address) noexcept nogil:
+        cdef int ordinal = -1
+        if not self._enter():
+            return False
+        # Of memory that the driver does not know it fails, which says nothing of the device.
+        if self.driver.get_pointer_attribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, <DevicePointer>address):
+            ordinal = -1
+        self._leave(0)
+        return ordinal == self.ordinal
+
+    def stream_of(self, array):
+        return stream_of(array, self.ordinal)
+
+    def new_array(self, shape, dtype):
+        return new_array(self.ordinal, shape, dtype)
 
     def compile(self, names) -> None:
         missing = [name for name in names if name not in self.kernels]

@@ -17,6 +17,8 @@ Any thread.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libcpp.atomic cimport atomic
+from libcpp.mutex cimport mutex
+from libcpp.vector cimport vector
 
 cdef extern from "gpu/kernel_arguments.hpp" namespace "intentpm::gpu" nogil:
     enum:
@@ -59,13 +61,24 @@ ctypedef void* EventHandle
 ctypedef void* KernelHandle
 ctypedef const char* Text
 
+cdef struct Retired:
+    char* memory
+    bint pinned
+
 
 cdef class Device:
     cdef readonly str name
     cdef readonly unsigned multiprocessors
     cdef readonly unsigned most_lanes    # of a group that shares a row: at most WARP_LANES
+    cdef readonly int dlpack_kind        # of its arrays, as DLPack numbers devices; and which of them
+    cdef readonly int dlpack_number
+    cdef readonly bint memory_is_hosts   # the host can use its memory as its own: it is emulated
     cdef public double wait_limit_s
     cdef atomic[Text] not_done           # what the host has waited for in vain; NULL: nothing. Set once
+    cdef atomic[int64_t] waits           # of the host, for work that was not done
+    cdef mutex retiring
+    cdef vector[Retired] retired         # guarded by: retiring
+    cdef bint has_workers                # they give back what was retired: only who drives the device may wait for all of it
 
     # NULL: no memory is left. Aligned to 256 bytes.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
@@ -73,6 +86,13 @@ cdef class Device:
     # Of the host, where the device reads and writes it as fast as the bus allows.
     cdef char* allocate_pinned(self, size_t size_bytes) noexcept nogil
     cdef void release_pinned(self, char* memory) noexcept nogil
+    # ``allocate`` or ``allocate_pinned``; once more after ``free_retired`` where there is no memory.
+    cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil
+    # ``release``, later. The driver gives memory back when all that the device has to do is done, callers' work too, which
+    # may wait for other ranks: so whoever holds what these may need leaves it to ``free_retired``, which is called with nothing
+    # held.
+    cdef void retire(self, char* memory, bint pinned) noexcept nogil
+    cdef bint free_retired(self) noexcept nogil     # whether there was any
     # Of the device's memory: nobody has it now, in this process or another.
     cdef size_t free_bytes(self) noexcept nogil
     # NULL: refused.
@@ -91,6 +111,8 @@ cdef class Device:
     # ``what`` is waited for: a constant text that goes on from "the device has not finished".
     cdef bint synchronize(self, EventHandle event, const char* what) noexcept nogil
     cdef bint has_happened(self, EventHandle event) noexcept nogil
+    # Whether it is in the device's memory.
+    cdef bint holds(self, const void* address) noexcept nogil
     cdef void host_reads(self, const void* pinned) noexcept nogil
     cdef void host_writes(self, const void* pinned) noexcept nogil
     # Of a kernel by the name under which NVRTC is asked for it. With the GIL; raises KeyError.

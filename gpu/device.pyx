@@ -1,6 +1,8 @@
 """The device interface; ``device.pxd`` is the contract."""
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
+from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep
 
@@ -23,7 +25,7 @@ cdef class Device:
     """One GPU. Any thread.
 
     Attributes: ``name``, of the card; ``multiprocessors``; ``most_lanes``, that work together on a row; ``wait_limit_s``,
-    seconds for which the host waits for anything on it.
+    seconds for which the host waits for anything on it; ``host_waits``, how often it has, for work that was not done.
     """
 
     def __cinit__(self):
@@ -34,6 +36,10 @@ cdef class Device:
         """The first thing that went wrong; empty: nothing did."""
         cdef const char* what = self.not_done.load()
         return f"the device has not finished {what.decode()} within {self.wait_limit_s:g} s" if what != NULL else ""
+
+    @property
+    def host_waits(self) -> int:
+        return self.waits.load()
 
     cdef bint wait_on(self, int64_t begun_ns, const char* what) noexcept nogil:
         cdef int64_t waited_ns = now_ns() - begun_ns
@@ -50,7 +56,19 @@ cdef class Device:
 
     def free_memory(self) -> int:
         """Bytes of the device's memory that nobody has now."""
+        with nogil:
+            self.free_retired()
         return self.free_bytes()
+
+    def stream_of(self, array) -> int:
+        """The stream that comes after what its library has to do with it (``libraries``), as the driver knows it; None, of an
+        emulated device: the host itself works with it. array: None: of whichever library has arrays on this device.
+        """
+        raise NotImplementedError
+
+    def new_array(self, shape, dtype):
+        """An array in its memory, of the library that is usual on it: CuPy. Raises DtypeError, MemoryError."""
+        raise NotImplementedError
 
     def compile(self, names) -> None:
         """Makes kernels ready, by the names under which NVRTC is asked for them: many together are compiled sooner."""
@@ -66,6 +84,35 @@ cdef class Device:
 
     cdef void release_pinned(self, char* memory) noexcept nogil:
         pass
+
+    cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil:
+        cdef char* memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
+        if memory == NULL and self.free_retired():
+            memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
+        return memory
+
+    cdef void retire(self, char* memory, bint pinned) noexcept nogil:
+        cdef Retired one
+        if memory == NULL:
+            return
+        one.memory = memory
+        one.pinned = pinned
+        self.retiring.lock()
+        self.retired.push_back(one)
+        self.retiring.unlock()
+
+    cdef bint free_retired(self) noexcept nogil:
+        cdef vector[Retired] taken
+        cdef Retired one
+        self.retiring.lock()
+        taken.swap(self.retired)
+        self.retiring.unlock()
+        for one in taken:
+            if one.pinned:
+                self.release_pinned(one.memory)
+            else:
+                self.release(one.memory)
+        return not taken.empty()
 
     cdef size_t free_bytes(self) noexcept nogil:
         return 0
@@ -101,6 +148,9 @@ cdef class Device:
         return False
 
     cdef bint has_happened(self, EventHandle event) noexcept nogil:
+        return False
+
+    cdef bint holds(self, const void* address) noexcept nogil:
         return False
 
     cdef void host_reads(self, const void* pinned) noexcept nogil:

@@ -79,7 +79,7 @@ cdef class DeviceRows:
     # Without the lock: waits until the rows have come; then the exchange is to be closed, with the lock.
     cdef bint finish(self, Exchange* exchange) noexcept nogil
     # private
-    cdef void _release(self, Slab* slab) noexcept nogil
+    cdef void _retire(self, Slab* slab) noexcept nogil
     cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil
     cdef bint _launch(self, KernelHandle kernel, const RowBatch* batch, unsigned lanes) noexcept nogil
     cdef RowBatch _batch(self, const int* slots, int64_t count, char* rows, size_t row_bytes) noexcept nogil

@@ -71,10 +71,12 @@ cdef class DeviceRows:
     def __dealloc__(self):
         if self.stream == NULL:
             return
-        self._settle_moves()
-        self._release(&self.rows)
-        self.device.release(<char*>self.marks)
-        self.device.release(self.sums)
+        with nogil:                      # for as long as the device has anything to do
+            self._settle_moves()
+            self._retire(&self.rows)
+            self.device.retire(<char*>self.marks, False)
+            self.device.retire(self.sums, False)
+            self.device.free_retired()
         self.device.release_event(self.moved)
         self.device.release_stream(self.stream)
 
@@ -84,9 +86,9 @@ cdef class DeviceRows:
         """All that was enqueued is done."""
         return self.device.record(self.stream, self.moved) and self.device.synchronize(self.moved, b"the work on its rows")
 
-    cdef void _release(self, Slab* slab) noexcept nogil:
-        self.device.release(slab.memory)
-        self.device.release(<char*>slab.claims)
+    cdef void _retire(self, Slab* slab) noexcept nogil:
+        self.device.retire(slab.memory, False)
+        self.device.retire(<char*>slab.claims, False)
 
     cdef bint reserve(self, int64_t end) noexcept nogil:
         cdef Slab slab
@@ -97,9 +99,9 @@ cdef class DeviceRows:
         # Copied by the stream, so that rows written before are in it; the old memory is free when that is done.
         if ((self.rows.rows > 0 and not self.device.copy(
                 self.stream, slab.memory, self.rows.memory, self.rows.rows * self.stride_bytes)) or not self._settle_moves()):
-            self._release(&slab)
+            self._retire(&slab)
             return False
-        self._release(&self.rows)
+        self._retire(&self.rows)
         self.rows = slab
         return True
 
@@ -112,12 +114,12 @@ cdef class DeviceRows:
 
     cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil:
         slab.rows = rows
-        slab.memory = self.device.allocate(rows * self.stride_bytes)
-        slab.claims = <int*>self.device.allocate(rows * sizeof(int))
+        slab.memory = self.device.claim(rows * self.stride_bytes, False)
+        slab.claims = <int*>self.device.claim(rows * sizeof(int), False)
         if (slab.memory != NULL and slab.claims != NULL
                 and self.device.fill(self.stream, <char*>slab.claims, 0xff, rows * sizeof(int))):
             return True
-        self._release(slab)
+        self._retire(slab)
         return False
 
     cdef bint _reserve_scratch(self, int64_t count) noexcept nogil:
@@ -126,15 +128,15 @@ cdef class DeviceRows:
         cdef char* sums = NULL
         if count <= self.scratch_rows:
             return True
-        marks = <int*>self.device.allocate(rows * sizeof(int))
-        sums = self.device.allocate(rows * self.sum_bytes)
+        marks = <int*>self.device.claim(rows * sizeof(int), False)
+        sums = self.device.claim(rows * self.sum_bytes, False)
         if (marks == NULL or sums == NULL or not self.device.fill(self.stream, <char*>marks, 0, rows * sizeof(int))
                 or not self._settle_moves()):
-            self.device.release(<char*>marks)
-            self.device.release(sums)
+            self.device.retire(<char*>marks, False)
+            self.device.retire(sums, False)
             return False
-        self.device.release(<char*>self.marks)
-        self.device.release(self.sums)
+        self.device.retire(<char*>self.marks, False)
+        self.device.retire(self.sums, False)
         self.marks = marks
         self.sums = sums
         self.scratch_rows = rows

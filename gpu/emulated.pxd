@@ -69,8 +69,9 @@ cdef struct Event:
 cdef class EmulatedDevice(Device):
     cdef readonly bint guarded
     cdef public size_t most_bytes        # of all its memory, pinned too; more is refused
-    cdef readonly uint64_t host_waits
     cdef public bint stands_still
+    cdef public size_t held              # a stream's handle: none of its work is done meanwhile; 0: of all
+    cdef object current                  # threading.local: the stream that a thread works on
     cdef mutex lock
     cdef uint64_t random
     cdef HappensBefore order
@@ -90,6 +91,8 @@ cdef class EmulatedDevice(Device):
     cdef void _order_after(self, unsigned stream, Work& work) noexcept nogil
     cdef bint _can_run(self, const Work& work) noexcept nogil
     cdef bint _run_one(self) noexcept nogil
+    cdef void _run_all(self) noexcept nogil
+    cdef bint _has_work(self) noexcept nogil
     cdef void _run(self, Work& work) noexcept nogil
     cdef void _touch(self, const Work& work, int protection) noexcept nogil
     cdef void _protect(self, const void* address, int protection) noexcept nogil

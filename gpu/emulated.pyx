@@ -1,5 +1,9 @@
 """A device that is not there; ``emulated.pxd`` is the contract."""
 
+import itertools
+import threading
+from contextlib import contextmanager
+
 cimport cython
 from cython.operator cimport dereference, postdecrement
 from libc.stddef cimport size_t
@@ -10,11 +14,16 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
 )
 
+from intentpm.gpu.libraries import is_ordered_by_streams, stream_of_other
+
 from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, RowBatch, StreamHandle, WARP_LANES, now_ns
 
 cdef enum:
     PAGE_BYTES = 4096
     MEMORY_BYTES = 256 << 20     # that it says it has; no more is kept from being allocated
+    DL_EXTENSION = 12
+
+_numbers = itertools.count()             # of the emulated devices of this process
 
 
 @cython.no_gc_clear                      # rows, and what else is on it, are released after it was found to be garbage
@@ -23,8 +32,8 @@ cdef class EmulatedDevice(Device):
 
     Parameters: ``seed``, an integer; ``lanes``, that share a row: 1, or 32 as on a real device, which is slower; ``guarded``:
     the host that touches the device's memory is ended by the system; ``multiprocessors``: more of them make larger grids.
-    Attributes: ``host_waits``, how often the host has waited for work that was not done; ``stands_still``: set it, and no work
-    is done until it is taken back. Any thread.
+    Attributes: ``stands_still``: set it, and no work is done until it is taken back; ``held``, the address of a stream, or 0:
+    the same of that one, as if it waited for another rank. Any thread.
     """
 
     def __init__(self, seed: int = 0, *, lanes: int = 1, guarded: bool = False, multiprocessors: int = 2):
@@ -37,6 +46,11 @@ cdef class EmulatedDevice(Device):
         self.most_bytes = <size_t>-1
         self.random = <uint64_t>(seed & 0xffffffffffffffff)
         self.order = HappensBefore()
+        self.dlpack_kind = DL_EXTENSION
+        self.dlpack_number = next(_numbers)
+        self.memory_is_hosts = True
+        self.current = threading.local()
+        self.new_stream()                # the legacy one: its handle is 1 (``libraries``)
 
     def __dealloc__(self):
         for entry in self.blocks:
@@ -51,6 +65,10 @@ cdef class EmulatedDevice(Device):
     def failure(self) -> str:
         return bytes(self.found[0]).decode() if self.found.size() else Device.failure.__get__(self)
 
+    def holds_address(self, size_t address) -> bool:
+        """Whether it is in the device's memory."""
+        return self.holds(<const void*>address)
+
     @property
     def allocated_bytes(self) -> int:
         """Of the device's memory that is in use."""
@@ -59,6 +77,31 @@ cdef class EmulatedDevice(Device):
             if not entry.second.pinned:
                 size_bytes += entry.second.size_bytes
         return size_bytes
+
+    @contextmanager
+    def using(self, stream):
+        """In the with block the calling thread works on ``stream``: what a library's current stream is on a GPU."""
+        before = self.current_stream
+        self.current.stream = stream
+        try:
+            yield stream
+        finally:
+            self.current.stream = before
+
+    @property
+    def current_stream(self):
+        """The one that the calling thread works on; None: the host does the work itself."""
+        return getattr(self.current, "stream", None)
+
+    def stream_of(self, array):
+        stream = self.current_stream
+        if not is_ordered_by_streams(array):
+            return stream_of_other(array)
+        return None if stream is None else stream.address
+
+    def new_array(self, shape, dtype):
+        from intentpm.gpu.device_arrays import EmulatedArray
+        return EmulatedArray(self, shape, dtype)
 
     @staticmethod
     def kernel_names() -> list:
@@ -116,11 +159,31 @@ cdef class EmulatedDevice(Device):
         else:
             if not self.order.host_may_write(&block.uses):
                 self._note(string(b"memory is released before the event that says it is no longer used"))
-            while self._run_one():       # of a real device, too, releasing waits
-                pass
+            self._run_all()              # of a real device, too, releasing waits
             munmap(block.memory, block.mapped_bytes)
             self.blocks.erase(<size_t>memory)
         self.lock.unlock()
+
+    cdef void _run_all(self) noexcept nogil:
+        cdef int64_t begun_ns = now_ns()
+        cdef bint goes_on = True
+        while self._run_one():
+            pass
+        if self.held and self._has_work():
+            self.waits.fetch_add(1)
+        while goes_on and self.held and self._has_work():
+            self.lock.unlock()
+            goes_on = self.wait_on(begun_ns, b"all that it has to do, before memory is given back")
+            self.lock.lock()
+        while self._run_one():
+            pass
+
+    cdef bint _has_work(self) noexcept nogil:
+        cdef size_t stream
+        for stream in range(self.streams.size()):
+            if not self.streams[stream].empty():
+                return True
+        return False
 
     cdef size_t free_bytes(self) noexcept nogil:
         cdef size_t taken = 0
@@ -198,15 +261,18 @@ cdef class EmulatedDevice(Device):
         cdef int64_t begun_ns = now_ns()
         cdef bint happened = True
         self.lock.lock()
-        self.host_waits += self.events[number].happened < self.events[number].recorded
+        if self.events[number].happened < self.events[number].recorded:
+            self.waits.fetch_add(1)
         if self.events[number].recorded == 0:
             self._note(string(b"the host waits for an event that nobody recorded"))
         while happened and self.events[number].happened < self.events[number].recorded:
-            if self.stands_still:
+            if self._run_one():
+                continue
+            if self.stands_still or self.held:
                 self.lock.unlock()
                 happened = self.wait_on(begun_ns, what)
                 self.lock.lock()
-            elif not self._run_one():
+            else:
                 happened = False
                 self._note(string(b"streams wait for each other"))
         if happened:
@@ -224,6 +290,13 @@ cdef class EmulatedDevice(Device):
             self.order.host_after(self.events[number].moment)
         self.lock.unlock()
         return happened
+
+    cdef bint holds(self, const void* address) noexcept nogil:
+        cdef Block* block
+        self.lock.lock()
+        block = self._block_of(address)
+        self.lock.unlock()
+        return block != NULL and not block.pinned
 
     cdef void host_reads(self, const void* pinned) noexcept nogil:
         cdef Block* block
@@ -330,7 +403,7 @@ cdef class EmulatedDevice(Device):
         first = self._draw(count)
         for n in range(count):
             stream = (first + n) % count
-            if self.streams[stream].empty() or not self._can_run(self.streams[stream].front()):
+            if self.streams[stream].empty() or stream + 1 == self.held or not self._can_run(self.streams[stream].front()):
                 continue
             work = self.streams[stream].front()
             self.streams[stream].pop_front()

@@ -35,6 +35,8 @@ cdef class ExchangePool:
     cdef size_t held_bytes               # of all there are
     cdef int64_t held
 
+    # Whether ``open`` waits until work that is under way is done.
+    cdef bint must_wait(self, int64_t count, size_t row_bytes) noexcept nogil
     # NULL: no memory, or the device does not finish. The caller fills the slots, and the rows where it is a write.
     cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil
     # The last call for this exchange, after what ``stream`` does with it was enqueued.

@@ -13,6 +13,10 @@ cdef enum:
     ALIGNED_BYTES = 256
 
 
+cdef inline size_t _rows_at(int64_t count) noexcept nogil:
+    return (count * sizeof(int32_t) + ALIGNED_BYTES - 1) // ALIGNED_BYTES * ALIGNED_BYTES
+
+
 @cython.no_gc_clear                      # __dealloc__ needs the device
 cdef class ExchangePool:
     def __init__(self, Device device not None):
@@ -22,8 +26,21 @@ cdef class ExchangePool:
         while self.idle.size() > 0:      # all are closed
             self._drop_first()
 
+    cdef bint must_wait(self, int64_t count, size_t row_bytes) noexcept nogil:
+        cdef size_t size_bytes = _rows_at(count) + count * row_bytes
+        cdef bint all_done = True
+        cdef Exchange* exchange
+        if self.held < MOST_EXCHANGES and self.held_bytes + size_bytes <= MOST_HELD_BYTES:
+            return False
+        for exchange in self.idle:
+            if exchange.recorded and not self.device.has_happened(exchange.done):
+                all_done = False
+            elif exchange.size_bytes >= size_bytes:
+                return False
+        return not all_done
+
     cdef Exchange* open(self, int64_t count, size_t row_bytes) noexcept nogil:
-        cdef size_t rows_at = (count * sizeof(int32_t) + ALIGNED_BYTES - 1) // ALIGNED_BYTES * ALIGNED_BYTES
+        cdef size_t rows_at = _rows_at(count)
         cdef size_t size_bytes = rows_at + count * row_bytes
         cdef Exchange* exchange = self._take_idle(size_bytes)
         while exchange == NULL and self.idle.size() > 0 and (
@@ -72,8 +89,8 @@ cdef class ExchangePool:
         if exchange == NULL:
             return NULL
         exchange.size_bytes = size_bytes + size_bytes // 2
-        exchange.pinned = self.device.allocate_pinned(exchange.size_bytes)
-        exchange.device = self.device.allocate(exchange.size_bytes)
+        exchange.pinned = self.device.claim(exchange.size_bytes, True)
+        exchange.device = self.device.claim(exchange.size_bytes, False)
         exchange.done = self.device.new_event()
         self.held_bytes += exchange.size_bytes
         self.held += 1
@@ -94,8 +111,8 @@ cdef class ExchangePool:
     cdef void _release(self, Exchange* exchange) noexcept nogil:
         self.held_bytes -= exchange.size_bytes
         self.held -= 1
-        self.device.release_pinned(exchange.pinned)
-        self.device.release(exchange.device)
+        self.device.retire(exchange.pinned, True)
+        self.device.retire(exchange.device, False)
         if exchange.done != NULL:
             self.device.release_event(exchange.done)
         free(exchange)

@@ -20,3 +20,4 @@ cdef class Event:
 cdef class Stream:
     cdef readonly Device device
     cdef StreamHandle handle
+    cdef bint is_borrowed

@@ -4,7 +4,7 @@ cimport cython
 from libc.stddef cimport size_t
 from libc.string cimport memcpy, memset
 
-from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, blocks_for
+from intentpm.gpu.device cimport Device, KernelHandle, RowBatch, StreamHandle, blocks_for
 
 
 @cython.no_gc_clear                      # __dealloc__ needs the device
@@ -83,8 +83,28 @@ cdef class Stream:
             raise MemoryError(f"{device.name}: {device.failure}")
 
     def __dealloc__(self):
-        if self.handle != NULL:
+        if self.handle != NULL and not self.is_borrowed:
             self.device.release_stream(self.handle)
+
+    @staticmethod
+    def at(Device device not None, size_t address):
+        """The one that the driver knows by that address: somebody else's, or the legacy one (1)."""
+        cdef Stream found = Stream.__new__(Stream)
+        found.device = device
+        found.handle = <StreamHandle>address
+        found.is_borrowed = True
+        return found
+
+    @property
+    def address(self) -> int:
+        """As the driver knows it."""
+        return <size_t>self.handle
+
+    def synchronize(self) -> None:
+        """Waits until all that was enqueued is done."""
+        done = Event(self.device)
+        self.record(done)
+        done.synchronize()
 
     def copy(self, Memory to not None, Memory source not None, size_t size_bytes) -> None:
         """The first ``size_bytes`` of ``source`` into ``to``."""

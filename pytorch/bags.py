@@ -60,14 +60,15 @@ def _bag_of_each(places: torch.Tensor, starts: torch.Tensor | None) -> torch.Ten
     """int64 [K]: in which bag each key lies. 2-dimensional ``places`` are bags of equal length."""
     if starts is None:
         return torch.arange(len(places), device=places.device).repeat_interleave(places.shape[1])
-    ends = torch.cat([starts[1:], starts.new_tensor([places.numel()])])
-    return torch.arange(len(starts), device=places.device).repeat_interleave(ends - starts)
+    ends = torch.cat([starts[1:], starts.new_full((1,), places.numel())])
+    bags = torch.arange(len(starts), device=places.device)
+    return bags.repeat_interleave(ends - starts, output_size=places.numel())  # nobody waits for the device to say
 
 
 def _sizes(bags: torch.Tensor, keys: torch.Tensor, count: int, padding: int | None) -> torch.Tensor:
     """Keys in each bag but for ``padding``; 1 where there is none."""
-    counted = bags if padding is None else bags[keys != padding]
-    return torch.bincount(counted, minlength=count).clamp_(min=1)
+    counted = torch.ones_like(bags) if padding is None else (keys != padding).to(bags.dtype)
+    return bags.new_zeros(count).index_add_(0, bags, counted).clamp_(min=1)
 
 
 def _without(numbers: torch.Tensor, keys: torch.Tensor, padding: int | None) -> torch.Tensor:

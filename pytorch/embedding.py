@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from intentpm.torch.pull import pull_distinct
+from intentpm.torch.pull import pull_distinct, pull_each
 from intentpm.torch.table_module import TableModule, frozen_by, table_from
 
 
@@ -20,8 +20,9 @@ class Embedding(TableModule):
         scale_grad_by_freq: gradients are divided by how often their key occurs in the call.
         freeze: rows are read and never trained.
 
-    Input: int64 or int32 [*]. Output: [*, D] of the table's dtype, on the input's device. Raises KeyRangeError (an
-    IndexError), DtypeError, PeerLostError.
+    Input: int64 or int32 [*]. Output: [*, D] of the table's dtype, on the input's device. With a worker of a device
+    (``pm.worker(device=...)``) there, on the current stream; the input may lie there or on the host. Raises
+    KeyRangeError (an IndexError), DtypeError, PeerLostError.
     """
 
     def __init__(
@@ -37,6 +38,10 @@ class Embedding(TableModule):
 
     @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.scale_grad_by_freq:
+            of_each = pull_each(self._gradients, input, self.padding_idx, not self.freeze)
+            if of_each is not None:
+                return of_each
         rows, places, padding = pull_distinct(self._gradients, input, self.padding_idx, not self.freeze)
         if self.scale_grad_by_freq:
             return functional.embedding(places, rows, padding, scale_grad_by_freq=True)

@@ -47,7 +47,10 @@ class EmbeddingBag(TableModule):
         Returns [B, D]; an empty bag is 0.
         """
         rows, places, padding = pull_distinct(self._gradients, input, self.padding_idx, not self.freeze)
-        offsets = offsets if offsets is None else offsets.to(places.dtype)
+        to_device = places.is_cuda  # towards the host nobody would wait for what is copied
+        offsets = offsets if offsets is None else offsets.to(places.device, places.dtype, non_blocking=to_device)
+        if per_sample_weights is not None:
+            per_sample_weights = per_sample_weights.to(places.device, non_blocking=to_device)
         if self.mode in ("sum", "mean") and not self.scale_grad_by_freq:
             return Bags.apply(rows, places, offsets, per_sample_weights, self.mode, self.include_last_offset, padding)
         return functional.embedding_bag(

@@ -3,9 +3,13 @@
 Guarantees
     * All gradients of one backward pass, whichever modules and forwards they come from, are summed per key and applied
       in one ``push_grad``, sent when the pass ends. A pass that fails applies nothing.
-    * Sending waits for nothing. A later pull of the same keys sees the step (a worker reads its own writes); a step
+    * Sending waits for nothing; with a worker of a device, until gradients of which others have to be told have come to
+      the host. A later pull of the same keys sees the step (a worker reads its own writes); a step
       that failed raises in the next forward, ``apply`` or ``settle``.
-Assumption: a worker, and so this, is used by one thread at a time. On a CPU, backward runs in the thread that calls it.
+    * On a device a step comes after what backward did, whichever streams that ran on.
+Assumption: a worker, and so this, is used by one thread at a time. On a CPU backward runs in the thread that calls it.
+On a GPU ``add`` is called by a thread of autograd's, on the stream that forward ran on, ``_end_pass`` on the caller's;
+who called waits.
 """
 
 from typing import Any
@@ -15,7 +19,11 @@ import numpy as np
 import torch
 
 from intentpm.foundation.errors import OptimizerError
-from intentpm.torch.tensors import as_array
+from intentpm.torch.on_device import Handed, device_of, on_device
+from intentpm.torch.tensors import as_array, torch_dtype
+
+_Part = tuple[Any, Any, Handed | None]
+"""Keys, gradients, and on a device what they come after."""
 
 NO_PASS = -1
 _known: "WeakValueDictionary[tuple[int, int], TableGradients]" = WeakValueDictionary()
@@ -39,13 +47,13 @@ class TableGradients:
         self.lr: float | None = None
         """Learning rate of the next steps; None: the optimiser's own."""
         self.accumulating = False
-        self._passes: dict[int, list[tuple[Any, Any]]] = {}
-        """Per backward pass that is under way (reentrant checkpoints nest them): its (keys, gradients)."""
-        self._kept: list[tuple[Any, Any]] = []
+        self._passes: dict[int, list[_Part]] = {}
+        """Per backward pass that is under way (reentrant checkpoints nest them)."""
+        self._kept: list[_Part] = []
         self._under_way: list[Any] = []
 
     def add(self, keys: Any, gradients: torch.Tensor) -> None:
-        """From within a backward pass: ``gradients`` [K, D] for ``keys`` (int64 [K], distinct)."""
+        """From within a backward pass: ``gradients`` [K, D] for ``keys`` (int64 [K])."""
         if self.table.optimizer is None:
             raise OptimizerError(
                 f"table {self.table.name!r} has no optimizer, so gradients cannot be applied: "
@@ -55,7 +63,15 @@ class TableGradients:
         if current not in self._passes:
             self._passes[current] = []
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_pass(current))
-        self._passes[current].append((keys, as_array(gradients, self.table.dtype)))
+        there, device = self._in_place(gradients), device_of(self.worker)
+        self._passes[current].append((keys, there, None if device is None else Handed(device, [there])))
+
+    def _in_place(self, gradients: torch.Tensor) -> Any:
+        """Where the worker takes them: on its device, or on the host."""
+        device = device_of(self.worker)
+        if device is None:
+            return as_array(gradients, self.table.dtype)
+        return on_device(device, gradients.detach().to(torch_dtype(self.table.dtype)).contiguous())
 
     def _end_pass(self, graph_task: int) -> None:
         self._kept += self._passes.pop(graph_task)
@@ -74,11 +90,18 @@ class TableGradients:
     def _send(self) -> None:
         self._check_finished()
         parts, self._kept = self._kept, []
+        for _, _, handed in parts:
+            if handed is not None:
+                handed.take()
         if parts:
-            keys, gradients = (
-                parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
-            )
+            keys, gradients = parts[0][:2] if len(parts) == 1 else self._joined(parts)
             self._under_way.append(self.worker.push_grad_async(self.table, keys, gradients, lr=self.lr))
+
+    def _joined(self, parts: "list[_Part]") -> tuple[Any, Any]:
+        keys, gradients, _ = zip(*parts, strict=True)
+        if device_of(self.worker) is None:
+            return np.concatenate(keys), np.concatenate(gradients)
+        return np.concatenate(keys), self._in_place(torch.cat(gradients))
 
     def before_forward(self) -> None:
         """Raises what an earlier step met; forgets backward passes that failed."""

@@ -10,6 +10,7 @@ import torch
 
 from intentpm.foundation.errors import ConfigError, ForkError, SampleError
 from intentpm.runtime.ahead import Ahead
+from intentpm.torch.on_device import Moved, device_of
 from intentpm.torch.read_ahead import ReadAhead
 from intentpm.torch.tensors import nbytes_of
 
@@ -26,6 +27,9 @@ class _Item:
     clock: int = -1
     """For which it was announced."""
     samples: dict[int, Any] = field(default_factory=dict)
+    on_device: list[tuple[torch.Tensor, Any]] = field(default_factory=list)
+    """Tensors of keys there, and what they are."""
+    moved: Moved | None = None
 
 
 class IntentLoader:
@@ -36,9 +40,12 @@ class IntentLoader:
         loader: any iterable that can be iterated once per epoch; a DataLoader, with worker processes too if these are
             started by "spawn" or "forkserver" (``DataLoader(..., multiprocessing_context="forkserver")``).
         keys: for each table, a function from a batch to the keys that it will look up: integers of any shape, as a
-            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread.
+            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread, once a batch.
         ahead: how many batches to read ahead; "auto": as many as the parameter manager needs to act in time, as long as
             the batches fit in 256 MB. 0: nothing is announced.
+        move: batches are moved to the device of the worker (``pm.worker(device=...)``) ahead, tensors in them that is;
+            memory that a DataLoader has pinned (``pin_memory=True``) without waiting. What the functions of ``keys``
+            return is known there again where it is such a tensor or a view of one: nobody waits for the device then.
         samples: for each table (or Sampling of ``pm.create_sampling``), how many keys to draw for each batch;
             ``loader.sample(table)`` are those of the batch in use.
 
@@ -59,11 +66,15 @@ class IntentLoader:
         keys: Mapping[Any, Callable[[Any], Any]],
         ahead: int | str = "auto",
         samples: Mapping[Any, int] | None = None,
+        move: bool = False,
     ) -> None:
+        if move and device_of(worker) is None:
+            raise ConfigError("IntentLoader(move=True) needs a worker of a device: pm.worker(device=...)")
         self._ahead = Ahead(ahead, worker.manager)
         _refuse_fork(loader)
         self.worker, self.loader = worker, loader
         self._keys, self._samples = dict(keys), dict(samples or {})
+        self._move = move
         self._in_use: _Item | None = None
         self._reader: ReadAhead | None = None
 
@@ -104,7 +115,7 @@ class IntentLoader:
                 started = True
             self._in_use = announced[0]
             try:
-                yield announced[0].batch
+                yield announced[0].batch if announced[0].moved is None else announced[0].moved.take()
             finally:
                 self.worker.advance_clock()
                 announced.popleft()
@@ -129,11 +140,18 @@ class IntentLoader:
     def _prepare(self, batch: Any) -> _Item:
         """In the reading thread."""
         state = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
-        keys = []
-        if self._ahead.announces:
-            keys = [(table, _as_keys(keys_of(batch))) for table, keys_of in self._keys.items()]
-        self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in keys))
-        return _Item(batch, keys, state)
+        device = device_of(self.worker)
+        given = []
+        if self._ahead.announces or device is not None:
+            given = [(table, torch.as_tensor(keys_of(batch))) for table, keys_of in self._keys.items()]
+        item = _Item(batch, [(table, _as_keys(keys)) for table, keys in given] if self._ahead.announces else [], state)
+        if device is not None and self._move:
+            item.moved = Moved(device, batch)
+            item.batch = item.moved.batch
+        if device is not None:
+            item.on_device = list(_known_there(item.moved, [keys for _, keys in given]))
+        self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in item.keys))
+        return item
 
     def _announce(self, items: deque[_Item]) -> None:
         """Signals the intents of items that are new, or whose clock is another now: somebody else advanced it too."""
@@ -143,6 +161,8 @@ class IntentLoader:
             item.clock = clock
             for table, keys in item.keys:
                 self.worker.intent(table, keys, clock, clock + 1)
+            for there, on_host in item.on_device:
+                self.worker.note_keys(there.reshape(-1), on_host, clock + 1)
             for source, count in self._samples.items():
                 item.samples[id(source)] = self.worker.prepare_sample(source, count, clock)
 
@@ -156,8 +176,22 @@ class IntentLoader:
             self.worker.advance_clock()
 
 
+def _known_there(moved: Moved | None, given: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Any]]:
+    """Of keys that lie on the device, before they were moved or since: the tensor there, and what is in it."""
+    for keys in given:
+        there = keys if moved is None else moved.counterpart(keys)
+        if there is not None:
+            yield there, _in_order(keys)
+    if moved is not None:
+        moved.forget_originals()
+
+
 def _as_keys(keys: Any) -> Any:
     return torch.unique(torch.as_tensor(keys)).to(device="cpu", dtype=torch.int64).numpy()
+
+
+def _in_order(keys: Any) -> Any:
+    return torch.as_tensor(keys).reshape(-1).to(device="cpu", dtype=torch.int64).numpy()
 
 
 def _refuse_fork(loader: Any) -> None:

@@ -41,11 +41,13 @@ class Devices:
         self._opening = threading.Lock()
 
     def open(self, name: str | None = None) -> Device:
-        """The device of that name; None: the rank's. "cuda", by ``local_rank``, is the same as its number.
+        """The device of that name; None: the rank's, as is its kind without a number. "cuda" of a rank is the one that
+        ``local_rank`` says.
 
         Raises ConfigError, DeviceError.
         """
-        name = self._of_rank if name is None else name
+        if name is None or name == self._of_rank.partition(":")[0]:
+            name = self._of_rank
         check_device(name)
         if name == "cuda":
             name = f"cuda:{self._of_local_rank()}"

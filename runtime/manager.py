@@ -12,7 +12,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, overload
 
 import numpy.typing as npt
 
@@ -28,6 +28,7 @@ from intentpm.runtime.array_types import Keys, Weights
 from intentpm.runtime.checkpointing import Checkpointing
 from intentpm.runtime.collectives import Call, Collectives
 from intentpm.runtime.config import Config, Management, Storage
+from intentpm.runtime.device_worker import DeviceWorker
 from intentpm.runtime.devices import Devices
 from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.exact_clocks import ExactClocks
@@ -217,13 +218,25 @@ class ParameterManager(Checkpointing):
             if table.tier is not None and table.tier.is_fetching:
                 self._start_thread()  # a rank alone needs none but to bring rows over
 
-    def worker(self) -> Worker:
+    @overload
+    def worker(self, device: None = None) -> Worker: ...
+    @overload
+    def worker(self, device: str) -> DeviceWorker: ...
+    def worker(self, device: str | None = None) -> Worker:
         """A new worker for the calling thread; its clock starts at 0. Not collective.
 
         Its intents hold as long as it is open: until ``close``, or the end of the last reference to it.
+
+        device: "cuda" (this rank's, as of ``init(device=...)``), "cuda:1", or "emulated": keys and rows of its calls
+            lie there (``DeviceWorker``, docs/gpu.md). None: on the host. Workers of one rank may be of several devices:
+            make all of them before the first is used.
+        Raises ConfigError, DeviceError.
         """
         self._engine.check()
-        return Worker(self, self._engine, self._workers, next(self._worker_ids))
+        if device is None:
+            return Worker(self, self._engine, self._workers, next(self._worker_ids))
+        opened = self._devices.open(device)
+        return DeviceWorker(self, self._engine, self._workers, next(self._worker_ids), opened)
 
     def create_sampling(
         self,

@@ -9,8 +9,7 @@ Guarantees
 Assumption: one thread at a time uses a worker (checked).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
-from libcpp.vector cimport vector
+from libc.stdint cimport int64_t, uint32_t
 
 cimport numpy as cnp
 
@@ -31,7 +30,7 @@ from intentpm.runtime._native.dirty_stack cimport is_dirty
 from intentpm.runtime._native.duplicates cimport Duplicates
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.intents cimport NEVER, NO_ATTENTION, URGENT, Attention, IntentQueue
-from intentpm.runtime._native.key_filter cimport KeyFilter, forget_keys, mark_keys, may_have
+from intentpm.runtime._native.key_filter cimport forget_keys, mark_keys, may_have
 from intentpm.runtime._native.messages cimport (
     ACCESS_PULL, ACCESS_PULL_STORED, ACCESS_PUSH, ACCESS_SET, ACCESS_SET_STORED, ACCESS_STEP, is_read,
 )
@@ -52,12 +51,6 @@ cdef enum:
     GIL_KEYS = 32                # below, releasing the GIL costs more than the rows
 
 
-cdef enum WorkerUse:
-    WORKER_IDLE = 0
-    WORKER_BUSY = 1
-    WORKER_CLOSED = 2
-
-
 cdef class Worker(CountedWorker):
     """A training thread's handle to the tables; ``worker.clock`` starts at 0. Made by ``ParameterManager.worker()``.
 
@@ -67,22 +60,6 @@ cdef class Worker(CountedWorker):
     Threads: one at a time uses a worker (checked); any may look at ``clock`` and ``access_counts``.
     Attributes: ``manager``, the ParameterManager; ``worker_id``, from 0 on in the order the rank made its workers.
     """
-
-    cdef Engine engine
-    cdef readonly object manager
-    cdef IntentQueue intents             # holds the clock
-    cdef readonly uint32_t worker_id
-    cdef vector[int32_t] misses          # scratch of the call in progress
-    cdef double lr                       # of the push_grad in progress
-    cdef Duplicates duplicates           # scratch of push_grad
-    cdef dict steps                      # calls of push_grad per table, of those corrected by them; exact: clocks
-    cdef WorkerUse use                   # guarded by: GIL
-    cdef bint writes_now                 # it is past the gate
-    cdef WorkersOfRank workers
-    cdef bint managed                    # intents are acted on
-    cdef OpenWrites open_writes
-    cdef KeyFilter open_keys             # with unacknowledged writes
-    cdef object exact                    # with init(sync="exact"): exact_clocks.ExactClocks; else None
 
     def __cinit__(self):
         self.duplicates = Duplicates()
@@ -423,20 +400,20 @@ cdef class Worker(CountedWorker):
     # -- arguments -------------------------------------------------------------------------------------------------------
 
     cdef cnp.ndarray _begin(self, Table table, object keys):
-        """Checks the call, settles what must be settled first, and takes the worker. Returns the keys."""
         cdef cnp.ndarray wanted = self._check_call(table, keys)
         if self.open_keys.any:
             self._settle_own_writes(wanted)
+        if self.use != WORKER_IDLE:          # another thread came while keys were converted, or writes settled
+            self._refuse()
         self.use = WORKER_BUSY
         return wanted
 
-    cdef inline int _pass_gate(self) except -1:
-        """Of a call that writes, before it does: from here on to ``_end_write`` a cut waits for it."""
+    cdef int _pass_gate(self) except -1:
         self.workers.pass_gate(self.engine)
         self.writes_now = True
         return 0
 
-    cdef inline int _end_write(self) except -1:
+    cdef int _end_write(self) except -1:
         self.use = WORKER_IDLE
         if self.writes_now:
             self.writes_now = False
@@ -495,7 +472,7 @@ cdef class Worker(CountedWorker):
         if load_relaxed(&self.engine.rounds.writes.noted) == 0 and exchange_acquire(&self.engine.rounds.writes.noted, 1) == 0:
             self._kick(False)
 
-    cdef inline void _access_rows(
+    cdef void _access_rows(
             self, Table table, int kind, const int64_t* keys, int64_t count, char* rows) noexcept nogil:
         if kind == ACCESS_PULL:
             pull_rows(table.state, keys, count, rows, self.misses, &self.counts[table.table_id])
@@ -515,7 +492,6 @@ cdef class Worker(CountedWorker):
                 &self.intents.clock_ns)
 
     cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
-        """The missed keys of a blocking call."""
         cdef char* data = <char*>cnp.PyArray_DATA(rows)
         begin_operation(operation, table.state, kind, data, NULL)
         try:

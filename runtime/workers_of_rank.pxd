@@ -29,6 +29,7 @@ cdef class WorkersOfRank:
     cdef uint32_t writing                # calls that are past the gate
     cdef list writes                     # asynchronous ones of workers that are gone, not known to be done
     cdef AccessCounts* past              # per table id
+    cdef uint32_t of_devices             # workers of devices that it has made
 
     # Of a call that writes, before it does: from here on to ``leave_gate`` a cut waits for it.
     cdef int pass_gate(self, Engine engine) except -1

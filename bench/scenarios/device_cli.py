@@ -18,6 +18,7 @@ def device(device: str, out: Path, fact: tuple[str, ...]) -> None:
     from intentpm.bench.scenarios.device_baselines import measure_torch
     from intentpm.bench.scenarios.device_page import document, page
     from intentpm.bench.scenarios.device_rows import SMALL, Sizes, measure
+    from intentpm.bench.scenarios.device_worker import measure_worker
     from intentpm.runtime.devices import check_device, open_device
 
     check_device(device)
@@ -30,7 +31,8 @@ def device(device: str, out: Path, fact: tuple[str, ...]) -> None:
     }  # fmt: skip
     facts |= {package: found for package in ("torch", "cupy-cuda13x", "cupy-cuda12x") if (found := _version(package))}
     facts |= dict(each.partition("=")[::2] for each in fact)
-    result = document(opened.name, [*measure(opened, sizes), *measure_torch(sizes, not emulated)], facts)
+    measured = [*measure(opened, sizes), *measure_worker(device, sizes), *measure_torch(sizes, not emulated)]
+    result = document(opened.name, measured, facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     out.with_suffix(".md").write_text(page(result))

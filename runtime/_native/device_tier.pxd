@@ -13,6 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange
@@ -27,6 +28,8 @@ from intentpm.runtime._native.table_state cimport (
 cdef struct Run:
     RowAccess kind
     const int64_t* keys
+    char* device_rows            # NULL: ``rows`` are the host's. Else rows are read and written there, and ``rows`` is NULL
+    bint sums                    # steps: one with the sum of a key's gradients; else each is a step
     int64_t first                # of the batch
     int64_t count
     char* rows                   # of the first
@@ -58,7 +61,15 @@ cdef class DeviceTier:
     cdef uint64_t brought_rows   # back
 
     cdef _attach(self, Table table, Device device)
+    # ``RowTier.access`` for rows that are in the memory of the device of ``rows``; ``caller``, who goes on with them, comes
+    # after it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
+    # rows_wait: the stream of ``rows`` waits for what the caller has enqueued for them, and so does then whoever waits for
+    # that stream: other ranks too. Without, that is done.
+    cdef bint serve_on_device(
+        self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
+        CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil
     # private; rows.lock held
+    cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil
     cdef int64_t _look_up(
         self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil
     cdef void _begin_run(self) noexcept nogil
@@ -67,7 +78,13 @@ cdef class DeviceTier:
     cdef int32_t _seat(self, int32_t slot) noexcept nogil
     cdef bint _make_room(self) noexcept nogil
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil
+    cdef bint _send_off(self, Run* run) noexcept nogil
     cdef bint _enqueue(self, Run* run) noexcept nogil
+    cdef bint _enqueue_on_device(self, Run* run) noexcept nogil
+    cdef void _leave_whole(
+        self, Run* run, int64_t done, size_t first_left, vector[int32_t]& left, const vector[int32_t]& for_home,
+        uint64_t* served) noexcept nogil
+    cdef bint _may_be_taken(self, const Run* run, int64_t key) noexcept nogil
     cdef void _close(self, Run* run) noexcept nogil
     cdef void _fail(self) noexcept nogil
     cdef void _bring(self, int64_t key, int32_t slot) noexcept nogil
@@ -77,10 +94,11 @@ cdef inline bint reads_rows(RowAccess kind) noexcept nogil:
     return kind == ACCESS_ROW_PULL or kind == ACCESS_ROW_PULL_STORED
 
 
-cdef inline bint is_for_home(const TableState* table, RowAccess kind, uint32_t seen) noexcept nogil:
-    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner."""
-    if reads_rows(kind):
+cdef inline bint is_for_home(const TableState* table, const Run* run, uint32_t seen) noexcept nogil:
+    """Writes that leave more behind than a pending delta or value: for a checkpoint, or for a row's owner. What is left to the
+    owner is made of rows that the host has."""
+    if reads_rows(run.kind):
         return False
     if state_of(seen) == STATE_REPLICA:
-        return kind != ACCESS_ROW_PUSH and kind != ACCESS_ROW_SET
+        return run.device_rows != NULL or (run.kind != ACCESS_ROW_PUSH and run.kind != ACCESS_ROW_SET)
     return table.snapshot != NULL

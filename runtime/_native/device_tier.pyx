@@ -4,13 +4,15 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from libcpp.algorithm cimport sort
+from libcpp.algorithm cimport binary_search, sort
 from libcpp.vector cimport vector
 
 from intentpm.foundation.errors import DeviceError, MemoryBudgetError
 from intentpm.runtime.device_layout import device_layout, step_numbers
 
-from intentpm.gpu.device cimport Device
+from intentpm.foundation.primitives cimport load_relaxed_i32
+from intentpm.gpu.caller_stream cimport CallerStream
+from intentpm.gpu.device cimport Device, RowBatch
 from intentpm.gpu.device_rows cimport DeviceRows
 from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
@@ -149,10 +151,11 @@ cdef class DeviceTier:
         cdef KeyPlace* place = &self.table.places[run.keys[run.first + i]]
         cdef uint8_t* where = &self.tier.where[place.slot]
         cdef bint done = True
-        if self.batch_of[place.slot] == self.batches and (run.kind == ACCESS_ROW_STEP or not where[0] & ROW_ON_DEVICE):
+        if not run.sums and self.batch_of[place.slot] == self.batches and (
+                run.kind == ACCESS_ROW_STEP or not where[0] & ROW_ON_DEVICE):
             unlock_unchanged(&place.word, seen)
             return TAKE_LATER
-        if is_for_home(self.table, run.kind, seen):
+        if is_for_home(self.table, run, seen):
             unlock_unchanged(&place.word, seen)
             return TAKE_HOME
         if not where[0] & ROW_ON_DEVICE:
@@ -188,8 +191,11 @@ cdef class DeviceTier:
 
     cdef bint _send(self, Run* run, int32_t slot) noexcept nogil:
         """Copies a row that is in ``rows``, to go to the device before the run."""
+        cdef int64_t most = max(<int64_t>1, RUN_BYTES // <int64_t>max(self.table.stored_bytes, <size_t>1))
+        if run.sent != NULL and run.sent_count == run.sent.count and not self._send_off(run):
+            return False
         if run.sent == NULL:
-            run.sent = self.rows.open(run.count, self.table.stored_bytes)
+            run.sent = self.rows.open(min(run.count, most), self.table.stored_bytes)
             if run.sent == NULL:
                 return False
         slots_in(run.sent)[run.sent_count] = slot
@@ -198,15 +204,24 @@ cdef class DeviceTier:
         self.sent_rows += 1
         return True
 
+    cdef bint _send_off(self, Run* run) noexcept nogil:
+        """Rows that were copied, to their slots on the device."""
+        cdef bint done
+        run.sent.count = run.sent_count
+        done = (self._make_room() and self.rows.bring(run.sent, True)
+                and self.rows.put(run.sent, True))
+        self.rows.close(run.sent)
+        run.sent = NULL
+        run.sent_count = 0
+        return done
+
     cdef bint _enqueue(self, Run* run) noexcept nogil:
-        if not self._make_room():
+        if not self._make_room() or (run.sent != NULL and not self._send_off(run)):
             return False
-        if run.sent != NULL:
-            run.sent.count = run.sent_count
-            if not self.rows.bring(run.sent, True) or not self.rows.put(run.sent, True):
-                return False
         if run.exchange == NULL:
             return True
+        if run.device_rows != NULL:
+            return self._enqueue_on_device(run)
         if reads_rows(run.kind):
             return (self.rows.bring(run.exchange, False)
                     and self.rows.gather(run.exchange, _is_stored(run.kind))
@@ -219,6 +234,19 @@ cdef class DeviceTier:
             return self.rows.step(run.exchange, run.lr)
         return self.rows.put(run.exchange, _is_stored(run.kind))
 
+    cdef bint _enqueue_on_device(self, Run* run) noexcept nogil:
+        cdef RowBatch batch = self.rows._batch(
+            <const int*>run.exchange.device, run.exchange.count, run.device_rows, run.row_bytes)
+        if not self.rows.bring(run.exchange, False):
+            return False
+        if reads_rows(run.kind):
+            return self.rows._gather(&batch, False)
+        if run.kind == ACCESS_ROW_PUSH:
+            return self.rows._add(&batch)
+        if run.kind == ACCESS_ROW_STEP:
+            return self.rows._step(&batch, run.lr)
+        return self.rows._put(&batch, False)
+
     cdef void _close(self, Run* run) noexcept nogil:
         if run.sent != NULL:
             self.rows.close(run.sent)
@@ -229,6 +257,91 @@ cdef class DeviceTier:
         self.tier.failed = True
         if self.tier.job_fails != NULL:
             self.tier.job_fails[0] = True
+
+    # -- rows that are on the device -------------------------------------------------------------------------------------------
+
+    cdef bint serve_on_device(
+            self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
+            CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil:
+        cdef size_t row_bytes = self.table.row_bytes
+        cdef int64_t first = 0, taken = 0
+        cdef Run run
+        self.rows.lock.lock()
+        if rows_wait and not caller.before(self.rows.stream):
+            taken = NOT_TAKEN
+        while taken != NOT_TAKEN and first < count:
+            memset(&run, 0, sizeof(run))
+            run.kind = kind
+            run.keys = keys
+            run.device_rows = device_rows + first * row_bytes
+            run.sums = sums
+            run.first = first
+            run.count = count - first
+            run.row_bytes = row_bytes
+            run.lr = lr
+            taken = self._serve_run(&run, left, served)
+            first += taken
+        if taken != NOT_TAKEN and not caller.after(self.rows.stream):
+            taken = NOT_TAKEN
+        if taken == NOT_TAKEN:
+            self._fail()
+        self.rows.lock.unlock()
+        sort(left.begin(), left.end())
+        return taken != NOT_TAKEN
+
+    cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil:
+        """Returns how many keys are done, or NOT_TAKEN."""
+        cdef vector[int32_t] for_home
+        cdef int64_t done = NOT_TAKEN
+        cdef size_t n, first_left = left.size()
+        run.exchange = self.rows.open(run.count, 0)
+        if run.exchange != NULL:
+            done = self._look_up(run, left, for_home, served)
+        if done != NOT_TAKEN:
+            if run.sums:
+                self._leave_whole(run, done, first_left, left, for_home, served)
+            memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+            # What was sent is the row by now, though nothing be done with it.
+            if (run.taken_up > 0 or run.sent != NULL) and not self._enqueue(run):
+                done = NOT_TAKEN
+        self._close(run)
+        for n in range(for_home.size()):
+            left.push_back(<int32_t>(run.first + for_home[n]))
+        return done
+
+    cdef void _leave_whole(
+            self, Run* run, int64_t done, size_t first_left, vector[int32_t]& left, const vector[int32_t]& for_home,
+            uint64_t* served) noexcept nogil:
+        """Of steps with sums: a key that was left at one position and taken at another, for it has come in between, is left at
+        all of them: its sum is one step."""
+        cdef int32_t* slots = slots_in(run.exchange)
+        cdef vector[int64_t] came
+        cdef int64_t i
+        cdef size_t n
+        for n in range(first_left, left.size()):
+            if self._may_be_taken(run, run.keys[left[n]]):
+                came.push_back(run.keys[left[n]])
+        for n in range(for_home.size()):
+            if self._may_be_taken(run, run.keys[run.first + for_home[n]]):
+                came.push_back(run.keys[run.first + for_home[n]])
+        if came.empty():
+            return
+        sort(came.begin(), came.end())
+        for i in range(done):
+            if slots[i] >= 0 and binary_search(came.begin(), came.end(), run.keys[run.first + i]):
+                slots[i] = NOT_TAKEN
+                left.push_back(<int32_t>(run.first + i))
+                run.taken_up -= 1
+                served[0] -= 1           # of replicas no step is taken here
+
+    cdef bint _may_be_taken(self, const Run* run, int64_t key) noexcept nogil:
+        """By a step of this run. A key that was is still here: its row is on the device alone, and who wants it waits for the
+        lock."""
+        cdef KeyPlace* place = &self.table.places[key]
+        cdef uint32_t seen = read_unlocked(&place.word)
+        cdef int32_t slot = load_relaxed_i32(&place.slot)
+        return (seen & WORD_HERE and slot >= 0 and self.tier.where[slot] & ROW_AWAY
+                and not is_for_home(self.table, run, seen))
 
     # -- coming back -----------------------------------------------------------------------------------------------------------
 
@@ -287,6 +400,8 @@ cdef void _access(
         run.row_bytes = row_bytes
         run.lr = lr
         first += _serve(<DeviceTier>table.tier.context, &run, misses, served)
+    if not (<DeviceTier>table.tier.context).rows.device.has_workers:
+        (<DeviceTier>table.tier.context).rows.device.free_retired()
 
 
 cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t* served) noexcept nogil:

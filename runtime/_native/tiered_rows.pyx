@@ -161,13 +161,13 @@ cdef class TieredRows(DeviceTier):
         if where & ROW_COMING:
             unlock_unchanged(&place.word, seen)
             return TAKE_AGAIN if self._land_until(move) else TAKE_FAILED
-        if not where & ROW_ON_DEVICE or is_for_home(self.table, run.kind, seen):
+        if not where & ROW_ON_DEVICE or is_for_home(self.table, run, seen):
             unlock_unchanged(&place.word, seen)
             self.in_place += 1
             if not where & ROW_ON_DEVICE:
                 self._note_missing(key)
             return TAKE_HOME
-        if run.kind == ACCESS_ROW_STEP and self.batch_of[place.slot] == self.batches:
+        if run.kind == ACCESS_ROW_STEP and not run.sums and self.batch_of[place.slot] == self.batches:
             unlock_unchanged(&place.word, seen)
             return TAKE_LATER
         self.hits += 1

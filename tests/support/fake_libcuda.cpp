@@ -3,6 +3,7 @@
 // Not a GPU: it shows that handles, arguments and results are passed as the driver takes them.
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -17,6 +18,7 @@ thread_local void *current;
 thread_local std::vector<void *> pushed;
 std::set<void *> handles;    // of streams and events
 std::set<void *> asked;      // events, since they were recorded
+std::map<unsigned long long, size_t> memories;  // of the device, by address
 int failing;                 // the result of every launch from now on
 bool stuck;                  // no event happens
 
@@ -92,9 +94,11 @@ int cuMemGetInfo_v2(size_t *free_bytes, size_t *all_bytes) {
 int cuMemAlloc_v2(unsigned long long *memory, size_t size) {
     if (size > (size_t(1) << 40)) return OUT_OF_MEMORY;
     *memory = (unsigned long long)std::aligned_alloc(256, (size + 255) / 256 * 256);
+    memories[*memory] = size;
     return in_context(*memory != 0);
 }
 int cuMemFree_v2(unsigned long long memory) {
+    memories.erase(memory);
     std::free((void *)memory);
     return in_context(true);
 }
@@ -136,5 +140,13 @@ int cuEventQuery(void *event) {
     if (!is_handle(event)) return INVALID_HANDLE;
     if (stuck) return NOT_READY;
     return asked.insert(event).second ? NOT_READY : 0;
+}
+int cuPointerGetAttribute(void *out, int attribute, unsigned long long address) {
+    auto after = memories.upper_bound(address);
+    if (attribute != 9 || after == memories.begin()) return INVALID_VALUE;
+    auto [begin, size] = *--after;
+    if (address >= begin + size) return INVALID_VALUE;
+    *(int *)out = 0;
+    return 0;
 }
 }

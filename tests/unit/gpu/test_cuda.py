@@ -6,13 +6,17 @@ import subprocess
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from intentpm.foundation.errors import DeviceError
 from intentpm.gpu.cuda import CudaDevice, count_devices
+from intentpm.gpu.device_arrays import as_device_array
 from intentpm.gpu.device_rows import DeviceRows
+from intentpm.gpu.emulated import EmulatedDevice
 from intentpm.gpu.handles import Event, Memory, Stream
 from intentpm.gpu.kernel_names import RowLayout
 
@@ -141,6 +145,37 @@ def test_a_launch_that_is_refused(driver: Driver) -> None:
             rows.write(np.arange(3, dtype=np.int32), np.zeros((3, 4), np.float32))
     finally:
         driver.calls.fake_failure(0)
+
+
+def test_whose_memory_it_is(driver: Driver) -> None:
+    """Of arrays that only have the interface, which does not say: Numba's."""
+    device, other = driver.device(), EmulatedDevice()
+
+    def array_at(address: int, strides: tuple[int, ...] | None = None) -> Any:
+        interface = {"data": (address, False), "shape": (4, 2), "typestr": "<f4", "version": 3, "strides": strides}
+        return SimpleNamespace(__cuda_array_interface__=interface)
+
+    memory, elsewhere = Memory(device, 64), Memory(other, 64)
+    found = as_device_array(array_at(memory.address + 32), device)
+    assert found is not None
+    assert (found.address, found.shape, found.is_contiguous) == (memory.address + 32, (4, 2), True)
+    strided = as_device_array(array_at(memory.address, (12, 4)), device)
+    assert strided is not None
+    assert (strided.strides, strided.is_contiguous) == ((12, 4), False)
+    with pytest.raises(DeviceError, match="does not lie on Fake 40"):
+        as_device_array(array_at(elsewhere.address), device)
+    with pytest.raises(DeviceError, match="does not lie on emulated"):
+        as_device_array(array_at(memory.address), other)
+    assert device.failure == ""
+
+
+def test_waits_are_counted(driver: Driver) -> None:
+    device = driver.device()
+    stream, done = Stream(device), Event(device)
+    stream.record(done)
+    done.synchronize()
+    done.synchronize()  # it has happened
+    assert device.host_waits == 1
 
 
 def test_devices_are_counted(driver: Driver) -> None:
