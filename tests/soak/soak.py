@@ -235,6 +235,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no rank and no host behind
     reason = why_unavailable()
     if reason:
         print(f"no link is unplugged: {reason}", flush=True)
