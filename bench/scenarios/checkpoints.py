@@ -1,8 +1,9 @@
 """Checkpoints while training goes on: what steps notice, how fast is written, what memory it takes, what changes cost.
 
 A step pulls a batch of random rows, waits as long as computing on them would take, and pushes to them: first without
-a save, then while one is made. Then 1 % of the rows are written, and an incremental save has those alone. Rank 0 writes
-as many bytes with ``dd`` for comparison.
+a save, then while one is made, and, for comparison, while ``dd`` writes as many bytes: where the machine itself stands
+still while it writes, steps do so beside either. Then 1 % of the rows are written, and an incremental save has those
+alone.
 """
 
 import os
@@ -20,6 +21,7 @@ from intentpm.checkpoint.manifest import read_manifest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+STEPS = {"before": "without a save", "during": "while saving", "beside_dd": "while dd writes as much"}
 MEMORY_S = 0.005
 """Between two looks at the memory of the process."""
 
@@ -98,7 +100,9 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     third = pm.save(saves, incremental=True)
     incremental = time.perf_counter() - start
     size = sum(file.size_bytes for file in full)
-    plain = _write_with_dd(saves / "plain", size) if pm.rank == 0 else 0.0
+    pm.barrier()
+    with WritingWithDd(saves / f"plain-{pm.rank}", full[pm.rank].size_bytes) as plain:
+        beside_dd = steps.run(plain.done, 1)
     pm.barrier()
     return {
         "rank": pm.rank,
@@ -107,7 +111,8 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
         "call": called,
         "saved": saved,
         "bytes": size,
-        "dd": plain,
+        "beside_dd": beside_dd,
+        "dd": plain.seconds,
         "memory": memory.most - memory.first,
         "table": table.memory()["rows"],
         "incremental": incremental,
@@ -116,21 +121,37 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     }
 
 
-def _write_with_dd(path: Path, size_bytes: int) -> float:
-    start = time.perf_counter()
-    command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_bytes >> 20}", "conv=fsync"]
-    subprocess.run(command, check=True, capture_output=True)
-    seconds = time.perf_counter() - start
-    path.unlink()
-    return seconds
+class WritingWithDd:
+    """``dd`` writes zeros to a file, which is removed at the end. ``seconds`` it took, when it is ``done``."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path, self.seconds = path, 0.0
+        self._command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size_bytes >> 20}", "conv=fsync"]
+
+    def __enter__(self) -> "WritingWithDd":
+        self._began = time.perf_counter()
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        return self
+
+    def done(self) -> bool:
+        if self._process.poll() is not None and not self.seconds:
+            self.seconds = time.perf_counter() - self._began
+        return self.seconds > 0
+
+    def __exit__(self, *failure: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.path.unlink(missing_ok=True)
+        if not any(failure) and self._process.returncode:
+            raise subprocess.CalledProcessError(self._process.returncode, self._command)
 
 
 def draw_steps(document: Mapping[str, Any], axes: "Axes") -> None:
-    """How long steps took without a save and while one was made, of a results file."""
-    times = {when: np.concatenate([row[when] for row in document["rows"]]) * 1e3 for when in ("before", "during")}
+    """How long steps took without a save, while one was made, and beside dd, of a results file."""
+    times = {when: np.concatenate([row[when] for row in document["rows"]]) * 1e3 for when in STEPS}
     shortest, longest = (limit(np.concatenate([*times.values()])) for limit in (np.min, np.max))
     bins = np.geomspace(shortest, longest * 1.001, 41)
-    for when, label in ("before", "without a save"), ("during", "while saving"):
+    for when, label in STEPS.items():
         share = np.full(len(times[when]), 100.0 / len(times[when]))
         axes.hist(times[when], bins, weights=share, histtype="step", linewidth=1.5, label=label)
     axes.axvline(2 * np.median(times["before"]) + 10.0, color="gray", linewidth=0.8, linestyle=":")

@@ -10,6 +10,7 @@ import numpy as np
 from intentpm.bench.output import OutFolder
 from intentpm.bench.results import write_results
 from intentpm.bench.runner import run_scenario
+from intentpm.bench.scenarios.checkpoints import STEPS
 
 START_S = 600.0
 PERCENTILES = (50, 90, 99, 100)
@@ -43,14 +44,13 @@ def checkpoints(ranks: int, transport: str, folder: Path | None, out: Path, **ar
 
 def describe(results: list[dict[str, Any]]) -> list[str]:
     """The figures, for people."""
-    before = np.concatenate([result["before"] for result in results]) * 1e3
-    during = np.concatenate([result["during"] for result in results]) * 1e3
-    size, saved, plain = results[0]["bytes"], max(result["saved"] for result in results), results[0]["dd"]
+    before, during, beside_dd = (np.concatenate([result[when] for result in results]) * 1e3 for when in STEPS)
+    size, saved, plain = results[0]["bytes"], *(max(result[what] for result in results) for what in ("saved", "dd"))
     memory = sum(result["memory"] for result in results) / sum(result["table"] for result in results)
-    slower = during.mean() / before.mean() - 1
+    slower, beside = (100 * (times.mean() / before.mean() - 1) for times in (during, beside_dd))
     return [
         f"step, ms at {PERCENTILES} %: without {_percentiles(before)}, while saving {_percentiles(during)} "
-        f"({len(during)} steps; {100 * slower:+.0f} % on average)",
+        f"({len(during)} steps; {slower:+.0f} % on average), beside dd {_percentiles(beside_dd)} ({beside:+.0f} %)",
         f"save(wait=False) returned after {max(result['call'] for result in results) * 1e3:.1f} ms",
         f"{size / 1e9:.2f} GB in {saved:.2f} s: {size / saved / 1e9:.2f} GB/s; dd: {size / plain / 1e9:.2f} GB/s",
         f"memory while saving: {100 * memory:+.1f} % of the rows",

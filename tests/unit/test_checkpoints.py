@@ -626,3 +626,25 @@ def test_export(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, form:
     if options:
         assert {"weights", "step"} < set(found)
         assert (found["step"] == expected["adam.step"]).all()
+
+
+def test_a_save_beside_training_runs_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that writes, and nobody else, has less of the processor; without training nobody has."""
+    levels = []
+    real = saving.write_rank_file
+
+    def write(*arguments: Any) -> Any:
+        levels.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return real(*arguments)
+
+    monkeypatch.setattr(saving, "write_rank_file", write)
+
+    def save(pm: Any) -> int:
+        create(pm, ["plain"])
+        pm.save(tmp_path)
+        pm.save(tmp_path, wait=False).result()
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert run_ranks(1, save) == [usual]
+    assert levels == [usual, min(usual + saving.NICER, 19)]
