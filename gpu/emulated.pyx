@@ -423,7 +423,8 @@ cdef class EmulatedDevice(Device):
         first = self._draw(count)
         for n in range(count):
             stream = (first + n) % count
-            if self.streams[stream].empty() or stream + 1 == self.held_stream or not self._can_run(self.streams[stream].front()):
+            if stream + 1 == self.held_stream or self.streams[stream].empty() or (
+                    not self._can_run(self.streams[stream].front())):
                 continue
             work = self.streams[stream].front()
             self.streams[stream].pop_front()
