@@ -69,8 +69,8 @@ cdef struct Event:
 cdef class EmulatedDevice(Device):
     cdef readonly bint guarded
     cdef public size_t most_bytes        # of all its memory, pinned too; more is refused
-    cdef public bint stands_still
-    cdef public size_t held              # a stream's handle: none of its work is done meanwhile; 0: of all
+    cdef bint is_still
+    cdef size_t held_stream              # a handle: none of its work is done meanwhile; 0: of all
     cdef object current                  # threading.local: the stream that a thread works on
     cdef mutex lock
     cdef uint64_t random

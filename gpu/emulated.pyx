@@ -65,6 +65,26 @@ cdef class EmulatedDevice(Device):
     def failure(self) -> str:
         return bytes(self.found[0]).decode() if self.found.size() else Device.failure.__get__(self)
 
+    @property
+    def stands_still(self) -> bool:
+        return self.is_still
+
+    @stands_still.setter
+    def stands_still(self, value: bool) -> None:
+        self.lock.lock()
+        self.is_still = value
+        self.lock.unlock()
+
+    @property
+    def held(self) -> int:
+        return self.held_stream
+
+    @held.setter
+    def held(self, size_t address) -> None:
+        self.lock.lock()
+        self.held_stream = address
+        self.lock.unlock()
+
     def holds_address(self, size_t address) -> bool:
         """Whether it is in the device's memory."""
         return self.holds(<const void*>address)
@@ -169,9 +189,9 @@ cdef class EmulatedDevice(Device):
         cdef bint goes_on = True
         while self._run_one():
             pass
-        if self.held and self._has_work():
+        if self.held_stream and self._has_work():
             self.waits.fetch_add(1)
-        while goes_on and self.held and self._has_work():
+        while goes_on and self.held_stream and self._has_work():
             self.lock.unlock()
             goes_on = self.wait_on(begun_ns, b"all that it has to do, before memory is given back")
             self.lock.lock()
@@ -268,7 +288,7 @@ cdef class EmulatedDevice(Device):
         while happened and self.events[number].happened < self.events[number].recorded:
             if self._run_one():
                 continue
-            if self.stands_still or self.held:
+            if self.is_still or self.held_stream:
                 self.lock.unlock()
                 happened = self.wait_on(begun_ns, what)
                 self.lock.lock()
@@ -398,12 +418,13 @@ cdef class EmulatedDevice(Device):
         cdef size_t count = self.streams.size()
         cdef size_t first, n, stream
         cdef Work work
-        if count == 0 or self.stands_still:
+        if count == 0 or self.is_still:
             return False
         first = self._draw(count)
         for n in range(count):
             stream = (first + n) % count
-            if self.streams[stream].empty() or stream + 1 == self.held or not self._can_run(self.streams[stream].front()):
+            if stream + 1 == self.held_stream or self.streams[stream].empty() or (
+                    not self._can_run(self.streams[stream].front())):
                 continue
             work = self.streams[stream].front()
             self.streams[stream].pop_front()

@@ -23,8 +23,10 @@ cdef class ExchangePool:
         self.device = device
 
     def __dealloc__(self):
-        while self.idle.size() > 0:      # all are closed
-            self._drop_first()
+        with nogil:                      # for as long as the device has anything to do
+            while self.idle.size() > 0:  # all are closed
+                self._drop_first()
+            self.device.free_retired()
 
     cdef bint must_wait(self, int64_t count, size_t row_bytes) noexcept nogil:
         cdef size_t size_bytes = _rows_at(count) + count * row_bytes

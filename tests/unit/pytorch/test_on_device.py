@@ -16,6 +16,7 @@ import intentpm.optim
 import intentpm.torch
 from intentpm.gpu.emulated import EmulatedDevice
 from intentpm.gpu.handles import Memory, Stream
+from intentpm.testing import run_ranks
 from intentpm.torch.on_device import empty_on, on_device, tensor_in
 from intentpm.torch.table_module import TableModule
 
@@ -291,3 +292,37 @@ def test_a_tensor_of_the_host_stays_there(pm: intentpm.ParameterManager) -> None
     assert (out == 1).all()
     worker.push(table, torch.tensor([1, 2]), out)
     assert (worker.pull(table, [1], out=out[:1]) == 2).all()
+
+
+@pytest.mark.parametrize("management", ["adaptive", "relocate", "replicate", "static"])
+@pytest.mark.parametrize("storage", ["gpu", "tiered", "host"])
+def test_two_ranks_train_the_same_rows(storage: str, management: str) -> None:
+    """Whole numbers, so that sums are exact in whatever order steps are taken."""
+
+    def rank(pm: intentpm.ParameterManager) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        table = pm.create_table("t", KEYS, LENGTH, init=0.0, storage=storage, optimizer=intentpm.optim.SGD(lr=1.0))
+        worker, rng, stepped = pm.worker(device="emulated"), np.random.default_rng(pm.rank), np.zeros((KEYS, LENGTH))
+        batches = []
+        for _ in range(15):
+            keys, weights = rng.integers(0, KEYS, 8), rng.integers(-3, 4, (8, LENGTH)).astype(np.float32)
+            batches.append({"key": torch.from_numpy(keys), "weight": torch.from_numpy(weights)})
+            np.add.at(stepped, keys, -weights)
+        module = intentpm.torch.Embedding(table, worker)
+        for batch in intentpm.torch.IntentLoader(
+            worker, batches, {table: lambda batch: batch["key"]}, ahead=3, move=True
+        ):
+            (module(batch["key"]) * batch["weight"]).sum().backward()
+        for _ in range(2):
+            module.settle()
+            pm.barrier()
+        rows = module.all_rows().numpy()
+        pm.barrier()
+        return stepped, rows, worker.device.defects
+
+    results = run_ranks(
+        2, rank, management=management, timing="immediate", sync_interval=1e-6, device="emulated:6", device_memory=1500
+    )
+    expected = sum(stepped for stepped, _, _ in results)
+    for _, rows, defects in results:
+        assert defects == []
+        np.testing.assert_array_equal(rows, expected)
