@@ -35,7 +35,7 @@ from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
     SendItem, item_advance, item_gather, item_start, queue_advance, queue_fail, queue_gather, queue_keep, spare_clear)
-from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room
+from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, room_wanted
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
 
@@ -551,3 +551,8 @@ cdef class TcpTransport(Transport):
         if self.epoll_fd >= 0:
             close_descriptor(self.epoll_fd)
             self.epoll_fd = -1
+
+
+def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int:
+    """How many bytes a socket should be allowed to hold (tcp_room.pxd); 0: no limit. limit: what it has. For tests."""
+    return room_wanted(rtt_us, min_rtt_us, bytes_per_s, limit)
