@@ -4,8 +4,8 @@ By itself the system lets a socket fill every queue on the way, by megabytes. Wh
 of milliseconds behind rows that nobody is in a hurry for: a step of training that averages its dense gradients waits for all
 rows of the step before. Messages that wait here instead are in nobody's way.
 
-So where packets wait for longer than LONGEST_WAIT_US, the socket is allowed what the link takes in WAIT_US. Such a limit stays, for
-the system takes none back, but follows the rate at which the link delivers.
+So where packets wait for longer than LONGEST_WAIT_US, the socket is allowed what the link takes in WAIT_US. Such a limit stays,
+for the system takes none back, but follows the rate at which the link delivers.
 
 Called by: TcpTransport, once per megabyte. There is no state but the socket's.
 """

@@ -9,9 +9,9 @@ where a link is full, rows that are out of date do not queue up on it.
 A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for
 rounding where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
 
-Where the owner takes each step anew, whatever the replica made of it (Adagrad), news are weights: nobody but a pull_state looks
-at a replica's state. That copy lags, and counts as rounded, so a flush sends the whole row. While a flush is going on whole rows
-are sent, else an answer could take news from the flush and bring the weights alone.
+Where the owner takes each step anew, whatever the replica made of it (Adagrad), news are weights: nobody but a pull_state
+looks at a replica's state. That copy lags, and counts as rounded, so a flush sends the whole row. While a flush is going on
+whole rows are sent, else an answer could take news from the flush and bring the weights alone.
 
 A key that is handed over leaves with no news untold (hand_over.pxd): a flush asks the owner of that moment, and need not know
 who owned the key before. So its row is sent to every holder that lacks it, as the last of this owner (``note_last``).
