@@ -109,13 +109,17 @@ class IntentLoader:
             if not announced:
                 self._in_use = None
                 return
-            self._announce(announced)
             if not started and self._ahead.announces:
-                self.worker.wait_sync()  # nothing could be announced ahead of the first batch
+                self._announce([announced[0]])
+                self.worker.wait_sync()  # nothing could be announced ahead of the first batch; the others follow it
                 started = True
+            self._announce(announced)
             self._in_use = announced[0]
             try:
                 yield announced[0].batch if announced[0].moved is None else announced[0].moved.take()
+                # While its windows are open: a key that the next batches use as well does not leave in between.
+                announced += reader.take(False, max(1, self.ahead - len(announced)))
+                self._announce(announced)
             finally:
                 self.worker.advance_clock()
                 announced.popleft()
@@ -153,7 +157,7 @@ class IntentLoader:
         self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in item.keys))
         return item
 
-    def _announce(self, items: deque[_Item]) -> None:
+    def _announce(self, items: Iterable[_Item]) -> None:
         """Signals the intents of items that are new, or whose clock is another now: somebody else advanced it too."""
         for clock, item in enumerate(items, self.worker.clock):
             if item.clock == clock:

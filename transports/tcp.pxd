@@ -36,6 +36,8 @@ cdef struct Peer:
     bint waits_for_room            # EPOLLOUT is set in the epoll set
     bint is_backlogged             # listed in ``backlogged``
     int64_t last_heard_ns
+    size_t room_bytes              # that the socket may hold; 0: what the system gives it
+    size_t taken_bytes             # by the socket, since that was last looked at
     SendQueue queue
     FrameReader reader
     char name[64]
@@ -69,6 +71,7 @@ cdef class TcpTransport(Transport):
         self, uint8_t message_id, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
     cdef void write_now(self, Peer* peer, SendItem* item) noexcept nogil
+    cdef void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil
     cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil
     cdef void flush_peer(self, Peer* peer) noexcept nogil

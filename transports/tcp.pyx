@@ -35,6 +35,7 @@ from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
     SendItem, item_advance, item_gather, item_start, queue_advance, queue_fail, queue_gather, queue_keep, spare_clear)
+from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, room_wanted
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
 
@@ -277,9 +278,17 @@ cdef class TcpTransport(Transport):
                 self.note_refused_write(peer, errno)
                 return
             item_advance(item, sent)
+            self.note_taken(peer, sent)
             if <size_t>sent < offered:
                 peer.is_full = True
                 return
+
+    cdef inline void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil:
+        """The socket took so many bytes."""
+        peer.taken_bytes += size_bytes
+        if peer.taken_bytes >= LOOK_BYTES:
+            peer.taken_bytes = 0
+            fit_room(peer.fd, &peer.room_bytes)
 
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
         if error == EAGAIN:
@@ -312,6 +321,7 @@ cdef class TcpTransport(Transport):
                 self.note_refused_write(peer, errno)
                 return
             self.finished += queue_advance(&peer.queue, sent, &self.spare_items)
+            self.note_taken(peer, sent)
             if <size_t>sent < offered:
                 peer.is_full = True
                 return
@@ -541,3 +551,8 @@ cdef class TcpTransport(Transport):
         if self.epoll_fd >= 0:
             close_descriptor(self.epoll_fd)
             self.epoll_fd = -1
+
+
+def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int:
+    """How many bytes a socket should be allowed to hold (tcp_room.pxd); 0: no limit. limit: what it has. For tests."""
+    return room_wanted(rtt_us, min_rtt_us, bytes_per_s, limit)

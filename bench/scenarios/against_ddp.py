@@ -1,4 +1,4 @@
-"""A click model on the ranks of torchrun, its rows in a table, then under DistributedDataParallel: seconds per epoch.
+"""A click model on the ranks of torchrun, its rows in a table, and under DistributedDataParallel: seconds per epoch.
 
     torchrun --nproc-per-node 2 -m intentpm.bench.scenarios.against_ddp --optimizer sgd --zipf 1.1
 
@@ -28,8 +28,6 @@ import intentpm.torch
 from intentpm.bench.keys import draw_keys
 
 NUM_KEYS, DIM, FIELDS = 1_000_000, 64, 26
-EPOCHS = 4
-"""Of the first one nothing is reported."""
 LR = 0.02
 ROWS = {"adagrad": (intentpm.optim.Adagrad, torch.optim.Adagrad), "sgd": (intentpm.optim.SGD, torch.optim.SGD)}
 """What steps the rows, here and there."""
@@ -62,51 +60,80 @@ def sent_bytes() -> int:
     return sum(int(count.read_text()) for count in counts if count.parts[-3] != "lo")
 
 
-def train(model: torch.nn.Module, batches: Any, optimizers: list[Any], settle: Callable[[], object]) -> dict[str, Any]:
-    """Of each epoch, begun and ended by all ranks together: seconds, and MB that each host sent."""
-    parallel = DistributedDataParallel(model)
-    seconds: list[float] = []
-    megabytes: list[Any] = []
-    for _ in range(EPOCHS):
+class Side:
+    """One of the two that are compared: a model, what trains it, and what its epochs took."""
+
+    def __init__(
+        self, model: torch.nn.Module, batches: Any, optimizers: list[Any], settle: Callable[[], object]
+    ) -> None:
+        self.model = DistributedDataParallel(model)
+        self.batches, self.optimizers, self.settle = batches, optimizers, settle
+        self.seconds: list[float] = []
+        self.megabytes: list[Any] = []
+        self.losses: list[float] = []
+
+    def train(self) -> None:
+        """An epoch, begun and ended by all ranks together."""
         dist.barrier()
-        begin, begin_bytes = time.perf_counter(), sent_bytes()
-        for keys, label in batches:
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(parallel(keys), label)
-            for optimizer in optimizers:
+        begin, begin_bytes, total = time.perf_counter(), sent_bytes(), torch.zeros(())
+        for keys, label in self.batches:
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(self.model(keys), label)
+            for optimizer in self.optimizers:
                 optimizer.zero_grad()
             loss.backward()
-            for optimizer in optimizers:
+            for optimizer in self.optimizers:
                 optimizer.step()
-        settle()
+            total += loss.detach()
+        self.settle()
         dist.barrier()
-        seconds.append(round(time.perf_counter() - begin, 3))
-        everywhere = [0.0] * dist.get_world_size()
-        dist.all_gather_object(everywhere, round((sent_bytes() - begin_bytes) / 1e6, 1))
-        megabytes.append(everywhere)
-    return {"s": seconds[1:], "mb": megabytes[1:]}
+        self.seconds.append(round(time.perf_counter() - begin, 3))
+        everywhere = [(0.0, 0.0)] * dist.get_world_size()
+        sent = round((sent_bytes() - begin_bytes) / 1e6, 1)
+        dist.all_gather_object(everywhere, (sent, float(total) / len(self.batches)))
+        self.megabytes.append([sent for sent, _ in everywhere])
+        self.losses.append(round(statistics.mean(loss for _, loss in everywhere), 4))
+
+    def measured(self) -> dict[str, Any]:
+        """Of each epoch but the first: seconds, MB that each host sent. Of all of them: log loss per sample."""
+        return {"s": self.seconds[1:], "mb": self.megabytes[1:], "loss": self.losses}
 
 
 def dense_optimizer(model: ClickModel) -> Any:
     return torch.optim.Adam(model.network.parameters(), lr=0.001)
 
 
-def train_ddp(batches: list[Any], rows: torch.Tensor, rule: str) -> dict[str, Any]:
+def ddp_side(batches: list[Any], rows: torch.Tensor, rule: str) -> Side:
     model = ClickModel(torch.nn.EmbeddingBag.from_pretrained(rows, freeze=False, sparse=True))
-    with torch.sparse.check_sparse_tensor_invariants(False):
-        rows_optimizer = ROWS[rule][1](model.features.parameters(), lr=LR)
-        return train(model, batches, [dense_optimizer(model), rows_optimizer], lambda: None)
+    rows_optimizer = ROWS[rule][1](model.features.parameters(), lr=LR)
+    return Side(model, batches, [dense_optimizer(model), rows_optimizer], lambda: None)
 
 
-def train_table(batches: list[Any], rows: torch.Tensor, rule: str) -> dict[str, Any]:
-    with intentpm.init() as pm:
-        worker = pm.worker()
-        bags = intentpm.torch.EmbeddingBag.from_pretrained(rows, worker, "features", ROWS[rule][0](lr=LR), freeze=False)
-        model = ClickModel(bags)
-        loader = intentpm.torch.IntentLoader(worker, batches, {bags.table: lambda batch: batch[0]})
-        measured = train(model, loader, [dense_optimizer(model)], bags.settle)
-        counts = pm.stats()["tables"]["features"]
-        accesses = counts["local"] + counts["replica"] + counts["remote"]
-        return measured | {"remote": round(counts["remote"] / accesses, 4), "coverage": pm.stats()["coverage"]}
+def table_side(batches: list[Any], rows: torch.Tensor, rule: str, worker: Any) -> Side:
+    bags = intentpm.torch.EmbeddingBag.from_pretrained(rows, worker, "features", ROWS[rule][0](lr=LR), freeze=False)
+    model = ClickModel(bags)
+    loader = intentpm.torch.IntentLoader(worker, batches, {bags.table: lambda batch: batch[0]})
+    return Side(model, loader, [dense_optimizer(model)], bags.settle)
+
+
+def accesses(pm: Any) -> dict[str, Any]:
+    counts = pm.stats()["tables"]["features"]
+    every = counts["local"] + counts["replica"] + counts["remote"]
+    return {"remote": round(counts["remote"] / every, 4), "coverage": pm.stats()["coverage"]}
+
+
+def in_turn(options: argparse.Namespace) -> dict[str, Any]:
+    """What both took, an epoch of the one after an epoch of the other: what else the machine does meets both."""
+    batches, rows = batches_of(dist.get_rank(), options), 0.01 * torch.randn(NUM_KEYS, DIM)
+    with intentpm.init() as pm, torch.sparse.check_sparse_tensor_invariants(False):
+        torch.manual_seed(1)
+        ours = table_side(batches, rows, options.optimizer, pm.worker())
+        torch.manual_seed(1)
+        theirs = ddp_side(batches, rows, options.optimizer)
+        for _ in range(options.epochs):
+            ours.train()
+            theirs.train()
+        ratio = round(statistics.median(theirs.seconds[1:]) / statistics.median(ours.seconds[1:]), 2)
+        return {"ratio": ratio, "intentpm": ours.measured() | accesses(pm), "ddp": theirs.measured()}
 
 
 def parse_options() -> argparse.Namespace:
@@ -117,6 +144,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--zipf", type=float, default=1.1, help="exponent of the keys' distribution [%(default)s]")
     parser.add_argument("--batch", type=int, default=2048, help="samples per rank and step [%(default)s]")
     parser.add_argument("--steps", type=int, default=20, help="per epoch [%(default)s]")
+    parser.add_argument("--epochs", type=int, default=6, help="of which nothing counts of the first [%(default)s]")
     return parser.parse_args()
 
 
@@ -125,16 +153,9 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    batches, rows = batches_of(dist.get_rank(), options), 0.01 * torch.randn(NUM_KEYS, DIM)
-    ours = train_table(batches, rows, options.optimizer)
-    theirs = train_ddp(batches, rows, options.optimizer)
+    measured = in_turn(options)
     if dist.get_rank() == 0:
-        ratio = round(statistics.median(theirs["s"]) / statistics.median(ours["s"]), 2)
-        print(
-            json.dumps(
-                {**vars(options), "ranks": dist.get_world_size(), "ratio": ratio, "intentpm": ours, "ddp": theirs}
-            )
-        )
+        print(json.dumps({**vars(options), "ranks": dist.get_world_size(), **measured}))
     dist.destroy_process_group()
 
 

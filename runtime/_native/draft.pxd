@@ -12,7 +12,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport MSG_ROUND, RoundHeader
+from intentpm.runtime._native.messages cimport RoundHeader
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -23,11 +23,6 @@ cdef enum:
 cdef inline uint32_t records_per_message(const TableState* table) noexcept nogil:
     return <uint32_t>min(
         <size_t>MESSAGE_RECORDS, max(<size_t>1, table.message_bytes // max(table.stored_bytes, table.record_bytes)))
-
-
-cdef inline size_t row_bytes_in(const TableState* table, uint8_t message_id) noexcept nogil:
-    """Of a row in a ROUND, ANSWER or REFRESH."""
-    return table.record_bytes if message_id == MSG_ROUND else table.stored_bytes
 
 
 @cython.final

@@ -27,7 +27,7 @@ cdef class Draft:
     cdef void send(
             self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
             bint epochs) noexcept nogil:
-        cdef RoundBody body = round_body(memory, header, row_bytes_in(table, message_id), epochs)
+        cdef RoundBody body = round_body(memory, header, epochs)
         memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
         if epochs:
             memcpy(body.epochs, self.epochs.data(), header.count * sizeof(uint32_t))

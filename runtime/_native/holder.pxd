@@ -177,13 +177,14 @@ cdef class Holder:
     cdef void _begin_round(self, uint32_t peer) noexcept nogil
     cdef size_t _send_records(
         self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
+    cdef int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _take_same(
         self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint32_t epoch, uint32_t
-        version) noexcept nogil
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
+        uint32_t version) noexcept nogil
     cdef void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil
     cdef void _take_ownership(
         self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,

@@ -22,12 +22,14 @@ from intentpm.runtime._native.journal cimport (
     EVENT_DELTA_SENT, EVENT_DROPPED, EVENT_GRANTED, EVENT_MOVED_IN, EVENT_REFRESHED, EVENT_REQUESTED, EVENT_WITHDRAWN,
     note_decision, note_traced,
 )
+from intentpm.runtime._native.message_rows cimport result_bytes, takes_weights, written_bytes
 from intentpm.runtime._native.messages cimport (
-    FLAG_BEGINS, FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP, RESULT_DROPPED,
-    RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody, RoundHeader, is_moved, rows_in, rows_of,
+    FLAG_BEGINS, FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_GRADIENT, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP,
+    RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody,
+    RoundHeader, is_moved, is_weights,
 )
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_RECORDS_FIRST, is_planted,
+    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
 )
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, unpark
@@ -35,7 +37,7 @@ from intentpm.runtime._native.policy cimport packed_load
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.replicas cimport (
-    has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, take_pending,
+    STATE_LAGS, has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, refresh_weights, take_pending,
 )
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
@@ -214,7 +216,7 @@ cdef class Holder:
             return at
         memset(&header, 0, sizeof(header))
         while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most and (
-                header.rows < most):
+                header.rows_bytes <= (most - 1) * table.record_bytes):
             prefetch_records(table, references.data(), at, references.size())
             key = references[at].key
             at += 1
@@ -223,12 +225,12 @@ cdef class Holder:
                 self._put_in_queue(table, key, references[at - 1].tick)      # its owner has changed since it was queued
                 self.passed_back = self.passed_back or known_owner(table, key) < peer
                 continue
-            record = self._next_record(table, key, memory + header.rows * table.record_bytes)
+            record = self._next_record(table, key, memory + header.rows_bytes)
             if record < 0:
                 self._become_idle(table, key)
                 continue
-            if rows_of(<uint8_t>record) > 0:
-                header.rows += rows_of(<uint8_t>record)
+            if record & RECORD_WRITTEN:
+                header.rows_bytes += <uint32_t>written_bytes(table, <uint8_t>record)
                 note_traced(self.journal, table, key, EVENT_DELTA_SENT, peer)
             table.flags[key] = (table.flags[key] | KEY_IN_FLIGHT) & ~<uint8_t>(KEY_MISSED | KEY_OFFERED)
             if _colour(table, key) != self.colour:
@@ -249,7 +251,7 @@ cdef class Holder:
         self.records_in_flight += header.count
         self.records += header.count
         self.asked_bytes[peer] += header.count * table.stored_bytes
-        sent_bytes[0] += header.rows * table.record_bytes
+        sent_bytes[0] += header.rows_bytes
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
 
@@ -257,7 +259,7 @@ cdef class Holder:
         """What stands for a version in a record."""
         cdef int32_t ticks
         if record & RECORD_HOLDS:
-            return table.replicas[slot_of(table, reference.key)].seen_version
+            return table.replicas[slot_of(table, reference.key)].seen_version & ~<uint32_t>STATE_LAGS
         ticks = <int32_t>(reference.tick - tick_of(self.journal.now_ns))
         if reference.tick == 0 or ticks <= 0 or record & ~<int>RECORD_ONCE:
             return 0
@@ -278,14 +280,21 @@ cdef class Holder:
             return -1
         written = take_pending(table, key, row)
         if table.records[key].intent_refs == 0 or self._sheds(table):
-            return RECORD_LEAVE | (written & ~RECORD_STEP if is_planted(MUTATION_KEPT_LOST) else written)
+            return RECORD_LEAVE | (
+                written & ~<int>(RECORD_STEP | RECORD_GRADIENT) if is_planted(MUTATION_KEPT_LOST) else written)
         if written == 0 and not table.flags[key] & (KEY_MISSED | KEY_OFFERED):
             return -1
         if not is_for_one_use(table, key):
             table.flags[key] &= ~<uint8_t>KEY_ONCE           # the owner hears of it with this record
-        # What a missed refresh brought is to be sent again, though its version may be known.
-        holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else RECORD_HOLDS
+        # What a missed refresh brought is to be sent again, whole, though its version may be known.
+        holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else self._what_it_has(table, key)
         return holds | written | (RECORD_ONCE if table.flags[key] & KEY_ONCE else 0)
+
+    cdef inline int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil:
+        """Of a replica that missed nothing."""
+        cdef bint lags = (table.replicas[slot_of(table, key)].seen_version & STATE_LAGS) != 0
+        return (0 if lags and not is_planted(MUTATION_LAG_UNTOLD) else RECORD_HOLDS) | (
+            RECORD_WEIGHTS if takes_weights(table) else 0)
 
     # -- taking answers ------------------------------------------------------------------------------------------------
 
@@ -301,9 +310,9 @@ cdef class Holder:
 
     cdef void take_answer(
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
-        cdef uint32_t i, row = 0
+        cdef uint32_t i
         cdef uint8_t apart
-        cdef const char* rows = body.rows
+        cdef const char* row = body.rows
         cdef const uint16_t* others = body.holders if header.flags & FLAG_HOLDERS else NULL
         for i in range(header.count):
             apart = self._hear_of_snapshot(table, header.flags, body.codes[i])
@@ -319,13 +328,11 @@ cdef class Holder:
                 continue
             if is_moved(body.codes[i]):
                 self._take_ownership(
-                    owner, table, body.keys[i], rows + row * table.stored_bytes, others, body.epochs[i], body.versions[i],
-                    apart)
+                    owner, table, body.keys[i], row, others, body.epochs[i], body.versions[i], apart)
                 others += 1 + others[0] if others != NULL else 0
             else:
-                self._take_row(
-                    owner, table, body.keys[i], rows + row * table.stored_bytes, body.epochs[i], body.versions[i])
-            row += rows_in(body.codes[i])
+                self._take_row(owner, table, body.keys[i], row, is_weights(body.codes[i]), body.epochs[i], body.versions[i])
+            row += result_bytes(table, body.codes[i])
         for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
@@ -366,9 +373,9 @@ cdef class Holder:
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
-            self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint32_t epoch,
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
             uint32_t version) noexcept nogil:
-        """The row of a key that was asked for, or newer news of a replica."""
+        """The row of a key that was asked for, or newer news of a replica, which may be its weights alone."""
         if key_state(table, key) == STATE_REQUESTED:
             table.slots_promised -= 1
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
@@ -381,9 +388,12 @@ cdef class Holder:
                 self.fetched.push_back(_reference(table, key, tick_of(self.journal.now_ns)))
             self._note_seen(table, key, version)
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
-            refresh_replica(table, key, row)
+            if weights:
+                refresh_weights(table, key, row)
+            else:
+                refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
-            self._note_seen(table, key, version)
+            self._note_seen(table, key, version | (STATE_LAGS if weights else 0))
         learn_owner(table, key, owner, epoch)
 
     cdef inline void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil:
@@ -464,6 +474,7 @@ cdef class Holder:
 
     cdef void take_refresh(
             self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil:
+        cdef const char* row = body.rows
         cdef uint32_t i, key
         for i in range(header.count):
             prefetch_rows(table, body.keys, i, header.count)
@@ -471,8 +482,8 @@ cdef class Holder:
             if key_state(table, key) == STATE_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
                 table.flags[key] |= KEY_MISSED
             elif key_state(table, key) == STATE_REPLICA:
-                self._take_row(
-                    owner, table, key, body.rows + i * table.stored_bytes, body.epochs[i], body.versions[i])
+                self._take_row(owner, table, key, row, is_weights(body.codes[i]), body.epochs[i], body.versions[i])
+            row += result_bytes(table, body.codes[i])
         send_staged(
             self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
 

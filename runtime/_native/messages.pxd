@@ -13,15 +13,15 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     PING, PONG   sign of life, asked for and given
     LEAVE     the sender closed its manager: it serves on until all ranks have left
 
-    Management (rounds.pxd). R is the header's ``rows``, of stored_bytes each, of record_bytes in a ROUND; sections in this
-    order:
-    ROUND     from a holder to an owner, one record per key. Body: rows [R], keys u32 [K], epochs u32 [K] if FORWARDED,
+    Management (rounds.pxd). R is the header's ``rows_bytes``; how long a row is follows from its record or result
+    (message_rows.pxd). Sections in this order:
+    ROUND     from a holder to an owner, one record per key. Body: rows u8 [R], keys u32 [K], epochs u32 [K] if FORWARDED,
               versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after
               that. One that asks for a key (it is 0, or ONCE) has for its version in how many microseconds the key is first
               used
-    ANSWER    to the holder. Body: rows [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW and
-              MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the key,
-              and their ranks: u16
+    ANSWER    to the holder. Body: rows u8 [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW, WEIGHTS
+              and MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the
+              key, and their ranks: u16
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
@@ -99,7 +99,9 @@ cdef enum RecordFlags:
     RECORD_HOLDS = 8             # the holder has the owner's row of this version, and whatever it wrote itself
     RECORD_STEP = 16             # the row is a kept one (optimiser_rows.hpp): steps to take
     RECORD_ONCE = 32             # for one use
-    RECORD_FLAGS = 63
+    RECORD_GRADIENT = 64         # of a STEP: it is one step, and the row its gradient (row_optimiser.hpp)
+    RECORD_WEIGHTS = 128         # the holder has the row's state, though maybe an older one: weights are enough for an answer
+    RECORD_WRITTEN = 2 | 4 | 16  # what the holder wrote comes with it
 
 cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row
@@ -107,6 +109,7 @@ cdef enum RecordResult:
     RESULT_DROPPED = 2           # you are no longer a holder
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
+    RESULT_WEIGHTS = 5           # you hold a replica; these are the owner's weights, the state stays as it is there
     RESULT_MASK = 63
     # With MOVED, of a table that is being saved (cuts.pxd):
     RESULT_KEPT = 64             # another row follows, which goes into the checkpoint
@@ -114,7 +117,7 @@ cdef enum RecordResult:
 
 cdef struct RoundHeader:
     uint32_t count
-    uint32_t rows
+    uint32_t rows_bytes
     uint16_t table
     uint16_t origin              # the holder
     uint16_t round_rank          # the rank whose round at the origin this record counts for
@@ -139,19 +142,16 @@ cdef inline size_t carried_bytes(int access_kind, size_t row_bytes, size_t store
 
 
 cdef inline bint has_row(uint8_t result) noexcept nogil:
+    """A whole one."""
     return (result & RESULT_MASK) < RESULT_DROPPED
+
+
+cdef inline bint is_weights(uint8_t result) noexcept nogil:
+    return (result & RESULT_MASK) == RESULT_WEIGHTS
 
 
 cdef inline bint is_moved(uint8_t result) noexcept nogil:
     return (result & RESULT_MASK) == RESULT_MOVED
-
-
-cdef inline uint32_t rows_in(uint8_t result) noexcept nogil:
-    return has_row(result) + ((result & RESULT_KEPT) != 0)
-
-
-cdef inline uint32_t rows_of(uint8_t record) noexcept nogil:
-    return ((record & (RECORD_ADD | RECORD_SET)) != 0) + ((record & RECORD_STEP) != 0)
 
 
 cdef inline size_t padded(size_t size_bytes) noexcept nogil:
@@ -240,10 +240,10 @@ cdef struct RoundBody:
 
 
 cdef inline RoundBody round_body(
-        char* base, const RoundHeader* header, size_t row_bytes, bint epochs) noexcept nogil:
+        char* base, const RoundHeader* header, bint epochs) noexcept nogil:
     """Layout of the body of a ROUND (epochs if forwarded), ANSWER or REFRESH (with epochs)."""
     cdef RoundBody body
-    cdef size_t at = padded(header.rows * row_bytes)
+    cdef size_t at = padded(header.rows_bytes)
     body.rows = base
     body.keys = <uint32_t*>(base + at)
     at += indices_bytes(header.count)

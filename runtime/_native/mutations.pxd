@@ -38,6 +38,8 @@ cdef enum Mutation:
     MUTATION_CUT_UNTOLD = 1 << 20            # messages do not say that their origin has made a cut
     MUTATION_COPY_UNCOUNTED = 0x80000000        # a copy does not count towards the memory budget
     MUTATION_PRESSURE_IGNORED = 0x100000000      # a copy is asked for though it does not fit
+    MUTATION_STATE_FORGOTTEN = 0x1000000000      # a flush does not send rows of which the holder got the weights alone
+    MUTATION_LAG_UNTOLD = 0x2000000000           # a holder says that it has the owner's row, though its state is older
     # Of tables with rows on a device.
     MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
     MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void

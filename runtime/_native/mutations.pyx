@@ -27,6 +27,8 @@ NAMES = {
     "cut untold": MUTATION_CUT_UNTOLD,
     "fetched kept": MUTATION_FETCHED_KEPT,
     "rests for good": MUTATION_RESTS_FOR_GOOD,
+    "state forgotten": MUTATION_STATE_FORGOTTEN,
+    "lag untold": MUTATION_LAG_UNTOLD,
 }
 OF_BUDGETS = {
     "copy uncounted": MUTATION_COPY_UNCOUNTED,

@@ -9,6 +9,10 @@ where a link is full, rows that are out of date do not queue up on it.
 A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for
 rounding where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
 
+Where the owner takes each step anew, whatever the replica made of it (Adagrad), news are weights: nobody but a pull_state
+looks at a replica's state. That copy lags, and counts as rounded, so a flush sends the whole row. While a flush is going on
+whole rows are sent, else an answer could take news from the flush and bring the weights alone.
+
 A key that is handed over leaves with no news untold (hand_over.pxd): a flush asks the owner of that moment, and need not know
 who owned the key before. So its row is sent to every holder that lacks it, as the last of this owner (``note_last``).
 
@@ -88,6 +92,8 @@ cdef class News:
 
     # The row of a key owned here has changed, as this rank knows since ``written_ns``.
     cdef void spread(self, TableState* table, uint32_t key, uint32_t writer, int64_t written_ns) noexcept nogil
+    # The holder is being sent weights alone.
+    cdef void note_lagging(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     # The holder wrote, and is told that its row is right.
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     # The holder has begun a round.
@@ -98,6 +104,9 @@ cdef class News:
     cdef void note_last(self, const LastNews* news) noexcept nogil
     cdef void send_last(self, TableState* table) noexcept nogil
     cdef void ask_flush(self, uint32_t holder, uint8_t who) noexcept nogil
+    cdef inline bint is_flushing(self, uint32_t holder) noexcept nogil:
+        return self.flush_asked[holder] != 0
+
     # How long a message takes to a holder and back.
     cdef inline int64_t round_trip_ns(self) noexcept nogil:
         return self.acknowledged_ns

@@ -14,9 +14,10 @@ from intentpm.runtime._native.holders cimport (
 )
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_REFRESH_SENT, note_traced
-from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RoundHeader
+from intentpm.runtime._native.message_rows cimport result_bytes, takes_weights
+from intentpm.runtime._native.messages cimport MSG_REFRESH, RESULT_ROW, RESULT_WEIGHTS, RoundHeader
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_NEWS_NEVER_RIPE, MUTATION_RESTS_FOR_GOOD, MUTATION_ROUNDING_FORGOTTEN, is_planted,
+    MUTATION_NEWS_NEVER_RIPE, MUTATION_RESTS_FOR_GOOD, MUTATION_ROUNDING_FORGOTTEN, MUTATION_STATE_FORGOTTEN, is_planted,
 )
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -84,6 +85,10 @@ cdef class News:
             self.unsent[holding.rank].push_back(_reference(table, key))
             self.concerned.add(holding.rank)
         holding.flags |= HOLDING_NEWS | HOLDING_LISTED
+
+    cdef void note_lagging(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
+        if not is_planted(MUTATION_STATE_FORGOTTEN):
+            self.note_rounded(table, key, holder)
 
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil:
         cdef Holding* holding = holding_of(table, key, holder)
@@ -228,22 +233,26 @@ cdef class News:
         cdef RoundHeader header
         cdef Holding* holding
         cdef uint32_t key
+        cdef uint8_t result = RESULT_WEIGHTS if takes_weights(table) and not self.is_flushing(holder) else RESULT_ROW
         cdef int64_t oldest_ns = 0
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
-        while at < self.ripe.size() and self.ripe[at].table == table.table_id and header.rows < most:
+        while at < self.ripe.size() and self.ripe[at].table == table.table_id and self.draft.keys.size() < most:
             key = self.ripe[at].key
             at += 1
             holding = holding_of(table, key, holder)
             holding.flags &= <uint8_t>~(HOLDING_NEWS | HOLDING_LISTED | HOLDING_ROUNDED)
             oldest_ns = max(oldest_ns, ns_since(holding.since, self.journal.now_ns))
-            self.draft.versions.push_back(read_row(table, key, memory + header.rows * table.stored_bytes))
+            if result == RESULT_WEIGHTS:
+                self.note_lagging(table, key, holder)
+            self.draft.versions.push_back(read_row(
+                table, key, memory + header.rows_bytes, result_bytes(table, result)))
             note_traced(self.journal, table, key, EVENT_REFRESH_SENT, holder, self.draft.versions.back())
             self.draft.keys.push_back(key)
             self.draft.epochs.push_back(table.records[key].epoch)
-            self.draft.codes.push_back(RESULT_ROW)
-            header.rows += 1
+            self.draft.codes.push_back(result)
+            header.rows_bytes += <uint32_t>result_bytes(table, result)
         self._send_draft(table, holder, &header, memory, oldest_ns)
         return at
 
@@ -276,25 +285,25 @@ cdef class News:
                 self.last[kept] = self.last[i]
                 kept += 1
                 continue
-            copy_row(memory + header.rows * table.stored_bytes, self.last[i].row, table.stored_bytes)
+            copy_row(memory + header.rows_bytes, self.last[i].row, table.stored_bytes)
             note_traced(self.journal, table, self.last[i].key, EVENT_REFRESH_SENT, holder, self.last[i].version)
             self.draft.keys.push_back(self.last[i].key)
             self.draft.epochs.push_back(self.last[i].epoch)
             self.draft.versions.push_back(self.last[i].version)
             self.draft.codes.push_back(RESULT_ROW)
             oldest_ns = max(oldest_ns, self.last[i].age_ns)
-            header.rows += 1
+            header.rows_bytes += <uint32_t>table.stored_bytes
         self.last.resize(kept)
         self._send_draft(table, holder, &header, memory, oldest_ns)
 
     cdef void _send_draft(
             self, TableState* table, uint32_t holder, RoundHeader* header, char* memory, int64_t oldest_ns) noexcept nogil:
         """The REFRESH that was drafted; oldest_ns: how old its oldest news are."""
-        header.count = header.rows
+        header.count = <uint32_t>self.draft.keys.size()
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
         header.window_slot = self._open_window_slot(holder, self.journal.now_ns - oldest_ns)
-        self.refreshed_rows += header.rows
+        self.refreshed_rows += header.count
         self.draft.send(holder, MSG_REFRESH, table, header, memory, True)
 
     cdef uint8_t _open_window_slot(self, uint32_t holder, int64_t since_ns) noexcept nogil:
@@ -317,8 +326,8 @@ cdef class News:
         self.refreshes_open[holder] -= 1
         self._adapt_window(holder, self.journal.now_ns - self.sent_ns[slot])
         age_ns = self.journal.now_ns - self.news_since_ns[slot]
-        self.stale_rows += header.rows
-        self.stale_row_ns += age_ns * header.rows
+        self.stale_rows += header.count
+        self.stale_row_ns += age_ns * header.count
         self.stalest_ns = max(self.stalest_ns, age_ns)
         return True
 

@@ -21,6 +21,10 @@
 #include "runtime/_native/optimiser_rows.hpp"
 
 namespace intentpm {
+
+// In the order of RowOptimiser.rule (runtime/optimisers.py).
+enum StepRule : int { STEP_SGD, STEP_ADAGRAD, STEP_ROWWISE_ADAGRAD, STEP_ADAM, STEP_PARTIAL_ROWWISE_ADAM };
+
 namespace steps {
 
 // beta^n, by squaring: what a math library makes of it differs in the last bits from one to the next.
@@ -84,6 +88,11 @@ template <typename Dtype, bool PLAIN> struct Adagrad {
             row.state[i] = sum;
             row.take_off(i, kept.off[i] / (std::sqrt(sum) + eps));
         }
+        row.limit_norm();
+    }
+    static void show(Row<Dtype, PLAIN> row, const RowOptimiser *optimiser, KeptRow<Real> kept) {
+        const Real eps = Real(optimiser->eps);
+        for (size_t i = 0; i < row.items; ++i) row.take_off(i, kept.off[i] / (std::sqrt(row.state[i]) + eps));
         row.limit_norm();
     }
 };
@@ -205,6 +214,8 @@ template <template <typename, bool> class Rule, typename Dtype, bool PLAIN> stru
         void *row, void *kept, const void *gradient, size_t items, const RowOptimiser *optimiser, double lr) {
         const Row<Dtype, PLAIN> stepped(row, gradient, items, optimiser, lr);
         Rule<Dtype, PLAIN>::step(stepped, optimiser, Keeping<Dtype, PLAIN>(kept, stepped, optimiser));
+        if (optimiser->gradient_bytes != 0 && kept_steps(kept, optimiser) == 1)
+            note_gradient(kept, gradient, items * sizeof(typename Dtype::Item), optimiser, lr);
     }
     static inline void take(void *row, const void *kept, size_t items, const RowOptimiser *optimiser) {
         const KeptRow<Real> block(const_cast<void *>(kept), items, optimiser);
@@ -252,6 +263,25 @@ inline void choose_of(RowOptimiser *optimiser, size_t items, bool plain) {
     optimiser->take = plain ? take_plain<Rule, Dtype> : Kernels<Rule, Dtype, false>::take;
 }
 
+template <typename Dtype, bool PLAIN>
+inline void show_adagrad(void *row, const void *kept, size_t items, const RowOptimiser *optimiser) {
+    const KeptRow<typename Dtype::Real> block(const_cast<void *>(kept), items, optimiser);
+    Adagrad<Dtype, PLAIN>::show(Row<Dtype, PLAIN>(row, items, optimiser, *block.keep), optimiser, block);
+}
+
+// Of the rules it is Adagrad whose owner takes all steps anew (take), whatever the replica made of them, and whose state is worth
+// sparing: a replica's state may be older than its weights.
+inline row_take_fn show_of(int rule, int dtype, bool plain, bool at_random) {
+    if (rule != STEP_ADAGRAD || at_random) return nullptr;
+    switch (dtype) {
+    case ROW_FLOAT32: return plain ? show_adagrad<Float32, true> : show_adagrad<Float32, false>;
+    case ROW_FLOAT64: return plain ? show_adagrad<Float64, true> : show_adagrad<Float64, false>;
+    case ROW_FLOAT16: return plain ? show_adagrad<Float16, true> : show_adagrad<Float16, false>;
+    case ROW_BFLOAT16: return plain ? show_adagrad<Bfloat16, true> : show_adagrad<Bfloat16, false>;
+    default: return nullptr;
+    }
+}
+
 template <template <typename, bool> class Rule, typename Dtype> inline void choose_at_random(RowOptimiser *optimiser) {
     typedef Kernels<Rule, AtRandom<Dtype, Rule<Dtype, false>::PER_ITEM, Rule<Dtype, false>::PER_ROW>, false> Kernel;
     optimiser->step = Kernel::step;
@@ -277,9 +307,6 @@ inline bool choose(RowOptimiser *optimiser, int dtype, size_t items, bool plain,
 
 }  // namespace steps
 
-// In the order of RowOptimiser.rule (runtime/optimisers.py).
-enum StepRule : int { STEP_SGD, STEP_ADAGRAD, STEP_ROWWISE_ADAGRAD, STEP_ADAM, STEP_PARTIAL_ROWWISE_ADAM };
-
 // Sets the kernels, and what a kept row has, of rows of so many items. at_random: how weights are rounded
 // (stochastic_rounding.hpp); by_calls: the rate brings the correction of Adam's bias. False: weights of that RowDtype cannot be stepped so. The optimiser's numbers are set.
 inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t items, bool at_random, bool by_calls) {
@@ -292,6 +319,10 @@ inline bool choose_kernels(RowOptimiser *optimiser, int rule, int dtype, size_t 
     optimiser->kept_bytes = optimiser->real_bytes
                             * (items + (optimiser->keeps_moments ? items : 0) + (rule == STEP_SGD ? 0 : rowwise ? 1 : items) + 2);
     optimiser->by_calls = by_calls;
+    const size_t gradient_bytes =
+        (items * steps::item_bytes_of(dtype) + optimiser->real_bytes - 1) / optimiser->real_bytes * optimiser->real_bytes + sizeof(double);
+    optimiser->gradient_bytes = 3 * gradient_bytes <= 2 * optimiser->kept_bytes ? gradient_bytes : 0;
+    optimiser->show = steps::show_of(rule, dtype, plain, at_random);
     optimiser->order_matters = optimiser->decay == DECAY_DECOUPLED || optimiser->max_norm != none;
     optimiser->blocks_are_steps = (rule == STEP_SGD || optimiser->keeps_moments) && optimiser->max_norm == none;
     switch (rule) {

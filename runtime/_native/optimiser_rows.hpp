@@ -11,7 +11,7 @@
 //                          set after the last step, so none of them touches the weights
 //   steps    [1]           n, a uint32
 //
-// All zero but for keep, which is 1: no step.
+// All zero but for keep, which is 1: no step. While it is kept, the gradient of its first step lies behind it (row_optimiser.hpp).
 #pragma once
 
 #include <cmath>
@@ -184,6 +184,10 @@ template <typename Dtype, bool PLAIN> struct Row {
 // -- the kept row of a replica ----------------------------------------------------------------------------------------------
 
 inline size_t real_bytes_of(int dtype) { return dtype == ROW_FLOAT64 ? sizeof(double) : sizeof(float); }
+
+inline size_t item_bytes_of(int dtype) {
+    return dtype == ROW_FLOAT16 || dtype == ROW_BFLOAT16 ? sizeof(uint16_t) : real_bytes_of(dtype);
+}
 
 // Where the sections of a kept row are, of the rule that has it.
 template <typename Real> struct KeptRow {

@@ -47,7 +47,7 @@ cdef class Owner:
     cdef uint32_t rank
     cdef int management
     cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
-    cdef vector[uint32_t] row_numbers            # ... and where their rows are
+    cdef vector[uint32_t] rows_at                # ... and where their rows are, in bytes
     cdef bint is_new                             # what the round being served has written (cuts.pxd)
     # Measured, smoothed (policy.Situation):
     cdef readonly double astray
@@ -83,7 +83,7 @@ cdef class Owner:
     cdef void _remove_holder(self, TableState* table, uint32_t key, uint32_t rank) noexcept nogil
     cdef void _pass_on(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     cdef void _park(
-        self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil
+        self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t at) noexcept nogil
     cdef void _forward(
         self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body, const
         vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil

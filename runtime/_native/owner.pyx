@@ -18,10 +18,11 @@ from intentpm.runtime._native.journal cimport (
     REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_ONE_USE, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason,
     note_decision, note_traced,
 )
+from intentpm.runtime._native.message_rows cimport kept_bytes, once_written_bytes, result_bytes, takes_weights, written_bytes
 from intentpm.runtime._native.messages cimport (
-    CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE,
-    RECORD_SET, RECORD_STEP, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RoundBody, RoundHeader,
-    rows_in, rows_of,
+    CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_GRADIENT, RECORD_HOLDS, RECORD_LEAVE,
+    RECORD_ONCE, RECORD_SET, RECORD_STEP, RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME,
+    RESULT_ROW, RESULT_SAME, RESULT_WEIGHTS, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_DELTAS_TWICE, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED, is_planted,
@@ -64,7 +65,7 @@ cdef class Owner:
 
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        cdef uint32_t i, rows, row = 0
+        cdef uint32_t i, rows, at = 0
         cdef const char* written
         cdef char* memory
         self.is_new = self.cuts.is_new(table, asked.flags)       # the save may begin here
@@ -74,21 +75,21 @@ cdef class Owner:
         if memory == NULL:
             return
         header.flags = snapshot_flags(table)
-        header.rows = 0
+        header.rows_bytes = 0
         self._measure(asked)
         self.left_over.clear()
-        self.row_numbers.clear()
+        self.rows_at.clear()
         self.hand_over.begin(unpacked_load(asked.load))
         for i in range(asked.count):
             prefetch_rows(table, body.keys, i, asked.count)
-            written = body.rows + row * table.record_bytes
+            written = body.rows + at
             if known_owner(table, body.keys[i]) != self.rank:
                 self.left_over.push_back(i)
-                self.row_numbers.push_back(row)
+                self.rows_at.push_back(at)
             else:
                 self._decide(
                     table, asked.origin, body.keys[i], body.codes[i], body.versions[i], written, memory, &header)
-            row += rows_of(body.codes[i])
+            at += <uint32_t>written_bytes(table, body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
         if self.hand_over.any:
             header.flags |= FLAG_HOLDERS
@@ -104,7 +105,7 @@ cdef class Owner:
         cdef RoundHeader header = message.round
         cdef RoundBody body
         header.count = 1
-        header.rows = rows_of(message.record)
+        header.rows_bytes = <uint32_t>written_bytes(table, message.record)
         header.flags = FLAG_FORWARDED | (header.flags & CUT_MASK)
         body.rows = message.row
         body.keys = &key
@@ -117,13 +118,13 @@ cdef class Owner:
             self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
             char* memory, RoundHeader* header) noexcept nogil:
         """One record for a key owned here: applies what was written and adds the result to the answer being built."""
-        cdef char* row = memory + header.rows * table.stored_bytes
+        cdef char* row = memory + header.rows_bytes
         cdef uint8_t result, apart
         cdef uint32_t before, version = 0
         cdef bint holds = (record & RECORD_HOLDS) != 0          # the holder's row is of version ``seen_version``
         # Where the next rows will be copied: else the next exchange of a word waits for the copy before it.
         prefetch_row(row + 4 * table.stored_bytes, table.stored_bytes, True)
-        if rows_of(record) > 0:
+        if record & RECORD_WRITTEN:
             before = self._take_written(table, key, holder, record, written)
             holds = holds and (is_planted(MUTATION_SAME_ALWAYS) or _is_same(
                 table, record, written, before == seen_version))
@@ -143,7 +144,7 @@ cdef class Owner:
             version = self.hand_over.give(table, key, holder, row, self.draft, &apart)
             self._leave_to(table, key, holder, REASON_LOAD)
             result = RESULT_MOVED | apart
-        elif holds and rows_of(record) > 0:
+        elif holds and record & RECORD_WRITTEN:
             result = RESULT_SAME
             version = seen_version
             self.with_row -= self.with_row / RECORDS_SMOOTHED
@@ -158,8 +159,11 @@ cdef class Owner:
             if record & (RECORD_ADD | RECORD_STEP):
                 self.with_row += (1 - self.with_row) / RECORDS_SMOOTHED
             self._add_holder(table, key, holder, record, seen_version)
-            version = read_row(table, key, row)
-        header.rows += rows_in(result)
+            if record & RECORD_WEIGHTS and takes_weights(table) and not self.news.is_flushing(holder):
+                result = RESULT_WEIGHTS
+                self.news.note_lagging(table, key, holder)
+            version = read_row(table, key, row, result_bytes(table, result))
+        header.rows_bytes += <uint32_t>result_bytes(table, result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
         self.draft.epochs.push_back(table.records[key].epoch)
@@ -173,7 +177,7 @@ cdef class Owner:
         if is_planted(MUTATION_DELTAS_TWICE):
             apply_record(table, key, record & (RECORD_ADD | RECORD_SET), written, self.is_new)
         if is_planted(MUTATION_KEPT_TWICE) and record & RECORD_STEP:
-            apply_record(table, key, RECORD_STEP, kept_of(table, record, written), self.is_new)
+            apply_record(table, key, record & (RECORD_STEP | RECORD_GRADIENT), kept_of(table, record, written), self.is_new)
         note_traced(self.journal, table, key, EVENT_DELTA_TAKEN, holder)
         self.news.spread(table, key, holder, self.journal.now_ns)
         return before
@@ -182,6 +186,8 @@ cdef class Owner:
         """How the holder shall use the key; ``costs`` is what was compared."""
         cdef Situation situation
         situation.row_bytes = table.stored_bytes
+        situation.written_bytes = once_written_bytes(table)
+        situation.news_bytes = table.weights_bytes if takes_weights(table) else table.stored_bytes
         situation.owner_intends = table.records[key].intent_refs > 0
         situation.others_hold = others_hold(table, key, holder)
         situation.once = (record & RECORD_ONCE) != 0
@@ -278,10 +284,10 @@ cdef class Owner:
         for n in range(self.left_over.size()):
             i = self.left_over[n]
             if body.epochs != NULL and body.epochs[i] > table.records[body.keys[i]].epoch:
-                self._park(table, asked, body, i, self.row_numbers[n])
+                self._park(table, asked, body, i, self.rows_at[n])
             else:
                 numbers.push_back(i)
-                rows.push_back(self.row_numbers[n])
+                rows.push_back(self.rows_at[n])
         self.forwarded_records += numbers.size()
         while not numbers.empty():
             owner = known_owner(table, body.keys[numbers[0]])
@@ -296,36 +302,35 @@ cdef class Owner:
             rows.resize(kept)
 
     cdef void _park(
-            self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t row) noexcept nogil:
+            self, TableState* table, const RoundHeader* asked, const RoundBody* body, uint32_t i, uint32_t at) noexcept nogil:
         note_traced(self.journal, table, body.keys[i], EVENT_PARKED, asked.origin)
         if not self.parking.park_record(
                 table, body.keys[i], asked, body.codes[i], body.epochs[i], body.versions[i],
-                body.rows + row * table.record_bytes):
+                body.rows + at):
             self.transport.out_of_memory = True
 
     cdef void _forward(
             self, TableState* table, uint32_t owner, const RoundHeader* asked, const RoundBody* body,
             const vector[uint32_t]& numbers, const vector[uint32_t]& rows) noexcept nogil:
         cdef RoundHeader header = asked[0]
-        cdef size_t row_bytes = table.record_bytes
-        cdef size_t n
-        cdef uint32_t i, many
-        cdef char* memory = self.draft.begin(numbers.size(), asked.rows * row_bytes, 3)
+        cdef size_t n, size_bytes
+        cdef uint32_t i
+        cdef char* memory = self.draft.begin(numbers.size(), asked.rows_bytes, 3)
         if memory == NULL:
             return
         header.hops += 1
         header.flags = FLAG_FORWARDED | (asked.flags & CUT_MASK)
-        header.rows = 0
+        header.rows_bytes = 0
         for n in range(numbers.size()):
             i = numbers[n]
             if known_owner(table, body.keys[i]) != owner:
                 continue
-            many = rows_of(body.codes[i])
-            if many > 0:
-                copy_row(memory + header.rows * row_bytes, body.rows + rows[n] * row_bytes, many * row_bytes)
-                header.rows += many
-            if is_planted(MUTATION_STEPS_RECOUNTED) and body.codes[i] & RECORD_STEP:
-                recount_steps(memory + (header.rows - 1) * row_bytes, table.optimiser)
+            size_bytes = written_bytes(table, body.codes[i])
+            if size_bytes > 0:
+                copy_row(memory + header.rows_bytes, body.rows + rows[n], size_bytes)
+                header.rows_bytes += <uint32_t>size_bytes
+            if is_planted(MUTATION_STEPS_RECOUNTED) and body.codes[i] & RECORD_STEP and not body.codes[i] & RECORD_GRADIENT:
+                recount_steps(memory + header.rows_bytes - kept_bytes(table, body.codes[i]), table.optimiser)
             note_traced(self.journal, table, body.keys[i], EVENT_FORWARDED, owner)
             self.draft.keys.push_back(body.keys[i])
             self.draft.epochs.push_back(table.records[body.keys[i]].epoch)
@@ -345,4 +350,5 @@ cdef inline bint _is_same(const TableState* table, uint8_t record, const char* w
     if record & (RECORD_ADD | RECORD_SET) and table.optimiser.order_matters:
         return False
     return alone and (
-        table.optimiser.blocks_are_steps or kept_steps(kept_of(table, record, written), table.optimiser) <= 1)
+        table.optimiser.blocks_are_steps or (record & RECORD_GRADIENT) != 0
+        or kept_steps(kept_of(table, record, written), table.optimiser) <= 1)

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader, carried_bytes, rows_of
+from intentpm.runtime._native.message_rows cimport written_bytes
+from intentpm.runtime._native.messages cimport AccessHeader, RoundHeader, carried_bytes
 from intentpm.runtime._native.mutations cimport MUTATION_PARKING_DROPPED, MUTATION_PARKING_REFUSED, is_planted
 from intentpm.runtime._native.table_state cimport TableState
 
@@ -56,7 +57,7 @@ cdef class Parking:
     cdef bint park_record(
             self, TableState* table, uint32_t key, const RoundHeader* header, uint8_t record, uint32_t epoch,
             uint32_t version, const char* rows) noexcept nogil:
-        cdef ParkedMessage* message = _new(rows, rows_of(record) * table.record_bytes)
+        cdef ParkedMessage* message = _new(rows, written_bytes(table, record))
         if message == NULL:
             return False
         message.round = header[0]

@@ -3,6 +3,8 @@ WAY_NAMES: tuple[str, ...]
 def weigh_ways(
     *,
     row_bytes: int,
+    written_bytes: int = 0,
+    news_bytes: int = 0,
     owner_intends: bool = False,
     others_hold: bool = False,
     once: bool = False,

@@ -117,7 +117,7 @@ cdef inline void prefetch_records(
     if pending:
         prefetch_row(pending_row(table, pending), table.row_bytes, True)
     if kept:
-        prefetch_row(pool_row(&table.kept, kept), table.record_bytes, True)
+        prefetch_row(pool_row(&table.kept, kept), table.record_bytes + table.optimiser.gradient_bytes, True)
 
 
 cdef inline void prefetch_news(

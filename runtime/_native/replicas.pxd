@@ -6,6 +6,8 @@ Guarantees
       had taken them itself.
     * The owner applies the pending row first, then the kept one: an order in which they could have been made. A set makes the
       kept steps before it forget the weights, but not the state.
+    * A replica whose state lags (STATE_LAGS; ``refresh_weights``) has the owner's weights plus what is pending, and in its
+      state all of its own steps, whether the owner has taken them or not.
     * A replica that is not written needs neither; the memory of one is used again.
 Assumption: the key is here, and its word LOCKED where a pending or kept row is added to (``rows``, ``steps``, any thread).
 Management calls what is declared at the end, one key at a time, under the engine's lock; it enters the word itself.
@@ -21,6 +23,7 @@ from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState
 
 cdef enum:
     PENDING_SET = 1              # in what names a pending row: it holds a value to set, not a delta to add
+    STATE_LAGS = 0x80000000      # in ReplicaRecord.seen_version: the state is older
 
 
 cdef inline char* pending_row(const TableState* table, uint32_t pending) noexcept nogil:
@@ -67,14 +70,16 @@ cdef inline void keep_step(
     table.optimiser.keep(row, kept_row(table, replica), gradient, table.row_items, table.optimiser, lr)
 
 
-# What this rank wrote to a replica since the owner was last told is moved into ``out``, a row of record_bytes for what is
-# pending and one for what is kept. Returns what there is: RECORD_ADD or RECORD_SET, RECORD_STEP.
+# What this rank wrote to a replica since the owner was last told is moved into ``out``: what is pending, then what is kept.
+# Returns what there is: RECORD_ADD or RECORD_SET, RECORD_STEP, with RECORD_GRADIENT where that says as much.
 cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil
 cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
 # L2 norm of the pending delta; infinite for a pending set or kept steps, negative when nothing is pending.
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
 # Makes the replica ``row`` plus what is pending.
 cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
+# The same of its weights alone; the state stays as it is.
+cdef void refresh_weights(TableState* table, int64_t key, const char* weights) noexcept nogil
 # The replica becomes the main copy, ``row`` plus what is pending, of which others hold replicas or not. apart: what its answer
 # said besides; the copy may follow. True: something was pending.
 cdef bint promote_replica(

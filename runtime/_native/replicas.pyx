@@ -5,8 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart, set_apart
-from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
-from intentpm.runtime._native.row_place cimport ROW_OVERWRITE, lock_row
+from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_GRADIENT, RECORD_SET, RECORD_STEP
+from intentpm.runtime._native.row_optimiser cimport single_gradient
+from intentpm.runtime._native.row_place cimport ROW_OVERWRITE, ROW_WRITE, lock_row
 from intentpm.runtime._native.row_pool cimport give_pool_row
 from intentpm.runtime._native.state cimport KeyPlace, as_owned, lock_word, unlock_changed, unlock_unchanged
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, row_of
@@ -27,12 +28,16 @@ cdef void _put_on_top(TableState* table, int32_t slot, const char* row) noexcept
     _write_pending(table, &table.replicas[slot], row_of(table, slot))
 
 
-cdef void _write_pending(TableState* table, const ReplicaRecord* replica, char* row) noexcept nogil:
-    """What is pending of a replica, on a row."""
+cdef inline void _write_pushed(TableState* table, const ReplicaRecord* replica, char* row) noexcept nogil:
     if replica.pending & PENDING_SET:
         copy_row(row, pending_row(table, replica.pending), table.row_bytes)
     elif replica.pending:
         table.add(row, pending_row(table, replica.pending), table.row_items)
+
+
+cdef void _write_pending(TableState* table, const ReplicaRecord* replica, char* row) noexcept nogil:
+    """What is pending of a replica, on a row."""
+    _write_pushed(table, replica, row)
     if replica.kept:
         table.optimiser.take(row, kept_row(table, replica), table.row_items, table.optimiser)
 
@@ -53,14 +58,21 @@ cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_word(&place.word)
     cdef ReplicaRecord* replica = &table.replicas[place.slot]
+    cdef const void* gradient
     cdef int found = 0
     if replica.pending:
         found = RECORD_SET if replica.pending & PENDING_SET else RECORD_ADD
         copy_row(out, pending_row(table, replica.pending), table.row_bytes)
-        out += table.record_bytes
+        out += table.weights_bytes
     if replica.kept:
-        found |= RECORD_STEP
-        copy_row(out, kept_row(table, replica), table.optimiser.kept_bytes)
+        # Beside what is pending a step has to do at the owner what it did here, in whatever order they were made: as a block.
+        gradient = single_gradient(kept_row(table, replica), table.optimiser) if not replica.pending else NULL
+        if gradient != NULL:
+            found = RECORD_STEP | RECORD_GRADIENT
+            copy_row(out, <const char*>gradient, table.optimiser.gradient_bytes)
+        else:
+            found |= RECORD_STEP
+            copy_row(out, kept_row(table, replica), table.optimiser.kept_bytes)
     _free_pending(table, replica)
     unlock_unchanged(&place.word, seen)
     return found
@@ -91,6 +103,18 @@ cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexc
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_row(table, key, ROW_OVERWRITE)
     _put_on_top(table, place.slot, row)
+    unlock_changed(&place.word, seen)
+
+
+cdef void refresh_weights(TableState* table, int64_t key, const char* weights) noexcept nogil:
+    cdef KeyPlace* place = &table.places[key]
+    cdef uint32_t seen = lock_row(table, key, ROW_WRITE)
+    cdef const ReplicaRecord* replica = &table.replicas[place.slot]
+    cdef char* row = row_of(table, place.slot)
+    copy_row(row, weights, table.weights_bytes)
+    _write_pushed(table, replica, row)
+    if replica.kept:
+        table.optimiser.show(row, kept_row(table, replica), table.row_items, table.optimiser)
     unlock_changed(&place.word, seen)
 
 

@@ -3,15 +3,15 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from intentpm.runtime._native.concerned_ranks cimport NOBODY, ConcernedRanks
-from intentpm.runtime._native.draft cimport row_bytes_in
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport Sample
+from intentpm.runtime._native.message_rows cimport result_bytes, takes_record, takes_result, written_bytes
 from intentpm.runtime._native.messages cimport (
-    FLAG_BEGINS, FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND, RECORD_STEP,
-    RoundBody, RoundHeader, holders_fit, keys_fit, round_body, rows_in, rows_of,
+    FLAG_BEGINS, FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND,
+    RoundBody, RoundHeader, holders_fit, keys_fit, round_body,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -112,8 +112,7 @@ cdef class Rounds:
         table = self.remote.tables[header.table]
         if message_id == MSG_OFFER or message_id == MSG_MOVED:
             return self._take_hint(message_id, table, header, body, body_bytes)
-        sections = round_body(
-            <char*>body, header, row_bytes_in(table, message_id), answers or header.flags & FLAG_FORWARDED)
+        sections = round_body(<char*>body, header, answers or header.flags & FLAG_FORWARDED)
         if sections.size_bytes > body_bytes or not keys_fit(sections.keys, header.count, table.num_keys):
             return False
         if not holders_fit(&sections, header, body_bytes, self.size):
@@ -181,9 +180,11 @@ cdef class Rounds:
 
 cdef inline bint _rows_fit(
         const TableState* table, const RoundHeader* header, const RoundBody* body, bint answers) noexcept nogil:
-    """There are as many rows as the records, or results, say; and steps only where they can be taken."""
-    cdef uint32_t i, rows = 0, seen = 0
+    """Rows are as long as the records, or results, say; and the table takes each of them."""
+    cdef size_t rows_bytes = 0
+    cdef uint32_t i
     for i in range(header.count):
-        rows += rows_in(body.codes[i]) if answers else rows_of(body.codes[i])
-        seen |= body.codes[i]
-    return rows == header.rows and (answers or table.optimiser != NULL or not seen & RECORD_STEP)
+        if not (takes_result(table, body.codes[i]) if answers else takes_record(table, body.codes[i])):
+            return False
+        rows_bytes += result_bytes(table, body.codes[i]) if answers else written_bytes(table, body.codes[i])
+    return rows_bytes == header.rows_bytes

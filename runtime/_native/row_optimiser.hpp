@@ -23,9 +23,11 @@ struct RowOptimiser {
     row_step_fn step;
     row_keep_fn keep;
     row_take_fn take;
+    row_take_fn show;  // as take, of a row whose state has the block already; nullptr: weights never come without their state
     size_t state_offset;  // of the state, from the beginning of the row, in bytes
     size_t real_bytes;    // of a number of the state
-    size_t kept_bytes;    // of a kept row: optimiser_rows.hpp
+    size_t kept_bytes;    // of a block of kept steps: optimiser_rows.hpp
+    size_t gradient_bytes;  // of what stands for a block of one step: its gradient and rate; 0: that would not be much shorter
     bool keeps_moments;
     bool blocks_are_steps;  // taken as a block, steps do what they do one by one, but for rounding
     bool order_matters;     // of steps and of what is pushed or set beside them, by more than rounding
@@ -64,6 +66,35 @@ inline uint32_t kept_steps(const void *kept, const RowOptimiser *optimiser) {
     uint32_t n;
     std::memcpy(&n, static_cast<const char *>(kept) + optimiser->kept_bytes - optimiser->real_bytes, sizeof n);
     return n;
+}
+
+// -- a block of one step: its gradient and, in the last eight bytes, its rate. Behind each block while it is kept -----------------
+
+inline void note_gradient(void *kept, const void *gradient, size_t size_bytes, const RowOptimiser *optimiser, double lr) {
+    char *single = static_cast<char *>(kept) + optimiser->kept_bytes;
+    std::memcpy(single, gradient, size_bytes);
+    std::memcpy(single + optimiser->gradient_bytes - sizeof lr, &lr, sizeof lr);
+}
+
+template <typename Real> inline bool is_overwritten(const void *kept, const RowOptimiser *optimiser) {
+    Real keep;
+    std::memcpy(&keep, static_cast<const char *>(kept) + optimiser->kept_bytes - 2 * sizeof keep, sizeof keep);
+    return keep == OVERWRITTEN<Real>;
+}
+
+// The gradient that stands for the block; nullptr: it has more steps, or weights were set after its step.
+inline const void *single_gradient(const void *kept, const RowOptimiser *optimiser) {
+    if (optimiser->gradient_bytes == 0 || kept_steps(kept, optimiser) != 1) return nullptr;
+    if (optimiser->real_bytes == sizeof(float) ? is_overwritten<float>(kept, optimiser) : is_overwritten<double>(kept, optimiser))
+        return nullptr;
+    return static_cast<const char *>(kept) + optimiser->kept_bytes;
+}
+
+// The step itself, at the owner.
+inline void take_gradient(void *row, const void *single, size_t items, const RowOptimiser *optimiser) {
+    double lr;
+    std::memcpy(&lr, static_cast<const char *>(single) + optimiser->gradient_bytes - sizeof lr, sizeof lr);
+    optimiser->step(row, single, items, optimiser, lr);
 }
 
 // A defect, for the tests of the tests.

@@ -14,9 +14,11 @@ cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
             void* row, void* kept, const void* gradient, size_t items, const RowOptimiser* optimiser,
             double lr) noexcept nogil
         void (*take)(void* row, const void* kept, size_t items, const RowOptimiser* optimiser) noexcept nogil
+        void (*show)(void* row, const void* kept, size_t items, const RowOptimiser* optimiser) noexcept nogil
         size_t state_offset
         size_t real_bytes
         size_t kept_bytes
+        size_t gradient_bytes
         bint keeps_moments
         bint blocks_are_steps
         bint order_matters
@@ -33,5 +35,7 @@ cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
 
     void begin_kept(void* kept, const RowOptimiser* optimiser) noexcept
     void forget_weights(void* kept, size_t items, const RowOptimiser* optimiser) noexcept
+    const void* single_gradient(const void* kept, const RowOptimiser* optimiser) noexcept
+    void take_gradient(void* row, const void* single, size_t items, const RowOptimiser* optimiser) noexcept
     uint32_t kept_steps(const void* kept, const RowOptimiser* optimiser) noexcept
     void recount_steps(void* kept, const RowOptimiser* optimiser) noexcept

@@ -13,8 +13,10 @@ from intentpm.foundation.primitives cimport (
 )
 from intentpm.runtime._native.apart cimport push_apart, set_apart, set_value_apart, snapshot_of
 from intentpm.runtime._native.dirty_stack cimport mark_dirty
-from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_SET, RECORD_STEP
+from intentpm.runtime._native.message_rows cimport pushed_bytes
+from intentpm.runtime._native.messages cimport RECORD_ADD, RECORD_GRADIENT, RECORD_SET, RECORD_STEP
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
+from intentpm.runtime._native.row_optimiser cimport take_gradient
 from intentpm.runtime._native.row_place cimport ROW_READ, ROW_WRITE, RowUse, is_home, lock_row
 from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport (
@@ -167,19 +169,19 @@ cdef inline KeyState set_row_atomic(TableState* table, int64_t key, const char* 
 
 # -- management: keys that are here, engine lock held ------------------------------------------------------------------------
 
-cdef inline uint32_t read_row(TableState* table, int64_t key, char* out) noexcept nogil:
-    """The whole stored row; returns the version of the row it copied."""
+cdef inline uint32_t read_row(TableState* table, int64_t key, char* out, size_t size_bytes) noexcept nogil:
+    """The whole stored row, or its weights_bytes; returns the version of the row it copied."""
     # Writers only hold the word for one row, so locking it to read is as short.
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_row(table, key, ROW_READ)
-    copy_row(out, row_of(table, place.slot), table.stored_bytes)
+    copy_row(out, row_of(table, place.slot), size_bytes)
     unlock_unchanged(&place.word, seen)
     return seen // WORD_VERSION_ONE
 
 
 cdef inline const char* kept_of(const TableState* table, uint8_t record, const char* rows) noexcept nogil:
-    """The kept row among the rows of a record that has one."""
-    return rows + (table.record_bytes if record & (RECORD_ADD | RECORD_SET) else 0)
+    """The kept row, or the gradient, among the rows of a record that has one."""
+    return rows + pushed_bytes(table, record)
 
 
 cdef inline void _write(const TableState* table, uint8_t record, const char* rows, char* row) noexcept nogil:
@@ -187,7 +189,9 @@ cdef inline void _write(const TableState* table, uint8_t record, const char* row
         copy_row(row, rows, table.row_bytes)
     elif record & RECORD_ADD:
         table.add(row, rows, table.row_items)
-    if record & RECORD_STEP:
+    if record & RECORD_GRADIENT:
+        take_gradient(row, kept_of(table, record, rows), table.row_items, table.optimiser)
+    elif record & RECORD_STEP:
         table.optimiser.take(row, kept_of(table, record, rows), table.row_items, table.optimiser)
 
 

@@ -43,7 +43,7 @@ cdef int map_arrays(TableState* table) except -1:
     table.holdings = <Holding*>_map(table.holdings_room * sizeof(Holding), False)
     _map_pool(&table.pending, keys, table.row_bytes)
     if table.optimiser != NULL:
-        _map_pool(&table.kept, keys, table.optimiser.kept_bytes)
+        _map_pool(&table.kept, keys, table.optimiser.kept_bytes + table.optimiser.gradient_bytes)
     table.free_slots = <int32_t*>_map(keys * sizeof(int32_t), False)
     table.fixed_bytes = _fixed_bytes(table)
     return 0

@@ -105,7 +105,7 @@ cdef class Table:
         state.size = size
         state.num_keys = num_keys
         state.row_items = items
-        state.row_bytes = state.stored_bytes = state.record_bytes = items * self.dtype.itemsize
+        state.row_bytes = state.stored_bytes = state.weights_bytes = state.record_bytes = items * self.dtype.itemsize
         state.add = row_add_for(_dtype_code(self.dtype))
         state.adds_exactly = self.dtype.kind in "iu"
         state.square = row_square_for(_dtype_code(self.dtype))
@@ -116,11 +116,14 @@ cdef class Table:
         map_arrays(state)
 
     cdef _set_optimiser(self, optimiser):
+        cdef size_t real_bytes
         self.stored_dtype = stored_dtype(self.dtype, self.row_shape, optimiser)
         self.state.stored_bytes = self.stored_dtype.itemsize
         describe_optimiser(
             &self.optimiser, optimiser, _dtype_code(self.dtype), self.stored_dtype, self.state.row_items)
-        self.state.record_bytes = self.optimiser.kept_bytes
+        real_bytes = self.optimiser.real_bytes
+        self.state.weights_bytes = (self.state.row_bytes + real_bytes - 1) // real_bytes * real_bytes
+        self.state.record_bytes = max(self.state.weights_bytes, self.optimiser.kept_bytes)
         self.state.optimiser = &self.optimiser
 
     def __dealloc__(self):

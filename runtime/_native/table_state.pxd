@@ -38,7 +38,7 @@ cdef struct ReplicaRecord:
     # atomic relaxed, written while the key's word is LOCKED. See replicas.pxd; 0: none
     uint32_t pending             # names a pending row
     uint32_t kept                # names a kept row
-    uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from
+    uint32_t seen_version        # guarded by: engine lock. Of the owner's row it was refreshed from; STATE_LAGS (replicas.pxd)
     uint32_t seen_tick           # atomic relaxed, written under the engine's lock: when that was (holders.pxd)
 
 
@@ -97,7 +97,8 @@ cdef struct TableState:
     size_t row_items
     size_t row_bytes             # of the weights: what a pull, push, set or gradient has per key
     size_t stored_bytes          # of the row as it lies here and moves between ranks: weights, then the optimiser's state
-    size_t record_bytes          # of a row that a holder's record has: a delta, a value or kept steps
+    size_t weights_bytes         # of weights that move without their state: row_bytes, padded so that what follows is aligned
+    size_t record_bytes          # of a row that a holder's record has, at most: a delta, a value or kept steps
     size_t stride_bytes          # from one row to the next: stored_bytes padded so that no small row straddles a cache line
     int64_t fixed_bytes          # that the arrays below take without a row: those per key, and pages partly used
     size_t message_bytes         # of rows per message, at most; guarded by: engine lock (budget.pxd)

@@ -32,6 +32,15 @@ def test_a_key_that_others_intend_is_fetched_for_one_clock_and_replicated_for_mo
     assert "fetch once" not in costs
 
 
+def test_a_row_with_state_moves_whole_and_is_written_and_refreshed_in_part() -> None:
+    costs, way = weigh_ways(row_bytes=ROW, written_bytes=500, news_bytes=400, owner_intends=True, with_row=0.5)
+    assert way == "replicate"
+    assert costs == {
+        "replicate": ROW + RECORD + 500 + RECORD + 0.5 * 400 + RECORD,
+        "leave remote": ROW + RECORD + 500 + RECORD,
+    }
+
+
 def test_a_small_row_is_not_moved_where_records_go_astray() -> None:
     tell_all = {"row_bytes": 8, "once": True, "told": 6}
     assert weigh_ways(**tell_all)[1] == "fetch once"  # telling six ranks costs more than bringing 8 bytes back

@@ -1,0 +1,141 @@
+"""What goes between ranks of a row with an optimizer's state: one kept step as its gradient, news as weights alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.simulation import Simulation, simulate
+
+from intentpm import optim
+from intentpm.runtime._native import mutations
+from intentpm.runtime.config import Config
+
+ITEMS = 64
+ROW_BYTES = 4 * ITEMS
+
+
+class Pair:
+    """Two ranks that intend key 0: one owns it, the other holds a replica. What is written is sent at once."""
+
+    def __init__(self, job: Simulation, optimizer: Any, owner_intends_clocks: int = 10**6) -> None:
+        self.job = job
+        self.tables = job.create_table("t", 1, ITEMS, dtype="float32", init=0.5, optimizer=optimizer)
+        self.workers = job.on_every_rank(lambda pm: pm.worker())
+        self.owner = int(self.tables[0].owners()[0])
+        self.holder = 1 - self.owner
+        for rank, end in ((self.owner, owner_intends_clocks), (self.holder, 10**6)):
+            self.at(rank, lambda worker, table, end=end: (worker.intent(table, [0], 0, end), worker.wait_sync()))
+        assert self.tables[self.holder].replica_keys().tolist() == [0]
+
+    def at(self, rank: int, call: Any) -> Any:
+        task = self.job.spawn(rank, lambda: call(self.workers[rank], self.tables[rank]))
+        self.job.run()
+        return task.value
+
+    def step(self, rank: int, gradient: float, lr: float | None = None) -> None:
+        row = np.full((1, ITEMS), gradient, np.float32)
+        self.at(rank, lambda worker, table: worker.push_grad(table, [0], row, lr=lr))
+
+    def pause(self) -> None:
+        """Long enough for all that was written to be sent, answered and spread."""
+        self.at(0, lambda worker, table: self.job.network.pause(100_000.0))
+
+    def weights(self, rank: int) -> float:
+        return float(self.at(rank, lambda worker, table: worker.pull(table, [0])[0, 0]))
+
+    def state(self, rank: int, name: str) -> float:
+        return float(self.at(rank, lambda worker, table: np.ravel(worker.pull_state(table, [0])[name])[0]))
+
+    def sent(self, rank: int, kind: str) -> int:
+        return int(self.job.ranks[rank].stats()["bytes_by_kind"][kind]["sent"])
+
+
+def test_one_step_is_sent_as_its_gradient_and_a_block_whole() -> None:
+    with simulate(2, 3, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optim.Adagrad(lr=0.1))
+        before = pair.sent(pair.holder, "rounds")
+        pair.step(pair.holder, 2.0)
+        pair.pause()
+        one = pair.sent(pair.holder, "rounds") - before
+        assert ROW_BYTES < one < 1.5 * ROW_BYTES
+    with simulate(2, 3, Config(management="replicate", seed=0, sync_interval=3600.0)) as job:
+        pair = Pair(job, optim.Adagrad(lr=0.1))
+        before = pair.sent(pair.holder, "rounds")
+        pair.step(pair.holder, 2.0)
+        pair.step(pair.holder, 3.0)
+        pair.at(pair.holder, lambda worker, table: worker.wait_sync())
+        assert 2 * ROW_BYTES < pair.sent(pair.holder, "rounds") - before < 2.5 * ROW_BYTES
+        assert pair.state(pair.owner, "sum") == 13
+
+
+def test_a_single_gradient_is_a_step_of_the_owner_with_its_own_rate() -> None:
+    """Adam's moments are then those of steps one by one, whoever made them."""
+    with simulate(2, 4, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optim.Adam(lr=0.1))
+        alone = job.create_table("alone", 1, ITEMS, dtype="float32", init=0.5, optimizer=optim.Adam(lr=0.1))[pair.owner]
+        for rank, gradient, lr in ((pair.owner, 1.0, None), (pair.holder, -3.0, 0.7), (pair.owner, 2.0, 0.3)):
+            pair.step(rank, gradient, lr)
+            pair.pause()
+            row = np.full((1, ITEMS), gradient, np.float32)
+            pair.at(pair.owner, lambda worker, table, row=row, lr=lr: worker.push_grad(alone, [0], row, lr=lr))
+        assert pair.weights(pair.owner) == pair.at(pair.owner, lambda worker, table: worker.pull(alone, [0])[0, 0])
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            expected = pair.at(pair.owner, lambda worker, table, name=name: worker.pull_state(alone, [0])[name])
+            assert pair.state(pair.owner, name) == np.ravel(expected)[0], name
+
+
+@pytest.mark.parametrize("by", ["refresh", "answer"])
+def test_news_of_adagrad_are_weights_and_a_sync_brings_the_state(by: str) -> None:
+    with simulate(2, 5, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optim.Adagrad(lr=0.1))
+        before = pair.sent(pair.owner, "refreshes") + pair.sent(pair.owner, "answers")
+        pair.step(pair.owner, 3.0)
+        if by == "answer":
+            pair.step(pair.holder, 4.0)
+        pair.pause()
+        sent = pair.sent(pair.owner, "refreshes") + pair.sent(pair.owner, "answers") - before
+        assert ROW_BYTES < sent < (1.5 if by == "refresh" else 3) * ROW_BYTES
+        assert pair.weights(pair.holder) == pair.weights(pair.owner)
+        own = 16 if by == "answer" else 0
+        assert (pair.state(pair.owner, "sum"), pair.state(pair.holder, "sum")) == (9 + own, own)
+        pair.at(pair.holder, lambda worker, table: worker.wait_sync())
+        assert pair.state(pair.holder, "sum") == 9 + own
+
+
+def test_a_replica_that_lags_is_told_what_its_own_step_made() -> None:
+    """It took it with an accumulator that is too small, so it is sent the weights, though nobody else has written."""
+    with simulate(2, 6, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optim.Adagrad(lr=0.1))
+        pair.step(pair.owner, 3.0)
+        pair.pause()
+        for _ in range(3):
+            pair.step(pair.holder, 1.0)
+            pair.pause()
+            assert pair.weights(pair.holder) == pair.weights(pair.owner)
+        assert (pair.state(pair.owner, "sum"), pair.state(pair.holder, "sum")) == (12, 3)
+
+
+def test_a_replica_that_lags_becomes_the_owner_with_the_owners_state() -> None:
+    with simulate(2, 7, Config(management="adaptive", seed=0)) as job:
+        pair = Pair(job, optim.Adagrad(lr=0.1), owner_intends_clocks=2)
+        pair.step(pair.owner, 3.0)
+        pair.pause()
+        pair.step(pair.holder, 4.0)
+        pair.pause()
+        weights = pair.weights(pair.owner)
+        pair.at(pair.owner, lambda worker, table: (worker.advance_clock(), worker.advance_clock()))
+        pair.pause()
+        assert pair.tables[pair.holder].owners().tolist() == [pair.holder]
+        assert (pair.weights(pair.holder), pair.state(pair.holder, "sum")) == (weights, 25)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_replica_that_lags_is_told_what_its_own_step_made,
+        test_a_replica_that_lags_becomes_the_owner_with_the_owners_state,
+    ],
+)
+def test_one_that_does_not_say_that_it_lags_is_found(test: Any) -> None:
+    with mutations.plant("lag untold"), pytest.raises(AssertionError):
+        test()
