@@ -150,7 +150,7 @@ def draw_steps(document: Mapping[str, Any], axes: "Axes") -> None:
     """How long steps took without a save, while one was made, and beside dd, of a results file."""
     times = {when: np.concatenate([row[when] for row in document["rows"]]) * 1e3 for when in STEPS}
     shortest, longest = (limit(np.concatenate([*times.values()])) for limit in (np.min, np.max))
-    bins = np.geomspace(shortest, longest * 1.001, 41)
+    bins = np.geomspace(shortest, longest * 1.001, 41).tolist()
     for when, label in STEPS.items():
         share = np.full(len(times[when]), 100.0 / len(times[when]))
         axes.hist(times[when], bins, weights=share, histtype="step", linewidth=1.5, label=label)
