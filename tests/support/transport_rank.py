@@ -34,7 +34,7 @@ def lose(box: Mailbox, rank: int, lost: int) -> str:
         return "was lost"
     while not (
         losses := [loss for loss in box.lost if loss.rank == lost]
-    ):  # another may have found out, and ended, before
+    ):  # others may have ended before
         if box.is_alive(lost):
             box.send(lost, 1)
         box.run_for(0.1)
