@@ -32,9 +32,7 @@ def lose(box: Mailbox, rank: int, lost: int) -> str:
     if rank == lost:
         box.run_for(30)
         return "was lost"
-    while not (
-        losses := [loss for loss in box.lost if loss.rank == lost]
-    ):  # others may have ended before
+    while not (losses := [loss for loss in box.lost if loss.rank == lost]):  # others may have ended before
         if box.is_alive(lost):
             box.send(lost, 1)
         box.run_for(0.1)
