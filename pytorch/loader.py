@@ -4,6 +4,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -110,16 +111,16 @@ class IntentLoader:
                 self._in_use = None
                 return
             if not started and self._ahead.announces:
-                self._announce([announced[0]])
+                self._announce([announced[0]], self.worker.clock)
                 self.worker.wait_sync()  # nothing could be announced ahead of the first batch; the others follow it
                 started = True
-            self._announce(announced)
+            self._announce(announced, self.worker.clock)
             self._in_use = announced[0]
             try:
                 yield announced[0].batch if announced[0].moved is None else announced[0].moved.take()
                 # While its windows are open: a key that the next batches use as well does not leave in between.
                 announced += reader.take(False, max(1, self.ahead - len(announced)))
-                self._announce(announced)
+                self._announce(islice(announced, 1, None), self.worker.clock + 1)
             finally:
                 self.worker.advance_clock()
                 announced.popleft()
@@ -157,9 +158,9 @@ class IntentLoader:
         self._ahead.prepared(nbytes_of(batch) + sum(part.nbytes for _, part in item.keys))
         return item
 
-    def _announce(self, items: Iterable[_Item]) -> None:
+    def _announce(self, items: Iterable[_Item], first_clock: int) -> None:
         """Signals the intents of items that are new, or whose clock is another now: somebody else advanced it too."""
-        for clock, item in enumerate(items, self.worker.clock):
+        for clock, item in enumerate(items, first_clock):
             if item.clock == clock:
                 continue
             item.clock = clock

@@ -60,6 +60,7 @@ cdef class TcpTransport(Transport):
     cdef object listeners
     cdef object candidates
     cdef double peer_timeout_s
+    cdef size_t most_room_bytes    # of a socket that is given a limit
 
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1
     cdef void break_sending(self, Peer* peer, int error) noexcept nogil

@@ -41,12 +41,15 @@ from intentpm.transports.tcp_socket cimport (
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 from intentpm.foundation.deadlines import wait_ns, wait_s
 from intentpm.foundation.errors import ConfigError, TransportError
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
 from intentpm.transports.tcp_connect import connect_ranks, set_data_path_options
+
+USUAL_WMEM_MAX = 212_992
 
 
 cdef class TcpTransport(Transport):
@@ -74,6 +77,7 @@ cdef class TcpTransport(Transport):
         self.size = size
         self.name = "tcp"
         self.peer_timeout_s = wait_s(peer_timeout_s, "peer_timeout_s")
+        self.most_room_bytes = _most_room_bytes()
         secret = check_secret(secret)
         self.identity = Identity(rank, size, secret, os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
         self.peers = <Peer*>calloc(size, sizeof(Peer))
@@ -288,7 +292,7 @@ cdef class TcpTransport(Transport):
         peer.taken_bytes += size_bytes
         if peer.taken_bytes >= LOOK_BYTES:
             peer.taken_bytes = 0
-            fit_room(peer.fd, &peer.room_bytes)
+            fit_room(peer.fd, &peer.room_bytes, self.most_room_bytes)
 
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
         if error == EAGAIN:
@@ -551,6 +555,14 @@ cdef class TcpTransport(Transport):
         if self.epoll_fd >= 0:
             close_descriptor(self.epoll_fd)
             self.epoll_fd = -1
+
+
+def _most_room_bytes() -> int:
+    """Twice what SO_SNDBUF may be set to: the system doubles it."""
+    try:
+        return 2 * int(Path("/proc/sys/net/core/wmem_max").read_text())
+    except (OSError, ValueError):    # of a network namespace
+        return 2 * USUAL_WMEM_MAX
 
 
 def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int:

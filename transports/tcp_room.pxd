@@ -47,8 +47,8 @@ cdef inline size_t room_wanted(uint32_t rtt_us, uint32_t min_rtt_us, uint64_t by
     return limit if limit - limit // 4 <= wanted <= limit + limit // 4 else wanted
 
 
-cdef inline void fit_room(int fd, size_t* limit) noexcept nogil:
-    """limit: as above; what it is from now on."""
+cdef inline void fit_room(int fd, size_t* limit, size_t most) noexcept nogil:
+    """limit: as above; what it is from now on. most: that the system allows who asks for it; what needs more is left to it."""
     cdef tcp_info info
     cdef socklen_t size = sizeof(info)
     cdef size_t wanted
@@ -57,6 +57,8 @@ cdef inline void fit_room(int fd, size_t* limit) noexcept nogil:
     if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 or info.tcpi_delivery_rate == 0:
         return                                   # of an old system: it stays as it is
     wanted = room_wanted(info.tcpi_rtt, info.tcpi_min_rtt, info.tcpi_delivery_rate, limit[0])
+    if wanted > most:
+        wanted = most if limit[0] else 0         # a far link: less than its round trip takes would slow it down
     if wanted == limit[0]:
         return
     half = <int>(wanted // 2)                    # the system doubles it, for what it needs besides the bytes

@@ -376,6 +376,7 @@ cdef class Holder:
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
             uint32_t version) noexcept nogil:
         """The row of a key that was asked for, or newer news of a replica, which may be its weights alone."""
+        cdef bint lags = weights
         if key_state(table, key) == STATE_REQUESTED:
             table.slots_promised -= 1
             copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
@@ -391,9 +392,9 @@ cdef class Holder:
             if weights:
                 refresh_weights(table, key, row)
             else:
-                refresh_replica(table, key, row)
+                lags = refresh_replica(table, key, row)
             note_traced(self.journal, table, key, EVENT_REFRESHED, owner, version)
-            self._note_seen(table, key, version | (STATE_LAGS if weights else 0))
+            self._note_seen(table, key, version | (STATE_LAGS if lags else 0))
         learn_owner(table, key, owner, epoch)
 
     cdef inline void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil:

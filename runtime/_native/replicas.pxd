@@ -23,7 +23,7 @@ from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState
 
 cdef enum:
     PENDING_SET = 1              # in what names a pending row: it holds a value to set, not a delta to add
-    STATE_LAGS = 0x80000000      # in ReplicaRecord.seen_version: the state is older
+    STATE_LAGS = 0x80000000      # in ReplicaRecord.seen_version: the state is older, or the row differs otherwise
 
 
 cdef inline char* pending_row(const TableState* table, uint32_t pending) noexcept nogil:
@@ -76,8 +76,9 @@ cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil
 cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
 # L2 norm of the pending delta; infinite for a pending set or kept steps, negative when nothing is pending.
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
-# Makes the replica ``row`` plus what is pending.
-cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
+# Makes the replica ``row`` plus what is pending. True: a kept step was made from another row, and will be made anew by its owner,
+# from this one: they may come to more than rounding.
+cdef bint refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
 # The same of its weights alone; the state stays as it is.
 cdef void refresh_weights(TableState* table, int64_t key, const char* weights) noexcept nogil
 # The replica becomes the main copy, ``row`` plus what is pending, of which others hold replicas or not. apart: what its answer

@@ -99,11 +99,13 @@ cdef double pending_norm(TableState* table, int64_t key) noexcept nogil:
     return norm
 
 
-cdef void refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil:
+cdef bint refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil:
     cdef KeyPlace* place = &table.places[key]
     cdef uint32_t seen = lock_row(table, key, ROW_OVERWRITE)
+    cdef bint is_kept = table.replicas[place.slot].kept != 0
     _put_on_top(table, place.slot, row)
     unlock_changed(&place.word, seen)
+    return is_kept and table.optimiser.gradient_bytes > 0
 
 
 cdef void refresh_weights(TableState* table, int64_t key, const char* weights) noexcept nogil:

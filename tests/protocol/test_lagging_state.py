@@ -139,3 +139,27 @@ def test_a_replica_that_lags_becomes_the_owner_with_the_owners_state() -> None:
 def test_one_that_does_not_say_that_it_lags_is_found(test: Any) -> None:
     with mutations.plant("lag untold"), pytest.raises(AssertionError):
         test()
+
+
+@pytest.mark.parametrize("optimizer", [optim.Adam(lr=0.1), optim.PartialRowwiseAdam(lr=0.1), optim.Adagrad(lr=0.1),
+                                       optim.RowwiseAdagrad(lr=0.1, weight_decay=0.5, weight_decay_mode="l2")], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("gap_us", [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
+def test_a_step_from_a_row_that_was_replaced_meanwhile_ends_as_the_owner_made_it(optimizer: Any, gap_us: float) -> None:
+    """The second gradient is kept when the answer to the first brings a row that the owner has stepped: at the owner it
+    is a step from that row."""
+    with simulate(2, 4, Config(management="replicate", seed=0)) as job:
+        pair = Pair(job, optimizer)
+        for _ in range(3):
+            pair.step(pair.owner, 3.0)
+            pair.pause()
+
+        def step_twice() -> None:
+            for gradient, then_us in ((-1.0, gap_us), (-5.0, 0.0)):
+                row = np.full((1, ITEMS), gradient, np.float32)
+                pair.workers[pair.holder].push_grad(pair.tables[pair.holder], [0], row)
+                job.network.pause(then_us)
+
+        job.spawn(pair.holder, step_twice)
+        pair.step(pair.owner, 7.0)
+        pair.pause()
+        assert pair.weights(pair.holder) == pytest.approx(pair.weights(pair.owner), abs=1e-5)

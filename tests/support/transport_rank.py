@@ -32,11 +32,11 @@ def lose(box: Mailbox, rank: int, lost: int) -> str:
     if rank == lost:
         box.run_for(30)
         return "was lost"
-    while not box.lost:
+    while not (losses := [loss for loss in box.lost if loss.rank == lost]):  # others may have ended before
         if box.is_alive(lost):
             box.send(lost, 1)
         box.run_for(0.1)
-    return f"lost {box.lost[0].rank}: {box.lost[0].why}"
+    return f"lost {lost}: {losses[0].why}"
 
 
 def main() -> None:
