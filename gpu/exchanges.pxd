@@ -43,11 +43,19 @@ cdef class ExchangePool:
     cdef void close(self, Exchange* exchange, StreamHandle stream) noexcept nogil
     # Any thread: waits until the rows have come to the host; then the exchange is to be closed.
     cdef bint finish(self, Exchange* exchange) noexcept nogil
+    # Gives back what is not in use; what is: when it is used or dropped next.
+    cdef void trim(self) noexcept nogil
     # private
     cdef Exchange* _take_idle(self, size_t size_bytes) noexcept nogil
     cdef Exchange* _make(self, size_t size_bytes) noexcept nogil
     cdef bint _drop_first(self) noexcept nogil
     cdef void _release(self, Exchange* exchange) noexcept nogil
+
+
+cdef inline void shorten(Exchange* exchange, int64_t count) noexcept nogil:
+    """One without rows, to as many slots."""
+    exchange.count = count
+    exchange.rows_at = count * sizeof(int32_t)
 
 
 cdef inline int32_t* slots_in(Exchange* exchange) noexcept nogil:

@@ -72,6 +72,12 @@ cdef class ExchangePool:
         self.device.host_reads(exchange.pinned)
         return True
 
+    cdef void trim(self) noexcept nogil:
+        while self.idle.size() > 0 and (
+                not self.idle.front().recorded or self.device.has_happened(self.idle.front().done)):
+            self._release(self.idle.front())
+            self.idle.erase(self.idle.begin())
+
     cdef Exchange* _take_idle(self, size_t size_bytes) noexcept nogil:
         cdef Exchange* exchange
         cdef size_t i

@@ -38,6 +38,7 @@ import numpy as np
 
 from intentpm.foundation.errors import DeviceError, DtypeError, ShapeError, WaitTimeoutError
 from intentpm.gpu.device_arrays import as_device_array
+from intentpm.gpu.libraries import count_change
 from intentpm.runtime.known_keys import KnownKeys
 from intentpm.runtime.rows_to_come import RowsToCome
 
@@ -59,7 +60,7 @@ from intentpm.runtime._native.table_state cimport (
     ACCESS_ROW_PULL, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_STEP, RowAccess,
 )
 from intentpm.runtime.call_arguments cimport check_step, learning_rate, rate_of_call, steps_of
-from intentpm.runtime.worker cimport WORKER_BUSY, WORKER_IDLE, Worker, WorkerUse
+from intentpm.runtime.worker cimport WORKER_BUSY, WORKER_CLOSED, WORKER_IDLE, Worker, WorkerUse
 from intentpm.runtime.workers_of_rank cimport WorkersOfRank
 
 cnp.import_array()
@@ -201,19 +202,38 @@ cdef class DeviceWorker(Worker):
     def note_keys(self, keys, on_host, end) -> None:
         """Says what ``keys``, on the device, are, so that nobody has to wait for them: ``on_host``, integers in the same order.
 
-        Holds until the worker's clock is ``end``, for tensors of PyTorch that are not changed meanwhile.
+        Holds until the worker's clock is ``end``, for tensors of PyTorch that are not changed meanwhile. Raises ShapeError.
         """
         array = as_device_array(keys, self.device)
         if self.use != WORKER_IDLE:
             self._refuse()
         if array is not None:
-            self.known.note(array, np.array(on_host, np.int64).reshape(-1), end)
+            said = np.array(on_host, np.int64).reshape(-1)
+            if array.shape != said.shape:
+                raise ShapeError(
+                    f"keys have shape {array.shape}, on_host has {len(said)}: pass a one-dimensional array of as many")
+            self.known.note(array, said, end)
 
     def advance_clock(self) -> int:
         """As ``Worker.advance_clock``."""
         clock = Worker.advance_clock(self)
         self.known.expire(clock)
         return clock
+
+    def close(self) -> None:
+        """As ``Worker.close``. Memory that the device still uses is given back when the last reference to the worker ends."""
+        Worker.close(self)
+        self.caller.collect(None)
+        if self.caller.mark() and self.caller.has_done():
+            with nogil:
+                self.device.free_retired()
+
+    cdef _end(self):
+        cdef bint was_open = self.use != WORKER_CLOSED
+        Worker._end(self)
+        if was_open and self.transfer is not None:
+            self.known.clear()
+            self.transfer.exchanges.trim()
 
     # -- arguments ------------------------------------------------------------------------------------------------------------
 
@@ -267,6 +287,7 @@ cdef class DeviceWorker(Worker):
         elif getattr(rows.given, "requires_grad", False):
             raise DtypeError(f"out for table {table.name!r} is a tensor that requires grad: pass out=tensor.detach()")
         self._check_rows(table, keys, rows, "out")
+        count_change(rows.given)         # before: a call that fails half way has changed it too
         return rows
 
     cdef _check_rows(self, Table table, cnp.ndarray keys, DeviceArray rows, str what):
@@ -512,6 +533,7 @@ cdef class DeviceWorker(Worker):
         if before == WORKER_BUSY:
             self._refuse()
         self.use = WORKER_BUSY
+        count_change(rows.given)
         try:
             self._collect(rows)
             if self.caller.host_waits_after:

@@ -14,7 +14,7 @@ from intentpm.foundation.primitives cimport load_relaxed_i32
 from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device, RowBatch
 from intentpm.gpu.device_rows cimport DeviceRows
-from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
+from intentpm.gpu.exchanges cimport Exchange, rows_in, shorten, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.rows cimport (
@@ -34,6 +34,7 @@ from intentpm.runtime._native.table_state cimport (
 
 cdef enum:
     RUN_BYTES = 16 << 20         # of rows, that pinned memory is taken for at once
+    RUN_KEYS = 1 << 16           # that are looked up with the lock held, of rows on the device
     NOT_TAKEN = -1
 
 
@@ -264,6 +265,9 @@ cdef class DeviceTier:
             self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
             CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil:
         cdef size_t row_bytes = self.table.row_bytes
+        # A sum is one step, so all of its gradients are in one run.
+        cdef int64_t most = count if sums else max(
+            <int64_t>1, min(<int64_t>RUN_KEYS, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1)))
         cdef int64_t first = 0, taken = 0
         cdef Run run
         self.rows.lock.lock()
@@ -276,11 +280,14 @@ cdef class DeviceTier:
             run.device_rows = device_rows + first * row_bytes
             run.sums = sums
             run.first = first
-            run.count = count - first
+            run.count = min(most, count - first)
             run.row_bytes = row_bytes
             run.lr = lr
             taken = self._serve_run(&run, left, served)
             first += taken
+            if not sums and taken != NOT_TAKEN and first < count:    # whoever needs a row has its turn
+                self.rows.lock.unlock()
+                self.rows.lock.lock()
         if taken != NOT_TAKEN and not caller.after(self.rows.stream):
             taken = NOT_TAKEN
         if taken == NOT_TAKEN:
@@ -300,7 +307,7 @@ cdef class DeviceTier:
         if done != NOT_TAKEN:
             if run.sums:
                 self._leave_whole(run, done, first_left, left, for_home, served)
-            memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+            shorten(run.exchange, done)
             # What was sent is the row by now, though nothing be done with it.
             if (run.taken_up > 0 or run.sent != NULL) and not self._enqueue(run):
                 done = NOT_TAKEN
@@ -416,6 +423,7 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
         done = tier._look_up(run, misses, for_home, served)
     if done != NOT_TAKEN:
         memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+        run.exchange.count = done
         if run.taken_up > 0 and not reads_rows(run.kind):
             memcpy(rows_in(run.exchange), run.rows, done * run.row_bytes)
         enqueued = run.taken_up == 0 or tier._enqueue(run)
