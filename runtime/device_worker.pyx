@@ -95,8 +95,8 @@ cdef class DeviceWorker(Worker):
         self.transfer = RowTransfer(device)
         self.known = KnownKeys()
         workers.of_devices += 1
-        device.has_workers = True
         Worker.__init__(self, manager, engine, workers, worker_id)
+        device.open_workers += 1
 
     # -- public: rows ---------------------------------------------------------------------------------------------------------
 
@@ -221,11 +221,13 @@ cdef class DeviceWorker(Worker):
         return clock
 
     def close(self) -> None:
-        """As ``Worker.close``. Memory that the device still uses is given back when the last reference to the worker ends."""
+        """As ``Worker.close``. Memory that the device still uses is given back by a later call of some worker."""
+        cdef bint done
         Worker.close(self)
         self.caller.collect(None)
-        if self.caller.mark() and self.caller.has_done():
-            with nogil:
+        done = self.caller.mark() and self.caller.has_done()
+        with nogil:
+            if done and self.device.has_retired(0):
                 self.device.free_retired()
 
     cdef _end(self):
@@ -233,7 +235,8 @@ cdef class DeviceWorker(Worker):
         Worker._end(self)
         if was_open and self.transfer is not None:
             self.known.clear()
-            self.transfer.exchanges.trim()
+            self.transfer.exchanges.clear()
+            self.device.open_workers -= 1
 
     # -- arguments ------------------------------------------------------------------------------------------------------------
 
@@ -309,8 +312,20 @@ cdef class DeviceWorker(Worker):
         """The first of what a call does; holding nothing but the worker."""
         self.caller.collect(array.given)
         self.caller_is_done = False
+        if self.device.has_retired(0):
+            self._give_back(False)
+
+    cdef bint _give_back(self, bint with_blocks) except -1:
+        """What is no longer needed; ``with_blocks``: with those that wait to be used again, for there is no memory left. Once the
+        caller's stream is done: the driver would wait for it with no limit. Returns whether there was any."""
+        cdef bint was_any
+        self._check_device(not self.device.failure)
+        self._await_caller()
         with nogil:
-            self.device.free_retired()
+            if with_blocks:
+                self.transfer.exchanges.clear()
+            was_any = self.device.free_retired()
+        return was_any
 
     cdef bint _is_alone(self) noexcept:
         """Nobody else may wait for rows of this rank."""
@@ -373,7 +388,10 @@ cdef class DeviceWorker(Worker):
         cdef bint done
         if self.transfer.stage_waits(count, row_bytes):
             self._await_caller()
-        exchange = self.transfer.stage(count, row_bytes)
+        with nogil:
+            exchange = self.transfer.stage(count, row_bytes)
+        if exchange == NULL and self._give_back(True):
+            exchange = self.transfer.stage(count, row_bytes)
         self._check_device(exchange != NULL)
         try:
             left = self._serve(
@@ -509,6 +527,9 @@ cdef class DeviceWorker(Worker):
             at = <const int32_t*>cnp.PyArray_DATA(chosen)
         with nogil:
             done = self.transfer.fetch(array, at, count, row_bytes, to)
+        if not done and self._give_back(True):
+            with nogil:
+                done = self.transfer.fetch(array, at, count, row_bytes, to)
         self._check_device(done)
 
     cdef _deliver(self, DeviceArray rows, cnp.ndarray positions, cnp.ndarray host):
@@ -517,9 +538,13 @@ cdef class DeviceWorker(Worker):
         cdef int64_t count = cnp.PyArray_DIM(positions, 0)
         cdef size_t row_bytes = host.nbytes // count
         cdef int64_t sent
+        cdef bint again = False
         while count > 0:
             with nogil:
                 sent = self.transfer.deliver(self.caller, rows.memory, at, count, row_bytes, source)
+            if sent < 0 and not again and self._give_back(True):
+                again = True             # from the first of these
+                continue
             self._check_device(sent >= 0)
             at += sent
             source += sent * row_bytes

@@ -36,6 +36,7 @@ cdef enum:
     RUN_BYTES = 16 << 20         # of rows, that pinned memory is taken for at once
     RUN_KEYS = 1 << 16           # that are looked up with the lock held, of rows on the device
     NOT_TAKEN = -1
+    MOST_RETIRED = 64            # pieces of memory that calls of the host leave to workers of the device
 
 
 cdef inline bint _is_stored(RowAccess kind) noexcept nogil:
@@ -407,8 +408,12 @@ cdef void _access(
         run.row_bytes = row_bytes
         run.lr = lr
         first += _serve(<DeviceTier>table.tier.context, &run, misses, served)
-    if not (<DeviceTier>table.tier.context).rows.device.has_workers:
-        (<DeviceTier>table.tier.context).rows.device.free_retired()
+    _give_back((<DeviceTier>table.tier.context).rows.device)
+
+
+cdef void _give_back(Device device) noexcept nogil:
+    if device.has_retired(MOST_RETIRED if device.open_workers > 0 else 0):
+        device.free_retired()
 
 
 cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t* served) noexcept nogil:
