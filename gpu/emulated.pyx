@@ -374,6 +374,9 @@ cdef class EmulatedDevice(Device):
         """Enqueues it, and sees to it that what it uses is ordered before it."""
         cdef unsigned stream = <unsigned>(<size_t>handle - 1)
         self.lock.lock()
+        if stream >= self.streams.size():
+            self.lock.unlock()
+            return False
         if work.kind != WORK_WAIT:
             self.order.begin(stream)
         if work.kind == WORK_LAUNCH:

@@ -22,7 +22,8 @@ Guarantees
     * What a call does with arrays on the device comes after what was enqueued on the caller's current stream before it, and
       before what is enqueued there after it.
     * The host waits for the device only for keys that it has to fetch, for what is written (but for the rank that is alone),
-      for gradients, deltas and values of the rest, and where it is 64 reads or 256 MB ahead.
+      for gradients, deltas and values of the rest, and where it is 64 reads or 256 MB ahead. (Of a rank that is alone, and of
+      one worker under two streams of the caller's, docs/gpu.md says more.)
     * It does so as long as the job lives, CALLER_LIMIT_S at most. Otherwise as Worker.
 Assumption: one thread at a time uses a worker (checked, before anything of the worker's is touched).
 """
@@ -316,7 +317,7 @@ cdef class DeviceWorker(Worker):
             self._give_back(False)
 
     cdef bint _give_back(self, bint with_blocks) except -1:
-        """What is no longer needed; ``with_blocks``: with those that wait to be used again, for there is no memory left. Once the
+        """What is no longer needed; ``with_blocks``: with those that wait to be used again: there is no memory left. Once the
         caller's stream is done: the driver would wait for it with no limit. Returns whether there was any."""
         cdef bint was_any
         self._check_device(not self.device.failure)
@@ -334,8 +335,8 @@ cdef class DeviceWorker(Worker):
     cdef _await_caller(self):
         """Until what the caller has enqueued by now is done. Raises PeerLostError, WaitTimeoutError, DeviceError."""
         cdef int64_t until_ns = now_ns() + <int64_t>CALLER_LIMIT_S * 1_000_000_000
-        cdef bint done = self.caller.mark()
-        self._check_device(done)
+        cdef bint done
+        self._check_stream(self.caller.mark())
         done = self.caller.has_done()
         if not done:
             self.device.waits.fetch_add(1)
@@ -427,6 +428,7 @@ cdef class DeviceWorker(Worker):
         if not done:
             self.engine.look_now()
             tier.check()
+            self._check_stream(False)
         store_relaxed_u64(&counts.local, counts.local + served[0])
         store_relaxed_u64(&counts.replica, counts.replica + served[1])
         if not is_read(kind) and is_dirty(table.state):
@@ -566,6 +568,13 @@ cdef class DeviceWorker(Worker):
             self._deliver(rows, left, host)
         finally:
             self.use = before
+
+    cdef int _check_stream(self, bint taken) except -1:
+        if not taken:
+            raise DeviceError(
+                f"{self.device.name}: the stream that the arrays are used on was refused: "
+                f"{self.device.failure or 'it is gone'}")
+        return 0
 
     cdef int _check_device(self, bint done) except -1:
         if not done:

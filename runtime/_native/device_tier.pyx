@@ -117,6 +117,22 @@ cdef class DeviceTier:
 
     # -- a run of a batch ------------------------------------------------------------------------------------------------------
 
+    cdef bint _open(self, Run* run, size_t row_bytes) noexcept nogil:
+        """Where there is no memory, what is no longer needed is given back: without the lock, for that waits for all that the
+        device has to do."""
+        if not self._has_room(run, row_bytes):
+            self.rows.lock.unlock()
+            self.rows.device.free_retired()
+            self.rows.lock.lock()
+            self._has_room(run, row_bytes)
+        return run.exchange != NULL
+
+    cdef bint _has_room(self, Run* run, size_t row_bytes) noexcept nogil:
+        cdef bint sums = not reads_rows(run.kind) and (run.kind != ACCESS_ROW_PUSH or not self.rows.added_by_memory)
+        if run.exchange == NULL:
+            run.exchange = self.rows.open(run.count, row_bytes)
+        return run.exchange != NULL and self._make_room() and (not sums or self.rows._reserve_scratch(run.count))
+
     cdef int64_t _look_up(
             self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil:
         """Fills the run's slots. Returns how many keys are done: fewer than it has, where steps come twice, or a slot that has
@@ -271,8 +287,10 @@ cdef class DeviceTier:
             <int64_t>1, min(<int64_t>RUN_KEYS, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1)))
         cdef int64_t first = 0, taken = 0
         cdef Run run
+        if rows_wait and not caller.mark():
+            return False                 # the caller's own fault, if it is no stream
         self.rows.lock.lock()
-        if rows_wait and not caller.before(self.rows.stream):
+        if rows_wait and not caller.before_marked(self.rows.stream):
             taken = NOT_TAKEN
         while taken != NOT_TAKEN and first < count:
             memset(&run, 0, sizeof(run))
@@ -289,21 +307,20 @@ cdef class DeviceTier:
             if not sums and taken != NOT_TAKEN and first < count:    # whoever needs a row has its turn
                 self.rows.lock.unlock()
                 self.rows.lock.lock()
-        if taken != NOT_TAKEN and not caller.after(self.rows.stream):
+        if taken != NOT_TAKEN and not caller.mark_own(self.rows.stream):
             taken = NOT_TAKEN
         if taken == NOT_TAKEN:
             self._fail()
         self.rows.lock.unlock()
         sort(left.begin(), left.end())
-        return taken != NOT_TAKEN
+        return taken != NOT_TAKEN and caller.after_marked()
 
     cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil:
         """Returns how many keys are done, or NOT_TAKEN."""
         cdef vector[int32_t] for_home
         cdef int64_t done = NOT_TAKEN
         cdef size_t n, first_left = left.size()
-        run.exchange = self.rows.open(run.count, 0)
-        if run.exchange != NULL:
+        if self._open(run, 0):
             done = self._look_up(run, left, for_home, served)
         if done != NOT_TAKEN:
             if run.sums:
@@ -423,8 +440,7 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
     cdef bint enqueued = False
     cdef size_t n
     tier.rows.lock.lock()
-    run.exchange = tier.rows.open(run.count, run.row_bytes)
-    if run.exchange != NULL:
+    if tier._open(run, run.row_bytes):
         done = tier._look_up(run, misses, for_home, served)
     if done != NOT_TAKEN:
         memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
