@@ -273,18 +273,19 @@ def test_a_worker_may_be_dropped_while_its_stream_waits(pm: intentpm.ParameterMa
 
 
 def grow(pm: intentpm.ParameterManager, worker: intentpm.Worker) -> intentpm.Table:
-    """Batches that grow, so that memory of before is no longer needed."""
-    table = pm.create_table("g", 2000, LENGTH, init=0.0, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
-    for count in (10, 100, 1000):
-        worker.push_grad(table, np.arange(count), np.ones((count, LENGTH), np.float32))
+    """Batches that grow, so that memory of before is no longer needed. Its rows are 22 then."""
+    table = pm.create_table("g", 2000, LENGTH, dtype=np.float16, init=0.0, storage="gpu")
+    for count in (4000, 40_000):
+        worker.push(table, np.arange(count) % 2000, np.ones((count, LENGTH), np.float16))
     return table
 
 
 def test_memory_is_given_back_once_the_callers_stream_is_done(pm: intentpm.ParameterManager, caller: Caller) -> None:
     """For which a call waits as long as the job lives, whatever the limit of the device's own work."""
     table = grow(pm, pm.worker())
-    out, waits = caller.device.new_array((10, LENGTH), np.float32), caller.device.host_waits
+    out = caller.device.new_array((10, LENGTH), np.float16)
     caller.stream.synchronize()
+    waits = caller.device.host_waits
     caller.device.wait_limit_s = 0.05
     with held(caller):
         thread = threading.Thread(
@@ -295,7 +296,29 @@ def test_memory_is_given_back_once_the_callers_stream_is_done(pm: intentpm.Param
         time.sleep(0.1)
     thread.join(WAIT_S)
     assert caller.device.failure == ""
-    assert (caller.get(out) == -3).all()
+    assert (caller.get(out) == 22).all()
+
+
+def test_rows_are_served_while_a_call_waits_for_memory(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    """What is no longer needed is given back with the lock of the rows let go of."""
+    table, device, many = grow(pm, pm.worker()), caller.device, 200_000
+    assert (pm.worker().pull(table, np.arange(10)) == 22).all()
+    caller.stream.synchronize()
+    waits = device.host_waits
+
+    def push() -> None:
+        pm.worker().push(table, np.arange(many) % 2000, np.ones((many, LENGTH), np.float16))
+
+    with held(caller):
+        device.most_bytes = 1
+        thread = threading.Thread(target=push)
+        thread.start()
+        until(lambda: device.host_waits > waits, "the call waits")
+        assert (pm.worker().pull(table, np.arange(10)) == 22).all()
+        device.most_bytes = 1 << 40
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert (pm.worker().pull(table, np.arange(10)) == 122).all()
 
 
 def test_calls_of_the_host_give_back_once_no_worker_of_the_device_is_left(pm: intentpm.ParameterManager) -> None:
