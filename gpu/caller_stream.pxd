@@ -28,10 +28,14 @@ cdef class CallerStream:
 
     # The stream of a call with this array; None: of one that is made for it. Raises what its library does.
     cdef int collect(self, object array) except -1
-    # ``own`` comes after what the caller's stream has to do now. False: the device has failed.
+    # ``own`` comes after what the caller's stream has to do now, or had when it was marked. False: the device has failed, or
+    # the stream is none.
     cdef bint before(self, StreamHandle own) noexcept nogil
-    # The caller's stream, or the host, goes on after what ``own`` has to do now.
+    cdef bint before_marked(self, StreamHandle own) noexcept nogil
+    # The caller's stream, or the host, goes on after what ``own`` has to do now, or had when it was marked.
     cdef bint after(self, StreamHandle own) noexcept nogil
+    cdef bint mark_own(self, StreamHandle own) noexcept nogil
+    cdef bint after_marked(self) noexcept nogil
     # Whether what the caller's stream had to do when ``mark`` was called is done: then whatever is enqueued from now on comes
     # after it. ``mark``: False: the device has failed.
     cdef bint mark(self) noexcept nogil

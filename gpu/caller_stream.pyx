@@ -59,21 +59,27 @@ cdef class CallerStream:
         return 0
 
     cdef bint before(self, StreamHandle own) noexcept nogil:
-        if planted & 1 or not self.is_known:
-            return True
-        return self.device.record(self.stream, self.event) and self.device.wait(own, self.event)
+        return self.mark() and self.before_marked(own)
+
+    cdef bint before_marked(self, StreamHandle own) noexcept nogil:
+        return planted & 1 or not self.is_known or self.device.wait(own, self.event)
 
     cdef bint after(self, StreamHandle own) noexcept nogil:
+        return self.mark_own(own) and self.after_marked()
+
+    cdef bint mark_own(self, StreamHandle own) noexcept nogil:
+        return planted & 2 or self.device.record(own, self.event)
+
+    cdef bint after_marked(self) noexcept nogil:
         if planted & 2:
             return True
-        if not self.device.record(own, self.event) or (
-                self.is_known and not self.device.wait(self.stream, self.event)):
+        if self.is_known and not self.device.wait(self.stream, self.event):
             return False
         return not self.host_waits_after or self.device.synchronize(
             self.event, b"what a call does with an array in its memory")
 
     cdef bint mark(self) noexcept nogil:
-        return not self.is_known or self.device.record(self.stream, self.event)
+        return planted & 1 or not self.is_known or self.device.record(self.stream, self.event)
 
     cdef bint has_done(self) noexcept nogil:
         return planted & 1 or not self.is_known or self.device.has_happened(self.event)

@@ -63,7 +63,8 @@ ctypedef const char* Text
 
 cdef struct Retired:
     char* memory
-    bint pinned
+    char* pinned
+    EventHandle done                     # what the device still does with them; NULL: nothing
 
 
 cdef class Device:
@@ -78,7 +79,8 @@ cdef class Device:
     cdef atomic[int64_t] waits           # of the host, for work that was not done
     cdef mutex retiring
     cdef vector[Retired] retired         # guarded by: retiring
-    cdef bint has_workers                # they give back what was retired: only who drives the device may wait for all of it
+    # Guarded by: the GIL. They give back what was retired: only who drives the device may wait for all of it
+    cdef int open_workers
 
     # NULL: no memory is left. Aligned to 256 bytes.
     cdef char* allocate(self, size_t size_bytes) noexcept nogil
@@ -86,12 +88,14 @@ cdef class Device:
     # Of the host, where the device reads and writes it as fast as the bus allows.
     cdef char* allocate_pinned(self, size_t size_bytes) noexcept nogil
     cdef void release_pinned(self, char* memory) noexcept nogil
-    # ``allocate`` or ``allocate_pinned``; once more after ``free_retired`` where there is no memory.
-    cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil
     # ``release``, later. The driver gives memory back when all that the device has to do is done, callers' work too, which
     # may wait for other ranks: so whoever holds what these may need leaves it to ``free_retired``, which is called with nothing
     # held.
-    cdef void retire(self, char* memory, bint pinned) noexcept nogil
+    cdef void retire(self, char* memory) noexcept nogil
+    # Of both kinds, once the event has happened, which is released with them. It has been recorded, or nothing uses them.
+    cdef void retire_after(self, char* memory, char* pinned, EventHandle done) noexcept nogil
+    # Whether there is any that the device has done with; ``most``: more than so many.
+    cdef bint has_retired(self, size_t most) noexcept nogil
     cdef bint free_retired(self) noexcept nogil     # whether there was any
     # Of the device's memory: nobody has it now, in this process or another.
     cdef size_t free_bytes(self) noexcept nogil

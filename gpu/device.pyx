@@ -85,33 +85,46 @@ cdef class Device:
     cdef void release_pinned(self, char* memory) noexcept nogil:
         pass
 
-    cdef char* claim(self, size_t size_bytes, bint pinned) noexcept nogil:
-        cdef char* memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
-        if memory == NULL and self.free_retired():
-            memory = self.allocate_pinned(size_bytes) if pinned else self.allocate(size_bytes)
-        return memory
+    cdef void retire(self, char* memory) noexcept nogil:
+        if memory != NULL:
+            self.retire_after(memory, NULL, NULL)
 
-    cdef void retire(self, char* memory, bint pinned) noexcept nogil:
+    cdef void retire_after(self, char* memory, char* pinned, EventHandle done) noexcept nogil:
         cdef Retired one
-        if memory == NULL:
-            return
         one.memory = memory
         one.pinned = pinned
+        one.done = done
         self.retiring.lock()
         self.retired.push_back(one)
         self.retiring.unlock()
 
-    cdef bint free_retired(self) noexcept nogil:
-        cdef vector[Retired] taken
+    cdef bint has_retired(self, size_t most) noexcept nogil:
+        cdef size_t found = 0
         cdef Retired one
         self.retiring.lock()
-        taken.swap(self.retired)
+        for one in self.retired:
+            if found <= most and (one.done == NULL or self.has_happened(one.done)):
+                found += 1
+        self.retiring.unlock()
+        return found > most
+
+    cdef bint free_retired(self) noexcept nogil:
+        cdef vector[Retired] taken
+        cdef vector[Retired] in_use
+        cdef Retired one
+        self.retiring.lock()
+        for one in self.retired:
+            if one.done == NULL or self.has_happened(one.done):
+                taken.push_back(one)
+            else:
+                in_use.push_back(one)
+        self.retired.swap(in_use)
         self.retiring.unlock()
         for one in taken:
-            if one.pinned:
-                self.release_pinned(one.memory)
-            else:
-                self.release(one.memory)
+            self.release(one.memory)
+            self.release_pinned(one.pinned)
+            if one.done != NULL:
+                self.release_event(one.done)
         return not taken.empty()
 
     cdef size_t free_bytes(self) noexcept nogil:

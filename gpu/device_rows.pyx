@@ -74,8 +74,9 @@ cdef class DeviceRows:
         with nogil:                      # for as long as the device has anything to do
             self._settle_moves()
             self._retire(&self.rows)
-            self.device.retire(<char*>self.marks, False)
-            self.device.retire(self.sums, False)
+            self.device.retire(<char*>self.marks)
+            self.device.retire(self.sums)
+            self.exchanges.clear()
             self.device.free_retired()
         self.device.release_event(self.moved)
         self.device.release_stream(self.stream)
@@ -87,8 +88,8 @@ cdef class DeviceRows:
         return self.device.record(self.stream, self.moved) and self.device.synchronize(self.moved, b"the work on its rows")
 
     cdef void _retire(self, Slab* slab) noexcept nogil:
-        self.device.retire(slab.memory, False)
-        self.device.retire(<char*>slab.claims, False)
+        self.device.retire(slab.memory)
+        self.device.retire(<char*>slab.claims)
 
     cdef bint reserve(self, int64_t end) noexcept nogil:
         cdef Slab slab
@@ -114,8 +115,8 @@ cdef class DeviceRows:
 
     cdef bint _make_slab(self, Slab* slab, int64_t rows) noexcept nogil:
         slab.rows = rows
-        slab.memory = self.device.claim(rows * self.stride_bytes, False)
-        slab.claims = <int*>self.device.claim(rows * sizeof(int), False)
+        slab.memory = self.device.allocate(rows * self.stride_bytes)
+        slab.claims = <int*>self.device.allocate(rows * sizeof(int))
         if (slab.memory != NULL and slab.claims != NULL
                 and self.device.fill(self.stream, <char*>slab.claims, 0xff, rows * sizeof(int))):
             return True
@@ -128,15 +129,15 @@ cdef class DeviceRows:
         cdef char* sums = NULL
         if count <= self.scratch_rows:
             return True
-        marks = <int*>self.device.claim(rows * sizeof(int), False)
-        sums = self.device.claim(rows * self.sum_bytes, False)
+        marks = <int*>self.device.allocate(rows * sizeof(int))
+        sums = self.device.allocate(rows * self.sum_bytes)
         if (marks == NULL or sums == NULL or not self.device.fill(self.stream, <char*>marks, 0, rows * sizeof(int))
                 or not self._settle_moves()):
-            self.device.retire(<char*>marks, False)
-            self.device.retire(sums, False)
+            self.device.retire(<char*>marks)
+            self.device.retire(sums)
             return False
-        self.device.retire(<char*>self.marks, False)
-        self.device.retire(self.sums, False)
+        self.device.retire(<char*>self.marks)
+        self.device.retire(self.sums)
         self.marks = marks
         self.sums = sums
         self.scratch_rows = rows

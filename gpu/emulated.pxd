@@ -68,6 +68,7 @@ cdef struct Event:
 
 cdef class EmulatedDevice(Device):
     cdef readonly bint guarded
+    cdef readonly size_t copied_bytes    # guarded by: lock
     cdef public size_t most_bytes        # of all its memory, pinned too; more is refused
     cdef bint is_still
     cdef size_t held_stream              # a handle: none of its work is done meanwhile; 0: of all

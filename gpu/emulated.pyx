@@ -33,7 +33,7 @@ cdef class EmulatedDevice(Device):
     Parameters: ``seed``, an integer; ``lanes``, that share a row: 1, or 32 as on a real device, which is slower; ``guarded``:
     the host that touches the device's memory is ended by the system; ``multiprocessors``: more of them make larger grids.
     Attributes: ``stands_still``: set it, and no work is done until it is taken back; ``held``, the address of a stream, or 0:
-    the same of that one, as if it waited for another rank. Any thread.
+    the same of that one, as if it waited for another rank; ``copied_bytes``, by all copies enqueued so far. Any thread.
     """
 
     def __init__(self, seed: int = 0, *, lanes: int = 1, guarded: bool = False, multiprocessors: int = 2):
@@ -374,11 +374,15 @@ cdef class EmulatedDevice(Device):
         """Enqueues it, and sees to it that what it uses is ordered before it."""
         cdef unsigned stream = <unsigned>(<size_t>handle - 1)
         self.lock.lock()
+        if stream >= self.streams.size():
+            self.lock.unlock()
+            return False
         if work.kind != WORK_WAIT:
             self.order.begin(stream)
         if work.kind == WORK_LAUNCH:
             self._use_arrays(stream, work)
         elif work.kind == WORK_COPY:
+            self.copied_bytes += work.size_bytes
             self._use(stream, work.source, work.size_bytes, False, b"a copy")
             self._use(stream, work.to, work.size_bytes, True, b"a copy")
         elif work.kind == WORK_FILL:

@@ -30,6 +30,7 @@ cdef struct Exchange:
 
 cdef class ExchangePool:
     cdef Device device
+    cdef bint waits_for_callers          # its stream does: where there is no memory ``open`` does not wait for blocks in use
     # private
     cdef vector[Exchange*] idle          # the least recently used first
     cdef size_t held_bytes               # of all there are
@@ -43,11 +44,20 @@ cdef class ExchangePool:
     cdef void close(self, Exchange* exchange, StreamHandle stream) noexcept nogil
     # Any thread: waits until the rows have come to the host; then the exchange is to be closed.
     cdef bint finish(self, Exchange* exchange) noexcept nogil
+    # Gives back all that are closed, now or when their work is done; waits for nothing.
+    cdef void clear(self) noexcept nogil
     # private
     cdef Exchange* _take_idle(self, size_t size_bytes) noexcept nogil
+    cdef Exchange* _await_idle(self, size_t size_bytes) noexcept nogil
     cdef Exchange* _make(self, size_t size_bytes) noexcept nogil
     cdef bint _drop_first(self) noexcept nogil
     cdef void _release(self, Exchange* exchange) noexcept nogil
+
+
+cdef inline void shorten(Exchange* exchange, int64_t count) noexcept nogil:
+    """One without rows, to as many slots."""
+    exchange.count = count
+    exchange.rows_at = count * sizeof(int32_t)
 
 
 cdef inline int32_t* slots_in(Exchange* exchange) noexcept nogil:

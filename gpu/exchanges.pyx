@@ -23,10 +23,7 @@ cdef class ExchangePool:
         self.device = device
 
     def __dealloc__(self):
-        with nogil:                      # for as long as the device has anything to do
-            while self.idle.size() > 0:  # all are closed
-                self._drop_first()
-            self.device.free_retired()
+        self.clear()                     # all are closed
 
     cdef bint must_wait(self, int64_t count, size_t row_bytes) noexcept nogil:
         cdef size_t size_bytes = _rows_at(count) + count * row_bytes
@@ -51,8 +48,8 @@ cdef class ExchangePool:
                 return NULL
         if exchange == NULL:
             exchange = self._make(size_bytes)
-        while exchange == NULL and self.idle.size() > 0 and self._drop_first():
-            exchange = self._make(size_bytes)
+        if exchange == NULL and not self.waits_for_callers:
+            exchange = self._await_idle(size_bytes)
         if exchange == NULL:
             return NULL
         self.device.host_writes(exchange.pinned)
@@ -72,6 +69,11 @@ cdef class ExchangePool:
         self.device.host_reads(exchange.pinned)
         return True
 
+    cdef void clear(self) noexcept nogil:
+        while self.idle.size() > 0:
+            self._release(self.idle.back())
+            self.idle.pop_back()
+
     cdef Exchange* _take_idle(self, size_t size_bytes) noexcept nogil:
         cdef Exchange* exchange
         cdef size_t i
@@ -85,14 +87,27 @@ cdef class ExchangePool:
             return exchange
         return NULL
 
+    cdef Exchange* _await_idle(self, size_t size_bytes) noexcept nogil:
+        """There is no memory for another."""
+        cdef Exchange* exchange
+        cdef size_t i
+        for i in range(self.idle.size()):
+            exchange = self.idle[i]
+            if exchange.size_bytes >= size_bytes:
+                if exchange.recorded and not self.device.synchronize(exchange.done, b"using rows that it was sent"):
+                    return NULL
+                self.idle.erase(self.idle.begin() + i)
+                return exchange
+        return NULL
+
     cdef Exchange* _make(self, size_t size_bytes) noexcept nogil:
         """With room for half as much again: batches differ a little in length."""
         cdef Exchange* exchange = <Exchange*>calloc(1, sizeof(Exchange))
         if exchange == NULL:
             return NULL
         exchange.size_bytes = size_bytes + size_bytes // 2
-        exchange.pinned = self.device.claim(exchange.size_bytes, True)
-        exchange.device = self.device.claim(exchange.size_bytes, False)
+        exchange.pinned = self.device.allocate_pinned(exchange.size_bytes)
+        exchange.device = self.device.allocate(exchange.size_bytes)
         exchange.done = self.device.new_event()
         self.held_bytes += exchange.size_bytes
         self.held += 1
@@ -113,8 +128,5 @@ cdef class ExchangePool:
     cdef void _release(self, Exchange* exchange) noexcept nogil:
         self.held_bytes -= exchange.size_bytes
         self.held -= 1
-        self.device.retire(exchange.pinned, True)
-        self.device.retire(exchange.device, False)
-        if exchange.done != NULL:
-            self.device.release_event(exchange.done)
+        self.device.retire_after(exchange.device, exchange.pinned, exchange.done)
         free(exchange)

@@ -29,7 +29,19 @@ def is_ordered_by_streams(array: Any) -> bool:
 
 def _kinds_with_streams() -> list[Any]:
     names = {"torch": "Tensor", "cupy": "ndarray"}
-    return [getattr(sys.modules[module], name) for module, name in names.items() if module in sys.modules]
+    kinds = [getattr(sys.modules[module], name, None) for module, name in names.items() if module in sys.modules]
+    return [kind for kind in kinds if kind is not None]  # None: another thread is importing it
+
+
+def count_change(array: Any) -> None:
+    """Of what is in it, by us, which its library does not see: autograd looks for changes, and so does who knows what
+    keys an array holds. Arrays of libraries that count none are left as they are.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, getattr(torch, "Tensor", ())):
+        torch.autograd.graph.increment_version(array)
+    elif hasattr(array, "_version"):  # of an emulated device
+        array._version += 1
 
 
 def stream_of_other(array: Any) -> int:

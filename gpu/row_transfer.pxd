@@ -13,7 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t
 
 from intentpm.gpu.caller_stream cimport CallerStream
-from intentpm.gpu.device cimport Device, EventHandle, KernelHandle, StreamHandle
+from intentpm.gpu.device cimport Device, KernelHandle, StreamHandle
 from intentpm.gpu.exchanges cimport Exchange, ExchangePool
 
 cdef enum:
@@ -26,7 +26,6 @@ cdef class RowTransfer:
     cdef CallerStream itself             # its stream, to whom it is the caller's
     # private
     cdef StreamHandle stream
-    cdef EventHandle event
     cdef ExchangePool exchanges
     cdef KernelHandle gather[UNITS]
 

@@ -17,13 +17,13 @@ cdef class RowTransfer:
     def __init__(self, Device device not None):
         self.device = device
         self.exchanges = ExchangePool(device)
+        self.exchanges.waits_for_callers = True
         names = [f"intentpm::gpu::gather_rows<{1 << unit}>" for unit in range(UNITS)]
         device.compile(names)
         for unit in range(UNITS):
             self.gather[unit] = device.find_kernel(names[unit])
-        self.event = device.new_event()
         self.stream = device.new_stream()
-        if self.stream == NULL or self.event == NULL:
+        if self.stream == NULL:
             raise MemoryError(f"{device.name}: no stream: {device.failure}")
 
         self.itself = CallerStream(device)
@@ -33,11 +33,7 @@ cdef class RowTransfer:
     def __dealloc__(self):
         if self.stream == NULL:
             return
-        if self.event != NULL:
-            with nogil:                  # it may wait for the caller's stream, that for another thread
-                if self.device.record(self.stream, self.event):
-                    self.device.synchronize(self.event, b"moving rows")
-            self.device.release_event(self.event)
+        # What it has to do may wait for the caller's stream, that for another rank: it is done all the same.
         self.device.release_stream(self.stream)
 
     cdef bint fetch(

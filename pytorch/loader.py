@@ -196,7 +196,8 @@ def _as_keys(keys: Any) -> Any:
 
 
 def _in_order(keys: Any) -> Any:
-    return torch.as_tensor(keys).reshape(-1).to(device="cpu", dtype=torch.int64).numpy()
+    """A copy: the loader may fill the same tensor with the next batch."""
+    return torch.as_tensor(keys).reshape(-1).to(device="cpu", dtype=torch.int64, copy=True).numpy()
 
 
 def _refuse_fork(loader: Any) -> None:

@@ -22,7 +22,8 @@ Guarantees
     * What a call does with arrays on the device comes after what was enqueued on the caller's current stream before it, and
       before what is enqueued there after it.
     * The host waits for the device only for keys that it has to fetch, for what is written (but for the rank that is alone),
-      for gradients, deltas and values of the rest, and where it is 64 reads or 256 MB ahead.
+      for gradients, deltas and values of the rest, and where it is 64 reads or 256 MB ahead. (Of a rank that is alone, and of
+      one worker under two streams of the caller's, docs/gpu.md says more.)
     * It does so as long as the job lives, CALLER_LIMIT_S at most. Otherwise as Worker.
 Assumption: one thread at a time uses a worker (checked, before anything of the worker's is touched).
 """
@@ -38,6 +39,7 @@ import numpy as np
 
 from intentpm.foundation.errors import DeviceError, DtypeError, ShapeError, WaitTimeoutError
 from intentpm.gpu.device_arrays import as_device_array
+from intentpm.gpu.libraries import count_change
 from intentpm.runtime.known_keys import KnownKeys
 from intentpm.runtime.rows_to_come import RowsToCome
 
@@ -59,7 +61,7 @@ from intentpm.runtime._native.table_state cimport (
     ACCESS_ROW_PULL, ACCESS_ROW_PUSH, ACCESS_ROW_SET, ACCESS_ROW_STEP, RowAccess,
 )
 from intentpm.runtime.call_arguments cimport check_step, learning_rate, rate_of_call, steps_of
-from intentpm.runtime.worker cimport WORKER_BUSY, WORKER_IDLE, Worker, WorkerUse
+from intentpm.runtime.worker cimport WORKER_BUSY, WORKER_CLOSED, WORKER_IDLE, Worker, WorkerUse
 from intentpm.runtime.workers_of_rank cimport WorkersOfRank
 
 cnp.import_array()
@@ -94,8 +96,8 @@ cdef class DeviceWorker(Worker):
         self.transfer = RowTransfer(device)
         self.known = KnownKeys()
         workers.of_devices += 1
-        device.has_workers = True
         Worker.__init__(self, manager, engine, workers, worker_id)
+        device.open_workers += 1
 
     # -- public: rows ---------------------------------------------------------------------------------------------------------
 
@@ -201,19 +203,41 @@ cdef class DeviceWorker(Worker):
     def note_keys(self, keys, on_host, end) -> None:
         """Says what ``keys``, on the device, are, so that nobody has to wait for them: ``on_host``, integers in the same order.
 
-        Holds until the worker's clock is ``end``, for tensors of PyTorch that are not changed meanwhile.
+        Holds until the worker's clock is ``end``, for tensors of PyTorch that are not changed meanwhile. Raises ShapeError.
         """
         array = as_device_array(keys, self.device)
         if self.use != WORKER_IDLE:
             self._refuse()
         if array is not None:
-            self.known.note(array, np.array(on_host, np.int64).reshape(-1), end)
+            said = np.array(on_host, np.int64).reshape(-1)
+            if array.shape != said.shape:
+                raise ShapeError(
+                    f"keys have shape {array.shape}, on_host has {len(said)}: pass a one-dimensional array of as many")
+            self.known.note(array, said, end)
 
     def advance_clock(self) -> int:
         """As ``Worker.advance_clock``."""
         clock = Worker.advance_clock(self)
         self.known.expire(clock)
         return clock
+
+    def close(self) -> None:
+        """As ``Worker.close``. Memory that the device still uses is given back by a later call of some worker."""
+        cdef bint done
+        Worker.close(self)
+        self.caller.collect(None)
+        done = self.caller.mark() and self.caller.has_done()
+        with nogil:
+            if done and self.device.has_retired(0):
+                self.device.free_retired()
+
+    cdef _end(self):
+        cdef bint was_open = self.use != WORKER_CLOSED
+        Worker._end(self)
+        if was_open and self.transfer is not None:
+            self.known.clear()
+            self.transfer.exchanges.clear()
+            self.device.open_workers -= 1
 
     # -- arguments ------------------------------------------------------------------------------------------------------------
 
@@ -267,6 +291,7 @@ cdef class DeviceWorker(Worker):
         elif getattr(rows.given, "requires_grad", False):
             raise DtypeError(f"out for table {table.name!r} is a tensor that requires grad: pass out=tensor.detach()")
         self._check_rows(table, keys, rows, "out")
+        count_change(rows.given)         # before: a call that fails half way has changed it too
         return rows
 
     cdef _check_rows(self, Table table, cnp.ndarray keys, DeviceArray rows, str what):
@@ -288,8 +313,20 @@ cdef class DeviceWorker(Worker):
         """The first of what a call does; holding nothing but the worker."""
         self.caller.collect(array.given)
         self.caller_is_done = False
+        if self.device.has_retired(0):
+            self._give_back(False)
+
+    cdef bint _give_back(self, bint with_blocks) except -1:
+        """What is no longer needed; ``with_blocks``: with those that wait to be used again: there is no memory left. Once the
+        caller's stream is done: the driver would wait for it with no limit. Returns whether there was any."""
+        cdef bint was_any
+        self._check_device(not self.device.failure)
+        self._await_caller()
         with nogil:
-            self.device.free_retired()
+            if with_blocks:
+                self.transfer.exchanges.clear()
+            was_any = self.device.free_retired()
+        return was_any
 
     cdef bint _is_alone(self) noexcept:
         """Nobody else may wait for rows of this rank."""
@@ -298,8 +335,8 @@ cdef class DeviceWorker(Worker):
     cdef _await_caller(self):
         """Until what the caller has enqueued by now is done. Raises PeerLostError, WaitTimeoutError, DeviceError."""
         cdef int64_t until_ns = now_ns() + <int64_t>CALLER_LIMIT_S * 1_000_000_000
-        cdef bint done = self.caller.mark()
-        self._check_device(done)
+        cdef bint done
+        self._check_stream(self.caller.mark())
         done = self.caller.has_done()
         if not done:
             self.device.waits.fetch_add(1)
@@ -352,7 +389,10 @@ cdef class DeviceWorker(Worker):
         cdef bint done
         if self.transfer.stage_waits(count, row_bytes):
             self._await_caller()
-        exchange = self.transfer.stage(count, row_bytes)
+        with nogil:
+            exchange = self.transfer.stage(count, row_bytes)
+        if exchange == NULL and self._give_back(True):
+            exchange = self.transfer.stage(count, row_bytes)
         self._check_device(exchange != NULL)
         try:
             left = self._serve(
@@ -388,6 +428,7 @@ cdef class DeviceWorker(Worker):
         if not done:
             self.engine.look_now()
             tier.check()
+            self._check_stream(False)
         store_relaxed_u64(&counts.local, counts.local + served[0])
         store_relaxed_u64(&counts.replica, counts.replica + served[1])
         if not is_read(kind) and is_dirty(table.state):
@@ -488,6 +529,9 @@ cdef class DeviceWorker(Worker):
             at = <const int32_t*>cnp.PyArray_DATA(chosen)
         with nogil:
             done = self.transfer.fetch(array, at, count, row_bytes, to)
+        if not done and self._give_back(True):
+            with nogil:
+                done = self.transfer.fetch(array, at, count, row_bytes, to)
         self._check_device(done)
 
     cdef _deliver(self, DeviceArray rows, cnp.ndarray positions, cnp.ndarray host):
@@ -496,9 +540,13 @@ cdef class DeviceWorker(Worker):
         cdef int64_t count = cnp.PyArray_DIM(positions, 0)
         cdef size_t row_bytes = host.nbytes // count
         cdef int64_t sent
+        cdef bint again = False
         while count > 0:
             with nogil:
                 sent = self.transfer.deliver(self.caller, rows.memory, at, count, row_bytes, source)
+            if sent < 0 and not again and self._give_back(True):
+                again = True             # from the first of these
+                continue
             self._check_device(sent >= 0)
             at += sent
             source += sent * row_bytes
@@ -512,6 +560,7 @@ cdef class DeviceWorker(Worker):
         if before == WORKER_BUSY:
             self._refuse()
         self.use = WORKER_BUSY
+        count_change(rows.given)
         try:
             self._collect(rows)
             if self.caller.host_waits_after:
@@ -519,6 +568,13 @@ cdef class DeviceWorker(Worker):
             self._deliver(rows, left, host)
         finally:
             self.use = before
+
+    cdef int _check_stream(self, bint taken) except -1:
+        if not taken:
+            raise DeviceError(
+                f"{self.device.name}: the stream that the arrays are used on was refused: "
+                f"{self.device.failure or 'it is gone'}")
+        return 0
 
     cdef int _check_device(self, bint done) except -1:
         if not done:

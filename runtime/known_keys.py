@@ -47,6 +47,10 @@ class KnownKeys:
         known = self._known.get(_place_of(array))
         return known.keys if known is not None and known.version == _version_of(array.given) else None
 
+    def clear(self) -> None:
+        self._known.clear()
+        self._ends.clear()
+
     def expire(self, clock: int) -> None:
         """Forgets those whose window is over."""
         while self._ends and self._ends[0][0] <= clock:

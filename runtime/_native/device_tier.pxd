@@ -62,7 +62,8 @@ cdef class DeviceTier:
 
     cdef _attach(self, Table table, Device device)
     # ``RowTier.access`` for rows that are in the memory of the device of ``rows``; ``caller``, who goes on with them, comes
-    # after it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed.
+    # after it. Positions (ascending) that have to be served through the host are ``left``. False: the device has failed, or
+    # the caller's stream is none: then ``tier.failed`` is not set.
     # rows_wait: the stream of ``rows`` waits for what the caller has enqueued for them, and so does then whoever waits for
     # that stream: other ranks too. Without, that is done.
     cdef bint serve_on_device(
@@ -72,6 +73,8 @@ cdef class DeviceTier:
     cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil
     cdef int64_t _look_up(
         self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil
+    cdef bint _open(self, Run* run, size_t row_bytes) noexcept nogil
+    cdef bint _has_room(self, Run* run, size_t row_bytes) noexcept nogil
     cdef void _begin_run(self) noexcept nogil
     cdef TakeUp _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
     cdef void _leave_taken(self, Run* run, int64_t i, uint32_t seen) noexcept nogil

@@ -14,7 +14,7 @@ from intentpm.foundation.primitives cimport load_relaxed_i32
 from intentpm.gpu.caller_stream cimport CallerStream
 from intentpm.gpu.device cimport Device, RowBatch
 from intentpm.gpu.device_rows cimport DeviceRows
-from intentpm.gpu.exchanges cimport Exchange, rows_in, slots_in
+from intentpm.gpu.exchanges cimport Exchange, rows_in, shorten, slots_in
 from intentpm.runtime._native.mutations cimport MUTATION_EXCHANGE_NOT_AWAITED, is_planted
 from intentpm.runtime._native.replicas cimport add_pending, set_pending
 from intentpm.runtime._native.rows cimport (
@@ -34,7 +34,9 @@ from intentpm.runtime._native.table_state cimport (
 
 cdef enum:
     RUN_BYTES = 16 << 20         # of rows, that pinned memory is taken for at once
+    RUN_KEYS = 1 << 16           # that are looked up with the lock held, of rows on the device
     NOT_TAKEN = -1
+    MOST_RETIRED = 64            # pieces of memory that calls of the host leave to workers of the device
 
 
 cdef inline bint _is_stored(RowAccess kind) noexcept nogil:
@@ -114,6 +116,22 @@ cdef class DeviceTier:
             raise DeviceError(f"{self.rows.device.name}: {self.rows.device.failure or 'no memory is left'}")
 
     # -- a run of a batch ------------------------------------------------------------------------------------------------------
+
+    cdef bint _open(self, Run* run, size_t row_bytes) noexcept nogil:
+        """Where there is no memory, what is no longer needed is given back: without the lock, for that waits for all that the
+        device has to do."""
+        if not self._has_room(run, row_bytes):
+            self.rows.lock.unlock()
+            self.rows.device.free_retired()
+            self.rows.lock.lock()
+            self._has_room(run, row_bytes)
+        return run.exchange != NULL
+
+    cdef bint _has_room(self, Run* run, size_t row_bytes) noexcept nogil:
+        cdef bint sums = not reads_rows(run.kind) and (run.kind != ACCESS_ROW_PUSH or not self.rows.added_by_memory)
+        if run.exchange == NULL:
+            run.exchange = self.rows.open(run.count, row_bytes)
+        return run.exchange != NULL and self._make_room() and (not sums or self.rows._reserve_scratch(run.count))
 
     cdef int64_t _look_up(
             self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil:
@@ -264,10 +282,15 @@ cdef class DeviceTier:
             self, RowAccess kind, const int64_t* keys, int64_t count, char* device_rows, double lr, bint sums,
             CallerStream caller, bint rows_wait, vector[int32_t]& left, uint64_t* served) noexcept nogil:
         cdef size_t row_bytes = self.table.row_bytes
+        # A sum is one step, so all of its gradients are in one run.
+        cdef int64_t most = count if sums else max(
+            <int64_t>1, min(<int64_t>RUN_KEYS, RUN_BYTES // <int64_t>max(row_bytes, <size_t>1)))
         cdef int64_t first = 0, taken = 0
         cdef Run run
+        if rows_wait and not caller.mark():
+            return False                 # the caller's own fault, if it is no stream
         self.rows.lock.lock()
-        if rows_wait and not caller.before(self.rows.stream):
+        if rows_wait and not caller.before_marked(self.rows.stream):
             taken = NOT_TAKEN
         while taken != NOT_TAKEN and first < count:
             memset(&run, 0, sizeof(run))
@@ -276,31 +299,33 @@ cdef class DeviceTier:
             run.device_rows = device_rows + first * row_bytes
             run.sums = sums
             run.first = first
-            run.count = count - first
+            run.count = min(most, count - first)
             run.row_bytes = row_bytes
             run.lr = lr
             taken = self._serve_run(&run, left, served)
             first += taken
-        if taken != NOT_TAKEN and not caller.after(self.rows.stream):
+            if not sums and taken != NOT_TAKEN and first < count:    # whoever needs a row has its turn
+                self.rows.lock.unlock()
+                self.rows.lock.lock()
+        if taken != NOT_TAKEN and not caller.mark_own(self.rows.stream):
             taken = NOT_TAKEN
         if taken == NOT_TAKEN:
             self._fail()
         self.rows.lock.unlock()
         sort(left.begin(), left.end())
-        return taken != NOT_TAKEN
+        return taken != NOT_TAKEN and caller.after_marked()
 
     cdef int64_t _serve_run(self, Run* run, vector[int32_t]& left, uint64_t* served) noexcept nogil:
         """Returns how many keys are done, or NOT_TAKEN."""
         cdef vector[int32_t] for_home
         cdef int64_t done = NOT_TAKEN
         cdef size_t n, first_left = left.size()
-        run.exchange = self.rows.open(run.count, 0)
-        if run.exchange != NULL:
+        if self._open(run, 0):
             done = self._look_up(run, left, for_home, served)
         if done != NOT_TAKEN:
             if run.sums:
                 self._leave_whole(run, done, first_left, left, for_home, served)
-            memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+            shorten(run.exchange, done)
             # What was sent is the row by now, though nothing be done with it.
             if (run.taken_up > 0 or run.sent != NULL) and not self._enqueue(run):
                 done = NOT_TAKEN
@@ -400,8 +425,12 @@ cdef void _access(
         run.row_bytes = row_bytes
         run.lr = lr
         first += _serve(<DeviceTier>table.tier.context, &run, misses, served)
-    if not (<DeviceTier>table.tier.context).rows.device.has_workers:
-        (<DeviceTier>table.tier.context).rows.device.free_retired()
+    _give_back((<DeviceTier>table.tier.context).rows.device)
+
+
+cdef void _give_back(Device device) noexcept nogil:
+    if device.has_retired(MOST_RETIRED if device.open_workers > 0 else 0):
+        device.free_retired()
 
 
 cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t* served) noexcept nogil:
@@ -411,11 +440,11 @@ cdef int64_t _serve(DeviceTier tier, Run* run, vector[int32_t]& misses, uint64_t
     cdef bint enqueued = False
     cdef size_t n
     tier.rows.lock.lock()
-    run.exchange = tier.rows.open(run.count, run.row_bytes)
-    if run.exchange != NULL:
+    if tier._open(run, run.row_bytes):
         done = tier._look_up(run, misses, for_home, served)
     if done != NOT_TAKEN:
         memset(slots_in(run.exchange) + done, 0xff, (run.count - done) * sizeof(int32_t))
+        run.exchange.count = done
         if run.taken_up > 0 and not reads_rows(run.kind):
             memcpy(rows_in(run.exchange), run.rows, done * run.row_bytes)
         enqueued = run.taken_up == 0 or tier._enqueue(run)

@@ -3,8 +3,10 @@
 On emulated devices, where a stream can be held; ``docs/gpu.md`` has the table of who may wait for whom.
 """
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import intentpm
 import intentpm.checkpoint
 import intentpm.optim
 from intentpm.gpu import caller_stream
+from intentpm.gpu.handles import Stream
 from intentpm.testing import run_ranks
 
 KEYS, LENGTH = 40, 6
@@ -247,6 +250,110 @@ def test_a_read_that_is_far_ahead_waits_for_its_caller(pm: intentpm.ParameterMan
     assert pulled == 80
     caller.device.wait_limit_s = WAIT_S
     assert (caller.get(out) == 1).all()
+
+
+def test_a_worker_may_be_dropped_while_its_stream_waits(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    """Its blocks are given back when they are done with; nobody waits for that."""
+    table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="gpu")
+    dropped = pm.worker(device="emulated")  # the second: rows come by copies
+    out = caller.device.new_array((KEYS, LENGTH), np.float32)
+    caller.device.wait_limit_s = 0.05
+    with held(caller):
+        dropped.pull(table, np.arange(KEYS), out=out)
+        gone = weakref.ref(dropped)
+        del dropped
+        gc.collect()
+        assert gone() is None
+        allocated = caller.device.allocated_bytes
+    caller.stream.synchronize()
+    assert (caller.get(out) == 1).all()
+    caller.device.free_memory()
+    assert caller.device.allocated_bytes < allocated
+    assert caller.device.failure == ""
+
+
+def grow(pm: intentpm.ParameterManager, worker: intentpm.Worker) -> intentpm.Table:
+    """Batches that grow, so that memory of before is no longer needed. Its rows are 22 then."""
+    table = pm.create_table("g", 2000, LENGTH, dtype=np.float16, init=0.0, storage="gpu")
+    for count in (4000, 40_000):
+        worker.push(table, np.arange(count) % 2000, np.ones((count, LENGTH), np.float16))
+    return table
+
+
+def test_memory_is_given_back_once_the_callers_stream_is_done(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    """For which a call waits as long as the job lives, whatever the limit of the device's own work."""
+    table = grow(pm, pm.worker())
+    out = caller.device.new_array((10, LENGTH), np.float16)
+    caller.stream.synchronize()
+    waits = caller.device.host_waits
+    caller.device.wait_limit_s = 0.05
+    with held(caller):
+        thread = threading.Thread(
+            target=lambda: in_stream(caller, lambda: caller.worker.pull(table, np.arange(10), out=out))
+        )
+        thread.start()
+        until(lambda: caller.device.host_waits > waits, "the call waits")
+        time.sleep(0.1)
+    thread.join(WAIT_S)
+    assert caller.device.failure == ""
+    assert (caller.get(out) == 22).all()
+
+
+def test_rows_are_served_while_a_call_waits_for_memory(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    """What is no longer needed is given back with the lock of the rows let go of."""
+    table, device, many = grow(pm, pm.worker()), caller.device, 200_000
+    assert (pm.worker().pull(table, np.arange(10)) == 22).all()
+    caller.stream.synchronize()
+    waits = device.host_waits
+
+    def push() -> None:
+        pm.worker().push(table, np.arange(many) % 2000, np.ones((many, LENGTH), np.float16))
+
+    with held(caller):
+        device.most_bytes = 1
+        thread = threading.Thread(target=push)
+        thread.start()
+        until(lambda: device.host_waits > waits, "the call waits")
+        assert (pm.worker().pull(table, np.arange(10)) == 22).all()
+        device.most_bytes = 1 << 40
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert (pm.worker().pull(table, np.arange(10)) == 122).all()
+
+
+def test_calls_of_the_host_give_back_once_no_worker_of_the_device_is_left(pm: intentpm.ParameterManager) -> None:
+    pm.worker(device="emulated").close()
+    table = grow(pm, pm.worker())
+    device = table.tier.rows.device
+    allocated = device.allocated_bytes
+    device.free_memory()
+    assert device.allocated_bytes == allocated
+
+
+def test_a_job_leaves_no_memory_on_its_device() -> None:
+    for turn in range(3):
+        with intentpm.init(device=f"emulated:{turn}") as pm:
+            caller = Caller(pm.worker(device="emulated"))
+            with caller.device.using(caller.stream):
+                table = grow(pm, pm.worker())
+                caller.get(caller.worker.pull(table, np.arange(KEYS)))
+            device = caller.device
+        del pm, caller, table
+        gc.collect()
+        device.free_memory()
+        assert device.allocated_bytes == 0
+        assert device.defects == []
+
+
+def test_a_stream_that_is_gone_is_its_callers_failure(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    table = pm.create_table("t", KEYS, LENGTH, init=1.0, storage="gpu")
+    out = caller.device.new_array((KEYS, LENGTH), np.float32)
+    with caller.device.using(Stream.at(caller.device, 999)):
+        for call in (caller.worker.pull, caller.worker.push):
+            with pytest.raises(intentpm.DeviceError, match=r"stream .* was refused"):
+                call(table, np.arange(KEYS), out)
+    assert (caller.get(caller.worker.pull(table, np.arange(KEYS))) == 1).all()
+    pm.barrier()
 
 
 def test_two_threads_are_told_apart(pm: intentpm.ParameterManager, caller: Caller) -> None:

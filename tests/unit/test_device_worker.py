@@ -3,6 +3,7 @@
 On emulated devices, whose fresh memory is garbage, whose work is late, and which report a use that no event orders.
 """
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -268,6 +269,73 @@ def test_keys_may_have_strides(pm: intentpm.ParameterManager, caller: Caller) ->
     assert pm.worker().pull(table, np.arange(15))[:, 0].tolist() == [0, 1, 0] * 5
 
 
+@pytest.mark.parametrize("storage", ["gpu", "host"])
+@pytest.mark.parametrize("call", ["pull", "pull_async"])
+def test_keys_that_a_pull_has_read_are_looked_at_again(
+    pm: intentpm.ParameterManager, caller: Caller, storage: str, call: str
+) -> None:
+    """Neighbours, read into one buffer again and again, are the keys of the next look-up."""
+    neighbours = pm.create_table("n", KEYS, dtype=np.int64, init=np.arange(KEYS)[::-1].copy(), storage=storage)
+    table = pm.create_table("t", KEYS, LENGTH, init=np.arange(KEYS * LENGTH).reshape(KEYS, LENGTH), storage="gpu")
+    worker = caller.worker
+
+    def read(keys: list[int]) -> None:
+        if call == "pull":
+            worker.pull(neighbours, keys, out=buffer)
+        else:
+            worker.pull_async(neighbours, keys, out=buffer).wait()
+        caller.stream.synchronize()
+
+    for buffer in buffers(caller):
+        read([1, 2])
+        worker.intent(table, buffer, worker.clock, worker.clock + 4)
+        assert worker.keys_on_host(buffer).tolist() == [KEYS - 2, KEYS - 3]
+        read([5, 6])
+        found = caller.get(worker.pull(table, buffer))[:, 0] // LENGTH
+        assert found.tolist() == [KEYS - 6, KEYS - 7]
+
+
+def buffers(caller: Caller) -> Iterator[Any]:
+    """For two keys: the device's own array, and a tensor of PyTorch."""
+    yield caller.device.new_array((2,), np.int64)
+    torch = pytest.importorskip("torch")
+    from intentpm.torch.on_device import empty_on
+
+    yield empty_on(caller.device, (2,), torch.int64)
+
+
+def test_rows_that_come_late_change_the_keys_there(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    neighbours = pm.create_table("n", KEYS, dtype=np.int64, init=np.arange(KEYS), storage="host")
+    buffer = caller.device.new_array((2,), np.int64)
+    future = caller.worker.pull_async(neighbours, [5, 6], out=buffer)
+    caller.worker.note_keys(buffer, [1, 2], 4)
+    future.wait()
+    assert caller.worker.keys_on_host(buffer).tolist() == [5, 6]
+
+
+def test_keys_that_are_told_are_as_many(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    keys = caller.array(np.array([1, 2]))
+    with pytest.raises(intentpm.ShapeError, match="on_host has 3"):
+        caller.worker.note_keys(keys, [1, 2, 3], 4)
+
+
+def test_a_worker_that_is_closed_keeps_no_memory(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    table = pm.create_table("t", KEYS, LENGTH, init=0.0, storage="host")
+    before = caller.device.allocated_bytes
+    with pm.worker(device="emulated") as worker:
+        keys, deltas = caller.array(np.arange(KEYS)), caller.array(rows_of(KEYS))
+        worker.intent(table, keys, 0, 5)
+        worker.push(table, keys, deltas)
+        del deltas
+        gone = weakref.ref(keys)
+        del keys
+        assert gone() is not None
+        caller.stream.synchronize()
+    assert gone() is None
+    assert caller.device.allocated_bytes == before
+    assert worker.clock == 0
+
+
 # -- arrays of other libraries ---------------------------------------------------------------------------------------
 
 
@@ -385,3 +453,33 @@ def test_what_is_served_by_the_host_counts_once() -> None:
         return told["coverage"]["announced"], told["coverage"]["in_time"]
 
     assert run_ranks(2, rank, device="emulated:3") == [(1.0, 1.0)] * 2
+
+
+def test_steps_of_one_key_are_served_in_proportion(pm: intentpm.ParameterManager, caller: Caller) -> None:
+    """``duplicates="each"``: every step is a run of its own, which sends its own slots alone."""
+    count = 1000
+    table = pm.create_table("t", KEYS, LENGTH, init=0.0, storage="gpu", optimizer=intentpm.optim.SGD(lr=1.0))
+    keys, gradients = np.zeros(count, np.int64), caller.array(np.ones((count, LENGTH), np.float32))
+    before = caller.device.copied_bytes
+    caller.worker.push_grad(table, keys, gradients, duplicates="each")
+    assert caller.device.copied_bytes - before < 1000 * count
+    assert (caller.get(caller.worker.pull(table, [0])) == -count).all()
+
+
+@pytest.mark.parametrize("call", ["push", "set", "pull"])
+def test_a_batch_of_many_runs(pm: intentpm.ParameterManager, caller: Caller, call: str) -> None:
+    """Of 65536 keys each; the last of duplicates is in another than the first."""
+    count = 150_000
+    table = pm.create_table("t", KEYS, 1, init=np.arange(KEYS)[:, None], storage="gpu")
+    keys = np.arange(count) % KEYS
+    if call == "pull":
+        assert (caller.get(caller.worker.pull(table, keys))[:, 0] == keys).all()
+        return
+    rows = caller.array(
+        np.arange(count, dtype=np.float32)[:, None] if call == "set" else np.ones((count, 1), np.float32)
+    )
+    getattr(caller.worker, call)(table, keys, rows)
+    found = caller.get(caller.worker.pull(table, np.arange(KEYS)))[:, 0]
+    last = count - 1 - (count - 1 - np.arange(KEYS)) % KEYS
+    expected = last if call == "set" else np.arange(KEYS) + np.bincount(keys)
+    assert found.tolist() == expected.tolist()

@@ -238,6 +238,21 @@ def test_functions_of_keys_are_called_once_a_batch(pm: intentpm.ParameterManager
     assert all(any(batch is given for given in batches) for batch in calls), "a function saw a batch that was moved"
 
 
+def test_a_loader_may_fill_one_tensor_again_and_again(pm: intentpm.ParameterManager) -> None:
+    table, worker = pm.create_table("t", KEYS, LENGTH, storage="gpu"), worker_of(pm)
+    expected = [np.random.default_rng(turn).integers(0, KEYS, 6).tolist() for turn in range(8)]
+
+    class OneTensor:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            keys = torch.empty(6, dtype=torch.int64)
+            for batch in expected:
+                keys.copy_(torch.tensor(batch))
+                yield keys
+
+    loader = intentpm.torch.IntentLoader(worker, OneTensor(), {table: lambda keys: keys}, ahead=3, move=True)
+    assert [worker.keys_on_host(batch).tolist() for batch in loader] == expected
+
+
 def test_a_column_of_features_is_looked_up(pm: intentpm.ParameterManager) -> None:
     """Keys with strides, on the device, that nobody announced."""
     table, worker = pm.create_table("t", KEYS, LENGTH, init=rows_of(), storage="gpu"), worker_of(pm)
