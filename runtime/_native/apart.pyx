@@ -124,7 +124,7 @@ cdef uint32_t _new_copy(
     cdef uint32_t mark = snapshot.copies_free
     if mark:
         snapshot.copies_free = (<uint32_t*>_copy_of(snapshot, mark))[0]
-    elif not _has_room(snapshot):
+    elif snapshot.copies_touched == snapshot.num_keys or not _has_room(snapshot):
         store_release(&snapshot.broken, 1)
         unlock_unchanged(&snapshot.copies_lock, seen)
         return MARK_UNSEEN
@@ -224,7 +224,8 @@ cdef uint8_t leave_apart(TableState* table, int64_t key, char* copy) noexcept no
 
 cdef void arrive_apart(TableState* table, int64_t key, uint8_t apart, const char* copy) noexcept nogil:
     cdef Snapshot* snapshot = table.snapshot
-    if apart & RESULT_SAVED and not is_planted(MUTATION_SAVED_TWICE):
+    # A rank whose part in the save is over says nothing of it with the row.
+    if apart & RESULT_SAVED and not is_planted(MUTATION_SAVED_TWICE) or snapshot.is_final:
         _mark_of(table, table.snapshot, key)[0] = MARK_DONE
         return
     snapshot.rows += 1

@@ -145,11 +145,13 @@ cdef class RankSnapshot:
     # -- rows ------------------------------------------------------------------------------------------------------------
 
     def rows(self, Table table not None) -> int:
-        """How many rows of the table this rank has to write."""
-        cdef int64_t count
+        """How many rows of the table this rank has to write. All ranks are sealed, and what this one had asked for is answered."""
+        cdef int64_t count = 0
         with nogil:
             self.monitor.acquire()
-            count = table.state.snapshot.rows if table.state.snapshot != NULL else 0
+            if table.state.snapshot != NULL:
+                table.state.snapshot.is_final = True
+                count = table.state.snapshot.rows
             self.monitor.release()
         return count
 

@@ -39,6 +39,7 @@ cdef struct Snapshot:
     uint32_t cut_here            # atomic: this rank has made this cut. Stored while none of its workers writes
     # guarded by: engine lock
     bint sealed                  # every rank has made its cut: a row that moves away is left to the checkpoint here
+    bint is_final                # all ranks are sealed: a row that comes is another rank's to write, or is written already
     int64_t rows                 # that this rank has to write
     # Of the thread that writes the checkpoint.
     int64_t next_slot

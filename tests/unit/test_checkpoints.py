@@ -648,3 +648,42 @@ def test_a_save_beside_training_runs_behind_it(tmp_path: Path, monkeypatch: pyte
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert run_ranks(1, save) == [usual]
     assert levels == [usual, min(usual + saving.NICER, 19)]
+
+
+def test_rows_that_come_and_go_while_one_rank_ends_its_save_last_are_not_set_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 removes old checkpoints, for which no other rank waits. What they send it meanwhile is in the checkpoint."""
+    turn, over = threading.Barrier(2, timeout=30.0), threading.Event()
+    monkeypatch.setattr(saving.series, "prune", lambda *_: over.wait(30.0))
+    keys = np.arange(16)
+
+    def take(pm: Any, worker: Any, table: Any, rank: int) -> None:
+        """The keys become that rank's, and are written to."""
+        if pm.rank == rank:
+            worker.intent(table, keys, worker.clock)
+            worker.wait_sync()
+            assert (table.owned_keys() == keys).all()
+            worker.push(table, keys, np.ones((len(keys), 3), np.float32))
+            worker.advance_clock()
+            worker.wait_sync()
+        turn.wait()
+
+    def move(pm: Any) -> int:
+        table, worker = pm.create_table("t", len(keys), 3), pm.worker()
+        take(pm, worker, table, 0)
+        pm.barrier()
+        save = pm.save(tmp_path, wait=False)
+        if pm.rank == 1:
+            save.result()
+        turn.wait()
+        for _ in range(5):
+            take(pm, worker, table, 1)
+            take(pm, worker, table, 0)
+        set_apart = pm._memory.report()["apart"] if pm.rank == 0 else 0
+        over.set()
+        save.result()
+        pm.barrier()
+        return set_apart
+
+    assert max(run_ranks(2, move)) <= len(keys) * 64, "a copy of each row at most"
