@@ -12,6 +12,10 @@ from intentpm.runtime.config import Config
 
 ITEMS = 64
 ROW_BYTES = 4 * ITEMS
+STEPS_FROM_A_ROW = (
+    optim.Adam(lr=0.1), optim.PartialRowwiseAdam(lr=0.1), optim.Adagrad(lr=0.1),
+    optim.RowwiseAdagrad(lr=0.1, weight_decay=0.5, weight_decay_mode="l2"),
+)  # fmt: skip
 
 
 class Pair:
@@ -141,8 +145,7 @@ def test_one_that_does_not_say_that_it_lags_is_found(test: Any) -> None:
         test()
 
 
-@pytest.mark.parametrize("optimizer", [optim.Adam(lr=0.1), optim.PartialRowwiseAdam(lr=0.1), optim.Adagrad(lr=0.1),
-                                       optim.RowwiseAdagrad(lr=0.1, weight_decay=0.5, weight_decay_mode="l2")], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("optimizer", STEPS_FROM_A_ROW, ids=repr)
 @pytest.mark.parametrize("gap_us", [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0])
 def test_a_step_from_a_row_that_was_replaced_meanwhile_ends_as_the_owner_made_it(optimizer: Any, gap_us: float) -> None:
     """The second gradient is kept when the answer to the first brings a row that the owner has stepped: at the owner it

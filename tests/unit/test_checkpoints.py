@@ -653,7 +653,7 @@ def test_a_save_beside_training_runs_behind_it(tmp_path: Path, monkeypatch: pyte
 def test_rows_that_come_and_go_while_one_rank_ends_its_save_last_are_not_set_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 0 removes old checkpoints, for which no other rank waits. What they send it meanwhile is in the checkpoint."""
+    """Rank 0 removes old checkpoints, for which nobody waits. What others send it meanwhile is in the checkpoint."""
     turn, over = threading.Barrier(2, timeout=30.0), threading.Event()
     monkeypatch.setattr(saving.series, "prune", lambda *_: over.wait(30.0))
     keys = np.arange(16)
