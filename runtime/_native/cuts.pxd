@@ -12,8 +12,8 @@ Once every rank has made its cut (``seal``) there is no write from before it any
 
 Rows on the move: until a rank is sealed, a row that it gives away takes along what belongs in the checkpoint (RESULT_KEPT), and
 the receiver writes it. From then on it stays behind (RESULT_SAVED), and this rank writes it. When all are sealed and this
-rank's own records from before are answered, no row can come any more that it has to write: ``Snapshot.rows`` is final. So each key has
-one copy at most, also while a rank that is done with the checkpoint sooner than this one gives it away again and again.
+rank's own records from before are answered, no row can come any more that it has to write: ``Snapshot.rows`` is final. So each
+key has one copy at most, also while a rank that was done sooner than this one gives it away again and again.
 
 At most one checkpoint is being made: the next cut comes after ``end``. A rank may hear of it before it has heard of that end.
 Called by: Serving and Owner (``is_new``), Holder (``hear``), RankSnapshot (the rest).

@@ -145,7 +145,7 @@ cdef class RankSnapshot:
     # -- rows ------------------------------------------------------------------------------------------------------------
 
     def rows(self, Table table not None) -> int:
-        """How many rows of the table this rank has to write. All ranks are sealed, and what this one had asked for is answered."""
+        """How many rows of the table this rank has to write. All ranks are sealed, and what it had asked for is answered."""
         cdef int64_t count = 0
         with nogil:
             self.monitor.acquire()

@@ -76,8 +76,8 @@ cdef int take_pending(TableState* table, int64_t key, char* out) noexcept nogil
 cdef bint has_pending(TableState* table, int64_t key) noexcept nogil
 # L2 norm of the pending delta; infinite for a pending set or kept steps, negative when nothing is pending.
 cdef double pending_norm(TableState* table, int64_t key) noexcept nogil
-# Makes the replica ``row`` plus what is pending. True: a kept step was made from another row, and will be made anew by its owner,
-# from this one: they may come to more than rounding.
+# Makes the replica ``row`` plus what is pending. True: a kept step was made from another row; its owner makes it anew, from
+# this one: they may differ by more than rounding.
 cdef bint refresh_replica(TableState* table, int64_t key, const char* row) noexcept nogil
 # The same of its weights alone; the state stays as it is.
 cdef void refresh_weights(TableState* table, int64_t key, const char* weights) noexcept nogil
