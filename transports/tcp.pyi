@@ -12,4 +12,6 @@ class TcpTransport(Transport):
         peer_timeout_s: float = 10.0,
     ) -> None: ...
 
+USUAL_WMEM_MAX: int
+
 def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int: ...

@@ -44,6 +44,8 @@ cdef inline size_t room_wanted(uint32_t rtt_us, uint32_t min_rtt_us, uint64_t by
         return 0
     wanted = <size_t>min(
         <double>MOST_ROOM_BYTES, max(<double>LEAST_ROOM_BYTES, 1e-6 * bytes_per_s * (min_rtt_us + WAIT_US)))
+    if limit and min_rtt_us > WAIT_US and rtt_us < min_rtt_us + WAIT_US:
+        wanted = max(wanted, limit + limit // 2)     # a far link that is not full may deliver no more than the limit lets it
     return limit if limit - limit // 4 <= wanted <= limit + limit // 4 else wanted
 
 
