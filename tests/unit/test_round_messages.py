@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.simulation import MESSAGE_IDS, simulate
 
+from intentpm.runtime.config import Config
 from intentpm.transports.sim_model import NetworkModel
 
 KEYS = np.arange(600)
@@ -12,7 +13,7 @@ KEYS = np.arange(600)
 @pytest.mark.parametrize("size", [4, 12])
 def test_other_ranks_hear_of_many_relocations_at_once(size):
     """In a small job all ranks do, in a larger one the keys' home ranks."""
-    with simulate(size, seed=2, model=NetworkModel()) as job:
+    with simulate(size, 2, Config(management="relocate", seed=2), NetworkModel()) as job:
         tables = job.create_table("t", len(KEYS))
         homes = np.array([tables[0].owners()[key] for key in KEYS])
         for rank in (1, 2):  # the second time, most keys come from a rank that is not their home
