@@ -5,17 +5,13 @@ from contextlib import contextmanager
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
-from posix.unistd cimport usleep
 
 from intentpm.gpu.libraries import is_ordered_by_streams
 
-from intentpm.foundation.system cimport sched_yield
-from intentpm.gpu.device cimport Device, StreamHandle, now_ns
+from intentpm.gpu.device cimport Device, StreamHandle, now_ns, rest
 
 cdef enum:
     MOMENT_NS = 20_000_000
-    SPIN_NS = 100_000
-    PAUSE_US = 20
 
 DEFECTS = ("caller not awaited", "caller goes on", "rows wait for the caller")
 
@@ -91,8 +87,5 @@ cdef class CallerStream:
             waited_ns = now_ns() - begun_ns
             if waited_ns >= MOMENT_NS:
                 return False
-            if waited_ns < SPIN_NS:
-                sched_yield()
-            else:
-                usleep(PAUSE_US)
+            rest(waited_ns)
         return True

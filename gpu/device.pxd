@@ -126,6 +126,8 @@ cdef class Device:
 
 
 cdef int64_t now_ns() noexcept nogil
+# Between two looks at what is waited for, since ``waited_ns``.
+cdef void rest(int64_t waited_ns) noexcept nogil
 
 # Blocks that give each group of lanes work for ``rows`` rows, and no more than fill the device.
 cdef unsigned blocks_for(Device device, long long rows, unsigned lanes) noexcept nogil

@@ -10,15 +10,22 @@ from intentpm.foundation.system cimport sched_yield
 
 cdef enum:
     BLOCKS_PER_MULTIPROCESSOR = 16
+    WAIT_LIMIT_S = 60
     SPIN_NS = 100_000            # of a wait; a batch takes less, and a sleep lasts longer than asked for
     PAUSE_US = 20
-    WAIT_LIMIT_S = 60
 
 
 cdef int64_t now_ns() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+
+cdef void rest(int64_t waited_ns) noexcept nogil:
+    if waited_ns < SPIN_NS:
+        sched_yield()
+    else:
+        usleep(PAUSE_US)
 
 
 cdef class Device:
@@ -48,10 +55,7 @@ cdef class Device:
         if waited_ns >= <int64_t>(self.wait_limit_s * 1e9):
             self.not_done.store(what)
             return False
-        if waited_ns < SPIN_NS:
-            sched_yield()
-        else:
-            usleep(PAUSE_US)
+        rest(waited_ns)
         return True
 
     def free_memory(self) -> int:

@@ -54,7 +54,7 @@ step 330 build "${pip[@]}" --no-build-isolation --config-settings=build-dir=buil
 
 failed=0
 chosen=$([ "$device" = cuda ] && echo gpu || echo "not gpu")
-suites=(tests/contract/test_storage.py tests/unit/gpu tests/unit/test_device_worker.py tests/unit/test_device_streams.py)
+suites=(tests/contract/test_storage.py tests/unit/gpu tests/unit/device_workers)
 "$python" -c "import torch" 2>> "$log" && suites+=(tests/unit/pytorch/test_on_device.py) || echo "tests with PyTorch: it is not here"
 step 120 tests "$python" -m pytest -q -p no:cacheprovider -m "$chosen" --junitxml="$out/tests.xml" "${suites[@]}" || failed=$?
 passed=$("$python" -c "

@@ -3,9 +3,9 @@ from typing import Literal
 
 from intentpm.transports.base import Transport
 from intentpm.transports.sim_model import NetworkModel
-from intentpm.transports.sim_tasks import SimulationError, TaskScheduler
+from intentpm.transports.sim_tasks import OverBudgetError, SimulationError, TaskScheduler
 
-__all__ = ["SimNetwork", "SimTransport", "SimulationError"]
+__all__ = ["OverBudgetError", "SimNetwork", "SimTransport", "SimulationError"]
 
 class SimNetwork(TaskScheduler):
     @property

@@ -7,7 +7,7 @@ from libc.string cimport memset
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import TransportError
 from intentpm.transports.sim_model import NetworkModel
-from intentpm.transports.sim_tasks import SimulationError
+from intentpm.transports.sim_tasks import OverBudgetError, SimulationError
 
 from intentpm.foundation.losses cimport LOSS_CONNECTION_CLOSED, LOSS_SIMULATION_ENDED, loss_text
 from intentpm.foundation.system cimport aligned_alloc
@@ -21,7 +21,7 @@ from intentpm.transports.sim_tasks cimport TaskScheduler
 from intentpm.transports.sim_time cimport (
     EVENT_DELIVER, EVENT_LOST, EVENT_STEP, NEVER, Event, random_ns, random_share)
 
-__all__ = ["SimNetwork", "SimTransport", "SimulationError"]
+__all__ = ["OverBudgetError", "SimNetwork", "SimTransport", "SimulationError"]
 
 cdef enum:
     MUTATED_DELAY_NS = 50_000_000

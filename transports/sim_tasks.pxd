@@ -46,6 +46,7 @@ cdef struct TaskState:
 
 cdef class TaskScheduler(Timeline):
     cdef readonly bint stopped
+    cdef bint is_over_budget                     # why it is
     cdef string stopped_why
     cdef TaskState* current              # the task that runs; NULL: the scheduler does
     cdef bint running_event              # inside a callback: progress() is forbidden

@@ -4,6 +4,7 @@ from typing import Any
 from intentpm.transports.sim_time import Timeline
 
 class SimulationError(Exception): ...
+class OverBudgetError(SimulationError): ...
 
 class TaskScheduler(Timeline):
     @property

@@ -32,6 +32,10 @@ class SimulationError(Exception):
     """A simulated run could not go on: out of budget, or nothing left that could happen. Names the seed."""
 
 
+class OverBudgetError(SimulationError):
+    """It took more events, or more virtual time, than it was allowed."""
+
+
 cdef class TaskScheduler(Timeline):
     """A timeline with tasks. See ``SimNetwork``, which adds the ranks that they work for.
 
@@ -161,7 +165,8 @@ cdef class TaskScheduler(Timeline):
             if task.failure is not None and not task.failed_after_stop:
                 task.failure.add_note(f"in task {task.name!r} of simulation seed {self.seed}")
                 raise task.failure
-        raise SimulationError(f"simulation seed {self.seed}: {self.stopped_why.decode()}\n{waiting}")
+        kind = OverBudgetError if self.is_over_budget else SimulationError
+        raise kind(f"simulation seed {self.seed}: {self.stopped_why.decode()}\n{waiting}")
 
     def _stop(self, why: str):
         cdef bytes text = why.encode()
@@ -221,6 +226,7 @@ cdef class TaskScheduler(Timeline):
             self.stop("the run is over its budget of events (max_events)")
         elif self.next_ns() > self._max_ns:
             self.stop("the run is over its budget of virtual time (max_virtual_s)")
+        self.is_over_budget = self.stopped
         return self.stopped
 
     cdef void _happen(self, const Event* event) noexcept nogil:

@@ -11,7 +11,7 @@ from intentpm.bench.output import OutFolder
 from intentpm.bench.results import write_results
 from intentpm.bench.scenarios.regret import MODES, compare, table
 from intentpm.bench.scenarios.scaling import simulate_zipf
-from intentpm.transports.sim import SimulationError
+from intentpm.transports.sim import OverBudgetError
 from intentpm.transports.sim_model import NetworkModel
 
 BENCH = "bench simulate"
@@ -84,7 +84,7 @@ def _measure(sizes: Sequence[int], arguments: dict[str, Any], model: NetworkMode
                 continue
             try:
                 run = simulate_zipf(ranks, mode, arguments, model)
-            except SimulationError as error:  # "relocate" with 1,024 ranks is over any budget
+            except OverBudgetError as error:  # "relocate" with 1,024 ranks
                 click.echo(f"{ranks:>6} ranks {mode} left out: {str(error).splitlines()[0]}", err=True)
                 continue
             yield {

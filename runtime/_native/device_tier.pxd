@@ -74,7 +74,7 @@ cdef class DeviceTier:
     cdef int64_t _look_up(
         self, Run* run, vector[int32_t]& misses, vector[int32_t]& for_home, uint64_t* served) noexcept nogil
     cdef bint _open(self, Run* run, size_t row_bytes) noexcept nogil
-    cdef bint _has_room(self, Run* run, size_t row_bytes) noexcept nogil
+    cdef bint _take_room(self, Run* run, size_t row_bytes) noexcept nogil
     cdef void _begin_run(self) noexcept nogil
     cdef TakeUp _take_up(self, Run* run, int64_t i, uint32_t seen) noexcept nogil
     cdef void _leave_taken(self, Run* run, int64_t i, uint32_t seen) noexcept nogil

@@ -120,14 +120,14 @@ cdef class DeviceTier:
     cdef bint _open(self, Run* run, size_t row_bytes) noexcept nogil:
         """Where there is no memory, what is no longer needed is given back: without the lock, for that waits for all that the
         device has to do."""
-        if not self._has_room(run, row_bytes):
+        if not self._take_room(run, row_bytes):
             self.rows.lock.unlock()
             self.rows.device.free_retired()
             self.rows.lock.lock()
-            self._has_room(run, row_bytes)
+            self._take_room(run, row_bytes)
         return run.exchange != NULL
 
-    cdef bint _has_room(self, Run* run, size_t row_bytes) noexcept nogil:
+    cdef bint _take_room(self, Run* run, size_t row_bytes) noexcept nogil:
         cdef bint sums = not reads_rows(run.kind) and (run.kind != ACCESS_ROW_PUSH or not self.rows.added_by_memory)
         if run.exchange == NULL:
             run.exchange = self.rows.open(run.count, row_bytes)

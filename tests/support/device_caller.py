@@ -13,6 +13,13 @@ from intentpm.gpu.emulated import EmulatedDevice
 from intentpm.gpu.handles import Stream
 
 WAIT_S = 60.0
+KEYS, LENGTH = 40, 6
+"""Of the tables that tests make."""
+
+
+def rows_of(count: int, seed: int = 0) -> np.ndarray:
+    """Small whole numbers: sums of them are exact."""
+    return np.random.default_rng(seed).integers(-4, 5, (count, LENGTH)).astype(np.float32)
 
 
 class Caller:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.device_caller import Caller
+from support.device_caller import KEYS, LENGTH, Caller, rows_of
 
 import intentpm
 import intentpm.optim
@@ -18,24 +18,6 @@ from intentpm.gpu.device_arrays import EmulatedArray
 from intentpm.gpu.emulated import EmulatedDevice
 from intentpm.gpu.handles import Event, Stream
 from intentpm.testing import run_ranks
-
-KEYS, LENGTH = 40, 6
-
-
-@pytest.fixture(params=[0, 1, 2])
-def pm(request: pytest.FixtureRequest) -> Iterator[intentpm.ParameterManager]:
-    with intentpm.init(device=f"emulated:{request.param}") as pm:
-        yield pm
-
-
-@pytest.fixture
-def caller(pm: intentpm.ParameterManager) -> Iterator[Caller]:
-    with Caller(pm.worker(device="emulated")).at_work() as caller:
-        yield caller
-
-
-def rows_of(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-4, 5, (count, LENGTH)).astype(np.float32)
 
 
 @pytest.mark.parametrize("storage", ["gpu", "host"])

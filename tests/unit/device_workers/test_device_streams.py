@@ -7,13 +7,13 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.device_caller import WAIT_S, Caller, held, until
+from support.device_caller import KEYS, LENGTH, WAIT_S, Caller, held, rows_of, until
 
 import intentpm
 import intentpm.checkpoint
@@ -21,24 +21,6 @@ import intentpm.optim
 from intentpm.gpu import caller_stream
 from intentpm.gpu.handles import Stream
 from intentpm.testing import run_ranks
-
-KEYS, LENGTH = 40, 6
-
-
-@pytest.fixture(params=[0, 1, 2])
-def pm(request: pytest.FixtureRequest) -> Iterator[intentpm.ParameterManager]:
-    with intentpm.init(device=f"emulated:{request.param}") as pm:
-        yield pm
-
-
-@pytest.fixture
-def caller(pm: intentpm.ParameterManager) -> Iterator[Caller]:
-    with Caller(pm.worker(device="emulated")).at_work() as caller:
-        yield caller
-
-
-def rows_of(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-4, 5, (count, LENGTH)).astype(np.float32)
 
 
 def rows_on_the_device(caller: Caller, table: intentpm.Table) -> np.ndarray:
