@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -84,12 +85,12 @@ def verify_command(folder: Path) -> None:
 def export_command(folder: Path, out: Path, form: str, tables: tuple[str, ...], with_state: bool) -> None:
     """Write each table into a file of its own, rows in the order of keys."""
     opened = open_checkpoint(folder)
-    for number, table in enumerate(tables or opened.tables):
-        path = out / f"{_file_name(table, number)}{SUFFIXES[form]}"
+    for table in dict.fromkeys(tables or opened.tables):
+        path = out / f"{_file_name(table)}{SUFFIXES[form]}"
         export(opened, table, path, form, with_state)
         click.echo(str(path))
 
 
-def _file_name(table: str, number: int) -> str:
-    """A table's name may be no file's."""
-    return table if table.replace("_", "").replace("-", "").isalnum() else f"table-{number}"
+def _file_name(table: str) -> str:
+    """A table's name, or where that may be no file's its percent-encoding: no two tables have the same."""
+    return table if table.replace("_", "").replace("-", "").isalnum() else quote(table, safe="")

@@ -47,6 +47,9 @@ class TensorSpec:
     def size_bytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -136,11 +139,10 @@ class TensorFile:
         if any(place.offset + place.spec.size_bytes > len(self._map) for place in self._places.values()):
             raise CheckpointError(f"{path}: its tensors do not lie within it: load an earlier checkpoint")
 
-    def names(self) -> list[str]:
-        return list(self._places)
-
-    def spec(self, name: str) -> TensorSpec:
-        return self._places[name].spec
+    def spec(self, name: str) -> TensorSpec | None:
+        """None: it has no such tensor."""
+        place = self._places.get(name)
+        return None if place is None else place.spec
 
     def tensor(self, name: str) -> Array:
         """Not writable; it looks into the file."""

@@ -2,10 +2,7 @@
 
 import os
 
-import numpy as np
-
-from intentpm.checkpoint.reader import Checkpoint, open_checkpoint, tensor_name
-from intentpm.foundation.errors import CheckpointError
+from intentpm.checkpoint.reader import Checkpoint, open_checkpoint
 
 
 def verify(path: str | os.PathLike[str]) -> Checkpoint:
@@ -14,16 +11,6 @@ def verify(path: str | os.PathLike[str]) -> Checkpoint:
     Raises CheckpointError naming the file at fault. Returns the checkpoint, opened.
     """
     opened = open_checkpoint(path, verify=True)
-    for table in opened.manifest.tables:
-        for part in opened.parts:
-            rows = part.entry.rows.get(table.name)
-            if rows is None:
-                continue
-            keys = part.tensors.tensor(tensor_name(table.name, "keys"))
-            distinct = np.unique(keys)
-            if not len(keys) == len(distinct) == rows or (
-                rows and not 0 <= distinct[0] <= distinct[-1] < table.num_keys
-            ):
-                raise CheckpointError(f"{part.tensors.path}: its keys of table {table.name!r} are not those of a table")
-        next(opened[table.name].stretches(1))
+    for table in opened.tables:
+        opened[table].check()
     return opened

@@ -110,6 +110,7 @@ class Checkpointing:
         have those under way acknowledged.
         """
         self._engine.check()
+        self._saves.let_call(f"save({str(folder)!r})", None)
         order = self._save_order(folder, tables, incremental, extra, keep, timeout)
         saving = self._saves.begin(order, run_here if wait else self._saves.start_thread)
         return saving.result() if wait else saving
@@ -127,10 +128,14 @@ class Checkpointing:
         """A checkpoint every ``every`` seconds: call ``step`` of what it returns in the training loop, on every rank.
 
         Rank 0 looks at the time; each saves at its next step, as ``save(wait=False)`` does. At the end: ``finish``.
+        Until then nothing else may save, since ranks come to these saves at different times: ``save_now`` of what this
+        returns makes one more, and to save elsewhere ``finish`` comes first (``step`` may go on after that).
         tables, incremental, keep, timeout: as ``save``. Does not wait.
+        Raises CheckpointError, also from ``save``, while other periodic saves have not been finished.
         """
         seconds = wait_s(every, "every")
         return PeriodicSaves(
+            f"periodic_saves({str(folder)!r})",
             self._saves,
             lambda extra: self._save_order(folder, tables, incremental, extra, keep, timeout),
             self.allgather,

@@ -49,8 +49,8 @@ def load_together(
     for other, theirs in enumerate(said):
         if "problem" in theirs:
             raise CheckpointError(f"load({str(path)!r}): rank {other}: {theirs['problem']}")
-        if theirs != found:
-            raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, rank {rank} {found}")
+        if theirs != said[0]:
+            raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, the first rank {said[0]}")
     assert opened is not None
     for table in tables:
         _load_table(opened[table.name], table, worker)
@@ -69,9 +69,14 @@ def _look(
             _check_table(opened, table)
         for part in opened.parts[rank::size]:
             opened.check(part)
+        for table in tables:
+            opened[table.name].check()
     except (CheckpointError, OSError) as error:
         return None, {"problem": str(error)}
-    return opened, {"job": opened.manifest.job, "number": opened.number}
+    except Exception as error:  # the other ranks have to hear of it, whatever it is
+        return None, {"problem": repr(error)}
+    loaded = [table.name for table in tables]
+    return opened, {"job": opened.manifest.job, "number": opened.number, "tables": loaded}
 
 
 def _check_table(opened: Checkpoint, table: Table) -> None:

@@ -2,6 +2,8 @@
 
 Rank 0 looks at the time, and calls the others: each makes its cut at its next step. So ranks need not be in step with
 each other, and none waits. All come to the same number of saves: who missed the last calls makes them in ``finish``.
+A call says its number alone. So until ``finish`` nothing else may save, or what rank 0 has called for could be taken
+for that: ``Saves.called_by`` says who may call.
 """
 
 import time
@@ -21,9 +23,16 @@ class PeriodicSaves:
     """
 
     def __init__(
-        self, saves: Saves, order: Callable[[Any], SaveOrder], gather: Callable[[bytes], list[bytes]], every_s: float
+        self,
+        what: str,
+        saves: Saves,
+        order: Callable[[Any], SaveOrder],
+        gather: Callable[[bytes], list[bytes]],
+        every_s: float,
     ) -> None:
-        self._saves, self._order, self._gather, self._every_s = saves, order, gather, every_s
+        """what: these saves as people write them. Raises CheckpointError: others have not been finished."""
+        self._what, self._saves, self._order, self._gather, self._every_s = what, saves, order, gather, every_s
+        saves.let_call(what, self)
         self._due_s = time.monotonic() + every_s
         self.last: Saving | None = None
 
@@ -31,8 +40,9 @@ class PeriodicSaves:
         """To be called often, between two accesses. Begins a save if one is due, and goes on at once.
 
         extra: what ``save(extra=)`` is to have of this rank; called when it saves.
-        Raises CheckpointError when the save before has failed.
+        Raises CheckpointError when the save before has failed, or other periodic saves have not been finished.
         """
+        self._saves.let_call(self._what, self)
         if self._saves.rank == 0 and time.monotonic() >= self._due_s and (self.last is None or self.last.done()):
             self._due_s = time.monotonic() + self._every_s
             self._saves.snapshot.call(self._saves.snapshot.made() + 1)
@@ -41,9 +51,11 @@ class PeriodicSaves:
 
     def finish(self, extra: Extra) -> None:
         """Collective: makes the saves that were called for, and waits for the last. Raises as ``step``."""
+        self._saves.let_call(self._what, self)
         called = int(self._gather(str(self._saves.snapshot.called()).encode())[0])
         while self._saves.snapshot.made() < called:
             self._save(extra)
+        self._saves.called_by = None
         self._end_last()
 
     def save_now(self, extra: Extra) -> Path:

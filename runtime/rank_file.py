@@ -1,7 +1,7 @@
 """This rank's file of a checkpoint: all its rows, table by table, weights and state in tensors of their own."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint.manifest import TableEntry
-from intentpm.checkpoint.reader import state_part, tensor_name
+from intentpm.checkpoint.reader import state_part, tensor_name, tensors_of
 from intentpm.checkpoint.tensor_file import TensorFileWriter, TensorSpec
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.store import Table
@@ -51,7 +51,7 @@ def write_rank_file(folder: Path, rank: int, tables: Sequence[Table], source: Ro
     rows = {table.name: source.count(table) for table in tables}
     specs: dict[str, TensorSpec] = {}
     for table in tables:
-        specs |= _specs(table, rows[table.name])
+        specs |= tensors_of(describe_table(table), rows[table.name])
     try:
         with TensorFileWriter(folder / name, specs) as file:
             for table in tables:
@@ -64,17 +64,6 @@ def write_rank_file(folder: Path, rank: int, tables: Sequence[Table], source: Ro
             error.filename = os.fspath(folder / name)
         raise
     return name, file.size_bytes, rows, file.checksums
-
-
-def _specs(table: Table, rows: int) -> Mapping[str, TensorSpec]:
-    entry = describe_table(table)
-    specs = {
-        tensor_name(table.name, "keys"): TensorSpec(np.dtype(np.int32), (rows,)),
-        tensor_name(table.name, "weights"): TensorSpec(table.dtype, (rows, *table.row_shape)),
-    }
-    for name, (dtype, shape) in entry.state.items():
-        specs[tensor_name(table.name, state_part(name))] = TensorSpec(np.dtype(dtype), (rows, *shape))
-    return specs
 
 
 def _columns(table: Table, keys: Keys, stored: Rows) -> Iterator[tuple[str, Rows]]:

@@ -245,7 +245,8 @@ class Saves:
     """The saves of a rank, one at a time. ``begin`` is for one thread at a time.
 
     Attributes: ``snapshot``; ``job``, the name by which checkpoints of one job know each other (rank 0's counts);
-    ``consumers``: folder -> what was saved there last, for ``incremental``.
+    ``consumers``: folder -> what was saved there last, for ``incremental``; ``called_by``, the PeriodicSaves that may
+    have called for saves which not every rank has made, or None. The thread that saves sets it.
     """
 
     def __init__(self, engine: Engine, workers: WorkersOfRank, memory: RankMemory, rank: int, seed: int | None) -> None:
@@ -254,6 +255,8 @@ class Saves:
         self.rank, self.seed = rank, seed
         self.job = uuid.uuid4().hex
         self.consumers: dict[str, Consumer] = {}
+        self.called_by: object | None = None
+        self._called_what = ""
         self._engine, self._workers, self.memory = engine, workers, memory
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
@@ -280,6 +283,14 @@ class Saves:
             saving.fail(error)
             raise
         return saving
+
+    def let_call(self, what: str, caller: object | None) -> None:
+        """``caller`` alone may make saves from here on; None: whoever asks. Raises CheckpointError: another may."""
+        if self.called_by not in (None, caller):
+            raise CheckpointError(
+                f"{what}: the ranks are not done with {self._called_what}: call finish() of these first, on every rank"
+            )
+        self.called_by, self._called_what = caller, what
 
     def start_thread(self, run: Callable[[], None]) -> None:
         """A way to ``begin``."""

@@ -71,6 +71,36 @@ def test_periodic_saves_go_on_after_one_that_failed(tmp_path: Path) -> None:
         assert saves.save_now(lambda: None) == intentpm.latest(folder)
 
 
+def test_nothing_else_saves_until_periodic_saves_are_finished(tmp_path: Path) -> None:
+    """Ranks come to them at different times: who is called for one could take it for another."""
+
+    def rank(pm: Any) -> list[Path]:
+        create(pm, ["plain"])
+        first = pm.periodic_saves(tmp_path / "first", 1e-6, keep=None)
+        if pm.rank == 0:
+            first.step(lambda: None)  # it calls for one; rank 1 has not made it
+        with pytest.raises(CheckpointError, match=r"/second'\): the ranks are not done with periodic_saves.*/first'\)"):
+            pm.periodic_saves(tmp_path / "second", 1e-6)
+        with pytest.raises(CheckpointError, match="are not done with"):
+            pm.save(tmp_path / "third")
+        first.finish(lambda: None)
+        made = [pm.save(tmp_path / "third")]
+        second = pm.periodic_saves(tmp_path / "second", 1e-6)
+        for use in (first.step, first.finish, first.save_now):
+            with pytest.raises(CheckpointError, match=r"/first'\): the ranks are not done with .*/second'\)"):
+                use(lambda: None)
+        made.append(second.save_now(lambda: None))
+        made.append(first.save_now(lambda: None))
+        return made
+
+    for made in run_ranks(2, rank):
+        assert made == [
+            tmp_path / "third" / "000001",
+            tmp_path / "second" / "000001",
+            tmp_path / "first" / "000002",
+        ]
+
+
 def test_clocks_are_saved(tmp_path: Path) -> None:
     with intentpm.init() as pm:
         table = create(pm, ["plain"])

@@ -406,3 +406,21 @@ def test_export(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, form:
     if options:
         assert {"weights", "step"} < set(found)
         assert (found["step"] == expected["adam.step"]).all()
+
+
+def test_each_table_is_exported_into_a_file_of_its_own(tmp_path: Path) -> None:
+    names = ["table-1", "a/b", "a.b", "a%2Fb", "..", "ü", "a b", "../c"]
+    with intentpm.init() as pm:
+        worker = pm.worker()
+        for number, name in enumerate(names):
+            worker.set(pm.create_table(name, 1, 1), [0], [[number]])
+        pm.save(tmp_path / "saves")
+    done = command("export", tmp_path / "saves", "--out", tmp_path / "rows", "--table", "ü", *every_table(names))
+    assert done.exit_code == 0, done.exception
+    files = [Path(line) for line in done.output.splitlines()]
+    assert sorted(files) == sorted((tmp_path / "rows").iterdir())
+    assert [np.load(file)[0, 0] for file in files] == [5, 0, 1, 2, 3, 4, 6, 7]
+
+
+def every_table(names: list[str]) -> list[str]:
+    return [argument for name in names for argument in ("--table", name)]
