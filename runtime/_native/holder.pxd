@@ -183,7 +183,7 @@ cdef class Holder:
     cdef void _take_same(
         self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint8_t result, uint32_t epoch,
         uint32_t version) noexcept nogil
     cdef void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil
     cdef void _take_ownership(
