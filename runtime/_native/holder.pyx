@@ -49,7 +49,7 @@ from intentpm.runtime._native.state cimport (
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
 
 cdef enum:
-    FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
+    FETCHED_NS = 50_000_000          # a replica for one use that is as old, and so many rounds, is asked for anew
     FETCHED_ROUNDS = 8
     TICK_US = 66
     MOST_AHEAD_US = 1_000_000_000
@@ -105,16 +105,19 @@ cdef class Holder:
 
     cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil:
         cdef TableState* table
-        cdef uint32_t key
+        cdef uint32_t key, tick
         cdef int64_t longest_ns = FETCHED_NS + FETCHED_ROUNDS * self.round_ns        # they come some rounds ahead of their use
         while not self.fetched.empty():
             table = self.remote.tables[self.fetched.front().table]
             key = self.fetched.front().key
-            if ns_since(self.fetched.front().tick, now_ns) < longest_ns:
-                return now_ns + longest_ns - ns_since(self.fetched.front().tick, now_ns)
+            tick = self.fetched.front().tick
+            if ns_since(tick, now_ns) < longest_ns:
+                return now_ns + longest_ns - ns_since(tick, now_ns)
             self.fetched.pop_front()
-            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and table.records[key].intent_refs > 0:
-                self.want_longer(table, key)
+            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and (
+                    table.records[key].intent_refs > 0 and table.replicas[slot_of(table, key)].seen_tick == tick):
+                table.flags[key] |= KEY_OFFERED      # that is: ask again
+                self.queue(table, key)
         return NEVER
 
     cdef void queue_fetched(self) noexcept nogil:
@@ -259,7 +262,7 @@ cdef class Holder:
     cdef uint32_t _number_of(self, TableState* table, const KeyRef* reference, int record) noexcept nogil:
         """What stands for a version in a record."""
         cdef int32_t ticks
-        if record & RECORD_HOLDS:
+        if record & (RECORD_HOLDS | RECORD_WEIGHTS):
             return table.replicas[slot_of(table, reference.key)].seen_version & ~<uint32_t>STATE_LAGS
         ticks = <int32_t>(reference.tick - tick_of(self.journal.now_ns))
         if reference.tick == 0 or ticks <= 0 or record & ~<int>RECORD_ONCE:
@@ -370,7 +373,7 @@ cdef class Holder:
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         else:
-            self._note_seen(table, key, version)
+            self._note_seen(table, key, version | (table.replicas[slot_of(table, key)].seen_version & STATE_LAGS))
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
@@ -387,7 +390,6 @@ cdef class Holder:
             self.replicas_taken += 1
             if table.flags[key] & KEY_ONCE:
                 self.replicas_fetched += 1
-                self.fetched.push_back(_reference(table, key, tick_of(self.journal.now_ns)))
             self._note_seen(table, key, version | (STATE_LAGS if lags else 0))
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
             if lags:
@@ -402,6 +404,8 @@ cdef class Holder:
         cdef ReplicaRecord* replica = &table.replicas[slot_of(table, key)]
         replica.seen_version = version
         store_relaxed(&replica.seen_tick, tick_of(self.journal.now_ns))
+        if table.flags[key] & KEY_ONCE:
+            self.fetched.push_back(_reference(table, key, replica.seen_tick))
 
     cdef void _take_ownership(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,

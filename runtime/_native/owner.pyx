@@ -38,7 +38,7 @@ from intentpm.runtime._native.policy cimport (
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps, shorten_row
-from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row
+from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row, version_of
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
@@ -156,6 +156,11 @@ cdef class Owner:
                 self.news.note_rounded(table, key, holder)
             if is_planted(MUTATION_SAME_ALWAYS):
                 self._add_holder(table, key, holder, 0, 0)   # forgets its news
+        elif not record & RECORD_WRITTEN and self._has_row(table, key, holder, record, seen_version):
+            result = RESULT_SAME
+            version = seen_version
+            if not record & RECORD_ONCE:
+                self._keep_holder(table, key, holder)
         else:
             result = RESULT_ROW
             if record & (RECORD_ADD | RECORD_STEP):
@@ -173,6 +178,12 @@ cdef class Owner:
         self.draft.epochs.push_back(table.records[key].epoch)
         self.draft.versions.push_back(version)
         self.draft.codes.push_back(result)
+
+    cdef inline bint _has_row(
+            self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, uint32_t seen_version) noexcept nogil:
+        """Whether the holder, which asks anew, has the newest row, or its weights."""
+        cdef uint8_t has = RECORD_WEIGHTS if takes_weights(table) and not self.news.is_flushing(holder) else RECORD_HOLDS
+        return record & has != 0 and holding_of(table, key, holder) != NULL and version_of(table, key) == seen_version
 
     cdef uint32_t _copy_row(self, TableState* table, uint32_t key, uint32_t holder, uint8_t result, char* row) noexcept nogil:
         """For a replica; returns its version."""

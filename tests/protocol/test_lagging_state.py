@@ -206,10 +206,14 @@ def test_a_row_fetched_for_one_clock_comes_with_the_mean_of_its_state() -> None:
         assert sums.tolist() == [1 + 4] * (ITEMS // 2) + [9 + 4] * (ITEMS // 2)
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("by", ["sync", "longer intent"])
-def test_a_row_fetched_for_one_clock_that_is_used_on_gets_its_state(by: str) -> None:
+def test_a_row_fetched_for_one_clock_that_is_used_on_gets_its_state(by: str, old: bool) -> None:
     with simulate(2, 8, Config(management="adaptive", seed=0)) as job:
         pair = fetching_pair(job)
+        if old:  # asked for anew, and told that nobody has written: that says nothing of the state
+            pair.pause()
+            assert job.ranks[pair.owner]._engine.rounds.owner.rows_spared >= 1
         if by == "sync":
             pair.at(pair.holder, lambda worker, table: worker.wait_sync())
         else:
