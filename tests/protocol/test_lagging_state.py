@@ -182,7 +182,7 @@ def test_a_step_from_a_row_that_was_replaced_meanwhile_ends_as_the_owner_made_it
 
 
 def fetching_pair(job: Simulation) -> Pair:
-    """One owns key 0 and has stepped it; the other fetches it for the clock it is in. Half the row has the sum 1, half 9."""
+    """One owns key 0 and has stepped it, half to a sum of 1 and half to 9; the other fetches it for the clock it is in."""
     pair = Pair(job, optim.Adagrad(lr=0.1), holder_intends_clocks=0)
     row = np.repeat(np.float32([1, 3]), ITEMS // 2).reshape(1, ITEMS)
     pair.at(pair.owner, lambda worker, table: worker.push_grad(table, [0], row))
