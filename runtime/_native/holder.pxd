@@ -10,8 +10,7 @@ to REQUESTED keys wait for the copy (RemoteAccess parks them).
 
 A key that is intended for one clock only is asked for *once*: fetched (KEY_ONCE). Its replica is sent no refresh but by a
 flush, and its writes go to the owner with the release. If it is intended again meanwhile, its next record says so; if it is for
-longer, a record is sent for it (``want_longer``): it becomes a replica as any. One that is still here after a while is asked for
-anew (``step_fetched``): the answer brings what others have written, if they have.
+longer, or still here after a while, a record is sent for it (``want_longer``, ``step_fetched``): it becomes a replica as any.
 
 A key is busy while it is queued or in flight. wait_sync must wait for the keys that are busy when it starts, but not for
 those that become busy later, or it would wait for ever beside a busy worker. So busy keys have one of two colours,
@@ -78,7 +77,7 @@ cdef class Holder:
     cdef int64_t shed_bytes                      # too much memory is taken: replicas of so much are given up, though intended
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
-    cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when their row was seen, and at which tick
+    cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none
@@ -106,7 +105,7 @@ cdef class Holder:
     cdef void want(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil
     # A key that is KEY_ONCE is needed for longer.
     cdef void want_longer(self, TableState* table, uint32_t key) noexcept nogil
-    # Asks anew for fetched replicas that have become old; returns when to look next.
+    # Fetched replicas that have been here for too long become replicas as any; returns when to look next.
     cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil
     # Has what was written to fetched replicas sent now.
     cdef void queue_fetched(self) noexcept nogil

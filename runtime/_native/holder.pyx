@@ -49,7 +49,7 @@ from intentpm.runtime._native.state cimport (
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
 
 cdef enum:
-    FETCHED_NS = 50_000_000          # a replica for one use that is as old, and so many rounds, is asked for anew
+    FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
     FETCHED_ROUNDS = 8
     TICK_US = 66
     MOST_AHEAD_US = 1_000_000_000
@@ -105,18 +105,17 @@ cdef class Holder:
 
     cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil:
         cdef TableState* table
-        cdef uint32_t key, tick
+        cdef uint32_t key
         cdef int64_t longest_ns = FETCHED_NS + FETCHED_ROUNDS * self.round_ns        # they come some rounds ahead of their use
         while not self.fetched.empty():
             table = self.remote.tables[self.fetched.front().table]
             key = self.fetched.front().key
-            tick = self.fetched.front().tick
-            if ns_since(tick, now_ns) < longest_ns:
-                return now_ns + longest_ns - ns_since(tick, now_ns)
+            if ns_since(self.fetched.front().tick, now_ns) < longest_ns:
+                return now_ns + longest_ns - ns_since(self.fetched.front().tick, now_ns)
             self.fetched.pop_front()
-            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and (
-                    table.records[key].intent_refs > 0 and table.replicas[slot_of(table, key)].seen_tick == tick):
-                table.flags[key] |= KEY_OFFERED      # that is: ask again
+            if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and table.records[key].intent_refs > 0:
+                # OFFERED: its next record, which says no longer ONCE, is sent though nothing may be written.
+                table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_OFFERED
                 self.queue(table, key)
         return NEVER
 
@@ -390,6 +389,7 @@ cdef class Holder:
             self.replicas_taken += 1
             if table.flags[key] & KEY_ONCE:
                 self.replicas_fetched += 1
+                self.fetched.push_back(_reference(table, key, tick_of(self.journal.now_ns)))
             self._note_seen(table, key, version | (STATE_LAGS if lags else 0))
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
             if lags:
@@ -404,8 +404,6 @@ cdef class Holder:
         cdef ReplicaRecord* replica = &table.replicas[slot_of(table, key)]
         replica.seen_version = version
         store_relaxed(&replica.seen_tick, tick_of(self.journal.now_ns))
-        if table.flags[key] & KEY_ONCE:
-            self.fetched.push_back(_reference(table, key, replica.seen_tick))
 
     cdef void _take_ownership(
             self, uint32_t owner, TableState* table, uint32_t key, const char* row, const uint16_t* others, uint32_t epoch,

@@ -161,16 +161,18 @@ cdef class Owner:
             version = seen_version
             if not record & RECORD_ONCE:
                 self._keep_holder(table, key, holder)
+            if not record & RECORD_HOLDS:
+                self.news.note_lagging(table, key, holder)
         else:
             result = RESULT_ROW
             if record & (RECORD_ADD | RECORD_STEP):
                 self.with_row += (1 - self.with_row) / RECORDS_SMOOTHED
-            self._add_holder(table, key, holder, record, seen_version)
             if takes_weights(table) and not self.news.is_flushing(holder):
                 if record & RECORD_WEIGHTS:
                     result = RESULT_WEIGHTS
-                elif record == RECORD_ONCE:
-                    result = RESULT_FETCHED
+                elif record == RECORD_ONCE and holding_of(table, key, holder) == NULL:
+                    result = RESULT_FETCHED      # not where it missed a refresh: that may have been a whole row
+            self._add_holder(table, key, holder, record, seen_version)
             version = self._copy_row(table, key, holder, result, row)
         header.rows_bytes += <uint32_t>result_bytes(table, result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME

@@ -59,11 +59,13 @@ cdef enum:
 
 cdef inline void weigh(const Situation* s, double* costs) noexcept nogil:
     """What each way costs, bytes. The use is a read and a write, once."""
-    cdef double asked = s.row_bytes + RECORD_BYTES, fetched = s.fetched_bytes + RECORD_BYTES
-    cdef double written = s.written_bytes + RECORD_BYTES
+    cdef bint contended = s.owner_intends or s.others_hold
+    cdef double asked = s.row_bytes + RECORD_BYTES, written = s.written_bytes + RECORD_BYTES
+    # Where the row could come for good, a part of it that comes and goes with every use is not taken for cheaper.
+    cdef double fetched = (s.fetched_bytes if contended else s.row_bytes) + RECORD_BYTES
     costs[<int>WAY_RELOCATE] = NO_WAY
     costs[<int>WAY_FETCH] = NO_WAY
-    if not s.owner_intends and not s.others_hold:
+    if not contended:
         costs[<int>WAY_RELOCATE] = asked + s.told * HINT_BYTES + s.astray * (s.row_bytes + RECORD_BYTES)
     if s.once:
         costs[<int>WAY_FETCH] = fetched + written

@@ -182,13 +182,13 @@ def test_a_step_from_a_row_that_was_replaced_meanwhile_ends_as_the_owner_made_it
 
 
 def fetching_pair(job: Simulation) -> Pair:
-    """One owns key 0 and has stepped it, half to a sum of 1 and half to 9; the other fetches it for the clock it is in."""
-    pair = Pair(job, optim.Adagrad(lr=0.1), holder_intends_clocks=0)
+    """One owns key 0, whose sums are 1 in one half and 9 in the other; the other fetches it for the clock it is in."""
+    pair = Pair(job, optim.Adagrad(lr=0.1), owner_intends_clocks=1, holder_intends_clocks=0)
     row = np.repeat(np.float32([1, 3]), ITEMS // 2).reshape(1, ITEMS)
     pair.at(pair.owner, lambda worker, table: worker.push_grad(table, [0], row))
     pair.sent_before = pair.sent(pair.owner, "answers")
     pair.at(pair.holder, lambda worker, table: worker.intent(table, [0], worker.clock, worker.clock + 1))
-    pair.pause(1000)  # a copy that is here for long becomes one as any
+    pair.pause(1000)  # less than it may be here for one use
     assert job.ranks[pair.holder]._engine.rounds.holder.replicas_fetched == 1
     return pair
 
@@ -206,18 +206,45 @@ def test_a_row_fetched_for_one_clock_comes_with_the_mean_of_its_state() -> None:
         assert sums.tolist() == [1 + 4] * (ITEMS // 2) + [9 + 4] * (ITEMS // 2)
 
 
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("by", ["sync", "longer intent"])
+def holders_sums(pair: Pair) -> list[float]:
+    return list(pair.at(pair.holder, lambda worker, table: worker.pull_state(table, [0])["sum"][0]))
+
+
+TRUE_SUMS = [1.0] * (ITEMS // 2) + [9.0] * (ITEMS // 2)
+
+
+@pytest.mark.parametrize(
+    ("by", "old"),
+    [("sync", False), ("sync", True), ("longer intent", False), ("relocation", False), ("relocation", True)],
+)
 def test_a_row_fetched_for_one_clock_that_is_used_on_gets_its_state(by: str, old: bool) -> None:
     with simulate(2, 8, Config(management="adaptive", seed=0)) as job:
         pair = fetching_pair(job)
-        if old:  # asked for anew, and told that nobody has written: that says nothing of the state
+        assert holders_sums(pair) == [5.0] * ITEMS
+        if old:  # it has become a replica as any, and was told that nobody has written: that says nothing of the state
             pair.pause()
-            assert job.ranks[pair.owner]._engine.rounds.owner.rows_spared >= 1
-        if by == "sync":
-            pair.at(pair.holder, lambda worker, table: worker.wait_sync())
-        else:
-            pair.at(pair.holder, lambda worker, table: worker.intent(table, [0], worker.clock, worker.clock + 10**6))
-            pair.pause()
-        sums = pair.at(pair.holder, lambda worker, table: worker.pull_state(table, [0])["sum"][0])
-        assert sums.tolist() == [1] * (ITEMS // 2) + [9] * (ITEMS // 2)
+            assert job.ranks[pair.owner]._engine.rounds.owner.rows_spared == 1
+            assert holders_sums(pair) == [5.0] * ITEMS
+        use_on(pair, by)
+        assert holders_sums(pair) == TRUE_SUMS
+
+
+def use_on(pair: Pair, by: str) -> None:
+    if by == "sync":
+        pair.at(pair.holder, lambda worker, table: worker.wait_sync())
+        return
+    if by == "relocation":
+        pair.at(pair.owner, lambda worker, table: worker.advance_clock())
+    else:
+        pair.at(pair.holder, lambda worker, table: worker.intent(table, [0], worker.clock, worker.clock + 10**6))
+    pair.pause(20_000)  # an offer waits for others
+    assert pair.tables[pair.holder].owned_keys().tolist() == [0] * (by == "relocation")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_that_a_mean_would_become_the_main_copy_s_state_is_found(old: bool) -> None:
+    with simulate(2, 8, Config(management="adaptive", seed=0)) as job, mutations.plant("lag untold"):
+        pair = fetching_pair(job)
+        pair.pause(100_000 if old else 1000)
+        use_on(pair, "relocation")
+        assert holders_sums(pair) == [5.0] * ITEMS
