@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from intentpm.runtime.manager import ParameterManager
     from intentpm.transports.ucx_memory import UcxPlan
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Of the start-up and of the messages between ranks; raised when ranks of two builds could not work together."""
 SHOWN_REASONS = 3
 """Of a failure that every rank describes in its own way."""

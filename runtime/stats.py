@@ -19,7 +19,7 @@ def gather_stats(inspector: Any, started_ns: int, tables: Iterable[Any], workers
     seconds = (counters["now_ns"] - started_ns) * 1e-9
     tables = list(tables)
     ages = _ages([workers.access_counts(table.table_id)[2] for table in tables])
-    of_tables = {table.name: _table(table, workers) for table in tables}
+    of_tables = {table.name: _table(table, workers, inspector.taken(table)) for table in tables}
     return {
         "seconds": seconds,
         "bytes_sent": counters["sent_bytes"],
@@ -67,11 +67,12 @@ def _worker(timer: dict[str, Any]) -> dict[str, Any]:
     return {name: timer[name] for name in ("clock", "clocks_per_round", "horizon_clocks")}
 
 
-def _table(table: Any, workers: Any) -> dict[str, int]:
+def _table(table: Any, workers: Any, taken: int) -> dict[str, int]:
     (local, replica, remote), looked_at, _ = workers.access_counts(table.table_id)
     sampled = dict(zip(("sampled", "announced", "in_time"), looked_at, strict=True))
     moved = table.tier.counts() if table.tier is not None else {}
-    return {"local": local, "replica": replica, "remote": remote, **sampled, **table.memory(), **moved}
+    accesses = {"local": local, "replica": replica, "remote": remote}
+    return {**accesses, **sampled, **table.memory(), "taken": taken, **moved}
 
 
 def _coverage(of_tables: Iterable[dict[str, int]]) -> dict[str, float | None]:

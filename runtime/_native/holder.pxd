@@ -10,7 +10,7 @@ to REQUESTED keys wait for the copy (RemoteAccess parks them).
 
 A key that is intended for one clock only is asked for *once*: fetched (KEY_ONCE). Its replica is sent no refresh but by a
 flush, and its writes go to the owner with the release. If it is intended again meanwhile, its next record says so; if it is for
-longer, or still here after a while, a record is sent for it (``want_longer``): it becomes a replica as any.
+longer, or still here after a while, a record is sent for it (``want_longer``, ``step_fetched``): it becomes a replica as any.
 
 A key is busy while it is queued or in flight. wait_sync must wait for the keys that are busy when it starts, but not for
 those that become busy later, or it would wait for ever beside a busy worker. So busy keys have one of two colours,
@@ -105,7 +105,7 @@ cdef class Holder:
     cdef void want(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil
     # A key that is KEY_ONCE is needed for longer.
     cdef void want_longer(self, TableState* table, uint32_t key) noexcept nogil
-    # Fetched replicas that have been here for too long are wanted longer; returns when to look next.
+    # Fetched replicas that have been here for too long become replicas as any; returns when to look next.
     cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil
     # Has what was written to fetched replicas sent now.
     cdef void queue_fetched(self) noexcept nogil
@@ -183,7 +183,7 @@ cdef class Holder:
     cdef void _take_same(
         self, uint32_t owner, TableState* table, uint32_t key, bint moved, uint32_t epoch, uint32_t version) noexcept nogil
     cdef void _take_row(
-        self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
+        self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint8_t result, uint32_t epoch,
         uint32_t version) noexcept nogil
     cdef void _note_seen(self, TableState* table, uint32_t key, uint32_t version) noexcept nogil
     cdef void _take_ownership(

@@ -26,7 +26,7 @@ from intentpm.runtime._native.message_rows cimport result_bytes, takes_weights, 
 from intentpm.runtime._native.messages cimport (
     FLAG_BEGINS, FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_GRADIENT, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP,
     RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody,
-    RoundHeader, is_moved, is_weights,
+    RoundHeader, is_fetched, is_moved, is_weights,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
@@ -39,6 +39,7 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.replicas cimport (
     STATE_LAGS, has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, refresh_weights, take_pending,
 )
+from intentpm.runtime._native.row_optimiser cimport lengthen_row
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
 from intentpm.runtime._native.staging cimport send_staged, stage, unstage
@@ -113,7 +114,9 @@ cdef class Holder:
                 return now_ns + longest_ns - ns_since(self.fetched.front().tick, now_ns)
             self.fetched.pop_front()
             if key_state(table, key) == STATE_REPLICA and table.flags[key] & KEY_ONCE and table.records[key].intent_refs > 0:
-                self.want_longer(table, key)
+                # OFFERED: its next record, which says no longer ONCE, is sent though nothing may be written.
+                table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_OFFERED
+                self.queue(table, key)
         return NEVER
 
     cdef void queue_fetched(self) noexcept nogil:
@@ -258,7 +261,7 @@ cdef class Holder:
     cdef uint32_t _number_of(self, TableState* table, const KeyRef* reference, int record) noexcept nogil:
         """What stands for a version in a record."""
         cdef int32_t ticks
-        if record & RECORD_HOLDS:
+        if record & (RECORD_HOLDS | RECORD_WEIGHTS):
             return table.replicas[slot_of(table, reference.key)].seen_version & ~<uint32_t>STATE_LAGS
         ticks = <int32_t>(reference.tick - tick_of(self.journal.now_ns))
         if reference.tick == 0 or ticks <= 0 or record & ~<int>RECORD_ONCE:
@@ -331,7 +334,7 @@ cdef class Holder:
                     owner, table, body.keys[i], row, others, body.epochs[i], body.versions[i], apart)
                 others += 1 + others[0] if others != NULL else 0
             else:
-                self._take_row(owner, table, body.keys[i], row, is_weights(body.codes[i]), body.epochs[i], body.versions[i])
+                self._take_row(owner, table, body.keys[i], row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
         for i in range(header.count):
             self._look_again(table, body.keys[i])
@@ -369,17 +372,17 @@ cdef class Holder:
             self.relocations_in += 1
             note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         else:
-            self._note_seen(table, key, version)
+            self._note_seen(table, key, version | (table.replicas[slot_of(table, key)].seen_version & STATE_LAGS))
         learn_owner(table, key, self.rank if moved else owner, epoch)
 
     cdef void _take_row(
-            self, uint32_t owner, TableState* table, uint32_t key, const char* row, bint weights, uint32_t epoch,
+            self, uint32_t owner, TableState* table, uint32_t key, const char* row, uint8_t result, uint32_t epoch,
             uint32_t version) noexcept nogil:
-        """The row of a key that was asked for, or newer news of a replica, which may be its weights alone."""
-        cdef bint lags = weights
+        """The row of a key that was asked for, or newer news of a replica, whole or in part."""
+        cdef bint lags = is_weights(result) or is_fetched(result)
         if key_state(table, key) == STATE_REQUESTED:
             table.slots_promised -= 1
-            copy_row(row_of(table, bind_slot(table, key)), row, table.stored_bytes)
+            _fill_row(table, bind_slot(table, key), row, result)
             publish(table, key, STATE_REPLICA)
             note_decision(self.journal, table, key, EVENT_GRANTED, owner, epoch)
             self.replicas_set_up += 1
@@ -387,9 +390,9 @@ cdef class Holder:
             if table.flags[key] & KEY_ONCE:
                 self.replicas_fetched += 1
                 self.fetched.push_back(_reference(table, key, tick_of(self.journal.now_ns)))
-            self._note_seen(table, key, version)
+            self._note_seen(table, key, version | (STATE_LAGS if lags else 0))
         elif not is_later(table.replicas[slot_of(table, key)].seen_version, version):
-            if weights:
+            if lags:
                 refresh_weights(table, key, row)
             else:
                 lags = refresh_replica(table, key, row)
@@ -483,7 +486,7 @@ cdef class Holder:
             if key_state(table, key) == STATE_REQUESTED or table.flags[key] & KEY_IN_FLIGHT:
                 table.flags[key] |= KEY_MISSED
             elif key_state(table, key) == STATE_REPLICA:
-                self._take_row(owner, table, key, row, is_weights(body.codes[i]), body.epochs[i], body.versions[i])
+                self._take_row(owner, table, key, row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
         send_staged(
             self.transport, owner, MSG_REFRESHED, header, sizeof(RoundHeader), stage(self.transport, 0), 0)
@@ -542,6 +545,14 @@ cdef class Holder:
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:
     return (table.flags[key] & KEY_COLOUR) != 0
+
+
+cdef inline void _fill_row(TableState* table, int32_t slot, const char* row, uint8_t result) noexcept nogil:
+    """Of a key that was asked for."""
+    cdef size_t size_bytes = result_bytes(table, result)
+    copy_row(row_of(table, slot), row, size_bytes)
+    if is_fetched(result):
+        lengthen_row(row_of(table, slot), table.row_items, table.optimiser)
 
 
 cdef inline KeyRef _reference(const TableState* table, uint32_t key, uint32_t tick) noexcept nogil:

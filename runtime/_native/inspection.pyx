@@ -12,6 +12,7 @@ from libcpp.vector cimport vector
 from intentpm.foundation.deadlines import wait_ns
 
 from intentpm.foundation.primitives cimport load_relaxed_i64
+from intentpm.runtime._native.budget cimport bytes_of
 from intentpm.runtime._native.directory cimport known_owner
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.flags cimport KEY_TRACED
@@ -98,6 +99,15 @@ cdef class Inspector:
                 workers.push_back(worker)
             self.engine.monitor.release()
         return rank, workers
+
+    def taken(self, Table table not None) -> int:
+        """Bytes, as a memory budget counts them: all that was touched, and what copies may come to need."""
+        cdef int64_t taken
+        with nogil:
+            self.engine.monitor.acquire()
+            taken = bytes_of(table.state)
+            self.engine.monitor.release()
+        return taken
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 

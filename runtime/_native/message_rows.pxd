@@ -6,8 +6,9 @@ A length is a multiple of the size of a number of the state, so each row is alig
 from libc.stdint cimport uint8_t
 
 from intentpm.runtime._native.messages cimport (
-    RECORD_ADD, RECORD_GRADIENT, RECORD_SET, RECORD_STEP, RESULT_KEPT, RESULT_WEIGHTS, has_row, is_weights,
+    RECORD_ADD, RECORD_GRADIENT, RECORD_SET, RECORD_STEP, RESULT_KEPT, has_row, is_fetched, is_weights,
 )
+from intentpm.runtime._native.row_optimiser cimport short_bytes
 from intentpm.runtime._native.table_state cimport TableState
 
 
@@ -34,9 +35,16 @@ cdef inline size_t once_written_bytes(const TableState* table) noexcept nogil:
     return table.optimiser.gradient_bytes if table.optimiser.gradient_bytes else table.optimiser.kept_bytes
 
 
+cdef inline size_t fetched_bytes(const TableState* table) noexcept nogil:
+    """Of a row that is copied for one use."""
+    return short_bytes(table.optimiser) if takes_weights(table) else table.stored_bytes
+
+
 cdef inline size_t result_bytes(const TableState* table, uint8_t result) noexcept nogil:
     if is_weights(result):
         return table.weights_bytes
+    if is_fetched(result):
+        return fetched_bytes(table)
     return (has_row(result) + ((result & RESULT_KEPT) != 0)) * table.stored_bytes
 
 
@@ -53,4 +61,4 @@ cdef inline bint takes_record(const TableState* table, uint8_t record) noexcept 
 
 
 cdef inline bint takes_result(const TableState* table, uint8_t result) noexcept nogil:
-    return not is_weights(result) or takes_weights(table)
+    return takes_weights(table) or not (is_weights(result) or is_fetched(result))

@@ -110,6 +110,7 @@ cdef enum RecordResult:
     RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
     RESULT_WEIGHTS = 5           # you hold a replica; these are the owner's weights, the state stays as it is there
+    RESULT_FETCHED = 6           # you hold a replica, for one use; these are the owner's weights, and the mean of its state
     RESULT_MASK = 63
     # With MOVED, of a table that is being saved (cuts.pxd):
     RESULT_KEPT = 64             # another row follows, which goes into the checkpoint
@@ -148,6 +149,10 @@ cdef inline bint has_row(uint8_t result) noexcept nogil:
 
 cdef inline bint is_weights(uint8_t result) noexcept nogil:
     return (result & RESULT_MASK) == RESULT_WEIGHTS
+
+
+cdef inline bint is_fetched(uint8_t result) noexcept nogil:
+    return (result & RESULT_MASK) == RESULT_FETCHED
 
 
 cdef inline bint is_moved(uint8_t result) noexcept nogil:

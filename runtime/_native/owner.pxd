@@ -69,6 +69,9 @@ cdef class Owner:
     cdef void _decide(
         self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
         char* memory, RoundHeader* header) noexcept nogil
+    cdef bint _has_row(
+        self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, uint32_t seen_version) noexcept nogil
+    cdef uint32_t _copy_row(self, TableState* table, uint32_t key, uint32_t holder, uint8_t result, char* row) noexcept nogil
     cdef uint32_t _take_written(
         self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil
     cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil

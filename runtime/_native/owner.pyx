@@ -18,11 +18,13 @@ from intentpm.runtime._native.journal cimport (
     REASON_LOAD, REASON_MODE, REASON_ONLY_INTENT, REASON_ONE_USE, REASON_OTHERS_HOLD, REASON_OWNER_INTENDS, Reason,
     note_decision, note_traced,
 )
-from intentpm.runtime._native.message_rows cimport kept_bytes, once_written_bytes, result_bytes, takes_weights, written_bytes
+from intentpm.runtime._native.message_rows cimport (
+    fetched_bytes, kept_bytes, once_written_bytes, result_bytes, takes_weights, written_bytes,
+)
 from intentpm.runtime._native.messages cimport (
     CUT_MASK, FLAG_FORWARDED, FLAG_HOLDERS, MSG_ANSWER, MSG_ROUND, RECORD_ADD, RECORD_GRADIENT, RECORD_HOLDS, RECORD_LEAVE,
-    RECORD_ONCE, RECORD_SET, RECORD_STEP, RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_MOVED, RESULT_MOVED_SAME,
-    RESULT_ROW, RESULT_SAME, RESULT_WEIGHTS, RoundBody, RoundHeader,
+    RECORD_ONCE, RECORD_SET, RECORD_STEP, RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_FETCHED, RESULT_MOVED,
+    RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RESULT_WEIGHTS, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_DELTAS_TWICE, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED, is_planted,
@@ -35,8 +37,8 @@ from intentpm.runtime._native.policy cimport (
 )
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps
-from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row
+from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps, shorten_row
+from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row, version_of
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
 from intentpm.runtime._native.state cimport next_version
@@ -154,21 +156,46 @@ cdef class Owner:
                 self.news.note_rounded(table, key, holder)
             if is_planted(MUTATION_SAME_ALWAYS):
                 self._add_holder(table, key, holder, 0, 0)   # forgets its news
+        elif not record & RECORD_WRITTEN and self._has_row(table, key, holder, record, seen_version):
+            result = RESULT_SAME
+            version = seen_version
+            if not record & RECORD_ONCE:
+                self._keep_holder(table, key, holder)
+            if not record & RECORD_HOLDS:
+                self.news.note_lagging(table, key, holder)
         else:
             result = RESULT_ROW
             if record & (RECORD_ADD | RECORD_STEP):
                 self.with_row += (1 - self.with_row) / RECORDS_SMOOTHED
+            if takes_weights(table) and not self.news.is_flushing(holder):
+                if record & RECORD_WEIGHTS:
+                    result = RESULT_WEIGHTS
+                elif record == RECORD_ONCE and holding_of(table, key, holder) == NULL:
+                    result = RESULT_FETCHED      # not where it missed a refresh: that may have been a whole row
             self._add_holder(table, key, holder, record, seen_version)
-            if record & RECORD_WEIGHTS and takes_weights(table) and not self.news.is_flushing(holder):
-                result = RESULT_WEIGHTS
-                self.news.note_lagging(table, key, holder)
-            version = read_row(table, key, row, result_bytes(table, result))
+            version = self._copy_row(table, key, holder, result, row)
         header.rows_bytes += <uint32_t>result_bytes(table, result)
         self.rows_spared += result == RESULT_SAME or result == RESULT_MOVED_SAME
         self.draft.keys.push_back(key)
         self.draft.epochs.push_back(table.records[key].epoch)
         self.draft.versions.push_back(version)
         self.draft.codes.push_back(result)
+
+    cdef inline bint _has_row(
+            self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, uint32_t seen_version) noexcept nogil:
+        """Whether the holder, which asks anew, has the newest row, or its weights."""
+        cdef uint8_t has = RECORD_WEIGHTS if takes_weights(table) and not self.news.is_flushing(holder) else RECORD_HOLDS
+        return record & has != 0 and holding_of(table, key, holder) != NULL and version_of(table, key) == seen_version
+
+    cdef uint32_t _copy_row(self, TableState* table, uint32_t key, uint32_t holder, uint8_t result, char* row) noexcept nogil:
+        """For a replica; returns its version."""
+        cdef uint32_t version = read_row(
+            table, key, row, table.weights_bytes if result == RESULT_WEIGHTS else table.stored_bytes)
+        if result == RESULT_FETCHED:
+            shorten_row(row, table.row_items, table.optimiser)
+        if result != RESULT_ROW:
+            self.news.note_lagging(table, key, holder)
+        return version
 
     cdef inline uint32_t _take_written(
             self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil:
@@ -186,6 +213,7 @@ cdef class Owner:
         """How the holder shall use the key; ``costs`` is what was compared."""
         cdef Situation situation
         situation.row_bytes = table.stored_bytes
+        situation.fetched_bytes = fetched_bytes(table)
         situation.written_bytes = once_written_bytes(table)
         situation.news_bytes = table.weights_bytes if takes_weights(table) else table.stored_bytes
         situation.owner_intends = table.records[key].intent_refs > 0

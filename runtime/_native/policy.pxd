@@ -40,6 +40,7 @@ cdef enum Way:
 # What a decision is made of; all of it is known or measured where it is made.
 cdef struct Situation:
     size_t row_bytes             # as it moves between ranks
+    size_t fetched_bytes         # of it, as it is copied for one use
     size_t written_bytes         # of what is written to it at once, as its owner is told
     size_t news_bytes            # of it, as it is refreshed
     bint owner_intends
@@ -58,15 +59,18 @@ cdef enum:
 
 cdef inline void weigh(const Situation* s, double* costs) noexcept nogil:
     """What each way costs, bytes. The use is a read and a write, once."""
+    cdef bint contended = s.owner_intends or s.others_hold
     cdef double asked = s.row_bytes + RECORD_BYTES, written = s.written_bytes + RECORD_BYTES
+    # Where the row could come for good, a part of it that comes and goes with every use is not taken for cheaper.
+    cdef double fetched = (s.fetched_bytes if contended else s.row_bytes) + RECORD_BYTES
     costs[<int>WAY_RELOCATE] = NO_WAY
     costs[<int>WAY_FETCH] = NO_WAY
-    if not s.owner_intends and not s.others_hold:
+    if not contended:
         costs[<int>WAY_RELOCATE] = asked + s.told * HINT_BYTES + s.astray * (s.row_bytes + RECORD_BYTES)
     if s.once:
-        costs[<int>WAY_FETCH] = asked + written
+        costs[<int>WAY_FETCH] = fetched + written
     costs[<int>WAY_REPLICATE] = asked + written + s.with_row * s.news_bytes + RECORD_BYTES
-    costs[<int>WAY_REMOTE] = asked + written + 2 * s.stall_bytes
+    costs[<int>WAY_REMOTE] = fetched + written + 2 * s.stall_bytes
 
 
 cdef inline Way cheapest(const double* costs) noexcept nogil:

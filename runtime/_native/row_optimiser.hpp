@@ -97,6 +97,28 @@ inline void take_gradient(void *row, const void *single, size_t items, const Row
     optimiser->step(row, single, items, optimiser, lr);
 }
 
+// -- a short row, which is fetched for one use: the weights, and the mean of the state in place of its first number. Of Adagrad -----
+
+inline size_t short_bytes(const RowOptimiser *optimiser) { return optimiser->state_offset + optimiser->real_bytes; }
+
+template <typename Real> inline void shorten_state(Real *state, size_t items) {
+    double sum = 0;
+    for (size_t i = 0; i < items; ++i) sum += state[i];
+    state[0] = Real(sum / double(items));
+}
+
+inline void shorten_row(void *row, size_t items, const RowOptimiser *optimiser) {
+    char *state = static_cast<char *>(row) + optimiser->state_offset;
+    if (optimiser->real_bytes == sizeof(float)) shorten_state(reinterpret_cast<float *>(state), items);
+    else shorten_state(reinterpret_cast<double *>(state), items);
+}
+
+// Makes a whole row of it again: each number of the state is the mean.
+inline void lengthen_row(void *row, size_t items, const RowOptimiser *optimiser) {
+    char *state = static_cast<char *>(row) + optimiser->state_offset;
+    for (size_t i = 1; i < items; ++i) std::memcpy(state + i * optimiser->real_bytes, state, optimiser->real_bytes);
+}
+
 // A defect, for the tests of the tests.
 inline void recount_steps(void *kept, const RowOptimiser *optimiser) {
     const uint32_t n = 2 * kept_steps(kept, optimiser);

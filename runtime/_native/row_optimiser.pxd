@@ -37,5 +37,8 @@ cdef extern from "runtime/_native/row_optimiser.hpp" namespace "intentpm" nogil:
     void forget_weights(void* kept, size_t items, const RowOptimiser* optimiser) noexcept
     const void* single_gradient(const void* kept, const RowOptimiser* optimiser) noexcept
     void take_gradient(void* row, const void* single, size_t items, const RowOptimiser* optimiser) noexcept
+    size_t short_bytes(const RowOptimiser* optimiser) noexcept
+    void shorten_row(void* row, size_t items, const RowOptimiser* optimiser) noexcept
+    void lengthen_row(void* row, size_t items, const RowOptimiser* optimiser) noexcept
     uint32_t kept_steps(const void* kept, const RowOptimiser* optimiser) noexcept
     void recount_steps(void* kept, const RowOptimiser* optimiser) noexcept

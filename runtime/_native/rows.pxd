@@ -179,6 +179,11 @@ cdef inline uint32_t read_row(TableState* table, int64_t key, char* out, size_t 
     return seen // WORD_VERSION_ONE
 
 
+cdef inline uint32_t version_of(const TableState* table, int64_t key) noexcept nogil:
+    """Of the row as it is now; a writer that is inside has not changed it yet."""
+    return load_acquire(&table.places[key].word) // WORD_VERSION_ONE
+
+
 cdef inline const char* kept_of(const TableState* table, uint8_t record, const char* rows) noexcept nogil:
     """The kept row, or the gradient, among the rows of a record that has one."""
     return rows + pushed_bytes(table, record)

@@ -20,7 +20,7 @@ from intentpm.runtime.optimisers import ROUNDING
 
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
-from intentpm.runtime._native.budget cimport LIST_BYTES, bytes_of, slot_bytes
+from intentpm.runtime._native.budget cimport LIST_BYTES, slot_bytes
 from intentpm.runtime._native.directory cimport home_rank, known_owner
 from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
 from intentpm.runtime._native.row_layout cimport describe_optimiser
@@ -258,14 +258,11 @@ cdef class Table:
         return np.flatnonzero(marks).astype(np.int64, copy=False)
 
     def memory(self) -> dict:
-        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays); ``taken``, as a memory budget counts them:
-        all that was touched, and what copies may come to need.
-        """
+        """Bytes: ``rows`` (slots in use), ``index`` (per-key and per-slot arrays)."""
         cdef TableState* state = self.state
         return {
             "rows": load_relaxed_i64(&state.slots_used) * state.stride_bytes,
             "index": state.num_keys * sizeof(KeyPlace) + load_relaxed_i64(&state.slots_touched) * sizeof(int32_t),
-            "taken": bytes_of(state),
         }
 
     def __reduce_ex__(self, protocol):

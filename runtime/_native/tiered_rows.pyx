@@ -454,12 +454,19 @@ cdef class TieredRows(DeviceTier):
         """Of a row that may give way; else IN_WINDOW."""
         cdef int32_t slot = self.slot_of_seat[seat] - 1
         cdef int32_t key
+        cdef uint32_t seen
+        cdef bint is_bound, is_coming
         if slot < 0:
             return IN_WINDOW             # it is free: none to be given up
         key = load_relaxed_i32(&self.table.key_of[slot])
-        if not self._is_bound(key, slot):
+        if key < 0 or not enter_if_here(&self.table.places[key], &seen):
             return NO_USE
-        if self.tier.where[slot] & ROW_COMING:
+        is_bound = self.table.places[key].slot == slot
+        is_coming = (self.tier.where[slot] & ROW_COMING) != 0
+        unlock_unchanged(&self.table.places[key].word, seen)
+        if not is_bound:
+            return NO_USE
+        if is_coming:
             return IN_WINDOW
         if is_in_window(&self.uses[key]) and not is_planted(MUTATION_INTENDED_EVICTED):
             return IN_WINDOW

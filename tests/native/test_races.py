@@ -128,7 +128,7 @@ class Racer:
         ]  # fmt: skip
 
     def race(self, stop_at: float) -> None:
-        while time.monotonic() < stop_at:
+        while self.calls == 0 or time.monotonic() < stop_at:
             self.steps[self.draw.integers(len(self.steps))]()
             self.worker.advance_clock()
             if self.draw.random() < 0.02:

@@ -96,6 +96,20 @@ def test_a_clock_that_takes_long_makes_it_a_replica_as_any(ranks: Ranks) -> None
     ranks.push(1)
     ranks.pause_us(120_000)
     assert ranks.rows(1) == ranks.rows(0) == [2] * len(KEYS)
+    ranks.push(0)
+    ranks.pause_us(10_000)  # less than a fetched copy may be old
+    assert ranks.rows(1) == [3] * len(KEYS)
+
+
+def test_no_row_is_sent_for_that_where_nobody_has_written(ranks: Ranks) -> None:
+    records = ranks.job.ranks[1].stats()["records"]
+    spared = ranks.job.ranks[0]._engine.rounds.owner.rows_spared
+    ranks.pause_us(1_000_000)
+    assert ranks.job.ranks[1].stats()["records"] - records == len(KEYS)
+    assert ranks.job.ranks[0]._engine.rounds.owner.rows_spared - spared == len(KEYS)
+    ranks.push(0)
+    ranks.pause_us(10_000)
+    assert ranks.rows(1) == [1] * len(KEYS)
 
 
 def test_tiny_rows_are_lent_where_many_would_hear_of_a_relocation() -> None:

@@ -21,15 +21,25 @@ STEPS_FROM_A_ROW = (
 class Pair:
     """Two ranks that intend key 0: one owns it, the other holds a replica. What is written is sent at once."""
 
-    def __init__(self, job: Simulation, optimizer: Any, owner_intends_clocks: int = 10**6) -> None:
+    def __init__(
+        self, job: Simulation, optimizer: Any, owner_intends_clocks: int = 10**6, holder_intends_clocks: int = 10**6
+    ) -> None:
         self.job = job
+        self.sent_before = 0
         self.tables = job.create_table("t", 1, ITEMS, dtype="float32", init=0.5, optimizer=optimizer)
         self.workers = job.on_every_rank(lambda pm: pm.worker())
         self.owner = int(self.tables[0].owners()[0])
         self.holder = 1 - self.owner
-        for rank, end in ((self.owner, owner_intends_clocks), (self.holder, 10**6)):
-            self.at(rank, lambda worker, table, end=end: (worker.intent(table, [0], 0, end), worker.wait_sync()))
-        assert self.tables[self.holder].replica_keys().tolist() == [0]
+        for rank, end in ((self.owner, owner_intends_clocks), (self.holder, holder_intends_clocks)):
+            keys = [0] if end else []
+            self.at(
+                rank,
+                lambda worker, table, end=end, keys=keys: (
+                    worker.intent(table, keys, 0, max(end, 1)),
+                    worker.wait_sync(),
+                ),
+            )
+        assert self.tables[self.holder].replica_keys().tolist() == [0] * (holder_intends_clocks > 0)
 
     def at(self, rank: int, call: Any) -> Any:
         task = self.job.spawn(rank, lambda: call(self.workers[rank], self.tables[rank]))
@@ -40,12 +50,15 @@ class Pair:
         row = np.full((1, ITEMS), gradient, np.float32)
         self.at(rank, lambda worker, table: worker.push_grad(table, [0], row, lr=lr))
 
-    def pause(self) -> None:
+    def pause(self, duration_us: float = 100_000.0) -> None:
         """Long enough for all that was written to be sent, answered and spread."""
-        self.at(0, lambda worker, table: self.job.network.pause(100_000.0))
+        self.at(0, lambda worker, table: self.job.network.pause(duration_us))
 
     def weights(self, rank: int) -> float:
         return float(self.at(rank, lambda worker, table: worker.pull(table, [0])[0, 0]))
+
+    def row(self, rank: int) -> Any:
+        return self.at(rank, lambda worker, table: worker.pull(table, [0])[0])
 
     def state(self, rank: int, name: str) -> float:
         return float(self.at(rank, lambda worker, table: np.ravel(worker.pull_state(table, [0])[name])[0]))
@@ -166,3 +179,72 @@ def test_a_step_from_a_row_that_was_replaced_meanwhile_ends_as_the_owner_made_it
         pair.step(pair.owner, 7.0)
         pair.pause()
         assert pair.weights(pair.holder) == pytest.approx(pair.weights(pair.owner), abs=1e-5)
+
+
+def fetching_pair(job: Simulation) -> Pair:
+    """One owns key 0, whose sums are 1 in one half and 9 in the other; the other fetches it for the clock it is in."""
+    pair = Pair(job, optim.Adagrad(lr=0.1), owner_intends_clocks=1, holder_intends_clocks=0)
+    row = np.repeat(np.float32([1, 3]), ITEMS // 2).reshape(1, ITEMS)
+    pair.at(pair.owner, lambda worker, table: worker.push_grad(table, [0], row))
+    pair.sent_before = pair.sent(pair.owner, "answers")
+    pair.at(pair.holder, lambda worker, table: worker.intent(table, [0], worker.clock, worker.clock + 1))
+    pair.pause(1000)  # less than it may be here for one use
+    assert job.ranks[pair.holder]._engine.rounds.holder.replicas_fetched == 1
+    return pair
+
+
+def test_a_row_fetched_for_one_clock_comes_with_the_mean_of_its_state() -> None:
+    with simulate(2, 7, Config(management="adaptive", seed=0)) as job:
+        pair = fetching_pair(job)
+        assert ROW_BYTES < pair.sent(pair.owner, "answers") - pair.sent_before < 1.5 * ROW_BYTES
+        assert pair.row(pair.holder).tolist() == pair.row(pair.owner).tolist()
+        pair.step(pair.holder, 2.0)
+        assert pair.row(pair.holder) == pytest.approx(pair.row(pair.owner) - 0.1 * 2 / 3)  # sqrt(5 + 4)
+        pair.at(pair.holder, lambda worker, table: worker.advance_clock())
+        pair.pause()
+        sums = pair.at(pair.owner, lambda worker, table: worker.pull_state(table, [0])["sum"][0])
+        assert sums.tolist() == [1 + 4] * (ITEMS // 2) + [9 + 4] * (ITEMS // 2)
+
+
+def holders_sums(pair: Pair) -> list[float]:
+    return list(pair.at(pair.holder, lambda worker, table: worker.pull_state(table, [0])["sum"][0]))
+
+
+TRUE_SUMS = [1.0] * (ITEMS // 2) + [9.0] * (ITEMS // 2)
+
+
+@pytest.mark.parametrize(
+    ("by", "old"),
+    [("sync", False), ("sync", True), ("longer intent", False), ("relocation", False), ("relocation", True)],
+)
+def test_a_row_fetched_for_one_clock_that_is_used_on_gets_its_state(by: str, old: bool) -> None:
+    with simulate(2, 8, Config(management="adaptive", seed=0)) as job:
+        pair = fetching_pair(job)
+        assert holders_sums(pair) == [5.0] * ITEMS
+        if old:  # it has become a replica as any, and was told that nobody has written: that says nothing of the state
+            pair.pause()
+            assert job.ranks[pair.owner]._engine.rounds.owner.rows_spared == 1
+            assert holders_sums(pair) == [5.0] * ITEMS
+        use_on(pair, by)
+        assert holders_sums(pair) == TRUE_SUMS
+
+
+def use_on(pair: Pair, by: str) -> None:
+    if by == "sync":
+        pair.at(pair.holder, lambda worker, table: worker.wait_sync())
+        return
+    if by == "relocation":
+        pair.at(pair.owner, lambda worker, table: worker.advance_clock())
+    else:
+        pair.at(pair.holder, lambda worker, table: worker.intent(table, [0], worker.clock, worker.clock + 10**6))
+    pair.pause(20_000)  # an offer waits for others
+    assert pair.tables[pair.holder].owned_keys().tolist() == [0] * (by == "relocation")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_that_a_mean_would_become_the_main_copy_s_state_is_found(old: bool) -> None:
+    with simulate(2, 8, Config(management="adaptive", seed=0)) as job, mutations.plant("lag untold"):
+        pair = fetching_pair(job)
+        pair.pause(100_000 if old else 1000)
+        use_on(pair, "relocation")
+        assert holders_sums(pair) == [5.0] * ITEMS

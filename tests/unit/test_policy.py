@@ -41,6 +41,16 @@ def test_a_row_with_state_moves_whole_and_is_written_and_refreshed_in_part() -> 
     }
 
 
+def test_of_a_row_that_is_fetched_for_one_clock_less_may_be_sent() -> None:
+    costs, way = weigh_ways(row_bytes=ROW, fetched_bytes=600, written_bytes=500, once=True, owner_intends=True)
+    assert way == "fetch once"
+    assert costs["fetch once"] == costs["leave remote"] == 600 + RECORD + 500 + RECORD
+    assert costs["replicate"] == ROW + RECORD + 500 + RECORD + RECORD
+    costs, way = weigh_ways(row_bytes=ROW, fetched_bytes=100, written_bytes=100, once=True, told=6)
+    assert way == "relocate"  # where it can come for good, that a part of it would do for now does not count
+    assert costs["fetch once"] == ROW + RECORD + 100 + RECORD
+
+
 def test_a_small_row_is_not_moved_where_records_go_astray() -> None:
     tell_all = {"row_bytes": 8, "once": True, "told": 6}
     assert weigh_ways(**tell_all)[1] == "fetch once"  # telling six ranks costs more than bringing 8 bytes back
