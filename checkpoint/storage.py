@@ -151,11 +151,11 @@ class RemotePath:
         self.fs.invalidate_cache()
         try:
             yield self.fs
+        except CheckpointError:
+            raise
         except OSError as error:
             if error.filename is None or error.strerror is None:
                 raise type(error)(error.errno or EIO, error.strerror or repr(error), self._url) from error
-            raise
-        except CheckpointError:
             raise
         except Exception as error:  # of the store's own client
             raise OSError(EIO, repr(error), self._url) from error

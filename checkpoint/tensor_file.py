@@ -209,6 +209,8 @@ def _read_header(path: Location, size_bytes: int) -> bytes:
             if count > min(MAX_HEADER_BYTES, size_bytes):
                 raise CheckpointError(f"{path}: its header is damaged: load an earlier checkpoint")
             return length + file.read(count)
+    except CheckpointError:
+        raise
     except (OSError, struct.error) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}): load an earlier checkpoint") from error
 

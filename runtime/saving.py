@@ -174,7 +174,7 @@ class Saving:
                 _clear_away(path)
             raise
         if rank == 0:  # only now: all ranks agree that the new one is there
-            with suppress(OSError, CheckpointError):  # of an older one, say; it is made all the same
+            with suppress(OSError):  # an older one is damaged, say: this one is made all the same
                 series.prune(order.folder, order.keep)
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
@@ -364,7 +364,7 @@ def _commit(order: SaveOrder, path: Location, manifest: Manifest) -> Said:
 
 def _clear_away(path: Location) -> None:
     """What was written of a save that failed; where even that fails, the next one does it."""
-    with suppress(OSError, CheckpointError):
+    with suppress(OSError):
         series.remove(path)
 
 
