@@ -78,6 +78,13 @@ def save_twice(folder: str, last_call: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def load(folder: str, value: int) -> None:
+    with intentpm.init() as pm:
+        table = pm.create_table("t", 500, 4, optimizer=intentpm.optim.Adagrad(lr=0.1))
+        assert pm.load(folder).extra[0] == value
+        assert (pm.worker().pull(table, range(500)) == value).all()
+
+
 @pytest.mark.parametrize(
     ("scheme", "at_least"), [("", 16), pytest.param("local://", 8, marks=NEEDS_FSSPEC)], ids=["folder", "url"]
 )
@@ -98,5 +105,6 @@ def test_killed_at_any_point(tmp_path: Path, scheme: str, at_least: int) -> None
             value = opened.extra[0]
             assert opened.number == value, f"point {point}"
             assert (opened["t"].rows() == value).all(), f"point {point}"
+        load(folder, value)
     assert intentpm.checkpoint.open(f"{at}/1").number == 1
     assert intentpm.checkpoint.open(f"{at}/{points}").number == 2
