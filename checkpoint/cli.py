@@ -95,12 +95,14 @@ def verify_command(folder: Location) -> None:
 
 @checkpoint.command("export")
 @_FOLDER
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@click.option("--out", type=Place(exists=False), required=True, help="Folder for the files.")
 @click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="npy", show_default=True)
 @click.option("--table", "tables", multiple=True, help="This table alone; may be given several times. [all]")
 @click.option("--state", "with_state", is_flag=True, help="What the optimizer kept, too.")
-def export_command(folder: Location, out: Path, form: str, tables: tuple[str, ...], with_state: bool) -> None:
+def export_command(folder: Location, out: Location, form: str, tables: tuple[str, ...], with_state: bool) -> None:
     """Write each table into a file of its own, rows in the order of keys."""
+    if not isinstance(out, Path):
+        raise click.BadParameter(f"{out}: needs a folder of this machine", param_hint="--out")
     opened = open_checkpoint(folder)
     for table in dict.fromkeys(tables or opened.tables):
         path = out / f"{_file_name(table)}{SUFFIXES[form]}"

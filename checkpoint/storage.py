@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EIO
+from errno import EACCES, EEXIST, EIO, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -154,11 +154,18 @@ class RemotePath:
         except CheckpointError:
             raise
         except OSError as error:
-            if error.filename is None or error.strerror is None:
-                raise type(error)(error.errno or EIO, error.strerror or repr(error), self._url) from error
-            raise
+            if error.filename is not None and error.strerror is not None:
+                raise
+            raise OSError(_number_of(error), error.strerror or repr(error), self._url) from error
         except Exception as error:  # of the store's own client
             raise OSError(EIO, repr(error), self._url) from error
+
+
+def _number_of(error: OSError) -> int:
+    """By which OSError makes one of the same kind: clients raise them with a text alone, or of classes of their own."""
+    kinds = {FileNotFoundError: ENOENT, FileExistsError: EEXIST, NotADirectoryError: ENOTDIR, PermissionError: EACCES}
+    of_kind = next((number for kind, number in kinds.items() if isinstance(error, kind)), EIO)
+    return error.errno or of_kind
 
 
 Location: TypeAlias = Path | RemotePath

@@ -184,6 +184,13 @@ class StoreError(Exception):
     """Of a store's own client: no OSError."""
 
 
+class UnlikeOthersError(OSError):
+    """Of a client, too; made otherwise than an OSError is."""
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed")
+
+
 def test_a_store_that_fails_is_an_error_on_every_rank(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = located(url).fs  # type: ignore[union-attr]
 
@@ -191,10 +198,10 @@ def test_a_store_that_fails_is_an_error_on_every_rank(url: str, monkeypatch: pyt
         create(pm, ["plain"])
         first = pm.save(url)
         told = []
-        for failing in ("put_file", "pipe_file"):
+        for failing, problem in (("put_file", StoreError("the store is closed")), ("pipe_file", UnlikeOthersError())):
             pm.barrier()
             if pm.rank == 0:
-                monkeypatch.setattr(type(fs), failing, fails)
+                monkeypatch.setattr(type(fs), failing, failing_with(problem))
             pm.barrier()
             with pytest.raises(CheckpointError) as error:
                 pm.save(url)
@@ -207,8 +214,11 @@ def test_a_store_that_fails_is_an_error_on_every_rank(url: str, monkeypatch: pyt
         pm.save(url)
         return told
 
-    def fails(*_: Any, **__: Any) -> None:
-        raise StoreError("the store is closed")
+    def failing_with(problem: Exception) -> Any:
+        def fails(*_: Any, **__: Any) -> None:
+            raise problem
+
+        return fails
 
     told = run_ranks(2, rank)
     assert told[0] == told[1]
@@ -282,6 +292,7 @@ def test_the_commands(url: str, tmp_path: Path) -> None:
     assert command("export", url, "--out", tmp_path / "rows", "--table", "plain").exit_code == 0
     assert (np.load(tmp_path / "rows" / "plain.npy") == expected["plain"]).all()
     assert "holds no checkpoint" in str(command("verify", f"{url}/nothing").exception)
+    assert "needs a folder of this machine" in command("export", url, "--out", f"{url}/rows").output
 
 
 def test_a_path_of_this_machine_needs_no_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
