@@ -11,6 +11,7 @@ checkpoint is made of stands in docs/checkpoints.md; each part of it is a file h
 
     tensor_file    one rank's rows: a safetensors file, written in one pass
     manifest       what belongs together, with checksums: the file that makes a folder a checkpoint
+    storage        where they lie: in a folder, or at a URL that fsspec reaches
     series         checkpoints that follow each other in one folder: their numbers, the newest, those no longer needed
     reader         rows by key from all files of a checkpoint
     verify         looks at every byte

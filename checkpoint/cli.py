@@ -10,20 +10,37 @@ import click
 from intentpm.checkpoint.export import SUFFIXES, export
 from intentpm.checkpoint.reader import Checkpoint, open_checkpoint
 from intentpm.checkpoint.series import chain
+from intentpm.checkpoint.storage import Location, located
 from intentpm.checkpoint.verify import verify
 
-_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers alone
+    """A click type: a folder of this machine, which is there or may not be, or a URL."""
+
+    name = "folder"
+
+    def __init__(self, exists: bool) -> None:
+        self._folder = click.Path(path_type=Path, exists=exists, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        if "://" in str(value):
+            return located(value)
+        folder: Path = self._folder.convert(value, param, ctx)
+        return folder
+
+
+_FOLDER = click.argument("folder", type=Place(exists=True))
 
 
 @click.group()
 def checkpoint() -> None:
-    """Look at checkpoints. FOLDER is one, or holds some: then the newest is meant."""
+    """Look at checkpoints. FOLDER, or a URL, is one, or holds some: then the newest is meant."""
 
 
 @checkpoint.command()
 @_FOLDER
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def inspect(folder: Path, as_json: bool) -> None:
+def inspect(folder: Location, as_json: bool) -> None:
     """Say what a checkpoint holds."""
     opened = open_checkpoint(folder, verify=False)
     described = _describe(opened)
@@ -70,7 +87,7 @@ def _describe(opened: Checkpoint) -> dict[str, Any]:
 
 @checkpoint.command("verify")
 @_FOLDER
-def verify_command(folder: Path) -> None:
+def verify_command(folder: Location) -> None:
     """Look at every byte; fails naming the file that is damaged or missing."""
     opened = verify(folder)
     click.echo(f"{opened.path}: every byte is as it was written")
@@ -78,12 +95,14 @@ def verify_command(folder: Path) -> None:
 
 @checkpoint.command("export")
 @_FOLDER
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@click.option("--out", type=Place(exists=False), required=True, help="Folder for the files.")
 @click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="npy", show_default=True)
 @click.option("--table", "tables", multiple=True, help="This table alone; may be given several times. [all]")
 @click.option("--state", "with_state", is_flag=True, help="What the optimizer kept, too.")
-def export_command(folder: Path, out: Path, form: str, tables: tuple[str, ...], with_state: bool) -> None:
+def export_command(folder: Location, out: Location, form: str, tables: tuple[str, ...], with_state: bool) -> None:
     """Write each table into a file of its own, rows in the order of keys."""
+    if not isinstance(out, Path):
+        raise click.BadParameter(f"{out}: needs a folder of this machine", param_hint="--out")
     opened = open_checkpoint(folder)
     for table in dict.fromkeys(tables or opened.tables):
         path = out / f"{_file_name(table)}{SUFFIXES[form]}"

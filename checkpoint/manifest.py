@@ -9,9 +9,9 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -87,7 +87,7 @@ class Manifest:
         return _encode({"format": FORMAT, "version": VERSION, **asdict(self)})
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """The manifest of a checkpoint. Raises CheckpointError naming the file."""
     path = folder / MANIFEST
     try:
@@ -123,7 +123,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     return f'{{"crc32":"{zlib.crc32(text.encode()):08x}",\n"manifest":{text}}}\n'.encode()
 
 
-def _decode(path: Path, raw: bytes) -> dict[str, Any]:
+def _decode(path: Location, raw: bytes) -> dict[str, Any]:
     try:
         document = json.loads(raw)
         body = document["manifest"]

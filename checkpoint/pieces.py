@@ -1,6 +1,8 @@
 """The few things that are done to files and folders: each is a point at which a save may be killed, or fail."""
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -33,3 +35,11 @@ def put_in_place(path: Path, contents: bytes) -> None:
         os.close(fd)
     os.replace(part, path)
     sync_folder(path.parent)
+
+
+def remove_folder(folder: Path, first: str) -> None:
+    """With all that is in it, the file ``first`` before all else, and not there any more on disk. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(folder / first)
+    sync_folder(folder)
+    shutil.rmtree(folder)

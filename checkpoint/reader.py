@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint.manifest import MANIFEST, FileEntry, Manifest, TableEntry, read_manifest
+from intentpm.checkpoint.remote_tensor_file import open_tensor_file
 from intentpm.checkpoint.series import chain, find
+from intentpm.checkpoint.storage import Location
 from intentpm.checkpoint.tensor_file import Array, TensorFile, TensorSpec, dtype_named
 from intentpm.foundation.errors import CheckpointError, KeyRangeError
 
 Keys = npt.NDArray[np.int64]
 WEIGHTS = "weights"
 NOWHERE = 0xFFFFFFFF
+PIECES_READ = 8
+"""At a time: of a file at a URL that is one request."""
 
 
 def tensor_name(table: str, part: str) -> str:
@@ -44,7 +47,7 @@ def tensors_of(entry: TableEntry, rows: int) -> dict[str, TensorSpec]:
 class Part:
     """A file of a checkpoint of the chain."""
 
-    folder: Path
+    folder: Location
     entry: FileEntry
     tensors: TensorFile
 
@@ -56,7 +59,7 @@ class TableReader:
     Python, or None; ``state_names``.
     """
 
-    def __init__(self, path: Path, entry: TableEntry, parts: list[Part]) -> None:
+    def __init__(self, path: Location, entry: TableEntry, parts: list[Part]) -> None:
         """path: of the checkpoint. parts: newest checkpoint first."""
         self._path, self._entry = path, entry
         self._parts = [part for part in parts if entry.name in part.entry.rows]
@@ -92,15 +95,15 @@ class TableReader:
         part_of, _ = self._index()
         for number, part in enumerate(self._parts):
             keys = part.tensors.tensor(tensor_name(self.name, "keys"))
-            columns = {name: part.tensors.tensor(tensor_name(self.name, at)) for name, at in self._columns().items()}
-            for first in range(0, len(keys), rows_at_once):
-                some = keys[first : first + rows_at_once].astype(np.int64)
+            for first in range(0, len(keys), PIECES_READ * rows_at_once):
+                some = keys[first : first + PIECES_READ * rows_at_once].astype(np.int64)
                 newest = part_of[some] == number
-                cut = {name: column[first : first + rows_at_once] for name, column in columns.items()}
-                if newest.all():
-                    yield some, cut
-                elif newest.any():
-                    yield some[newest], {name: rows[newest] for name, rows in cut.items()}
+                if newest.any():
+                    yield from _cut(some, self._stretch(part, first, first + len(some)), newest, rows_at_once)
+
+    def _stretch(self, part: Part, first: int, end: int) -> dict[str, Array]:
+        names = self._columns().items()
+        return {name: part.tensors.stretch(tensor_name(self.name, at), first, end) for name, at in names}
 
     def _columns(self) -> dict[str, str]:
         return {WEIGHTS: WEIGHTS} | {name: state_part(name) for name in self.state_names}
@@ -112,8 +115,8 @@ class TableReader:
         from_part = part_of[wanted]
         for number in np.unique(from_part).tolist():
             here = from_part == number
-            tensor = self._parts[number].tensors.tensor(tensor_name(self.name, part))
-            rows[here] = tensor[row_of[wanted[here]]]
+            tensors = self._parts[number].tensors
+            rows[here] = tensors.take(tensor_name(self.name, part), row_of[wanted[here]])
         return rows
 
     def _check_keys(self, keys: npt.ArrayLike | None) -> Keys:
@@ -166,6 +169,19 @@ class TableReader:
         return CheckpointError(f"{part.tensors.path}: its keys of table {self.name!r} are not those of a table")
 
 
+def _cut(
+    keys: Keys, columns: dict[str, Array], chosen: npt.NDArray[np.bool_], rows_at_once: int
+) -> Iterator[tuple[Keys, dict[str, Array]]]:
+    """The chosen rows of a stretch, in pieces."""
+    for first in range(0, len(keys), rows_at_once):
+        piece = slice(first, first + rows_at_once)
+        which = chosen[piece]
+        if which.all():
+            yield keys[piece], {name: rows[piece] for name, rows in columns.items()}
+        elif which.any():
+            yield keys[piece][which], {name: rows[piece][which] for name, rows in columns.items()}
+
+
 class Checkpoint:
     """A checkpoint that was opened; made by ``intentpm.checkpoint.open``. Any thread may read.
 
@@ -173,7 +189,7 @@ class Checkpoint:
     ``seed``, of the job; ``extra`` and ``clocks``, per rank what ``save`` was given and its workers' clocks.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         """Raises CheckpointError naming the file at fault."""
         self.path = path
         self.manifest = read_manifest(path)
@@ -187,11 +203,11 @@ class Checkpoint:
         self.extra = [rank.extra for rank in self.manifest.ranks]
         self.clocks = [{int(worker): clock for worker, clock in rank.clocks.items()} for rank in self.manifest.ranks]
 
-    def _add_parts(self, folder: Path, manifest: Manifest) -> None:
+    def _add_parts(self, folder: Location, manifest: Manifest) -> None:
         if manifest.job != self.manifest.job:
             raise CheckpointError(f"{folder / MANIFEST}: is of another job than {self.path / MANIFEST}")
         for entry in manifest.files:
-            tensors = TensorFile(folder / entry.name, entry.size_bytes, entry.checksums[""])
+            tensors = open_tensor_file(folder / entry.name, entry.size_bytes, entry.checksums[""])
             self.parts.append(Part(folder, entry, tensors))
 
     def __getitem__(self, table: str) -> TableReader:

@@ -11,42 +11,45 @@ later save of the same job removes what earlier ones left behind.
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from intentpm.checkpoint.manifest import MANIFEST, Manifest, read_manifest
-from intentpm.checkpoint.pieces import put_in_place, sync_folder
-from intentpm.checkpoint.tensor_file import TensorFile
+from intentpm.checkpoint.remote_tensor_file import open_tensor_file
+from intentpm.checkpoint.storage import Location, folders_in, located, make_folder, put_last, remove_whole
 from intentpm.foundation.errors import CheckpointError
 
 DIGITS = 6
 MOST_CHAINED = 32
 """Checkpoints that one may need: each has some rows, and all their files are open while it is read."""
+MOST_TAKEN = 100
+"""Numbers that are tried for the next checkpoint."""
 
 
-def numbered(folder: Path) -> list[Path]:
+def numbered(folder: Location) -> list[Location]:
     """The folders of checkpoints, whole or not, oldest first. Raises OSError."""
-    found = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    found = [path for path in folders_in(folder) if path.name.isdecimal()]
     return sorted(found, key=lambda path: int(path.name))
 
 
-def is_whole(path: Path) -> bool:
-    """It was ended by its manifest (which may be damaged)."""
-    return (path / MANIFEST).is_file()
+def is_whole(path: Location) -> bool:
+    """It was ended by its manifest (which may be damaged). Raises CheckpointError where that cannot be looked at."""
+    try:
+        return (path / MANIFEST).is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be looked at ({error.strerror or error})") from error
 
 
-def latest(folder: str | os.PathLike[str]) -> Path | None:
+def latest(folder: str | os.PathLike[str]) -> Location | None:
     """The newest checkpoint in a folder of them whose manifest can be read; None if there is none.
 
     Looks at names and manifests alone: ``verify`` says whether every byte is right.
     Raises CheckpointError where the folder itself cannot be looked at.
     """
-    return next(_readable(Path(folder)), None)
+    return next(_readable(located(folder)), None)
 
 
-def _readable(folder: Path) -> Iterator[Path]:
+def _readable(folder: Location) -> Iterator[Location]:
     try:
         newest_first = reversed(numbered(folder)) if folder.exists() else iter(())
     except OSError as error:
@@ -58,9 +61,9 @@ def _readable(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def find(path: str | os.PathLike[str]) -> Path:
+def find(path: str | os.PathLike[str]) -> Location:
     """The checkpoint that ``path`` is, or the newest of those in it. Raises CheckpointError if there is none."""
-    folder = Path(path)
+    folder = located(path)
     if is_whole(folder):
         return folder
     found = latest(folder)
@@ -69,25 +72,25 @@ def find(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def begin(folder: Path, job: str) -> Path:
+def begin(folder: Location, job: str) -> Location:
     """Makes the folder of the next checkpoint. Raises CheckpointError, OSError.
 
     job: whose checkpoints these are; those of another would be taken for this one's, or removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_job(folder, job)
-    while True:
-        there = numbered(folder)
-        path = folder / f"{int(there[-1].name) + 1 if there else 1:0{DIGITS}d}"
-        try:
-            path.mkdir()
-        except FileExistsError:  # another save of this moment: it has that number, this one the next
-            continue
-        sync_folder(folder)
-        return path
+    there = numbered(folder)
+    first = int(there[-1].name) + 1 if there else 1
+    for number in range(first, first + MOST_TAKEN):
+        path = folder / f"{number:0{DIGITS}d}"
+        # Else it was taken by another save of this moment, or it is a file.
+        with suppress(FileExistsError):
+            make_folder(path)
+            return path
+    raise CheckpointError(f"{folder}: the numbers from {first} to {number} are taken by what is no checkpoint")
 
 
-def _check_job(folder: Path, job: str) -> None:
+def _check_job(folder: Location, job: str) -> None:
     newest = latest(folder)
     if newest is not None and read_manifest(newest).job != job:
         raise CheckpointError(
@@ -96,13 +99,12 @@ def _check_job(folder: Path, job: str) -> None:
         )
 
 
-def commit(path: Path, manifest: Manifest) -> None:
+def commit(path: Location, manifest: Manifest) -> None:
     """Makes ``path`` a checkpoint: all its files are on disk. Raises OSError; it is none then."""
-    sync_folder(path)
-    put_in_place(path / MANIFEST, manifest.encode())
+    put_last(path / MANIFEST, manifest.encode())
 
 
-def chain(path: Path) -> list[Path]:
+def chain(path: Location) -> list[Location]:
     """The checkpoints that ``path`` needs: itself, the one whose changes it has, and so on to one with every row.
 
     Raises CheckpointError naming what is missing or damaged.
@@ -118,7 +120,7 @@ def chain(path: Path) -> list[Path]:
     return found
 
 
-def may_build_on(base: Path) -> bool:
+def may_build_on(base: Location) -> bool:
     """Whether a checkpoint of what has changed since ``base`` is worth it: else one with every row is made, which later
     ones build on. All that ``base`` needs is looked at. Does not raise."""
     try:
@@ -127,13 +129,13 @@ def may_build_on(base: Path) -> bool:
         sizes = [sum(file.size_bytes for file in manifest.files) for manifest in manifests]
         for path, manifest in zip(needed, manifests, strict=True):
             for file in manifest.files:
-                TensorFile(path / file.name, file.size_bytes, file.checksums[""])
+                open_tensor_file(path / file.name, file.size_bytes, file.checksums[""])
     except (CheckpointError, OSError):
         return False
     return len(needed) < MOST_CHAINED and sum(sizes[:-1]) <= sizes[-1]
 
 
-def prune(folder: Path, keep: int | None) -> None:
+def prune(folder: Location, keep: int | None) -> None:
     """Removes checkpoints but the ``keep`` newest and those they need (None: removes none), and what saves that were
     killed have left behind. Raises OSError, CheckpointError; what was to be kept is.
     """
@@ -148,9 +150,6 @@ def prune(folder: Path, keep: int | None) -> None:
             remove(path)
 
 
-def remove(path: Path) -> None:
+def remove(path: Location) -> None:
     """A checkpoint, whole or not: first its manifest, so that at no time half of one looks whole. Raises OSError."""
-    with suppress(FileNotFoundError):
-        os.unlink(path / MANIFEST)
-    sync_folder(path)
-    shutil.rmtree(path)
+    remove_whole(path, MANIFEST)

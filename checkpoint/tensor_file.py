@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint.pieces import write_at
+from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import CheckpointError
 
 Array = npt.NDArray[Any]
@@ -46,6 +47,10 @@ class TensorSpec:
     @property
     def size_bytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
@@ -128,16 +133,19 @@ class TensorFileWriter:
 class TensorFile:
     """A file to read. Its tensors are memory-mapped: what is not looked at is not read."""
 
-    def __init__(self, path: Path, size_bytes: int, header_crc: int) -> None:
+    def __init__(self, path: Location, size_bytes: int, header_crc: int) -> None:
         """size_bytes, header_crc: as the manifest has them. Raises CheckpointError naming the file."""
         self.path = path
         header = _read_header(path, size_bytes)
         if zlib.crc32(header) != header_crc:
             raise CheckpointError(f"{path}: its header is damaged: load an earlier checkpoint")
         self._places = _places_of(header)
-        self._map = np.memmap(path, np.uint8, "r") if size_bytes else np.empty(0, np.uint8)
-        if any(place.offset + place.spec.size_bytes > len(self._map) for place in self._places.values()):
+        if any(place.offset + place.spec.size_bytes > size_bytes for place in self._places.values()):
             raise CheckpointError(f"{path}: its tensors do not lie within it: load an earlier checkpoint")
+        self._open()
+
+    def _open(self) -> None:
+        self._map = np.memmap(self.path, np.uint8, "r")
 
     def spec(self, name: str) -> TensorSpec | None:
         """None: it has no such tensor."""
@@ -149,6 +157,14 @@ class TensorFile:
         place = self._places[name]
         data = self._map[place.offset : place.offset + place.spec.size_bytes]
         return data.view(place.spec.dtype).reshape(place.spec.shape).view(np.ndarray)
+
+    def stretch(self, name: str, first: int, end: int) -> Array:
+        """Rows of a tensor; not writable."""
+        return self.tensor(name)[first:end]
+
+    def take(self, name: str, rows: npt.NDArray[np.uint32]) -> Array:
+        """A copy of rows of a tensor, in any order."""
+        return self.tensor(name)[rows]
 
     def checksum(self, name: str) -> int:
         """CRC-32 of a tensor, of every byte as it is on disk now. Raises OSError."""
@@ -179,10 +195,11 @@ def _layout(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, Place]]:
     return header, _places_of(header)
 
 
-def _read_header(path: Path, size_bytes: int) -> bytes:
+def _read_header(path: Location, size_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
+            found = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if found != size_bytes:
                 raise CheckpointError(
                     f"{path}: has {found} bytes where {size_bytes} were written: load an earlier checkpoint"
@@ -192,6 +209,8 @@ def _read_header(path: Path, size_bytes: int) -> bytes:
             if count > min(MAX_HEADER_BYTES, size_bytes):
                 raise CheckpointError(f"{path}: its header is damaged: load an earlier checkpoint")
             return length + file.read(count)
+    except CheckpointError:
+        raise
     except (OSError, struct.error) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}): load an earlier checkpoint") from error
 

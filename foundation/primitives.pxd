@@ -32,6 +32,7 @@ cdef extern from "foundation/primitives.hpp" namespace "intentpm" nogil:
     int64_t add_relaxed_i64 "intentpm::add_relaxed"(int64_t* p, int64_t v) noexcept
     void store_relaxed_i64 "intentpm::store_relaxed"(int64_t* p, int64_t v) noexcept
     void store_release_i64 "intentpm::store_release"(int64_t* p, int64_t v) noexcept
+    void store_release_pointer "intentpm::store_release"(void** p, void* v) noexcept
     const bint optimistic_reads
     void fence_acquire() noexcept
     void fence_release() noexcept

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint.manifest import RankEntry
+from intentpm.checkpoint.storage import Location, located
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.engine import Engine
@@ -62,7 +63,7 @@ class Checkpointing:
         extra: Any = None,
         keep: int | None = None,
         timeout: float | None = None,
-    ) -> Path: ...
+    ) -> Location: ...
     @overload
     def save(
         self,
@@ -85,7 +86,7 @@ class Checkpointing:
         extra: Any = None,
         keep: int | None = None,
         timeout: float | None = None,
-    ) -> Path | Saving:
+    ) -> Location | Saving:
         """Adds a checkpoint of ``tables`` to those in ``folder``. Every rank calls it, at any moment of its training.
 
         The checkpoint has what this rank's workers had written when it was called, and nothing that they write later;
@@ -93,7 +94,8 @@ class Checkpointing:
         ``intentpm.checkpoint.open`` reads it with NumPy alone.
 
         Parameters
-            folder: of one job's checkpoints; every rank must see the same one. It is made if need be.
+            folder: of one job's checkpoints; every rank must see the same one. It is made if need be. Or a URL that
+                fsspec reaches ("s3://bucket/runs/7"; extra ``fsspec``): docs/checkpoints.md says what holds there.
             tables: tables or their names; None: all of this job.
             incremental: write only rows that have changed since this job last saved into ``folder`` with it; the
                 checkpoint needs those before it then, which are kept. Where there is none, or they have become as
@@ -103,7 +105,8 @@ class Checkpointing:
             extra: anything that JSON can hold, kept for this rank: where in its data it is, say.
             keep: how many checkpoints to keep in ``folder``, this one included; older ones are removed. None: all.
             timeout: seconds for each of its steps; None waits as long as all ranks are alive.
-        Returns the checkpoint; with ``wait=False`` a ``Saving``, whose ``result()`` it is.
+        Returns the checkpoint (a pathlib.Path; of a URL what has its ``name``, ``parent`` and ``str``); with
+        ``wait=False`` a ``Saving``, whose ``result()`` it is.
         Raises CheckpointError, on every rank, naming the file and the rank: what was in ``folder`` is as it was.
         PeerLostError; WaitTimeoutError naming what was waited for: nothing was saved.
         Threads: one at a time; workers of other threads may go on, their writes wait for the moment that it takes to
@@ -155,7 +158,7 @@ class Checkpointing:
         mine = RankEntry({str(worker.worker_id): worker.clock for worker in list(self._workers.members)})
         try:
             mine = replace(mine, extra=plain(extra))
-            return SaveOrder(Path(folder), self._chosen(tables), check_keep(keep), bool(incremental), mine, timeout)
+            return SaveOrder(located(folder), self._chosen(tables), check_keep(keep), bool(incremental), mine, timeout)
         except Exception as error:
             return SaveOrder(Path(str(folder)), [], None, False, mine, timeout, str(error))
 
@@ -197,8 +200,9 @@ class Checkpointing:
             tables: tables or their names; None: all of this job. The checkpoint may have others, too.
             timeout: seconds; None waits as long as all ranks are alive.
         Returns a ``Restored``, which has ``extra`` and the workers' ``clocks`` of the ranks that saved it.
-        Raises CheckpointError, on every rank, naming the file that is missing, damaged or of another job; no row was
-        changed then. Otherwise as ``barrier``.
+        Raises CheckpointError, on every rank, naming the file that is missing, damaged or of another job: no row was
+        changed then, unless it says so, of a disk or store that failed when all had been found right. Otherwise as
+        ``barrier``.
         """
         chosen = self._chosen(tables)
         with self._collectives.call("load", f"load({str(path)!r})", str(path).encode(), timeout) as call:

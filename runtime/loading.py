@@ -7,12 +7,12 @@ home it is, wherever they are by now. That is an access like any other: keys may
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from intentpm.checkpoint.reader import WEIGHTS, Checkpoint, TableReader, open_checkpoint
+from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import describe_table, rows_at_once
@@ -32,7 +32,7 @@ class Restored:
     job that saved it, and ``job``, by which checkpoints of one job know each other.
     """
 
-    path: Path
+    path: Location
     number: int
     extra: list[Any]
     clocks: list[dict[int, int]]
@@ -43,7 +43,7 @@ class Restored:
 def load_together(
     path: str | os.PathLike[str], tables: Sequence[Table], rank: int, size: int, worker: Worker, exchange: Exchange
 ) -> Restored:
-    """Collective. Raises CheckpointError, the same on every rank: no row was changed then."""
+    """Collective. Raises CheckpointError, the same on every rank: no row was changed then, unless it says so."""
     opened, found = _look(path, tables, rank, size)
     said = exchange(found)
     for other, theirs in enumerate(said):
@@ -52,8 +52,12 @@ def load_together(
         if theirs != said[0]:
             raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, the first rank {said[0]}")
     assert opened is not None
-    for table in tables:
-        _load_table(opened[table.name], table, worker)
+    for other, theirs in enumerate(exchange(_load(opened, tables, worker))):
+        if theirs:
+            raise CheckpointError(
+                f"load({str(path)!r}): rank {other} could not read on: {theirs['problem']}: rows were overwritten in "
+                "part, load again"
+            )
     worker.wait_sync()
     manifest = opened.manifest
     return Restored(opened.path, opened.number, opened.extra, opened.clocks, opened.seed, manifest.job)
@@ -77,6 +81,16 @@ def _look(
         return None, {"problem": repr(error)}
     loaded = [table.name for table in tables]
     return opened, {"job": opened.manifest.job, "number": opened.number, "tables": loaded}
+
+
+def _load(opened: Checkpoint, tables: Sequence[Table], worker: Worker) -> Said:
+    """Returns what is to be said: what keeps the rest from being read, a store that cannot be reached any more, say."""
+    try:
+        for table in tables:
+            _load_table(opened[table.name], table, worker)
+    except (CheckpointError, OSError) as error:
+        return {"problem": str(error)}
+    return {}
 
 
 def _check_table(opened: Checkpoint, table: Table) -> None:

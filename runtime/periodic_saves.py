@@ -8,9 +8,9 @@ for that: ``Saves.called_by`` says who may call.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from intentpm.checkpoint.storage import Location
 from intentpm.runtime.saving import SaveOrder, Saves, Saving
 
 Extra = Callable[[], Any]
@@ -58,7 +58,7 @@ class PeriodicSaves:
         self._saves.called_by = None
         self._end_last()
 
-    def save_now(self, extra: Extra) -> Path:
+    def save_now(self, extra: Extra) -> Location:
         """Collective: one more checkpoint, now. Raises as ``ParameterManager.save``."""
         self.finish(extra)
         self._save(extra)

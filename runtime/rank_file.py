@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from intentpm.checkpoint.manifest import TableEntry
 from intentpm.checkpoint.reader import state_part, tensor_name, tensors_of
+from intentpm.checkpoint.storage import Location, new_file
 from intentpm.checkpoint.tensor_file import TensorFileWriter, TensorSpec
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime._native.store import Table
@@ -45,15 +45,16 @@ def describe_table(table: Table) -> TableEntry:
     return TableEntry(table.name, table.num_keys, table.row_shape, table.dtype.name, optimizer, state)
 
 
-def write_rank_file(folder: Path, rank: int, tables: Sequence[Table], source: RowSource) -> Sequence[Any]:
+def write_rank_file(folder: Location, rank: int, tables: Sequence[Table], source: RowSource) -> Sequence[Any]:
     """Writes all rows of ``source``; returns the fields of a FileEntry. Raises OSError, CheckpointError."""
     name = f"rank-{rank:04d}.safetensors"
     rows = {table.name: source.count(table) for table in tables}
     specs: dict[str, TensorSpec] = {}
     for table in tables:
         specs |= tensors_of(describe_table(table), rows[table.name])
+    path: Location = folder / name
     try:
-        with TensorFileWriter(folder / name, specs) as file:
+        with new_file(path) as path, TensorFileWriter(path, specs) as file:
             for table in tables:
                 for keys, stored in source.pieces(table):
                     for tensor, column in _columns(table, keys, stored):
@@ -61,7 +62,7 @@ def write_rank_file(folder: Path, rank: int, tables: Sequence[Table], source: Ro
             file.finish()
     except OSError as error:
         if error.filename is None and not isinstance(error, CheckpointError):
-            error.filename = os.fspath(folder / name)
+            error.filename = os.fspath(path)
         raise
     return name, file.size_bytes, rows, file.checksums
 

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from intentpm.checkpoint import series
 from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
+from intentpm.checkpoint.storage import Location, located
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import CheckpointError, MemoryBudgetError, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
@@ -52,7 +52,7 @@ NICER = 10
 class SaveOrder:
     """What a rank was asked to save, and what it adds of its own."""
 
-    folder: Path
+    folder: Location
     tables: Sequence[Table]
     keep: int | None
     incremental: bool
@@ -90,7 +90,7 @@ class Saving:
     def __init__(self, order: SaveOrder, savers: "Saves", number: int) -> None:
         self._order, self._savers, self._number = order, savers, number
         self._ended = threading.Event()
-        self._path: Path | None = None
+        self._path: Location | None = None
         self._error: BaseException | None = None
         self._stage = 0
         self._taken: Consumer | None = None
@@ -107,7 +107,7 @@ class Saving:
         """Waits until the checkpoint is made, on every rank. Raises as ``result``."""
         self.result(timeout)
 
-    def result(self, timeout: float | None = None) -> Path:
+    def result(self, timeout: float | None = None) -> Location:
         """The checkpoint. timeout: seconds; None waits as long as all ranks are alive.
 
         Raises CheckpointError, the same on every rank; PeerLostError; WaitTimeoutError (it goes on all the same).
@@ -150,7 +150,7 @@ class Saving:
             self._savers.snapshot.end(list(self._order.tables), self._number)
         self._ended.set()
 
-    def _make(self) -> Path:
+    def _make(self) -> Location:
         order, rank = self._order, self._savers.rank
         said = self._tell(self._begin)
         for other, theirs in enumerate(said):
@@ -160,7 +160,7 @@ class Saving:
         ranks = [RankEntry(*theirs["mine"]) for theirs in said]
         self._savers.snapshot.seal(list(order.tables))
         told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
-        path, base, self._savers.job = Path(told["path"]), told["base"], told["job"]
+        path, base, self._savers.job = located(told["path"]), told["base"], told["job"]
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
             written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base))})
@@ -174,7 +174,7 @@ class Saving:
                 _clear_away(path)
             raise
         if rank == 0:  # only now: all ranks agree that the new one is there
-            with suppress(OSError):
+            with suppress(OSError):  # an older one is damaged, say: this one is made all the same
                 series.prune(order.folder, order.keep)
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
@@ -352,7 +352,7 @@ def run_here(run: Callable[[], None]) -> None:
     run()
 
 
-def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
+def _commit(order: SaveOrder, path: Location, manifest: Manifest) -> Said:
     for table in manifest.tables:
         if manifest.base is None and manifest.rows(table.name) != table.num_keys:
             raise CheckpointError(
@@ -362,7 +362,7 @@ def _commit(order: SaveOrder, path: Path, manifest: Manifest) -> Said:
     return {}
 
 
-def _clear_away(path: Path) -> None:
+def _clear_away(path: Location) -> None:
     """What was written of a save that failed; where even that fails, the next one does it."""
     with suppress(OSError):
         series.remove(path)

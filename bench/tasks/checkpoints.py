@@ -19,7 +19,6 @@ batch that another had trained beyond that is trained again.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.checkpoint.series import latest
+from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import CheckpointError
 
 B = TypeVar("B")
@@ -52,7 +52,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic for type c
 class CheckpointOptions:
     """What the command line says."""
 
-    folder: Path
+    folder: Location
     every_s: float | None = None
     """None: no checkpoints are made."""
     resume: bool = False

@@ -15,6 +15,8 @@ from intentpm.bench.relaunch import is_rank, run_ranks, shows_on_terminal
 from intentpm.bench.tasks.checkpoints import CheckpointOptions, Duration
 from intentpm.bench.tasks.progress import Column, EpochLines, make_console, summary_table
 from intentpm.bench.tasks.saving import Saved, save
+from intentpm.checkpoint.cli import Place
+from intentpm.checkpoint.storage import Location
 
 _OPTIONS = (
     click.option("-n", "ranks", type=click.IntRange(1), help="Ranks to start on this machine [1, or the launcher's]."),
@@ -23,8 +25,8 @@ _OPTIONS = (
                  help="Folder for the JSON results and the plot."),
     click.option("--checkpoint-every", "every_s", type=Duration(), metavar="TIME",
                  help="Make a checkpoint so often: 30s, 5m, 1h [never]."),
-    click.option("--checkpoints", type=click.Path(path_type=Path, file_okay=False),
-                 help="Folder for the checkpoints [checkpoints-NAME in the folder of the results]."),
+    click.option("--checkpoints", type=Place(exists=False),
+                 help="Folder, or URL, for the checkpoints [checkpoints-NAME in the folder of the results]."),
     click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, if there is one."),
     click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else."),
 )  # fmt: skip
@@ -39,7 +41,7 @@ class Job:
     out: Path
     as_json: bool
     every_s: float | None = None
-    checkpoints: Path | None = None
+    checkpoints: Location | None = None
     resume: bool = False
 
     def checkpoints_of(self, name: str) -> CheckpointOptions:

@@ -8,7 +8,7 @@ from posix.mman cimport (
 
 from intentpm.foundation.primitives cimport (
     add_relaxed_i64, copy_row, load_acquire, load_acquire_i64, load_relaxed, load_relaxed_i32, load_relaxed_i64,
-    store_relaxed_i32, store_release,
+    store_relaxed_i32, store_release, store_release_pointer,
 )
 from intentpm.runtime._native.messages cimport RESULT_KEPT, RESULT_SAVED
 from intentpm.runtime._native.mutations cimport (
@@ -72,7 +72,7 @@ cdef void retire_snapshot(TableState* table) noexcept nogil:
         add_relaxed_i64(&snapshot.room.held_bytes, -<int64_t>snapshot.copies_touched * _copy_bytes(snapshot))
         snapshot.room = NULL
     unlock_unchanged(&snapshot.copies_lock, seen)
-    table.snapshot = NULL
+    store_release_pointer(<void**>&table.snapshot, NULL)
     snapshot.older = table.retired
     table.retired = snapshot
 

@@ -35,7 +35,7 @@ from intentpm.transports.base cimport Transport
 cdef class Cuts:
     cdef Transport transport
     cdef Budget budget
-    cdef readonly uint32_t made              # by this rank
+    cdef uint32_t made                       # by this rank. Atomic: stored under the engine's lock, which not all loads take
 
     # What a write of this rank says of itself, among its message's flags.
     cdef inline uint8_t flags(self) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from intentpm.foundation.primitives cimport store_release
+from intentpm.foundation.primitives cimport store_relaxed, store_release, store_release_pointer
 from intentpm.runtime._native.apart cimport free_snapshots, new_snapshot, retire_snapshot
 from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.table_state cimport TableState
@@ -24,7 +24,7 @@ cdef class Cuts:
         if table.snapshot != NULL:
             retire_snapshot(table)           # all ranks are done with that one, or the next could not have begun
         self.budget.make_copy_room()
-        table.snapshot = new_snapshot(table, number, &self.budget.copies)
+        store_release_pointer(<void**>&table.snapshot, new_snapshot(table, number, &self.budget.copies))
         if table.snapshot == NULL:
             self.transport.out_of_memory = True
 
@@ -37,7 +37,7 @@ cdef class Cuts:
         return True
 
     cdef void count(self) noexcept nogil:
-        self.made += 1
+        store_relaxed(&self.made, self.made + 1)
 
     cdef void end(self, TableState* table, uint32_t number) noexcept nogil:
         if table.snapshot != NULL and table.snapshot.number <= number:

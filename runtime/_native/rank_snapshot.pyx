@@ -13,7 +13,7 @@ from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import MemoryBudgetError
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
-from intentpm.foundation.primitives cimport load_acquire
+from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_u64
 from intentpm.runtime._native.apart cimport (
     SlotCursor, all_left_taken, begin_slots, give_back_snapshots, skip_unchanged, skip_unchanged_left, take_changed,
     take_left_rows, take_rows,
@@ -54,7 +54,7 @@ cdef class RankSnapshot:
     cdef Turns turns
 
     def __init__(self, Engine engine not None, bytes for_the_left not None):
-        """for_the_left: what ranks that have closed contribute to exchanges."""
+        """Before the engine runs. for_the_left: what ranks that have closed contribute to exchanges."""
         self.engine = engine
         self.calls = engine.calls
         self.cuts = engine.remote.cuts
@@ -98,7 +98,7 @@ cdef class RankSnapshot:
         """This rank's cut through ``tables``, and the end of cutting. Returns its number. Raises MemoryBudgetError."""
         cdef Table table
         cdef Snapshot* retired
-        cdef uint32_t number = self.cuts.made + 1
+        cdef uint32_t number = load_relaxed(&self.cuts.made) + 1
         cdef bint chosen, done = True
         for table in self.engine.tables:
             chosen = table in tables
@@ -252,11 +252,11 @@ cdef class RankSnapshot:
 
     def called(self) -> int:
         """The newest number that rank 0 has called for; 0: none. Cheap enough to poll."""
-        return self.exchange.called
+        return load_relaxed_u64(&self.exchange.called)
 
     def made(self) -> int:
         """How many cuts this rank has made."""
-        return self.cuts.made
+        return load_relaxed(&self.cuts.made)
 
     def answers(self, uint64_t number, what: str, timeout_s=None) -> list:
         """The parts of all ranks, in rank order, when they have come. Raises PeerLostError, ClosedError, WaitTimeoutError."""

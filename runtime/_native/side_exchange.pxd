@@ -33,8 +33,9 @@ cdef class SideExchange:
     cdef uint32_t size
     cdef unordered_map[uint64_t, Gathering] gatherings       # rank 0
     cdef vector[bint] left                                   # rank 0: per rank
-    cdef string for_the_left                                 # set once
-    cdef readonly uint64_t called                            # the newest that rank 0 has called for
+    cdef string for_the_left                                 # set once, before the engine runs
+    # The newest that rank 0 has called for. Atomic: stored under the engine's lock, which who looks for it does not take.
+    cdef uint64_t called
     cdef unordered_map[uint64_t, string] results             # not taken yet: lengths u32 [N], payloads
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil

@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from intentpm.foundation.primitives cimport store_relaxed_u64
 from intentpm.runtime._native.messages cimport MSG_SIDE, ControlHeader
 from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.transports.base cimport Transport
@@ -30,7 +31,7 @@ cdef class SideExchange:
 
     cdef void call(self, uint64_t number) noexcept nogil:
         cdef uint32_t rank
-        self.called = max(self.called, number)
+        store_relaxed_u64(&self.called, max(self.called, number))
         for rank in range(1, self.size):
             self._send(rank, number, CALL, NULL, 0)
 
@@ -51,7 +52,7 @@ cdef class SideExchange:
         if header.flags == CONTRIBUTION and self.rank == 0:
             return self._gather(source, header.sequence, body, body_bytes)
         if header.flags == CALL and source == 0 and self.rank != 0:
-            self.called = max(self.called, header.sequence)
+            store_relaxed_u64(&self.called, max(self.called, header.sequence))
             return True
         if header.flags == RESULT and source == 0 and self.rank != 0:
             self.results[header.sequence].assign(body, body_bytes)

@@ -1,5 +1,6 @@
 """A save that is killed at any write, fsync, rename or removal leaves the checkpoint before it, or the one it made."""
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import intentpm
 import intentpm.checkpoint
 
+NEEDS_FSSPEC = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="fsspec is not installed")
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(300)]
 
 SAVES = """
@@ -35,6 +37,26 @@ def counted(function, half=None):
 def half_of_it(fd, data, offset, write=os.pwrite):
     write(fd, data[:len(data) // 2], offset)
 
+def half_of_an_object(fs, path, contents, **options):
+    fs_write(fs, path, contents[:len(contents) // 2], **options)
+
+def half_of_a_file(fs, file, path):
+    with open(file, "rb") as whole:
+        half_of_an_object(fs, path, whole.read())
+
+def count_from_here():
+    if "://" not in folder:
+        os.pwrite = counted(os.pwrite, half_of_it)
+        for name in ("fsync", "replace", "mkdir", "unlink", "rmdir", "open"):
+            setattr(os, name, counted(getattr(os, name)))
+        return
+    global fs_write
+    from fsspec.implementations.local import LocalFileSystem as fs
+    fs_write = fs.pipe_file
+    halves = {"pipe_file": half_of_an_object, "put_file": half_of_a_file}
+    for name in ("makedirs", "pipe_file", "put_file", "rm"):
+        setattr(fs, name, counted(getattr(fs, name), halves.get(name)))
+
 def train(pm):
     table = pm.create_table("t", 500, 4, optimizer=intentpm.optim.Adagrad(lr=0.1))
     worker = pm.worker()
@@ -43,9 +65,7 @@ def train(pm):
         pm.barrier()
         pm.save(folder, keep=1, extra=value)
         if value == 1 and pm.rank == 0:
-            os.pwrite = counted(os.pwrite, half_of_it)
-            for name in ("fsync", "replace", "mkdir", "unlink", "rmdir", "open"):
-                setattr(os, name, counted(getattr(os, name)))
+            count_from_here()
         pm.barrier()
 
 run_ranks(2, train)
@@ -53,18 +73,30 @@ print(calls)
 """
 
 
-def save_twice(folder: Path, last_call: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SAVES, str(folder), str(last_call)]
+def save_twice(folder: str, last_call: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SAVES, folder, str(last_call)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_killed_at_any_point(tmp_path: Path) -> None:
-    whole = save_twice(tmp_path / "whole", -1)
+def load(folder: str, value: int) -> None:
+    with intentpm.init() as pm:
+        table = pm.create_table("t", 500, 4, optimizer=intentpm.optim.Adagrad(lr=0.1))
+        assert pm.load(folder).extra[0] == value
+        assert (pm.worker().pull(table, range(500)) == value).all()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "at_least"), [("", 16), pytest.param("local://", 8, marks=NEEDS_FSSPEC)], ids=["folder", "url"]
+)
+def test_killed_at_any_point(tmp_path: Path, scheme: str, at_least: int) -> None:
+    """Of a URL: while an object is put, of which half is there then, or removed."""
+    at = f"{scheme}{tmp_path}"
+    whole = save_twice(f"{at}/whole", -1)
     assert whole.returncode == 0, whole.stderr
     points = int(whole.stdout)
-    assert points > 15
+    assert points >= at_least
     for point in range(1, points + 1):
-        folder = tmp_path / str(point)
+        folder = f"{at}/{point}"
         killed = save_twice(folder, point)
         assert killed.returncode == -signal.SIGKILL, f"point {point}: {killed.stderr}"
         newest = intentpm.latest(folder)
@@ -73,5 +105,6 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
             value = opened.extra[0]
             assert opened.number == value, f"point {point}"
             assert (opened["t"].rows() == value).all(), f"point {point}"
-    assert intentpm.checkpoint.open(tmp_path / "1").number == 1
-    assert intentpm.checkpoint.open(tmp_path / str(points)).number == 2
+        load(folder, value)
+    assert intentpm.checkpoint.open(f"{at}/1").number == 1
+    assert intentpm.checkpoint.open(f"{at}/{points}").number == 2

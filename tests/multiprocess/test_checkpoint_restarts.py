@@ -28,6 +28,7 @@ TASKS = {
     "mf": ["--generate", "users=600,items=300,ratings=40000", "--dim", "4", "--epochs", "8"],
 }
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+NEEDS_FSSPEC = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="fsspec is not installed")
 OF_TORCH = ("ctr", "gnn")
 DEADLINE_S = 250.0
 
@@ -55,7 +56,7 @@ def start() -> Iterator[Callable[[list[str]], subprocess.Popen[str]]]:
         process.communicate(timeout=20)
 
 
-def kill_a_rank(process: subprocess.Popen[str], checkpoints: Path, rank_variables: tuple[str, ...]) -> None:
+def kill_a_rank(process: subprocess.Popen[str], checkpoints: Path | str, rank_variables: tuple[str, ...]) -> None:
     """Once there is a checkpoint, rank 1 dies."""
     end = time.monotonic() + DEADLINE_S
     while intentpm.latest(checkpoints) is None:
@@ -108,16 +109,21 @@ def test_torchrun_starts_the_job_anew(start, tmp_path: Path) -> None:
     check_whole("kge", tmp_path, 3)
 
 
-def test_fewer_ranks_go_on(start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", pytest.param("local://", marks=NEEDS_FSSPEC)], ids=["folder", "url"])
+def test_fewer_ranks_go_on(start, tmp_path: Path, scheme: str) -> None:
+    checkpoints = f"{scheme}{tmp_path}/checkpoints-kge"
     run = [sys.executable, "-m", "intentpm", "run", "--timeout", "400", "-n"]
-    process = start([*run, "3", *train("kge", tmp_path)])
-    kill_a_rank(process, tmp_path / "checkpoints-kge", ("INTENTPM_RANK",))
+    process = start([*run, "3", *train("kge", tmp_path, "--checkpoints", checkpoints)])
+    kill_a_rank(process, checkpoints, ("INTENTPM_RANK",))
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + signal.SIGKILL
-    process = start([*run, "2", *train("kge", tmp_path)])
+    process = start([*run, "2", *train("kge", tmp_path, "--checkpoints", checkpoints)])
     said = process.communicate(timeout=DEADLINE_S)[0]
     assert process.returncode == 0, said
     check_whole("kge", tmp_path, 2)
+    newest = intentpm.latest(checkpoints)
+    assert str(newest).startswith(checkpoints)
+    assert Path(tmp_path, "checkpoints-kge", newest.name, "begun").exists() == bool(scheme)
 
 
 def test_checkpoints_of_an_earlier_run_are_not_mixed_with_others(tmp_path: Path) -> None:

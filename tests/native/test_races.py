@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from support.network import together
 
 import intentpm
+import intentpm.checkpoint
 from intentpm.foundation.errors import ClosedError, PeerLostError
 from intentpm.testing import run_ranks
 
@@ -412,6 +414,36 @@ def test_close_while_workers_work(kind: str) -> None:
         together(close, *(lambda racer=racer: work_until_closed(racer) for racer in racers), timeout_s=DEADLINE_S)
 
     run_ranks(1 if kind == "alone" else SIZE, rank, "tcp" if kind == "tcp" else "loopback", timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize("kind", ["loopback", "tcp"])
+def test_saves_are_called_for_while_workers_work(kind: str, tmp_path: Path) -> None:
+    """Rank 0 calls, the progress threads hear of it, and a thread of each rank looks, cuts and saves meanwhile."""
+    board = Board()
+
+    def rank(pm: Any) -> int:
+        tables = create_tables(pm)
+        saves = pm.periodic_saves(tmp_path, 1e-6, keep=1)
+        racers = [Racer(pm, tables, 17) for _ in range(WORKERS)]
+        board.racers += racers
+        pm.barrier()
+        stop_at = time.monotonic() + RACE_S
+
+        def save() -> None:
+            saves.step(lambda: None)
+            while time.monotonic() < stop_at:
+                saves.step(lambda: None)
+
+        together(save, *(lambda racer=racer: racer.race(stop_at) for racer in racers), timeout_s=DEADLINE_S)
+        last = saves.save_now(lambda: None)
+        check_rank(pm, tables, board)
+        return int(last.name)
+
+    made = run_ranks(SIZE, rank, kind, timeout=DEADLINE_S)
+    assert len(set(made)) == 1
+    assert made[0] > 1
+    with intentpm.checkpoint.verify(tmp_path) as opened:
+        assert opened.number == made[0]
 
 
 # -- a lost rank -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 
 import intentpm
 import intentpm.checkpoint
+from intentpm.testing import run_ranks
 
 TABLES: dict[str, dict[str, Any]] = {
     "plain": {"num_keys": 57, "row_shape": (5,), "dtype": "float32"},
@@ -64,3 +65,31 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     for name in expected:
         assert found[name].dtype == expected[name].dtype
         assert found[name].tobytes() == expected[name].tobytes(), name
+
+
+def read_alone(path: Path) -> dict[str, np.ndarray]:
+    """As ``everything``, with NumPy alone."""
+    with intentpm.checkpoint.open(path) as opened:
+        found = {name: opened[name].rows() for name in opened.tables}
+        for name in opened.tables:
+            found |= {f"{name}.{state}": opened[name].state(state) for state in opened[name].state_names}
+        return found
+
+
+def save_chain(folder: Path, names: Any = TABLES) -> list[Path]:
+    """By two ranks, three checkpoints: every row, changes of some, changes of one."""
+
+    def rank(pm: Any) -> list[Path]:
+        tables = create(pm, names)
+        write_something(pm, tables, 1)
+        pm.barrier()
+        made = [pm.save(folder, incremental=True)]
+        for keys in ([1, 2, 3, 4, 5], [3]):
+            pm.barrier()
+            pm.worker().push_grad(tables["adagrad"], keys, np.ones((len(keys), 7), np.float32))
+            pm.barrier()
+            made.append(pm.save(folder, incremental=True))
+        return made
+
+    made: list[Path] = run_ranks(2, rank)[0]
+    return made

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-_PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo")
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "sinfo")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
@@ -23,13 +23,16 @@ def why_no_slurm() -> str:
 
 
 @contextlib.contextmanager
-def running_slurm(start_timeout_s: float = 30.0) -> Iterator[dict[str, str]]:
-    """Yields the environment in which ``srun`` reaches a Slurm with one node of 4 slots; ends all daemons after."""
+def running_slurm(start_timeout_s: float = 30.0, requeue_after_s: int = 120) -> Iterator[dict[str, str]]:
+    """Yields the environment in which ``srun`` reaches a Slurm with one node of 4 slots; ends all daemons after.
+
+    requeue_after_s: a job that is requeued waits so long, until what its steps were allowed with has expired.
+    """
     # Not pytest's tmp_path: munged and slurmd use Unix sockets, whose names are limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="intentpm-slurm-"))
     daemons: list[subprocess.Popen[bytes]] = []
     try:
-        _write_config(folder)
+        _write_config(folder, requeue_after_s)
         environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH}
         for argv in _daemons(folder):
             with open(folder / f"{argv[0]}.out", "wb") as log:
@@ -54,7 +57,7 @@ def _daemons(folder: Path) -> list[list[str]]:
     return [munge, ["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", _node()]]
 
 
-def _write_config(folder: Path) -> None:
+def _write_config(folder: Path, requeue_after_s: int) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
@@ -70,7 +73,8 @@ SlurmdPort={daemon}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire={requeue_after_s}
+SchedulerParameters=sched_interval=2,bf_interval=2
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool

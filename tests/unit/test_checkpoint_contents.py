@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.checkpointed import create, everything, write_something
+from support.checkpointed import create, everything, save_chain, write_something
 from support.forged import Tensors, forge
 
 import intentpm
@@ -55,24 +55,6 @@ FORGED: dict[str, tuple[Callable[[Tensors], Any], str]] = {
 }
 
 
-def save_chain(folder: Path) -> list[Path]:
-    """Three checkpoints: every row, changes of some, changes of one."""
-
-    def rank(pm: Any) -> list[Path]:
-        tables = create(pm, NAMES)
-        write_something(pm, tables, 1)
-        pm.barrier()
-        made = [pm.save(folder, incremental=True)]
-        for keys in ([1, 2, 3, 4, 5], [3]):
-            pm.barrier()
-            pm.worker().push_grad(tables["adagrad"], keys, np.ones((len(keys), 7), np.float32))
-            pm.barrier()
-            made.append(pm.save(folder, incremental=True))
-        return made
-
-    return run_ranks(2, rank)[0]
-
-
 def refused(pm: Any, path: Path) -> str:
     """What ``load`` says; no row was changed."""
     tables = create(pm, NAMES)
@@ -95,7 +77,7 @@ def refused(pm: Any, path: Path) -> str:
 def test_no_row_is_changed_by_a_load_that_fails(tmp_path: Path, forged: str, place: int) -> None:
     """place: in the chain of those that are needed, the one with every row first."""
     change, expected = FORGED[forged]
-    chain = save_chain(tmp_path)
+    chain = save_chain(tmp_path, NAMES)
     victim = next(file for file in sorted(chain[place].glob("*.safetensors")) if rows_in(file) > 2)
     forge(victim, change)
     told = run_ranks(3, refused_by(chain[-1]))
@@ -117,7 +99,7 @@ def refused_by(path: Path) -> Callable[[Any], str]:
 
 
 def test_ranks_that_load_different_tables(tmp_path: Path) -> None:
-    path = save_chain(tmp_path)[0]
+    path = save_chain(tmp_path, NAMES)[0]
 
     def load(pm: Any) -> str:
         tables = create(pm, NAMES)
@@ -133,7 +115,7 @@ def test_ranks_that_load_different_tables(tmp_path: Path) -> None:
 
 
 def test_what_one_rank_cannot_make_anything_of_is_told_to_all(tmp_path: Path) -> None:
-    path = save_chain(tmp_path)[0]
+    path = save_chain(tmp_path, NAMES)[0]
 
     def load(pm: Any) -> str:
         create(pm, NAMES)

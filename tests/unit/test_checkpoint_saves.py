@@ -13,6 +13,8 @@ from support.checkpointed import create
 
 import intentpm
 import intentpm.checkpoint
+from intentpm.checkpoint import series
+from intentpm.checkpoint.manifest import MANIFEST, read_manifest
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime import saving
 from intentpm.testing import run_ranks
@@ -69,6 +71,32 @@ def test_periodic_saves_go_on_after_one_that_failed(tmp_path: Path) -> None:
             saves.finish(lambda: None)
         folder.unlink()
         assert saves.save_now(lambda: None) == intentpm.latest(folder)
+
+
+def test_an_old_checkpoint_that_is_damaged_does_not_fail_a_new_one(tmp_path: Path) -> None:
+    """It is only found when old ones are to be removed, by rank 0 alone."""
+
+    def rank(pm: Any) -> Path:
+        create(pm, ["plain"])
+        first, second = pm.save(tmp_path, incremental=True), pm.save(tmp_path, incremental=True)
+        assert read_manifest(second).base == first.name
+        if pm.rank == 0:
+            (first / MANIFEST).write_bytes(b"{}")
+        pm.barrier()
+        return pm.save(tmp_path, keep=2)
+
+    assert run_ranks(2, rank) == [tmp_path / "000003"] * 2
+
+
+def test_numbers_that_are_taken_by_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "000001").touch()
+    with intentpm.init() as pm:
+        create(pm, ["plain"])
+        monkeypatch.setattr(series, "MOST_TAKEN", 1)
+        with pytest.raises(CheckpointError, match="the numbers from 1 to 1 are taken"):
+            pm.save(tmp_path)
+        monkeypatch.undo()
+        assert pm.save(tmp_path) == tmp_path / "000002"
 
 
 def test_nothing_else_saves_until_periodic_saves_are_finished(tmp_path: Path) -> None:
