@@ -1,6 +1,7 @@
 """Every error intentpm raises. A message says what happened, to which key, table or rank, and what to do."""
 
 from pathlib import Path
+from typing import Any
 
 
 class Error(Exception):
@@ -91,6 +92,39 @@ class CheckpointError(Error, OSError):
 
     A save that fails leaves every earlier checkpoint as it was.
     """
+
+
+class SaveInterruptedError(CheckpointError):
+    """A rank was lost while a checkpoint was made, and the others go on (``init(on_loss="continue")``): save again."""
+
+
+def save_interrupted() -> SaveInterruptedError:
+    return SaveInterruptedError("a rank was lost before this one knew that all was saved: save again")
+
+
+class RankLost(Error):  # noqa: N818  what happened, not what was wrong: training can go on
+    """With ``init(on_loss="continue")``: ranks were lost, and the others have formed anew. Training can go on.
+
+    Raised once in each worker, by its first call after the loss or the one that was under way, and by a collective
+    call that was under way. What that call was to write may be written, in part or not at all.
+
+    Attributes
+        ranks: those that were lost. living: those that are left.
+        rolled_back: ``RolledBack`` entries, the same on every rank: keys whose owner was lost, and what their rows are
+            now. All other rows have every write of the living ranks' calls that have returned, but those that are
+            ``unsure``; and of the lost ranks at least what they had synchronised (``wait_sync``, remote writes).
+        unsure: table name -> keys int64 [K]: writes of this rank to its replicas of these, since its last
+            ``wait_sync``, were under way by way of a lost rank, and may be missing.
+    """
+
+    def __init__(
+        self, message: str, ranks: list[int], living: list[int], rolled_back: list[Any], unsure: dict[str, Any]
+    ) -> None:
+        super().__init__(message)
+        self.ranks, self.living, self.rolled_back, self.unsure = ranks, living, rolled_back, unsure
+
+    def __reduce__(self) -> tuple[type["RankLost"], tuple[Any, ...]]:
+        return (type(self), (str(self), self.ranks, self.living, self.rolled_back, self.unsure))
 
 
 class PeerLostError(Error, ConnectionError):

@@ -5,6 +5,8 @@
 // is given stands beside it.
 #pragma once
 
+#include <string.h>
+
 #define INTENTPM_LOSSES(LOSS)                                                                                              \
     LOSS(PROCESS_ENDED, "ended without a goodbye: its process is gone")                                                    \
     LOSS(CONNECTION_CLOSED, "ended without a goodbye: its connection was closed")                                          \
@@ -23,6 +25,7 @@
     LOSS(NO_MEMORY_TO_SEND, "was given up by rank %u, which has no memory to finish a message to it")                      \
     LOSS(NO_MEMORY_TO_TELL, "was given up by rank %u, which has no memory to tell it that the job has failed")             \
     LOSS(MEASUREMENT_ENDED, "was given up by rank %u: a measurement was abandoned") /* who measured */                     \
+    LOSS(TOLD_LOST, "is lost, as rank %u says") /* who said so */                                                          \
     LOSS(UNWANTED, "was given up by rank %u with its first message, as asked") /* the receiver */                          \
     LOSS(SIMULATION_ENDED, "ended with its simulation: %s") /* why that ended */
 
@@ -40,4 +43,9 @@ static inline const char* intentpm_loss_text(int loss) {
 #undef INTENTPM_LOSS_TEXT
     };
     return texts[loss];
+}
+
+static inline bool intentpm_is_loss(const char* why, int loss) {
+    const char* text = intentpm_loss_text(loss);
+    return strncmp(why, text, strcspn(text, "%")) == 0;
 }

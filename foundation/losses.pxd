@@ -18,8 +18,11 @@ cdef extern from "foundation/losses.hpp" nogil:
         LOSS_NO_MEMORY_TO_SEND       # rank without memory
         LOSS_NO_MEMORY_TO_TELL       # rank without memory
         LOSS_MEASUREMENT_ENDED       # rank that measured
+        LOSS_TOLD_LOST               # rank that said so
         LOSS_UNWANTED                # receiver
         LOSS_SIMULATION_ENDED        # why it ended
         LOSS_COUNT
     # Static; never NULL. A format where losses.hpp says so.
     const char* loss_text "intentpm_loss_text"(int loss)
+    # Whether a why is that one, as far as it is the same whatever it is given.
+    bint is_loss "intentpm_is_loss"(const char* why, int loss)

@@ -22,6 +22,7 @@ class Greeting:
     """In order of preference: transport -> why it cannot be used here ("" if it can)."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Transport -> what it will leave out here, and why ("": nothing)."""
+    on_loss: str = "stop"
 
     def pack(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -47,6 +48,16 @@ def check_versions(greetings: Sequence[Greeting]) -> None:
     if len(kinds) > 1:
         found = "; ".join(f"{kind} on {name_ranks(ranks)}" for kind, ranks in kinds.items())
         raise VersionMismatchError(f"the ranks run different versions: {found}. Install the same one everywhere")
+
+
+def check_same_on_loss(greetings: Sequence[Greeting]) -> None:
+    """Raises ConfigError naming which ranks were told what, unless all are equal."""
+    ranks: dict[str, list[int]] = {}
+    for rank, greeting in enumerate(greetings):
+        ranks.setdefault(greeting.on_loss, []).append(rank)
+    if len(ranks) > 1:
+        found = ", ".join(f"{what!r} by {name_ranks(who)}" for what, who in ranks.items())
+        raise ConfigError(f"the ranks ask for different on_loss: {found}")
 
 
 def usable_transports(greetings: Sequence[Greeting]) -> tuple[list[str], list[str]]:

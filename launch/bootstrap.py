@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intentpm.foundation.errors import ConfigError, Error, TransportError, TransportUnavailableError
-from intentpm.launch.agreement import Greeting, check_versions, left_out, name_ranks, usable_transports
+from intentpm.launch.agreement import (
+    Greeting,
+    check_same_on_loss,
+    check_versions,
+    left_out,
+    name_ranks,
+    usable_transports,
+)
 from intentpm.launch.world import find_world
-from intentpm.runtime.config import Config, Management, Storage, Synchronisation, Timing, read_config
+from intentpm.runtime.config import Config, Management, OnLoss, Storage, Synchronisation, Timing, read_config
 from intentpm.runtime.types import World
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ def init(
     management: Management | None = None,
     timing: Timing | None = None,
     sync: Synchronisation | None = None,
+    on_loss: OnLoss | None = None,
     clock_timeout: float | None = None,
     peer_timeout: float | None = None,
     start_timeout: float | None = None,
@@ -63,6 +71,9 @@ def init(
     management: "adaptive", or for experiments "adapm", "relocate", "replicate", "static" or "full_replication".
     timing: when intents are acted on: "adaptive" or "immediate".
     sync: "async", or "exact": the gradients of all ranks make one step per clock, with the bits of one rank.
+    on_loss: "stop": when a rank is lost the job ends, every other rank raises PeerLostError. "continue": the others go
+        on without it, and raise RankLost once in each worker (docs/membership.md); over tcp, with sync="async" and
+        storage="host". Ranks must not differ.
     clock_timeout: with sync="exact", seconds for which a rank waits at the end of a clock for the others; 300.
     peer_timeout: seconds without a sign of life after which a rank that is waited for counts as lost; 10.
     start_timeout: seconds for all ranks to appear and connect; 120.
@@ -143,6 +154,7 @@ def start_transport(config: Config, world: World) -> Any:
     said = _together(world, lambda: _greet(config, world, plans).pack(), "start", deadline)
     greetings = [Greeting.unpack(data, rank) for rank, data in enumerate(said)]
     check_versions(greetings)
+    check_same_on_loss(greetings)
     names, passed_over = usable_transports(greetings)
     for name in names:
         is_last = name == names[-1]
@@ -162,9 +174,11 @@ def start_transport(config: Config, world: World) -> Any:
 def _greet(config: Config, world: World, plans: "dict[str, UcxPlan]") -> Greeting:
     from importlib.metadata import version
 
-    transports = survey_transports(config.transport, world.local_ranks, plans)
+    # Over ucx a rank that is killed may stop another for good (docs/ucx.md): the others could not go on.
+    wish = "tcp" if config.on_loss == "continue" and config.transport == "auto" else config.transport
+    transports = survey_transports(wish, world.local_ranks, plans)
     notes = {name: plan.note for name, plan in plans.items()}
-    return Greeting(version("intentpm"), PROTOCOL_VERSION, config.transport, transports, notes)
+    return Greeting(version("intentpm"), PROTOCOL_VERSION, wish, transports, notes, config.on_loss)
 
 
 def survey_transports(

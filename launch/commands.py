@@ -1,6 +1,7 @@
 """The click commands of ``intentpm``; import through ``intentpm.launch.cli.main``."""
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -86,6 +87,12 @@ def intentpm() -> None:
     help="Time for the other ranks to end after a first failure. [default: peer timeout + 2]",
 )
 @click.option("--restarts", type=click.IntRange(0), default=0, help="Start a job that fails anew, so many times.")
+@click.option(
+    "--on-loss",
+    type=click.Choice(["stop", "continue"]),
+    default=None,
+    help="When a rank is lost: end the job, or let the others go on. [default: INTENTPM_ON_LOSS, or stop]",
+)
 @click.option("-m", "--module", is_flag=True, help="PROGRAM is the name of a module, as in python -m.")
 @click.argument("program")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -96,6 +103,7 @@ def run(
     timeout_s: float | None,
     grace_s: float | None,
     restarts: int,
+    on_loss: str | None,
     module: bool,
     program: str,
     args: tuple[str, ...],
@@ -105,12 +113,19 @@ def run(
     Ends with the exit code of the first rank to fail (128 + signal number for one that was killed), and leaves no
     process of the job behind.
     """
-    from intentpm.launch.local import run_local
+    from intentpm.launch.local import ON_LOSS_VARIABLE, run_local
 
     argv = [sys.executable, "-m", program, *args] if module else [*command_for(program), *args]
     sys.exit(
         run_local(
-            ranks, argv, transport=transport, prefix=prefix, timeout_s=timeout_s, grace_s=grace_s, restarts=restarts
+            ranks,
+            argv,
+            transport=transport,
+            prefix=prefix,
+            timeout_s=timeout_s,
+            grace_s=grace_s,
+            restarts=restarts,
+            on_loss=on_loss or os.environ.get(ON_LOSS_VARIABLE, "stop"),
         )
     )
 

@@ -1,7 +1,8 @@
 """A job of ranks on this machine: start, watch, forward signals, end, clean up.
 
 Guarantees
-    * After a first failure the other ranks get ``grace_s`` to end by themselves, then TERM, then KILL.
+    * After a first failure the other ranks get ``grace_s`` to end by themselves, then TERM, then KILL; unless they go
+      on without that rank.
     * When the job ends, in whatever way, none of its processes is left: whatever inherited the job's variable is found
       and killed, in a session of its own or not. A guardian process does the same when this process is killed.
 Assumptions
@@ -53,6 +54,7 @@ class LocalJob:
         prefix: bool = True,
         env: Mapping[str, str] | None = None,
         grace_s: float | None = None,
+        on_loss: str = "stop",
     ) -> None:
         if n < 1:
             raise ConfigError(f"n={n}: needs at least one rank")
@@ -61,6 +63,7 @@ class LocalJob:
         self.name = os.urandom(12).hex()
         self.left_behind = 0  # processes the ranks had left when all of them had ended; they were killed
         environment = self._environment(env or {}, transport)
+        self._continues = on_loss == "continue"
         self._grace_s = _default_grace_s(environment) if grace_s is None else wait_s(grace_s, "grace_s")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pidfds: list[int] = []
@@ -204,8 +207,12 @@ class LocalJob:
         self._selector.unregister(self._pidfds[rank])
         code = self.exit_codes[rank] = self._processes[rank].wait()
         self._server.fail_rank(rank, how_process_ended(code))
+        if code != 0 and self._continues:
+            _say(f"rank {rank} {how_process_ended(code)}; the others go on")
         if code != 0 and self._first_failure is None:
             self._first_failure = rank
+            if self._continues:
+                return
             others = self._running()
             wait = f"; {self._named(others)} may take {self._grace_s:g} s to end" if others else ""
             _say(f"rank {rank} {how_process_ended(code)}{wait}")
@@ -217,7 +224,7 @@ class LocalJob:
     def _exit_code(self) -> int:
         if self._is_output_broken:
             return 128 + signal.SIGPIPE
-        if self._first_failure is None:
+        if self._first_failure is None or (self._continues and 0 in self.exit_codes):
             return 0
         code = self.exit_codes[self._first_failure]
         assert code is not None

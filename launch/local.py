@@ -15,6 +15,7 @@ from intentpm.launch.rendezvous import Address, Rendezvous
 from intentpm.runtime.config import Config
 
 MIN_SECRET_BYTES = 16
+ON_LOSS_VARIABLE = "INTENTPM_ON_LOSS"
 RESTARTS_VARIABLE = "INTENTPM_RESTARTS"
 """What a rank finds of how often its job was started anew before."""
 
@@ -65,16 +66,18 @@ def run_local(
     timeout_s: float | None = None,
     grace_s: float | None = None,
     restarts: int = 0,
+    on_loss: str = "stop",
 ) -> int:
     """Runs ``argv`` (a complete command line) as ``n`` ranks on this machine and waits for all of them.
 
     Parameters: ``transport`` sets ``INTENTPM_TRANSPORT``; ``prefix`` puts ``[rank]`` before each line of output (else
     the ranks write to this process's streams themselves); ``env`` is added to the environment of the ranks; after
     ``timeout_s`` everything is killed; ``grace_s`` is what the others get to end by themselves after a first failure;
-    a job that fails is started anew, up to ``restarts`` times, unless it was told to end.
+    a job that fails is started anew, up to ``restarts`` times, unless it was told to end; ``on_loss`` sets
+    ``INTENTPM_ON_LOSS``: with "continue" ranks that are left are let go on.
 
-    Returns the exit code: 0 when every rank ended with 0, else that of the first rank to fail (128 + signal number for
-    one that was killed), 124 after ``timeout_s``.
+    Returns the exit code: 0 when every rank ended with 0 (with ``on_loss="continue"``: when one did), else that of the
+    first rank to fail (128 + signal number for one that was killed), 124 after ``timeout_s``.
 
     Threads: in the main thread, INT, TERM, HUP, QUIT, USR1, USR2 and TSTP go to the ranks meanwhile. Nothing of the job
     is left when this returns, nor when this process is killed.
@@ -86,7 +89,11 @@ def run_local(
     began = time.monotonic()
     for attempt in range(restarts + 1):
         variables = {**(env or {}), RESTARTS_VARIABLE: str(attempt)}
-        with LocalJob(n, argv, transport=transport, prefix=prefix, env=variables, grace_s=grace_s) as job:
+        if on_loss != os.environ.get(ON_LOSS_VARIABLE, "stop"):
+            variables[ON_LOSS_VARIABLE] = on_loss
+        with LocalJob(
+            n, argv, transport=transport, prefix=prefix, env=variables, grace_s=grace_s, on_loss=on_loss
+        ) as job:
             exit_code = job.wait(timeout_s, began)
         if exit_code in (0, TIMED_OUT) or job.told_to_end or attempt == restarts:
             break

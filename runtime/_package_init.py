@@ -21,7 +21,9 @@ from intentpm.foundation.errors import (
     MemoryBudgetError,
     OptimizerError,
     PeerLostError,
+    RankLost,
     SampleError,
+    SaveInterruptedError,
     ShapeError,
     TransportError,
     TransportUnavailableError,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from intentpm.runtime.loading import Restored
     from intentpm.runtime.manager import ParameterManager
     from intentpm.runtime.periodic_saves import PeriodicSaves
+    from intentpm.runtime.rank_losses import RolledBack
     from intentpm.runtime.sampling import Sample, Sampling
     from intentpm.runtime.saving import Saving
     from intentpm.runtime.worker import Worker
@@ -64,10 +67,13 @@ __all__ = [
     "ParameterManager",
     "PeerLostError",
     "PeriodicSaves",
+    "RankLost",
     "Restored",
+    "RolledBack",
     "Sample",
     "SampleError",
     "Sampling",
+    "SaveInterruptedError",
     "Saving",
     "ShapeError",
     "Table",
@@ -92,6 +98,7 @@ _LATER = {
     "ParameterManager": "runtime.manager",
     "PeriodicSaves": "runtime.periodic_saves",
     "Restored": "runtime.loading",
+    "RolledBack": "runtime.rank_losses",
     "Saving": "runtime.saving",
     "Sample": "runtime.sampling",
     "Sampling": "runtime.sampling",

@@ -108,11 +108,12 @@ class Checkpointing:
         Returns the checkpoint (a pathlib.Path; of a URL what has its ``name``, ``parent`` and ``str``); with
         ``wait=False`` a ``Saving``, whose ``result()`` it is.
         Raises CheckpointError, on every rank, naming the file and the rank: what was in ``folder`` is as it was.
-        PeerLostError; WaitTimeoutError naming what was waited for: nothing was saved.
+        PeerLostError; RankLost (``init(on_loss="continue")``); WaitTimeoutError naming what was waited for: nothing was
+        saved.
         Threads: one at a time; workers of other threads may go on, their writes wait for the moment that it takes to
         have those under way acknowledged.
         """
-        self._engine.check()
+        self._collectives.tell()
         self._saves.let_call(f"save({str(folder)!r})", None)
         order = self._save_order(folder, tables, incremental, extra, keep, timeout)
         saving = self._saves.begin(order, run_here if wait else self._saves.start_thread)
@@ -209,9 +210,10 @@ class Checkpointing:
             call.once(self._workers.settle)
             call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
             with self.worker() as worker:
-                restored = load_together(path, chosen, self.rank, self.size, worker, _telling(call))
+                restored = load_together(path, chosen, self.rank, self._engine.living(), worker, _telling(call))
             call.deliver_news()
         self._saves.job = restored.job
+        self._saves.note_good(restored.path, chosen)
         return restored
 
     def _chosen(self, tables: Iterable[Table | str] | None) -> list[Table]:

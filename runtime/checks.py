@@ -31,7 +31,8 @@ class InvariantError(AssertionError):
 class Checker:
     """Checks a job again and again: it remembers the epochs it saw, which may only grow.
 
-    ranks: the managers of all ranks, in rank order, running in this process; no call of theirs is in progress.
+    ranks: the managers of all ranks that are in the job, in rank order, running in this process; no call of theirs is
+    in progress.
     """
 
     def __init__(self, ranks: Sequence[ParameterManager]) -> None:
@@ -60,22 +61,25 @@ class Checker:
                 key = int(np.flatnonzero(owners == NO_OWNER)[0])
                 raise InvariantError(f"I1: key {key} of table {name!r} has no owner, though nothing is in flight")
             self._check_homes(name, tables, owners)
-            rows = _owned_rows(tables, owners)
+            rows = _owned_rows(self._by_rank(tables), owners)
             self._check_replicas(name, tables, rows)
             if expected is not None and name in expected:
                 _check_rows(name, rows, expected[name], owners)
             if intended is not None and name in intended:
-                _check_intended(name, tables, intended[name])
+                _check_intended(name, self._by_rank(tables), intended[name])
 
     def _tables(self) -> dict[str, list[Table]]:
         """Per table name, the table as each rank sees it."""
         names = set.intersection(*(set(rank._tables) for rank in self._ranks))
         return {name: [rank._tables[name] for rank in self._ranks] for name in sorted(names)}
 
+    def _by_rank(self, tables: Sequence[Table]) -> list[tuple[int, Table]]:
+        return [(manager.rank, table) for manager, table in zip(self._ranks, tables, strict=True)]
+
     def _owners(self, name: str, tables: Sequence[Table]) -> npt.NDArray[np.int32]:
         """Who owns each key, by its row's state: int32 [num_keys], NO_OWNER while it moves. I1: at most one."""
         owners = np.full(tables[0].num_keys, NO_OWNER, np.int32)
-        for rank, table in enumerate(tables):
+        for rank, table in self._by_rank(tables):
             mine = table.owned_keys()
             twice = mine[owners[mine] != NO_OWNER]
             if len(twice):
@@ -89,10 +93,10 @@ class Checker:
         epochs = np.stack([table.epochs() for table in tables])
         seen = self._seen_epochs.get(name)
         if seen is not None and (epochs < seen).any():
-            rank, key = np.argwhere(epochs < seen)[0]
+            at, key = np.argwhere(epochs < seen)[0]
             raise InvariantError(
-                f"I3: epoch of key {key} of table {name!r} fell from {seen[rank, key]} to {epochs[rank, key]} "
-                f"on rank {rank}"
+                f"I3: epoch of key {key} of table {name!r} fell from {seen[at, key]} to {epochs[at, key]} "
+                f"on rank {self._ranks[at].rank}"
             )
         self._seen_epochs[name] = epochs
         known = np.stack([table.owners() for table in tables])
@@ -100,16 +104,17 @@ class Checker:
         agreed = np.take_along_axis(known, newest[None], axis=0)
         wrong = (epochs == epochs.max(axis=0)) & (known != agreed)
         if wrong.any():
-            rank, key = np.argwhere(wrong)[0]
+            at, key = np.argwhere(wrong)[0]
             raise InvariantError(
-                f"I3: ranks {rank} and {newest[key]} know different owners ({known[rank, key]} and {agreed[0, key]}) "
-                f"of key {key} of table {name!r} at the same epoch {epochs[rank, key]}"
+                f"I3: ranks {self._ranks[at].rank} and {self._ranks[newest[key]].rank} know different owners "
+                f"({known[at, key]} and {agreed[0, key]}) of key {key} of table {name!r} at the same epoch "
+                f"{epochs[at, key]}"
             )
 
     def _check_homes(self, name: str, tables: Sequence[Table], owners: npt.NDArray[np.int32]) -> None:
         """I3, its end: the home rank and the owner itself know the owner, at the newest epoch."""
         newest = np.stack([table.epochs() for table in tables]).max(axis=0)
-        for rank, table in enumerate(tables):
+        for rank, table in self._by_rank(tables):
             concerned = np.union1d(table.home_keys(), table.owned_keys())
             known, epochs = table.owners(), table.epochs()
             wrong = concerned[(known[concerned] != owners[concerned]) | (epochs[concerned] != newest[concerned])]
@@ -122,7 +127,7 @@ class Checker:
 
     def _check_replicas(self, name: str, tables: Sequence[Table], rows: npt.NDArray[Any]) -> None:
         """I4, once nothing is pending: every replica has its owner's bits."""
-        for rank, table in enumerate(tables):
+        for rank, table in self._by_rank(tables):
             keys = table.replica_keys()
             here = table.rows_here(keys)
             if not len(keys):
@@ -136,10 +141,10 @@ class Checker:
                 )
 
 
-def _owned_rows(tables: Sequence[Table], owners: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
-    first = tables[0]
+def _owned_rows(tables: Sequence[tuple[int, Table]], owners: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    first = tables[0][1]
     rows = np.empty((first.num_keys, *first.row_shape), first.dtype)
-    for rank, table in enumerate(tables):
+    for rank, table in tables:
         keys = np.flatnonzero(owners == rank).astype(np.int64)
         rows[keys] = table.rows_here(keys)
     return rows
@@ -155,8 +160,8 @@ def _check_rows(name: str, rows: npt.NDArray[Any], expected: npt.NDArray[Any], o
         )
 
 
-def _check_intended(name: str, tables: Sequence[Table], intended: Sequence[Keys]) -> None:
-    for rank, table in enumerate(tables):
+def _check_intended(name: str, tables: Sequence[tuple[int, Table]], intended: Sequence[Keys]) -> None:
+    for rank, table in tables:
         left = np.setdiff1d(table.replica_keys(), intended[rank])
         if len(left):
             raise InvariantError(f"rank {rank} keeps a replica of key {left[0]} of table {name!r} without intent")

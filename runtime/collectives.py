@@ -18,14 +18,21 @@ Assumption: one thread at a time (as for every collective call).
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from intentpm.foundation.errors import CollectiveMismatchError, Error, WaitTimeoutError
+from intentpm.foundation.errors import CollectiveMismatchError, Error, RankLost, WaitTimeoutError
 from intentpm.runtime._native.engine import Engine
 
 T = TypeVar("T")
 Answers = list[dict[str, Any]]
+
+
+class Teller(Protocol):
+    """A ``going_on.GoingOn``."""
+
+    def tell_thread(self) -> None: ...
 
 
 class _Exchanged(list[bytes]):
@@ -39,11 +46,16 @@ class Call:
         self.name = name
         self.what = what
         self.identity = (name, identity)
+        self.ranks: list[int] = []
+        """Those that have answered, in the order of the answers."""
         self.when_settled: Callable[[bool], None] | None = None
         """Of a withdrawn call: what to do once all have come."""
+        self.undo: Callable[[], None] | None = None
+        """Of a call with one exchange: undoes this rank's part."""
         self._owner = collectives
         self._engine = collectives.engine
         self._first = self._engine.entered()
+        self._formed: int | None = self._engine.formed()
         self._attempts = 0
         self._done: list[Any] = []
         self._at = 0
@@ -75,6 +87,7 @@ class Call:
         alone."""
         if self._at == len(self._done):
             self._done.append(_Exchanged(self._exchange(payload)))
+            self.ranks = self._engine.answered()
         self._at += 1
         answers: list[bytes] = self._done[self._at - 1]
         return answers
@@ -108,7 +121,13 @@ class Call:
         self.once(lambda: self._engine.flush_news(self.remaining_s()))
         self.agree({})
         # A copy did not take news that came while a record of it was under way: their answers bring it.
-        self._engine.settle_records(self.remaining_s())
+        self.alone(lambda: self._engine.settle_records(self.remaining_s()))
+
+    def alone(self, wait: Callable[[], None]) -> None:
+        """What is left to do when the other ranks may have ended this call: they do not make it again when a rank is
+        lost meanwhile, so this one must not either. Its worker's next call raises RankLost."""
+        with suppress(RankLost):
+            wait()
 
     def _agreed(self, answers: list[bytes]) -> Answers:
         self._check_same_call(answers)
@@ -126,7 +145,7 @@ class Call:
         called = {head: json.loads(head)["call"] for head in set(heads)}
         if set(called.values()) == {self.name}:
             return
-        for rank, head in enumerate(heads):
+        for rank, head in zip(self.ranks, heads, strict=True):
             other = called[head]
             if other != self.name:
                 raise CollectiveMismatchError(
@@ -157,6 +176,10 @@ class Call:
         self.when_settled = None
         return made
 
+    def renew(self) -> None:
+        """It has been made by all, and is still to be ended here, however often ranks have formed since."""
+        self._formed = None
+
     def has_begun(self) -> bool:
         """The other ranks have heard of this call, or will."""
         return self._engine.entered() > self._first
@@ -168,16 +191,16 @@ class Call:
 
     def _exchange(self, payload: bytes) -> list[bytes]:
         if self._has_contributed():
-            return self._engine.rejoin(self.what, self.remaining_s())
-        return self._engine.exchange(payload, self.what, self.remaining_s())
+            return self._engine.rejoin(self.what, self.remaining_s(), self._formed)
+        return self._engine.exchange(payload, self.what, self.remaining_s(), self._formed)
 
     def _payload(self, arguments: dict[str, str], **said: Any) -> bytes:
         return json.dumps({"call": self.name, "arguments": arguments, **said}).encode() + b"\n"
 
     def _differ(self, key: str, values: list[str]) -> None:
         """Raises CollectiveMismatchError: ``values`` (N) of an argument are not all the same."""
-        mine = values[self._owner.rank]
-        rank, other = next((rank, other) for rank, other in enumerate(values) if other != mine)
+        mine = values[self.ranks.index(self._owner.rank)]
+        rank, other = next((rank, other) for rank, other in zip(self.ranks, values, strict=True) if other != mine)
         raise CollectiveMismatchError(
             f"{self.name}: {key} is {mine} on rank {self._owner.rank} but {other} on rank {rank}: "
             "pass the same arguments on every rank"
@@ -191,13 +214,17 @@ class Call:
     ) -> None:
         is_open = problem is not None and (isinstance(problem, WaitTimeoutError) or not isinstance(problem, Error))
         self._owner.given_up = self if is_open and self.has_begun() else None
+        if isinstance(problem, RankLost):
+            self._owner.tell()  # raises it with all that the calling thread has not been told of
 
 
 class Collectives:
     """The collective calls of this rank, one at a time."""
 
-    def __init__(self, engine: Engine, rank: int) -> None:
+    def __init__(self, engine: Engine, rank: int, teller: Callable[[], "Teller | None"]) -> None:
+        """teller: returns who tells the calling thread's workers of ranks that were lost; None: that ends the job."""
         self.engine = engine
+        self._teller = teller
         self.rank = rank
         self.given_up: Call | None = None
 
@@ -208,7 +235,7 @@ class Collectives:
         call the same.
         Raises CollectiveMismatchError when another call was given up; as ``barrier`` while it waits for one withdrawn.
         """
-        self.engine.check()
+        self.tell()
         last = self.given_up
         if last is not None and last.when_settled is not None:
             was_made = last.settle(timeout_s)
@@ -224,3 +251,23 @@ class Collectives:
                 f"come: call that again first, with the same arguments, then {what}"
             )
         return last.attempt(timeout_s)
+
+    def forget(self, answered: bool) -> None:
+        """Ranks form anew without some that were lost: a call that was given up has failed, and is over.
+
+        answered: but all have come to its exchange, or to that of it which it was in.
+        """
+        call = self.given_up
+        if call is not None and call.undo is not None and answered:
+            call.renew()
+        elif call is not None:
+            self.given_up = None
+            if call.undo is not None:
+                call.undo()
+
+    def tell(self) -> None:
+        """Raises what has ended the job, and RankLost where the calling thread has not been told of one."""
+        self.engine.check()
+        teller = self._teller()
+        if teller is not None:
+            teller.tell_thread()

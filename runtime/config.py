@@ -15,6 +15,7 @@ Management = Literal["adaptive", "relocate", "replicate", "static", "full_replic
 Timing = Literal["adaptive", "immediate"]
 Synchronisation = Literal["async", "exact"]
 Storage = Literal["host", "gpu", "tiered"]
+OnLoss = Literal["stop", "continue"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Config:
     timing: Timing = "adaptive"
     sync: Synchronisation = "async"
     """"exact": gradients of all ranks make one step per clock, with the same bits on any number of ranks."""
+    on_loss: OnLoss = "stop"
+    """What becomes of the job when a rank is lost. "continue": the others go on without it (docs/membership.md)."""
     clock_timeout: float = 300.0
     """With sync="exact": seconds for which a rank waits at the end of a clock for the others to come."""
     peer_timeout: float = 10.0
@@ -68,9 +71,11 @@ class Config:
             ("timing", get_args(Timing)),
             ("sync", get_args(Synchronisation)),
             ("storage", get_args(Storage)),
+            ("on_loss", get_args(OnLoss)),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        self._check_on_loss()
         for name in ("peer_timeout", "start_timeout", "sync_interval", "clock_timeout"):
             seconds = wait_s(getattr(self, name), name)
             if seconds == 0:
@@ -88,6 +93,22 @@ class Config:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port={self.port!r}: needs a number from 0 to 65535")
 
+    def _check_on_loss(self) -> None:
+        for (name, value), why in _CANNOT_GO_ON.items():
+            if self.on_loss == "continue" and getattr(self, name) == value:
+                raise ConfigError(f'on_loss="continue" does not go with {name}={value!r}: {why}')
+
+
+_DEVICE_ROWS = "rows on a device are not restored when their owner is lost"
+_CANNOT_GO_ON = {
+    ("sync", "exact"): "a clock's step needs the gradients of every rank",
+    ("storage", "gpu"): _DEVICE_ROWS,
+    ("storage", "tiered"): _DEVICE_ROWS,
+    ("transport", "ucx"): (
+        "a rank that is killed may leave the shared-memory queue of another stopped, which UCX cannot repair; use tcp"
+    ),
+}
+"""Why on_loss="continue" cannot keep some values of options."""
 
 _PARSERS: Mapping[str, Any] = {
     "peer_timeout": float,

@@ -46,7 +46,8 @@ cdef class Future:
         """Waits until the call is finished; the GIL is released meanwhile.
 
         timeout: seconds; None waits as long as the ranks asked are alive.
-        Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied).
+        Raises PeerLostError; WaitTimeoutError (the call is given up: a write may or may not be applied). With
+        init(on_loss="continue") RankLost, when a rank was lost meanwhile: likewise.
         """
         self.engine.calls.wait_operation(
             &self.operation, FOREVER_NS if timeout is None else wait_ns(timeout), self._describe)

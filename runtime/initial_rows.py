@@ -85,11 +85,12 @@ class InitialRows:
         row_items = int(np.prod(table.row_shape, dtype=np.int64))
         batch = max(1, BATCH_BYTES // (row_items * table.dtype.itemsize))
         for first in range(0, len(keys), batch):
-            table.adopt(keys[first : first + batch], self._of(keys[first : first + batch]))
+            table.adopt(keys[first : first + batch], self.rows_of(keys[first : first + batch]))
             if self._one_per_key:
                 _let_go(self._rows)
 
-    def _of(self, keys: Keys) -> Rows:
+    def rows_of(self, keys: Keys) -> Rows:
+        """The first rows of ``keys``: [K, *row_shape] of the table's dtype. Raises as ``fill``."""
         expected = (len(keys), *self._row_shape)
         if self._make is not None:
             rows = self._made(keys)

@@ -41,18 +41,24 @@ class Restored:
 
 
 def load_together(
-    path: str | os.PathLike[str], tables: Sequence[Table], rank: int, size: int, worker: Worker, exchange: Exchange
+    path: str | os.PathLike[str],
+    tables: Sequence[Table],
+    rank: int,
+    ranks: Sequence[int],
+    worker: Worker,
+    exchange: Exchange,
 ) -> Restored:
-    """Collective. Raises CheckpointError, the same on every rank: no row was changed then, unless it says so."""
-    opened, found = _look(path, tables, rank, size)
+    """Collective, of ``ranks``. Raises CheckpointError, the same on every rank: no row was changed then, unless it says
+    so."""
+    opened, found = _look(path, tables, ranks.index(rank), len(ranks))
     said = exchange(found)
-    for other, theirs in enumerate(said):
+    for other, theirs in zip(ranks, said, strict=True):
         if "problem" in theirs:
             raise CheckpointError(f"load({str(path)!r}): rank {other}: {theirs['problem']}")
         if theirs != said[0]:
             raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, the first rank {said[0]}")
     assert opened is not None
-    for other, theirs in enumerate(exchange(_load(opened, tables, worker))):
+    for other, theirs in zip(ranks, exchange(_load(opened, tables, worker)), strict=True):
         if theirs:
             raise CheckpointError(
                 f"load({str(path)!r}): rank {other} could not read on: {theirs['problem']}: rows were overwritten in "
@@ -64,14 +70,17 @@ def load_together(
 
 
 def _look(
-    path: str | os.PathLike[str], tables: Sequence[Table], rank: int, size: int
+    path: str | os.PathLike[str], tables: Sequence[Table], place: int, size: int
 ) -> tuple[Checkpoint | None, Said]:
-    """Opens it; looks at every byte of this rank's share of the files. Returns what there is to be said, too."""
+    """Opens it; looks at every byte of this rank's share of the files. Returns what there is to be said, too.
+
+    place: of this rank among the ``size`` that share them.
+    """
     try:
         opened = open_checkpoint(path, verify=False)
         for table in tables:
-            _check_table(opened, table)
-        for part in opened.parts[rank::size]:
+            check_table(opened, table)
+        for part in opened.parts[place::size]:
             opened.check(part)
         for table in tables:
             opened[table.name].check()
@@ -93,7 +102,8 @@ def _load(opened: Checkpoint, tables: Sequence[Table], worker: Worker) -> Said:
     return {}
 
 
-def _check_table(opened: Checkpoint, table: Table) -> None:
+def check_table(opened: Checkpoint, table: Table) -> None:
+    """Raises CheckpointError: there is no such table in it, or another one."""
     entry = opened.manifest.table(table.name)
     if entry is None:
         raise CheckpointError(f"{opened.path}: has no table {table.name!r}, but {list(opened.tables)}")

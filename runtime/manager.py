@@ -16,7 +16,7 @@ from typing import Any, NoReturn, get_args, overload
 
 import numpy.typing as npt
 
-from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, WaitTimeoutError
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, RankLost, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
@@ -34,6 +34,7 @@ from intentpm.runtime.ending import forget, watch, why_failed
 from intentpm.runtime.exact_clocks import ExactClocks
 from intentpm.runtime.explain import KeyReport, read_report
 from intentpm.runtime.explain import ask_owner as find_owner
+from intentpm.runtime.going_on import GoingOn
 from intentpm.runtime.initial_rows import Init
 from intentpm.runtime.optimisers import RowOptimiser
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
@@ -72,6 +73,7 @@ class ParameterManager(Checkpointing):
         self._samplings: dict[int, Sampling] = {}
         self._closed = False
         self._devices = Devices(config.device, world)
+        continues = config.on_loss == "continue" and world.size > 1
         worker_spin_us, thread_spin_us = spin_times_us(config.spin_us, _cores(), world.local_ranks)
         self._engine = Engine(
             transport,
@@ -82,9 +84,11 @@ class ParameterManager(Checkpointing):
             config.sync_interval,
             config.sync_threshold,
             config.memory_budget or 0,
+            continues,
         )
         self._memory = RankMemory(self._engine)
-        self._collectives = Collectives(self._engine, self.rank)
+        self.going_on: GoingOn | None = None
+        self._collectives = Collectives(self._engine, self.rank, lambda: self.going_on)
         self.exact_clocks = (
             ExactClocks(
                 self._collectives,
@@ -102,10 +106,16 @@ class ParameterManager(Checkpointing):
         self._told = {}
         self._started_ns: int = self._inspector.now_ns()
         self._asking = threading.Lock()
+        if continues:
+            self.going_on = GoingOn(
+                self._engine, self._workers, self._saves, self._forget_told, transport, config.peer_timeout
+            )
         self._thread: threading.Thread | None = None
         try:
             if world.size > 1:
                 self._start_thread()
+            if self.going_on is not None and not transport.virtual_time:
+                self.going_on.start()
             watch(self)
         except BaseException:  # the thread must be gone before the transport is
             self._release(flush_s=0.0)
@@ -186,6 +196,7 @@ class ParameterManager(Checkpointing):
                         arguments, problem, self._check_new, self.rank, self.size, self._devices, self._memory
                     )
                 )
+                call.undo = creation.undo
                 answers = call.agree(described, problem=creation.problem, peer_bytes=self._memory.peer_bytes())
                 for answer in answers:
                     if answer.get("peer_bytes"):  # who gave up says nothing
@@ -199,12 +210,14 @@ class ParameterManager(Checkpointing):
             except BaseException as interrupt:
                 call.withdraw(lambda made: self._settle_table(creation, made), creation.given_up(interrupt))
                 raise
-        return creation.result(answers)
+        return creation.result(answers, call.ranks)
 
     def _check_new(self, arguments: TableArguments) -> int:
-        """The id of a table that can be made. Raises Error."""
+        """The id of a table that can be made. Raises Error, ConfigError."""
         if arguments.name in self._tables:
             raise Error(f"table {arguments.name!r} exists already: choose another name")
+        if self.going_on is not None:
+            self.going_on.check_table(arguments)
         return len(self._tables)
 
     def _settle_table(self, creation: TableCreation, made: bool) -> None:
@@ -311,7 +324,7 @@ class ParameterManager(Checkpointing):
             call.deliver_news()
         elif self._engine.may_hold_replicas():
             # They came after this rank had said that it had none, when the others may have gone on already.
-            self._engine.refresh_replicas(call.remaining_s())
+            call.alone(lambda: self._engine.refresh_replicas(call.remaining_s()))
 
     def check(self) -> None:
         """For loops that wait for ranks by other ways. Raises what has ended the job for this rank, if something has:
@@ -326,6 +339,18 @@ class ParameterManager(Checkpointing):
         """
         with self._collectives.call("allgather", "allgather()", payload, timeout) as call:
             return call.gather(payload)
+
+    # -- ranks that are lost -------------------------------------------------------------------------------------------
+
+    @property
+    def living(self) -> list[int]:
+        """The ranks that are in the job, ascending: all, but those that were lost with ``init(on_loss="continue")``."""
+        return self._engine.living()
+
+    def _forget_told(self, answered: bool) -> None:
+        """Rows may be older than those that were told. answered: what this rank has given up, the others have made."""
+        self._told.clear()
+        self._collectives.forget(answered)
 
     # -- seeing it -----------------------------------------------------------------------------------------------------
 
@@ -442,7 +467,7 @@ class ParameterManager(Checkpointing):
 
     def _write_traces(self, path: Path, traces: list[RankTrace]) -> str | None:
         """On rank 0. Returns what went wrong."""
-        if self.rank == 0:
+        if self._saves.is_first():
             try:
                 write_document(path, traces, {table.table_id: name for name, table in self._tables.items()})
             except (Error, OSError) as error:
@@ -484,12 +509,14 @@ class ParameterManager(Checkpointing):
         orderly: SystemExit | None = None
         while True:
             try:
-                self._engine.leave()
-                break
+                if self._engine.leave():
+                    break
             except SystemExit as problem:
                 if why_failed(problem) is not None:
                     raise
                 orderly = problem
+            except RankLost:
+                continue  # the others are waited for
         if orderly is not None:
             raise orderly
 
@@ -510,6 +537,8 @@ class ParameterManager(Checkpointing):
             ending.callback(self._world.close)
             ending.callback(self._engine.close, flush_s)
             ending.callback(self._saves.join, CLOSE_FLUSH_S)
+            if self.going_on is not None:
+                ending.callback(self.going_on.close, CLOSE_FLUSH_S)
             if self._thread is not None and self._thread.is_alive():
                 ending.callback(self._thread.join, CLOSE_FLUSH_S)
             ending.callback(self._engine.stop)

@@ -4,13 +4,16 @@ Rank 0 looks at the time, and calls the others: each makes its cut at its next s
 each other, and none waits. All come to the same number of saves: who missed the last calls makes them in ``finish``.
 A call says its number alone. So until ``finish`` nothing else may save, or what rank 0 has called for could be taken
 for that: ``Saves.called_by`` says who may call.
+Where ranks are lost and the others go on, "rank 0" is the first that is left; a save that was under way is not made.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from intentpm.checkpoint.storage import Location
+from intentpm.foundation.errors import SaveInterruptedError
 from intentpm.runtime.saving import SaveOrder, Saves, Saving
 
 Extra = Callable[[], Any]
@@ -43,34 +46,44 @@ class PeriodicSaves:
         Raises CheckpointError when the save before has failed, or other periodic saves have not been finished.
         """
         self._saves.let_call(self._what, self)
-        if self._saves.rank == 0 and time.monotonic() >= self._due_s and (self.last is None or self.last.done()):
+        formed = self._saves.formed()
+        if self._saves.is_first() and time.monotonic() >= self._due_s and (self.last is None or self.last.done()):
             self._due_s = time.monotonic() + self._every_s
             self._saves.snapshot.call(self._saves.snapshot.made() + 1)
         if self._saves.snapshot.called() > self._saves.snapshot.made():
-            self._save(extra)
+            self._save(extra, formed)
 
     def finish(self, extra: Extra) -> None:
         """Collective: makes the saves that were called for, and waits for the last. Raises as ``step``."""
         self._saves.let_call(self._what, self)
+        formed = self._saves.formed()
         called = int(self._gather(str(self._saves.snapshot.called()).encode())[0])
-        while self._saves.snapshot.made() < called:
-            self._save(extra)
+        while self._saves.formed() == formed and self._saves.snapshot.made() < called:
+            self._save(extra, formed)
         self._saves.called_by = None
         self._end_last()
 
     def save_now(self, extra: Extra) -> Location:
         """Collective: one more checkpoint, now. Raises as ``ParameterManager.save``."""
         self.finish(extra)
-        self._save(extra)
+        self._begin(extra, None)
         assert self.last is not None
         return self.last.result()
 
-    def _save(self, extra: Extra) -> None:
+    def _save(self, extra: Extra, formed: int) -> None:
+        """formed: when it was called for."""
         self._end_last()
-        self.last = self._saves.begin(self._order(extra()), self._saves.start_thread)
+        try:
+            self._begin(extra, formed)
+        except SaveInterruptedError:  # RankLost tells of it; the next is made by those that are left
+            self._saves.wait_until_formed()
+
+    def _begin(self, extra: Extra, formed: int | None) -> None:
+        self.last = self._saves.begin(self._order(extra()), self._saves.start_thread, formed)
 
     def _end_last(self) -> None:
         """Waits for it. What failed is told once; the next is made all the same."""
         last, self.last = self.last, None
         if last is not None:
-            last.result()
+            with suppress(SaveInterruptedError):
+                last.result()

@@ -25,7 +25,14 @@ from intentpm.checkpoint import series
 from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
 from intentpm.checkpoint.storage import Location, located
 from intentpm.foundation.deadlines import wait_s
-from intentpm.foundation.errors import CheckpointError, MemoryBudgetError, WaitTimeoutError
+from intentpm.foundation.errors import (
+    CheckpointError,
+    MemoryBudgetError,
+    RankLost,
+    SaveInterruptedError,
+    WaitTimeoutError,
+    save_interrupted,
+)
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
@@ -84,6 +91,14 @@ class Consumer:
         return np.zeros(table.num_keys, np.uint32) if found is None else found
 
 
+@dataclass(frozen=True, slots=True)
+class GoodCheckpoint:
+    """The newest of a table that this job has made or loaded, and how many those are."""
+
+    count: int
+    path: Location
+
+
 class Saving:
     """A save that is under way; what ``ParameterManager.save(wait=False)`` returns. Any thread may wait for it."""
 
@@ -125,7 +140,8 @@ class Saving:
         if not self._ended.wait(None if timeout_s is None else wait_s(timeout_s)):
             raise WaitTimeoutError(f"{self._order}, the save before, was not over within {timeout_s:g} s")
         if self._given_up is not None:
-            self._savers.snapshot.answers(self._given_up, f"{self._order}, which was given up here", timeout_s)
+            with suppress(SaveInterruptedError):  # ranks have formed anew since: nobody waits for it any more
+                self._savers.snapshot.answers(self._given_up, f"{self._order}, which was given up here", timeout_s)
             self._given_up = None
 
     def run(self) -> None:
@@ -151,13 +167,16 @@ class Saving:
         self._ended.set()
 
     def _make(self) -> Location:
-        order, rank = self._order, self._savers.rank
+        order, rank, first = self._order, self._savers.rank, self._savers.is_first()
         said = self._tell(self._begin)
-        for other, theirs in enumerate(said):
+        ranks = self._savers.ranks(len(said))
+        for other, theirs in zip(ranks, said, strict=True):
             if theirs["asked"] != said[0]["asked"]:
                 asked = said[0]["asked"]
-                raise CheckpointError(f"{order}: rank {other} was asked for {theirs['asked']}, rank 0 for {asked}")
-        ranks = [RankEntry(*theirs["mine"]) for theirs in said]
+                raise CheckpointError(
+                    f"{order}: rank {other} was asked for {theirs['asked']}, rank {ranks[0]} for {asked}"
+                )
+        entries_of_ranks = [RankEntry(*theirs["mine"]) for theirs in said]
         self._savers.snapshot.seal(list(order.tables))
         told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
         path, base, self._savers.job = located(told["path"]), told["base"], told["job"]
@@ -167,17 +186,18 @@ class Saving:
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
             job, seed = self._savers.job, self._savers.seed
-            manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, ranks)
-            self._tell(lambda: _commit(order, path, manifest) if rank == 0 else {})
+            manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, entries_of_ranks)
+            self._tell(lambda: _commit(order, path, manifest) if first else {})
         except CheckpointError:
-            if rank == 0:
+            if first:
                 _clear_away(path)
             raise
-        if rank == 0:  # only now: all ranks agree that the new one is there
+        if first:  # only now: all ranks agree that the new one is there
             with suppress(OSError):  # an older one is damaged, say: this one is made all the same
                 series.prune(order.folder, order.keep)
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
+        self._savers.note_good(path, order.tables)
         return path
 
     def _rows(self, base: str | None) -> "SnapshotRows":
@@ -210,7 +230,7 @@ class Saving:
 
     def _make_folder(self, bases: list[str | None]) -> Said:
         """On rank 0: also whether this one can have changes alone."""
-        if self._savers.rank != 0:
+        if not self._savers.is_first():
             return {}
         base = bases[0] if bases[0] is not None and bases == bases[:1] * len(bases) else None
         path = series.begin(self._order.folder, self._savers.job)
@@ -225,14 +245,14 @@ class Saving:
         self._stage += 1  # only now: who is interrupted before gives up this step, too
         what = f"{self._order} (step {self._stage} of {STAGES})"
         said = [json.loads(part) for part in self._savers.snapshot.answers(number, what, self._order.timeout_s)]
-        for rank, theirs in enumerate(said):
+        for rank, theirs in zip(self._savers.ranks(len(said)), said, strict=True):
             if "problem" in theirs:
                 raise CheckpointError(f"{self._order}: nothing was saved, because of rank {rank}: {theirs['problem']}")
         return said
 
     def _give_up(self, error: BaseException) -> None:
         """The other ranks may wait for this one's part in what comes next."""
-        if isinstance(error, CheckpointError):
+        if isinstance(error, CheckpointError | RankLost):
             return  # all ranks know, and stop here
         told = json.dumps({"problem": f"gave up: {error}"}).encode()
         self._given_up = self._number * STAGES + min(self._stage, STAGES - 1)
@@ -246,7 +266,8 @@ class Saves:
 
     Attributes: ``snapshot``; ``job``, the name by which checkpoints of one job know each other (rank 0's counts);
     ``consumers``: folder -> what was saved there last, for ``incremental``; ``called_by``, the PeriodicSaves that may
-    have called for saves which not every rank has made, or None. The thread that saves sets it.
+    have called for saves which not every rank has made, or None. The thread that saves sets it. ``good``: table name ->
+    the newest checkpoint of it, the same on all ranks, but while one is made.
     """
 
     def __init__(self, engine: Engine, workers: WorkersOfRank, memory: RankMemory, rank: int, seed: int | None) -> None:
@@ -257,16 +278,22 @@ class Saves:
         self.consumers: dict[str, Consumer] = {}
         self.called_by: object | None = None
         self._called_what = ""
+        self.good: dict[str, GoodCheckpoint] = {}
         self._engine, self._workers, self.memory = engine, workers, memory
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 
-    def begin(self, order: SaveOrder, start: Callable[[Callable[[], None]], object]) -> Saving:
+    def begin(
+        self, order: SaveOrder, start: Callable[[Callable[[], None]], object], formed: int | None = None
+    ) -> Saving:
         """Makes this rank's cut, and has ``start`` run the rest of the save, which keeps what it raises.
 
         Waits for the save before it, on all ranks: also if that was given up here.
+        formed: ``formed()`` when it was asked for; None: now. When ranks form anew before the cut, all that asked for
+        it raise SaveInterruptedError: RankLost is for their workers.
         Raises PeerLostError, ClosedError, WaitTimeoutError: there was no cut then.
         """
+        self.snapshot.await_cut(self.formed() if formed is None else formed)
         if self._last is not None:
             self._last.wait_for_all(order.timeout_s)
         self._cut_off(order)
@@ -303,9 +330,42 @@ class Saves:
         try:
             self._workers.close_gate(self._engine, order.timeout_s)
             self.snapshot.settle_replicas(order.timeout_s, cutting=True)
-        except BaseException:
+        except BaseException as error:
             self._workers.open_gate(self._engine)
+            if isinstance(error, RankLost):
+                raise save_interrupted() from error
             raise
+
+    def is_first(self) -> bool:
+        """This rank does what one has to do for all: rank 0, or the first that is left."""
+        return self._engine.root() == self.rank
+
+    def formed(self) -> int:
+        """How often the ranks have formed anew."""
+        return self._engine.formed()
+
+    def wait_until_formed(self) -> None:
+        """Where ranks were lost, until the others have formed anew. Raises what has ended the job."""
+        self._engine.check()
+
+    def ranks(self, answered: int) -> Sequence[int]:
+        """Who has answered, in order: all that are in the job, unless some were lost since."""
+        living = self._engine.living()
+        return living if len(living) == answered else range(answered)
+
+    def note_good(self, path: Location, tables: Sequence[Table]) -> None:
+        """Of these tables it is the newest checkpoint."""
+        for table in tables:
+            last = self.good.get(table.name)
+            self.good[table.name] = GoodCheckpoint(1 if last is None else last.count + 1, path)
+
+    def is_idle(self) -> bool:
+        """No save is under way."""
+        return self._last is None or self._last.done()
+
+    def forget_taken(self) -> None:
+        """Rows may be older than those that were saved: the next checkpoint of each folder has all."""
+        self.consumers.clear()
 
     def finish(self) -> None:
         """Waits for the save under way. Raises what it ended with, if nobody has been told."""

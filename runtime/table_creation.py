@@ -1,7 +1,7 @@
 """One rank's part in ``create_table``: the table is made and filled before the ranks agree, and taken back if they do
 not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from intentpm.foundation.errors import DeviceError, DtypeError, Error, MemoryBudgetError, ShapeError
@@ -61,6 +61,9 @@ class TableCreation:
                     size,
                     arguments.optimizer,
                 )
+                stand_ins = self._engine.stand_ins()
+                if stand_ins is not None:
+                    table.begin_without(stand_ins)
                 memory.claim(table)
                 shared = arguments.init.is_shared
                 arguments.init.fill(table)
@@ -89,9 +92,12 @@ class TableCreation:
             self._engine.remove_table(self.table)
             self.table = None
 
-    def result(self, answers: Answers) -> Table:
-        """The table. Raises what kept it from being made: the same on every rank where it lies in the arguments."""
-        problems = [(answer["problem"], rank) for rank, answer in enumerate(answers) if answer["problem"]]
+    def result(self, answers: Answers, ranks: Sequence[int]) -> Table:
+        """The table. Raises what kept it from being made: the same on every rank where it lies in the arguments.
+
+        ranks: who gave the answers.
+        """
+        problems = [(answer["problem"], rank) for rank, answer in zip(ranks, answers, strict=True) if answer["problem"]]
         of_all = [problem for problem, _ in problems if problem["error"] in OF_THE_ARGUMENTS]
         if of_all:
             first = min(of_all, key=lambda problem: problem["key"])

@@ -15,7 +15,7 @@ cimport numpy as cnp
 
 import numpy as np
 
-from intentpm.foundation.errors import ClosedError, Error, ShapeError, WindowError
+from intentpm.foundation.errors import ClosedError, Error, RankLost, ShapeError, WindowError
 from intentpm.foundation.handles import refuse_to_cross
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
@@ -77,6 +77,7 @@ cdef class Worker(CountedWorker):
         self.intents = IntentQueue(manager.config.timing == "immediate", worker_id)
         self.managed = engine.rounds.uses_intents()
         self.workers = workers
+        self.join(engine.membership, manager)
         engine.add_worker(self.intents)
         self.use = WORKER_IDLE
         self.is_counted = True
@@ -335,12 +336,16 @@ cdef class Worker(CountedWorker):
 
         timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
         """
-        self.wait_sync_async().wait(timeout)
+        try:
+            self.wait_sync_async().wait(timeout)
+        except RankLost:
+            self.check_state(self.engine, self.manager)
+            raise
 
     def wait_sync_async(self):
         """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
         cdef Future future
-        self.engine.calls.raise_state()
+        self.check_state(self.engine, self.manager)
         if self.use != WORKER_IDLE:
             self._refuse()
         self._settle_writes(None)
@@ -364,6 +369,8 @@ cdef class Worker(CountedWorker):
         self.use = WORKER_BUSY
         try:
             self._settle_writes(None)
+        except RankLost:
+            pass                         # there is nobody left to go on
         finally:
             self.use = WORKER_IDLE
         self._end()
@@ -422,8 +429,8 @@ cdef class Worker(CountedWorker):
 
     cdef cnp.ndarray _check_call(self, Table table, object keys):
         """Checks state, table and keys; returns the keys as int64 [K], contiguous."""
-        if load_acquire(&self.engine.turns.state):
-            self.engine.calls.raise_state()
+        if self.is_watched or load_acquire(&self.engine.membership.state):
+            self.check_state(self.engine, self.manager)
         if self.engine.remote.tables[table.table_id] != table.state:
             raise Error(f"{table!r} belongs to another parameter manager")
         if self.use != WORKER_IDLE:
@@ -497,6 +504,9 @@ cdef class Worker(CountedWorker):
         try:
             self._submit(operation, keys, data, True)
             self.engine.calls.wait_operation(operation, FOREVER_NS, "an access to remote keys")
+        except RankLost:
+            self.check_state(self.engine, self.manager)          # tells all that this worker was not told
+            raise
         finally:
             end_operation(operation)
 
@@ -572,10 +582,16 @@ cdef class Worker(CountedWorker):
 
     cdef _settle_writes(self, object timeout):
         cdef list writes = self.writes
+        cdef bint is_lost = False
         for future in writes:
-            future.wait(timeout)
+            try:
+                future.wait(timeout)
+            except RankLost:
+                is_lost = True
         self.writes = []
         forget_keys(&self.open_keys)
+        if is_lost:
+            self.check_state(self.engine, self.manager)
 
     def __reduce_ex__(self, protocol):
         refuse_to_cross(self, "make accesses here, in a thread with a worker of its own, and pass keys and rows on")

@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t
 
 from intentpm.runtime._native.batches cimport AccessCounts
 from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.membership cimport Membership
 
 
 cdef class CountedWorker:
@@ -19,6 +20,15 @@ cdef class CountedWorker:
     cdef AccessCounts* counts            # per table id; written by this worker only, read relaxed by whoever asks
     cdef list writes                     # futures of asynchronous writes not known to be done
     cdef bint is_counted                 # it is in use: once closed, the rank has its counts
+    cdef Membership membership           # set once
+    cdef uint32_t told                   # of so many of ``Membership.formed``: RankLost is raised once of each
+    cdef bint is_watched                 # with on_loss="continue": every call comes by ``check_state``. Set once
+    cdef unsigned long thread_id         # that used it last; 0: nobody has. With the GIL
+
+    cdef join(self, Membership membership, manager)
+    # Raises what keeps the worker from working, and RankLost once.
+    cdef int check_state(self, Engine engine, manager) except -1
+    cpdef uint32_t take_told(self)
 
 
 cdef class WorkersOfRank:

@@ -1,17 +1,21 @@
 """The workers of a rank; ``workers_of_rank.pxd`` is the contract."""
 
 import weakref
+from contextlib import suppress
 
 from libc.stdint cimport int64_t, uint32_t
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 
 from intentpm.foundation.deadlines import wait_ns
+from intentpm.foundation.errors import RankLost
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_i64, load_relaxed_u64
 from intentpm.runtime._native.batches cimport AGES, AccessCounts
 from intentpm.runtime._native.budget cimport Budget, copies_waiting
 from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.remote cimport MAX_TABLES
 from intentpm.runtime._native.requests cimport Operation
 from intentpm.runtime._native.turns cimport Turns, is_over
@@ -48,6 +52,38 @@ cdef class CountedWorker:
     def __dealloc__(self):
         free(self.counts)
 
+    # -- ranks that are lost -----------------------------------------------------------------------------------------------
+
+    cdef join(self, Membership membership, manager):
+        self.membership = membership
+        self.told = 0 if manager.going_on is None else manager.going_on.told
+        self.is_watched = membership.continues
+
+    cdef int check_state(self, Engine engine, manager) except -1:
+        cdef uint32_t told
+        self.thread_id = PyThread_get_thread_ident()
+        if load_acquire(&self.membership.state):
+            engine.calls.raise_state()
+        told = self.take_told()
+        if told != self.told:
+            manager.going_on.note_told()
+            raise manager.going_on.loss_between(told, self.told)
+        return 0
+
+    def is_told(self) -> bool:
+        """Of all ranks that were lost."""
+        return self.told == self.membership.formed
+
+    def is_of_this_thread(self) -> bool:
+        """The calling thread used it last."""
+        return self.thread_id == PyThread_get_thread_ident()
+
+    cpdef uint32_t take_told(self):
+        """It counts as told from now on; returns of how many times it was, before."""
+        cdef uint32_t told = self.told
+        self.told = self.membership.formed
+        return told
+
 
 cdef class WorkersOfRank:
     def __cinit__(self):
@@ -63,9 +99,11 @@ cdef class WorkersOfRank:
     def settle(self) -> None:
         """Waits for the asynchronous writes of all workers."""
         for worker in list(self.members):
-            worker.settle()
+            with suppress(RankLost):
+                worker.settle()
         for write in self.writes:
-            write.wait()
+            with suppress(RankLost):
+                write.wait()
 
     def close_gate(self, Engine engine not None, timeout_s=None) -> None:
         """Waits until no write of this rank's workers is under way, and lets none begin until ``open_gate``."""
@@ -89,7 +127,8 @@ cdef class WorkersOfRank:
         if engine.budget.limit_bytes and engine.budget.copies.held_bytes:
             _let_save_catch_up(engine)
         while self.gate:
-            engine.calls.wait(_is_open, &self.gate, FOREVER_NS, "a checkpoint's cut")
+            with suppress(RankLost):     # of which the worker hears in its next call
+                engine.calls.wait(_is_open, &self.gate, FOREVER_NS, "a checkpoint's cut")
             engine.calls.raise_state()
         self.writing += 1        # nothing since the look at the gate gives the GIL up
         return 0

@@ -82,6 +82,10 @@ cdef class Transport:
     # Headers and bodies per message id (modulo 32), kept by the layer above, which alone knows what the ids mean.
     cdef uint64_t sent_bytes_of[32]
     cdef uint64_t received_bytes_of[32]
+    # Of the layer above, too (membership.pxd): set in the ids of its messages; per rank, how many it has sent. NULL: not
+    # counted.
+    cdef uint8_t id_mark
+    cdef uint64_t* sent_to
     # Memory for messages ran out; the layer above notes it here, and ends the job because of it. Under the callers' lock.
     cdef bint out_of_memory
 

@@ -34,6 +34,13 @@ cdef class Transport:
         """Flushes what was accepted, for at most ``timeout_s``, then closes. Idempotent. Peers see a clean end."""
         raise NotImplementedError
 
+    def watch_processes(self) -> None:
+        """From now on ``has_ended`` knows of what can be known. Once, after ``connect``; costs a descriptor per peer."""
+
+    def has_ended(self, rank: int) -> bool:
+        """The rank's process is known to have ended, not only its connection. False: it has not, or nothing is known."""
+        return False
+
     def describe(self) -> dict:
         """Facts for ``doctor`` and ``pm.stats()``: name, devices, protocol version, options in force."""
         return {"name": self.name}

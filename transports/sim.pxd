@@ -59,7 +59,7 @@ cdef class SimNetwork(TaskScheduler):
         self, uint32_t source, uint32_t destination, uint8_t message_id, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
     cdef void schedule_step(self, uint32_t rank, int64_t at_ns) noexcept nogil
-    # ``peer`` and ``rank`` are told of each other's loss: at once, and a latency later.
+    # ``rank`` and ``peer`` are told of each other's loss: at once, and two latencies later at most.
     cdef void part(self, uint32_t rank, uint32_t peer, const char* why) noexcept nogil
     # The rank closes: what it sent no longer reads its memory, and each peer notices ``notice_ns`` late at most.
     cdef void leave(self, uint32_t rank, int64_t notice_ns) noexcept nogil
@@ -84,6 +84,7 @@ cdef class SimTransport(Transport):
     cdef readonly bint closed
     cdef vector[uint8_t] lost            # per rank: on_lost was called, or the peer's end is expected
     cdef vector[uint8_t] ending          # per rank: said goodbye
+    cdef vector[uint8_t] broken          # per rank: its connection is; on_lost is yet to be called
     cdef vector[int64_t] heard_ns        # per rank
 
     cdef void receive(self, const Message* message) noexcept nogil

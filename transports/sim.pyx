@@ -84,15 +84,32 @@ cdef class SimNetwork(TaskScheduler):
         """
         self._mutations.plant(action, message_id, nth, matches)
 
-    def kill(self, rank: int, notice_us=100.0) -> None:
-        """The rank's process dies: its connections break, which each peer sees within ``notice_us``."""
+    def kill(self, rank: int, notice_us=100.0, refuses: bool = False) -> None:
+        """The rank's process dies: its connections break, which each peer sees within ``notice_us``.
+
+        refuses: what is sent to it until then is refused, as by tcp, which may know before it has said so.
+        """
         cdef SimTransport transport = self.transports[rank]
         transport.closed = True
+        for peer in self.transports if refuses else ():
+            (<SimTransport>peer).broken[<uint32_t>rank] = 1
         self.leave(rank, <int64_t>(<double>wait_s(notice_us, "notice_us") * 1e3))
 
     def silence(self, rank: int) -> None:
         """Nothing gets to or from the rank any more, and nobody is told."""
         self.links.silent[<uint32_t>rank] = 1
+
+    def cut(self, rank: int, peer: int, notice_us=None) -> None:
+        """Nothing gets through between the two any more. notice_us: both see their connection break within that time; None:
+        nobody is told.
+        """
+        cdef size_t one = rank, two = peer
+        cdef double notice_ns
+        self.links.cut[one * self.size + two] = self.links.cut[two * self.size + one] = 1
+        if notice_us is not None:
+            notice_ns = <double>wait_s(notice_us, "notice_us") * 1e3
+            self._schedule_lost(rank, peer, self.now + random_ns(&self.random_state, notice_ns))
+            self._schedule_lost(peer, rank, self.now + random_ns(&self.random_state, notice_ns))
 
     def fail_allocations(self, rank: int, nth: int, count: int | None = None) -> None:
         """The rank's memory for messages runs out: of its allocations from now on, the ``nth`` (from 0) fails.
@@ -193,7 +210,8 @@ cdef class SimNetwork(TaskScheduler):
     cdef void part(self, uint32_t rank, uint32_t peer, const char* why) noexcept nogil:
         self._drop_reasons[<uint64_t>rank * self.size + peer].assign(why)
         self._schedule_lost(rank, peer, self.now)
-        self._schedule_lost(peer, rank, self.now + <int64_t>self.links.latency_ns)
+        # Of what was sent just before, some does not arrive: it may have waited in a queue, or be cleared away unread.
+        self._schedule_lost(peer, rank, self.now + random_ns(&self.random_state, 2 * self.links.latency_ns))
 
     cdef void leave(self, uint32_t rank, int64_t notice_ns) noexcept nogil:
         cdef uint32_t peer
@@ -274,7 +292,7 @@ cdef class SimNetwork(TaskScheduler):
     cdef void _deliver(self, Message* message) noexcept nogil:
         cdef void* endpoint = self._endpoints[message.destination]
         cdef bint reaches = not (
-            (<SimTransport>endpoint).closed or (<SimTransport>endpoint).lost[message.source] or
+            (<SimTransport>endpoint).closed or not (<SimTransport>endpoint).is_alive(message.source) or
             self.links.are_cut(message.source, message.destination))
         if reaches and message.body == NULL and not gather_message(message):
             self.stop("out of memory")
@@ -310,6 +328,7 @@ cdef class SimTransport(Transport):
         self.virtual_time = True
         self.lost.resize(self.size, 0)
         self.ending.resize(self.size, 0)
+        self.broken.resize(self.size, 0)
         self.heard_ns.resize(self.size, 0)
 
     def address(self) -> bytes:
@@ -325,6 +344,9 @@ cdef class SimTransport(Transport):
             self.closed = True
             self.network.leave(self.rank, <int64_t>self.network.links.latency_ns)
 
+    def has_ended(self, rank: int) -> bool:
+        return (<SimTransport>self.network.transports[rank]).closed
+
     def describe(self) -> dict:
         return {"name": self.name, "seed": self.network.seed, "model": self.network.model}
 
@@ -333,7 +355,7 @@ cdef class SimTransport(Transport):
             const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
         cdef SendStatus status
         cdef size_t i
-        if self.closed or self.lost[destination] or self.network.stopped:
+        if self.closed or not self.is_alive(destination) or self.network.stopped:
             return SEND_PEER_LOST
         if self.network.allocation_fails(self.rank):
             return SEND_NO_MEMORY
@@ -362,7 +384,7 @@ cdef class SimTransport(Transport):
         return self.network.run_event(NEVER)
 
     cdef bint is_alive(self, uint32_t rank) noexcept nogil:
-        return not self.lost[rank]
+        return not (self.lost[rank] or self.broken[rank])
 
     cdef int64_t last_heard_ns(self, uint32_t rank) noexcept nogil:
         return self.heard_ns[rank]
@@ -379,7 +401,9 @@ cdef class SimTransport(Transport):
 
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil:
         # on_lost runs inside progress() only; the peer sees its end of the connection break.
-        self.network.part(self.rank, rank, why)
+        if self.is_alive(rank):
+            self.broken[rank] = 1
+            self.network.part(self.rank, rank, why)
 
     cdef int64_t now_ns(self) noexcept nogil:
         return self.network.now

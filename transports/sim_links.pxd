@@ -29,6 +29,7 @@ cdef class Links:
     cdef vector[int64_t] ingress_free    # the link is busy until then
     cdef vector[int64_t] _egress_free
     cdef vector[uint8_t] silent          # nothing gets through to or from it
+    cdef vector[uint8_t] cut             # [source * size + destination]: nothing gets through
     cdef vector[int64_t] _last_arrival   # [source * size + destination]
     cdef vector[uint64_t] _kind_messages  # [rank * 256 + message_id], sent
     cdef vector[uint64_t] _kind_bytes

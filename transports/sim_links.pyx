@@ -20,6 +20,7 @@ cdef class Links:
         self._egress_free.resize(size, 0)
         self.ingress_free.resize(size, 0)
         self.silent.resize(size, 0)
+        self.cut.resize(<size_t>size * size, 0)
         self._last_arrival.resize(<size_t>size * size, 0)
         self._kind_messages.resize(<size_t>size * 256, 0)
         self._kind_bytes.resize(<size_t>size * 256, 0)
@@ -63,4 +64,4 @@ cdef class Links:
         return self._last_arrival[<size_t>source * self._size + destination]
 
     cdef bint are_cut(self, uint32_t source, uint32_t destination) noexcept nogil:
-        return self.silent[source] or self.silent[destination]
+        return self.silent[source] or self.silent[destination] or self.cut[<size_t>source * self._size + destination]

@@ -59,6 +59,8 @@ cdef class TcpTransport(Transport):
     cdef object identity
     cdef object listeners
     cdef object candidates
+    cdef dict processes            # rank -> its process, of those in this rank's process table. Set by connect()
+    cdef object process_ends       # ProcessEnds of these; None: not watched
     cdef double peer_timeout_s
     cdef size_t most_room_bytes    # of a socket that is given a limit
 

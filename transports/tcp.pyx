@@ -45,6 +45,7 @@ from pathlib import Path
 
 from intentpm.foundation.deadlines import wait_ns, wait_s
 from intentpm.foundation.errors import ConfigError, TransportError
+from intentpm.transports.process_ends import ProcessEnds, processes_here
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
 from intentpm.transports.tcp_connect import connect_ranks, set_data_path_options
@@ -100,7 +101,8 @@ cdef class TcpTransport(Transport):
     def address(self) -> bytes:
         me = self.identity
         return encode_address(
-            RankAddress(me.rank, me.size, me.instance.hex(), me.package_version, me.protocol_version, self.candidates),
+            RankAddress(me.rank, me.size, me.instance.hex(), me.package_version, me.protocol_version, self.candidates,
+                        processes_here(), os.getpid()),
             me.secret)
 
     def connect(self, addresses, timeout_s) -> None:
@@ -111,13 +113,23 @@ cdef class TcpTransport(Transport):
             sockets = connect_ranks(self.identity, self.listeners, decoded, wait_s(timeout_s), self.peer_timeout_s)
         finally:
             self._close_listeners()
+        here = processes_here()
+        self.processes = {address.rank: address.process for address in decoded if address.is_seen_by(here)}
         for rank, sock in sockets.items():
             name = "%s port %s" % sock.getpeername()[:2]
             set_data_path_options(sock, self.peer_timeout_s)
             self.adopt(rank, sock.detach(), name.replace("::ffff:", "").encode())
 
+    def watch_processes(self) -> None:
+        self.process_ends = ProcessEnds(self.processes)
+
+    def has_ended(self, rank: int) -> bool:
+        return self.process_ends is not None and self.process_ends.has_ended(rank)
+
     def close(self, timeout_s=5.0) -> None:
         cdef int64_t deadline_ns = self.now_ns() + <int64_t>wait_ns(timeout_s)
+        if self.process_ends is not None:
+            self.process_ends.close()
         if self.is_closed:
             return
         self._close_listeners()

@@ -43,6 +43,13 @@ class RankAddress:
     package_version: str
     protocol_version: int
     candidates: tuple[Candidate, ...]
+    processes: str = ""
+    """Names the process table that ``process`` is of; "": none."""
+    process: int = 0
+
+    def is_seen_by(self, processes: str) -> bool:
+        """By this process, whose table that is, and which is another."""
+        return processes != "" and self.processes == processes and self.process != os.getpid()
 
 
 def host_key() -> str:

@@ -12,6 +12,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.remote cimport RemoteAccess, Submission
 from intentpm.runtime._native.requests cimport Operation, RequestPool
@@ -31,6 +32,7 @@ cdef class Calls:
     cdef Rounds rounds
     cdef Monitor monitor
     cdef Turns turns
+    cdef Membership membership
     cdef Wheel wheel
 
     # Sends what an operation needs from other ranks; waits (driving) while a destination's window is full.
@@ -42,8 +44,14 @@ cdef class Calls:
     cdef void abandon(self, Operation* operation) noexcept nogil
     # Holding the GIL: waits for an operation, looks after signals; raises what went wrong. ``what`` is waited for: a text, or a
     # callable that makes one when it is needed. FOREVER_NS: as long as the peers are alive.
-    cdef int wait_operation(self, Operation* operation, int64_t limit_ns, object what) except -1
+    # is_patient: where ranks form anew, RankLost is raised once they have; else SaveInterruptedError, at once.
+    cdef int wait_operation(self, Operation* operation, int64_t limit_ns, object what, bint is_patient=*) except -1
     # The same for any condition, whose context are the ``Turns``.
     cdef wait(self, condition_fn ready, void* argument, int64_t limit_ns, object what)
-    # Raises what keeps this rank from working; returns when nothing does.
+    # Raises what keeps this rank from working; returns when nothing does. Waits while ranks form anew.
     cdef int raise_state(self) except -1
+    # Set by who forms the ranks anew, if anybody does: makes the RankLost of all that was lost since a given ``formed``.
+    cdef object make_loss
+    # private
+    cdef _raise_lost(self, uint32_t formed)
+    cdef int _why_over(self) noexcept nogil

@@ -19,7 +19,8 @@ and goes
 No rank enters a call before the one before it was answered: rank 0 gathers one at a time.
 
 Life of a peer:  ALIVE -LEAVE-> LEFT (still serves; its disconnection is no loss)
-                 ALIVE -disconnected, silent, ABORT-> LOST: the job has failed, on every rank, for good
+                 ALIVE -disconnected, silent, ABORT-> LOST: the job has failed, on every rank, for good; or goes on without
+                 it, with init(on_loss="continue") (membership.pxd)
 
 Assumption: every method is called under the engine's lock.
 """
@@ -29,6 +30,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.messages cimport MSG_PING, MSG_PONG, ControlHeader
 from intentpm.runtime._native.requests cimport Operation, RequestPool
 from intentpm.transports.base cimport Transport
@@ -38,14 +40,17 @@ from intentpm.transports.base cimport Transport
 cdef class Control:
     cdef Transport transport
     cdef RequestPool requests
+    cdef Membership membership
     cdef uint32_t rank
     cdef uint32_t size
-    # Collectives.
+    # Collectives. "Rank 0" is the first of the members, where ranks were lost (membership.pxd).
     cdef readonly uint64_t entered           # calls this rank has begun
     cdef readonly uint64_t completed         # and ended
+    cdef readonly uint64_t answered          # and ended with the newest answer; others that were lost with a rank have none
     cdef Operation* waiting                  # of the call this rank is in; NULL: none
     cdef string result                       # its answer: N lengths, then payloads; one of each if all are the same
     cdef uint32_t result_flags
+    cdef vector[uint32_t] result_ranks       # N: whose, ascending: the members there were
     cdef vector[string] contributions        # rank 0: one per rank, of the collective being gathered
     cdef vector[uint32_t] revisions          # rank 0: 1 + how often each rank has amended its own; 0: has not come
     cdef uint32_t missing                    # rank 0: contributions still to come
@@ -78,6 +83,13 @@ cdef class Control:
     cdef void close(self) noexcept nogil
     # Ends the job: fails every open request and collective here, and tells the peers who was lost and why. They tell it on.
     cdef void fail(self, uint32_t culprit, const char* why, size_t why_bytes) noexcept nogil
+    # A rank is lost: the job fails, or goes on without it.
+    cdef void lose(self, uint32_t rank, const char* why, size_t why_bytes) noexcept nogil
+    # The answer of the collective that this rank is in: a rank that gave it on, or was to, is lost.
+    cdef void complete(
+        self, const char* body, size_t body_bytes, uint32_t flags, const vector[uint32_t]& ranks) noexcept nogil
+    # The members have formed anew: the collective that is under way fails, and the next is number ``next`` on all of them.
+    cdef void restart(self, uint64_t next) noexcept nogil
     # A message has come.
     cdef inline void note_said(self, uint32_t peer, uint8_t message_id) noexcept nogil:
         if message_id != MSG_PING and message_id != MSG_PONG:
@@ -101,6 +113,8 @@ cdef class Control:
     cdef bint _take_roll(
         self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     cdef void _answer(self) noexcept nogil
+    cdef void _forget_contributions(self) noexcept nogil
+    cdef bint _is_root(self) noexcept nogil
     # Of a rank other than 0: who passes answers on to it.
     cdef uint32_t _parent(self) noexcept nogil
     cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil

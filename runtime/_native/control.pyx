@@ -4,9 +4,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 from libcpp.string cimport string
+from libcpp.vector cimport vector
 
 from intentpm.foundation.deadlines import wait_ns
 
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.messages cimport (
     FLAG_SAME, MSG_ABORT, MSG_ABSENT, MSG_ACCESS, MSG_COLLECT, MSG_FIRST_ROUND, MSG_LEAVE, MSG_PING, MSG_PONG, MSG_REPLY,
     MSG_RESULT, MSG_ROLL_CALL, MSG_SIDE, MSG_SYNC, MSG_SYNCED, ControlHeader,
@@ -14,7 +16,7 @@ from intentpm.runtime._native.messages cimport (
 from intentpm.foundation.losses cimport LOSS_NO_MEMORY_TO_TELL, LOSS_SILENT, loss_text
 from intentpm.foundation.primitives cimport store_release
 from intentpm.runtime._native.requests cimport (
-    OPERATION_ABANDONED, OPERATION_PEER_LOST, Operation, RequestPool,
+    OPERATION_ABANDONED, OPERATION_PEER_LOST, OPERATION_RANK_LOST, Operation, RequestPool,
 )
 from intentpm.runtime._native.staging cimport send_staged, stage
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, Piece, Transport
@@ -25,13 +27,15 @@ cdef enum:
 
 
 cdef class Control:
-    def __init__(self, Transport transport not None, RequestPool requests not None, peer_timeout_s: float):
+    def __init__(self, Membership membership not None, RequestPool requests not None, peer_timeout_s: float):
+        cdef Transport transport = membership.transport
+        self.membership = membership
         self.transport = transport
         self.requests = requests
         self.rank = transport.rank
         self.size = transport.size
         self.peer_timeout_ns = wait_ns(peer_timeout_s, "peer_timeout")
-        if self.rank == 0:
+        if self.rank == 0 or membership.continues:
             self.contributions.resize(self.size)
             self.revisions.resize(self.size, 0)
         self.missing = self.size
@@ -95,13 +99,13 @@ cdef class Control:
 
     cdef void _contribute(self, const char* payload, size_t payload_bytes) noexcept nogil:
         cdef ControlHeader header
-        if self.rank == 0:
-            self._gather(0, self.revision, payload, payload_bytes)
+        if self._is_root():
+            self._gather(self.rank, self.revision, payload, payload_bytes)
             return
         memset(&header, 0, sizeof(header))
         header.sequence = self.entered - 1
         header.flags = self.revision
-        self._send(0, MSG_COLLECT, &header, payload, payload_bytes)
+        self._send(self.membership.root, MSG_COLLECT, &header, payload, payload_bytes)
 
     cdef void close(self) noexcept nogil:
         self._end(OPERATION_PEER_LOST)
@@ -128,33 +132,44 @@ cdef class Control:
         """Rank 0, all are here: answers with everything, once if it is all the same (a barrier)."""
         cdef ControlHeader header
         cdef string answer
-        cdef uint32_t peer, length
+        cdef uint32_t i, length
+        cdef const vector[uint32_t]* members = &self.membership.members
+        cdef uint32_t count = <uint32_t>members.size()
         cdef bint same = True
         memset(&header, 0, sizeof(header))
-        for peer in range(1, self.size):
-            same = same and self.contributions[peer] == self.contributions[0]
+        for i in range(1, count):
+            same = same and self.contributions[members[0][i]] == self.contributions[self.rank]
         header.flags = FLAG_SAME if same else 0
         header.sequence = self.completed
-        for peer in range(1 if same else self.size):
-            length = <uint32_t>self.contributions[peer].size()
+        for i in range(1 if same else count):
+            length = <uint32_t>self.contributions[members[0][i]].size()
             answer.append(<const char*>&length, sizeof(length))
-        for peer in range(1 if same else self.size):
-            answer.append(self.contributions[peer])
-        for peer in range(self.size):
-            self.revisions[peer] = 0
-            self.contributions[peer].clear()
-        self.missing = self.size
+        for i in range(1 if same else count):
+            answer.append(self.contributions[members[0][i]])
+        self._forget_contributions()
         self._take_result(&header, answer.data(), answer.size())
 
+    cdef void _forget_contributions(self) noexcept nogil:
+        cdef uint32_t peer
+        for peer in range(<uint32_t>self.revisions.size()):
+            self.revisions[peer] = 0
+            self.contributions[peer].clear()
+        self.missing = <uint32_t>self.membership.members.size()
+
+    cdef bint _is_root(self) noexcept nogil:
+        return self.rank == self.membership.root
+
     cdef uint32_t _parent(self) noexcept nogil:
-        return (self.rank - 1) // CHILDREN
+        return self.membership.members[(self.membership.place - 1) // CHILDREN]
 
     cdef void _take_result(self, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
-        cdef uint64_t first_child = <uint64_t>self.rank * CHILDREN + 1
+        cdef const vector[uint32_t]* members = &self.membership.members
+        cdef uint64_t first_child = <uint64_t>self.membership.place * CHILDREN + 1
         cdef uint64_t child
-        for child in range(first_child, min(first_child + CHILDREN, <uint64_t>self.size)):
-            self._send(<uint32_t>child, MSG_RESULT, header, body, body_bytes)
-        self.completed = header.sequence + 1
+        for child in range(first_child, min(first_child + CHILDREN, <uint64_t>members.size())):
+            self._send(members[0][child], MSG_RESULT, header, body, body_bytes)
+        self.result_ranks = members[0]
+        self.completed = self.answered = header.sequence + 1
         self.result.assign(body, body_bytes)
         self.result_flags = header.flags
         self._end(0)
@@ -164,12 +179,12 @@ cdef class Control:
     cdef void call_roll(self) noexcept nogil:
         cdef ControlHeader header
         self.roll_called = False
-        if self.rank == 0:
-            self._answer_roll(0, self.entered - 1)
+        if self._is_root():
+            self._answer_roll(self.rank, self.entered - 1)
             return
         memset(&header, 0, sizeof(header))
         header.sequence = self.entered - 1
-        self._send(0, MSG_ROLL_CALL, &header, NULL, 0)
+        self._send(self.membership.root, MSG_ROLL_CALL, &header, NULL, 0)
 
     cdef void _answer_roll(self, uint32_t source, uint64_t sequence) noexcept nogil:
         """Rank 0: says who has not come to a call; nobody, where it was answered."""
@@ -180,16 +195,16 @@ cdef class Control:
         header.sequence = sequence
         if sequence == self.completed:
             for peer in range(self.size):
-                if self.revisions[peer] == 0:
+                if self.revisions[peer] == 0 and self.membership.is_member(peer):
                     absent.push_back(peer)
-        if source == 0:
-            self._take_roll(0, &header, <const char*>absent.data(), absent.size() * sizeof(uint32_t))
+        if source == self.rank:
+            self._take_roll(source, &header, <const char*>absent.data(), absent.size() * sizeof(uint32_t))
         else:
             self._send(source, MSG_ABSENT, &header, <const char*>absent.data(), absent.size() * sizeof(uint32_t))
 
     cdef bint _take_roll(
             self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
-        if source != 0 or body_bytes % sizeof(uint32_t) or body_bytes > self.size * sizeof(uint32_t):
+        if source != self.membership.root or body_bytes % sizeof(uint32_t) or body_bytes > self.size * sizeof(uint32_t):
             return False
         if header.sequence + 1 == self.entered:  # else it was asked about an earlier call
             self.absent.resize(body_bytes // sizeof(uint32_t))
@@ -214,7 +229,7 @@ cdef class Control:
     cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil:
         if self.left[source]:
             return
-        self.left[source] = 1
+        self.left[source] = self.membership.left[source] = 1
         self.left_after[source] = completed
         self.left_count += 1
         self.transport.expect_close(source)
@@ -248,11 +263,37 @@ cdef class Control:
         for peer in range(self.size):
             if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
                 if SEND_NO_MEMORY == self.transport.send(
-                        peer, MSG_ABORT, <const char*>&header, sizeof(header), &piece, 1, NULL, NULL):
+                        peer, MSG_ABORT | self.transport.id_mark, <const char*>&header, sizeof(header), &piece, 1, NULL, NULL):
                     snprintf(untold, sizeof(untold), loss_text(LOSS_NO_MEMORY_TO_TELL), self.rank)
                     self.transport.drop(peer, untold)
         self.requests.fail(NULL, OPERATION_PEER_LOST)
         self._end(OPERATION_PEER_LOST)
+
+    cdef void lose(self, uint32_t rank, const char* why, size_t why_bytes) noexcept nogil:
+        if self.membership.continues and rank != self.rank:
+            self.membership.lose(rank, why, why_bytes)
+        else:
+            self.fail(rank, why, why_bytes)
+
+    cdef void complete(
+            self, const char* body, size_t body_bytes, uint32_t flags, const vector[uint32_t]& ranks) noexcept nogil:
+        self.completed = self.answered = self.entered
+        self.result.assign(body, body_bytes)
+        self.result_flags = flags
+        self.result_ranks = ranks
+        self._end(0)
+
+    cdef void restart(self, uint64_t next) noexcept nogil:
+        cdef uint32_t peer
+        self._end(OPERATION_RANK_LOST)
+        self.entered = self.completed = next
+        self.revision = 0
+        self._forget_contributions()
+        for peer in range(self.size):
+            if not self.membership.is_member(peer) and not self.left[peer]:
+                self.left[peer] = 1
+                self.left_after[peer] = <uint64_t>-1     # of no call that it would have left early
+                self.left_count += 1
 
     # -- signs of life ---------------------------------------------------------------------------------------------------
 
@@ -265,7 +306,9 @@ cdef class Control:
             return not self.left[peer]
         if self.waiting == NULL:
             return False
-        return self.revisions[peer] == 0 if self.rank == 0 else peer == 0 or peer == self._parent()
+        if self._is_root():
+            return self.revisions[peer] == 0
+        return peer == self.membership.root or peer == self._parent()
 
     cdef void check_silence(self, int64_t waiting_since_ns) noexcept nogil:
         cdef int64_t now = self.transport.now_ns()
@@ -300,16 +343,16 @@ cdef class Control:
             const char* body, size_t body_bytes) noexcept nogil:
         cdef ControlHeader pong
         if message_id == MSG_COLLECT:
-            if self.rank != 0 or header.sequence > self.completed:
+            if not self._is_root() or header.sequence > self.completed:
                 return False
             if header.sequence == self.completed:    # else all had come before it was amended
                 self._gather(source, header.flags, body, body_bytes)
         elif message_id == MSG_RESULT:
-            if self.rank == 0 or source != self._parent() or body_bytes < sizeof(uint32_t):
+            if self._is_root() or source != self._parent() or body_bytes < sizeof(uint32_t):
                 return False
             self._take_result(header, body, body_bytes)
         elif message_id == MSG_ROLL_CALL:
-            if self.rank != 0:
+            if not self._is_root():
                 return False
             self._answer_roll(source, header.sequence)
         elif message_id == MSG_ABSENT:
@@ -320,7 +363,9 @@ cdef class Control:
         elif message_id == MSG_LEAVE:
             self._on_leave(source, header.sequence)
         elif message_id == MSG_ABORT:
-            self.fail(header.culprit, body, body_bytes)
+            if header.culprit >= self.size:
+                return False
+            self.lose(header.culprit, body, body_bytes)
         else:
             return message_id == MSG_PONG
         return True

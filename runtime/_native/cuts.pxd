@@ -54,6 +54,9 @@ cdef class Cuts:
     cdef void count(self) noexcept nogil
     cdef void end(self, TableState* table, uint32_t number) noexcept nogil
 
+    # The members have formed anew: no checkpoint is being made, and all have made so many cuts.
+    cdef void restart(self, TableState** tables, uint32_t table_count, uint32_t made) noexcept nogil
+
     # private
     cdef inline int32_t _lead(self, uint8_t flags) noexcept nogil:
         """How many cuts the origin had made more than this rank: -1, 0 or 1."""

@@ -42,3 +42,10 @@ cdef class Cuts:
     cdef void end(self, TableState* table, uint32_t number) noexcept nogil:
         if table.snapshot != NULL and table.snapshot.number <= number:
             retire_snapshot(table)
+
+    cdef void restart(self, TableState** tables, uint32_t table_count, uint32_t made) noexcept nogil:
+        cdef uint32_t t
+        for t in range(table_count):
+            if tables[t].snapshot != NULL:
+                retire_snapshot(tables[t])
+        store_relaxed(&self.made, made)

@@ -8,6 +8,7 @@ cimport cython
 
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.inquiry cimport Inquiry
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.serving cimport Serving
@@ -27,3 +28,4 @@ cdef class Dispatch:
     cdef Inquiry inquiry
     cdef Turns turns
     cdef SideExchange side
+    cdef Membership membership

@@ -4,13 +4,14 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, strlen
 
-from intentpm.foundation.losses cimport LOSS_NONSENSE, loss_text
+from intentpm.foundation.losses cimport (
+    LOSS_NONSENSE, LOSS_SIMULATION_ENDED, is_loss, loss_text,
+)
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REPLY, MSG_SIDE, MSG_SYNC, MSG_SYNCED,
-    AccessHeader,
-    ControlHeader, RoundHeader,
+    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REFORM, MSG_REPLY, MSG_SIDE, MSG_SYNC,
+    MSG_SYNCED, AccessHeader, ControlHeader, RoundHeader,
 )
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.side_exchange cimport SideExchange
@@ -30,6 +31,8 @@ cdef void _on_message(
     cdef ControlHeader control
     cdef RoundHeader round
     cdef bint understood = False
+    if (<Dispatch>context).membership.continues and not (<Dispatch>context).membership.admits(source, &message_id):
+        return
     _count_received((<Dispatch>context).transport, message_id, header_bytes + body_bytes)
     (<Dispatch>context).control.note_said(source, message_id)
     if message_id < MSG_COLLECT:
@@ -39,6 +42,11 @@ cdef void _on_message(
                 understood = (<Dispatch>context).serving.serve(source, &access, body, body_bytes)
             elif message_id == MSG_REPLY:
                 understood = (<Dispatch>context).remote.finish(source, &access, body, body_bytes)
+    elif message_id == MSG_REFORM:
+        if header_bytes == sizeof(ControlHeader) and (<Dispatch>context).membership.continues:
+            memcpy(&control, header, sizeof(ControlHeader))
+            understood = (<Dispatch>context).membership.on_message(source, &control, body, body_bytes)
+            (<Dispatch>context).turns.wake_waiters()
     elif message_id >= MSG_FIRST_ROUND:
         if header_bytes == sizeof(RoundHeader):
             memcpy(&round, header, sizeof(RoundHeader))
@@ -72,7 +80,10 @@ cdef void _on_step(void* context) noexcept nogil:
 
 
 cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil:
-    (<Dispatch>context).control.fail(rank, why, strlen(why))
+    if is_loss(why, LOSS_SIMULATION_ENDED):
+        (<Dispatch>context).control.fail(rank, why, strlen(why))
+    else:
+        (<Dispatch>context).control.lose(rank, why, strlen(why))
 
 
 cdef class Dispatch:
@@ -80,11 +91,12 @@ cdef class Dispatch:
         self.transport = turns.transport
         self.turns = turns
         self.control = turns.control
+        self.membership = turns.membership
         self.rounds = turns.rounds
         self.serving = serving
         self.remote = serving.remote
         self.inquiry = inquiry
-        self.side = SideExchange(turns.transport)
+        self.side = SideExchange(turns.membership)
         self.transport.on_message = _on_message
         self.transport.on_lost = _on_lost
         self.transport.on_step = _on_step

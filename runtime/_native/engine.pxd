@@ -2,6 +2,7 @@
 
 Who does what, from the ground up; each part is called by those below it in this list:
     Monitor    the lock, and sleeping without it
+    Membership    who is in the job
     Budget, RequestPool, RemoteAccess, Serving, Control, Rounds, Inquiry    the protocol: no thread, no wait
     Turns      when management has its turn, and waiters see what has finished
     Dispatch   which part a message is for
@@ -20,6 +21,7 @@ from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.dispatch cimport Dispatch
 from intentpm.runtime._native.inquiry cimport Inquiry
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
@@ -40,6 +42,7 @@ cdef class Engine:
     cdef readonly Budget budget
     cdef RemoteAccess remote
     cdef Serving serving
+    cdef Membership membership
     cdef Control control
     cdef readonly Rounds rounds
     cdef Inquiry inquiry
@@ -49,6 +52,6 @@ cdef class Engine:
     cdef Calls calls
     cdef list tables             # guarded by: GIL. Keeps alive whose states ``remote.tables`` points to
     # private
-    cdef list _collect(self, bytes payload, str what, object timeout_s)
+    cdef list _collect(self, bytes payload, str what, object timeout_s, object formed)
     cdef list _payloads(self)
     cdef _sync(self, bint settles, object timeout_s, str what)

@@ -3,8 +3,10 @@
 import os
 import weakref
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
+
+import numpy as np
 
 from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import CollectiveMismatchError, Error, WaitTimeoutError
@@ -18,6 +20,7 @@ from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.dispatch cimport Dispatch
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport IntentQueue
+from intentpm.runtime._native.membership cimport ENGINE_CLOSED, ENGINE_FORKED, Membership
 from intentpm.runtime._native.messages cimport FLAG_SAME
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.policy cimport MANAGE_RELOCATE
@@ -28,7 +31,7 @@ from intentpm.runtime._native.requests cimport (
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.turns cimport ENGINE_CLOSED, ENGINE_FORKED, Turns, is_over
+from intentpm.runtime._native.turns cimport Turns, is_over
 from intentpm.runtime._native.wheel cimport Wheel
 from intentpm.transports.base cimport Transport
 
@@ -55,7 +58,7 @@ _engines = weakref.WeakSet()
 def _mark_forked():
     # The child has none of the parent's threads and must not touch its connections.
     for engine in _engines:
-        (<Engine>engine).turns.state = ENGINE_FORKED
+        (<Engine>engine).membership.state = ENGINE_FORKED
 
 
 os.register_at_fork(after_in_child=_mark_forked)
@@ -64,14 +67,15 @@ os.register_at_fork(after_in_child=_mark_forked)
 cdef class Engine:
     def __init__(
             self, Transport transport not None, peer_timeout_s: float, worker_spin_us: float, thread_spin_us: float,
-            management: int, sync_interval_s: float, sync_threshold: float, budget_bytes: int):
+            management: int, sync_interval_s: float, sync_threshold: float, budget_bytes: int, continues: bool = False):
         self.transport = transport
         self.monitor = Monitor(transport)
         self.requests = RequestPool(transport.size)
         self.budget = Budget(transport.size, budget_bytes)
         self.remote = RemoteAccess(transport, self.requests, self.budget)
         self.serving = Serving(self.remote)
-        self.control = Control(transport, self.requests, peer_timeout_s)
+        self.membership = Membership(transport, continues)
+        self.control = Control(self.membership, self.requests, peer_timeout_s)
         self.rounds = Rounds(
             self.serving, management, wait_ns(sync_interval_s, "sync_interval"), sync_threshold)
         self.inquiry = Inquiry(self.rounds)
@@ -140,7 +144,7 @@ cdef class Engine:
 
     def remove_worker(self, IntentQueue queue not None) -> None:
         """Ends the intents of a worker that is closed. Of a closed or forked engine nothing is left to end."""
-        if load_acquire(&self.turns.state) >= ENGINE_CLOSED:
+        if load_acquire(&self.membership.state) >= ENGINE_CLOSED:
             return                       # ``close`` runs Python with the lock held: do not wait for it here
         with nogil:
             self.monitor.acquire()
@@ -152,17 +156,18 @@ cdef class Engine:
 
     # -- collective calls ------------------------------------------------------------------------------------------------
 
-    def exchange(self, payload: bytes, what: str, timeout_s=None) -> list:
+    def exchange(self, payload: bytes, what: str, timeout_s=None, formed=None) -> list:
         """Collective: gives every rank the payloads of all ranks, in rank order.
 
         Raises PeerLostError, CollectiveMismatchError when a rank has left instead, WaitTimeoutError after ``timeout_s``
         (None: as long as the peers are alive). A call whose wait ended without an answer is to be joined again (``rejoin``).
+        RankLost where the ranks have formed anew since they had ``formed`` so often: the call that it is of has failed.
         """
-        return self._collect(payload, what, timeout_s)
+        return self._collect(payload, what, timeout_s, formed)
 
-    def rejoin(self, what: str, timeout_s=None) -> list:
+    def rejoin(self, what: str, timeout_s=None, formed=None) -> list:
         """The answer of the newest ``exchange``, which was given up, or ``amend``. Raises as ``exchange``."""
-        return self._collect(None, what, timeout_s)
+        return self._collect(None, what, timeout_s, formed)
 
     def amend(self, payload: bytes, number: int) -> None:
         """Puts another payload in the place of what this rank gave to collective ``number``, or would have given. Has no
@@ -183,7 +188,20 @@ cdef class Engine:
         """How many collectives this rank has contributed to."""
         return self.control.entered
 
-    cdef list _collect(self, bytes payload, str what, object timeout_s):
+    def answered(self) -> list:
+        """The ranks of which the newest answer to an ``exchange`` has the payloads, in their order."""
+        cdef vector[uint32_t] ranks
+        with nogil:
+            self.monitor.acquire()
+            ranks = self.control.result_ranks
+            self.monitor.release()
+        return list(ranks)
+
+    def formed(self) -> int:
+        """How often the ranks have formed anew without some that were lost."""
+        return self.membership.formed
+
+    cdef list _collect(self, bytes payload, str what, object timeout_s, object formed):
         """payload: None: rejoin."""
         cdef Operation operation
         cdef bint again = payload is None
@@ -191,12 +209,14 @@ cdef class Engine:
         cdef const char* data = given
         cdef size_t size_bytes = len(given)
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
+        cdef uint32_t expected
         self.calls.raise_state()
+        expected = self.membership.formed if formed is None else formed
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
             self.monitor.acquire()
-            if is_over(self.turns):
-                operation.status = OPERATION_PEER_LOST
+            if is_over(self.turns) or self.membership.formed != expected:
+                operation.status = self.calls._why_over()
                 self.requests.close_submission(&operation)
             elif again:
                 self.control.rejoin(&operation)
@@ -222,9 +242,9 @@ cdef class Engine:
                 self.monitor.arm_sleeper()
             self.monitor.release()
         try:
-            self.calls.wait(_roll_called, NULL, ROLL_CALL_NS, "rank 0 to say who has not come")
+            self.calls.wait(_roll_called, NULL, ROLL_CALL_NS, f"rank {self.membership.root} to say who has not come")
         except WaitTimeoutError:
-            return f"{what}: rank 0, which knows which ranks have not come, does not answer"
+            return f"{what}: rank {self.membership.root}, which knows which ranks have not come, does not answer"
         with nogil:
             self.monitor.acquire()
             absent = self.control.absent
@@ -233,7 +253,7 @@ cdef class Engine:
         return f"{what}: {who}; call it again to go on waiting"
 
     cdef list _payloads(self):
-        cdef uint32_t size = self.transport.size
+        cdef uint32_t size = <uint32_t>self.control.result_ranks.size()
         cdef bytes raw = self.control.result
         if self.control.result_flags & FLAG_SAME:
             return [raw[4:]] * size
@@ -303,6 +323,30 @@ cdef class Engine:
         """Raises what keeps the engine from working, if anything does."""
         self.calls.raise_state()
 
+    def stand_ins(self):
+        """Per rank, who has its duties as a home: uint16 [N]. None: no rank was lost."""
+        cdef vector[uint16_t] stand_ins
+        cdef bint are_all
+        with nogil:
+            self.monitor.acquire()
+            are_all = self.membership.members.size() == self.membership.size
+            stand_ins = self.membership.stand_ins
+            self.monitor.release()
+        return None if are_all else np.array(stand_ins, np.uint16)
+
+    def living(self) -> list:
+        """The ranks that are members of the job, ascending."""
+        cdef vector[uint32_t] members
+        with nogil:
+            self.monitor.acquire()
+            members = self.membership.members
+            self.monitor.release()
+        return list(members)
+
+    def root(self) -> int:
+        """The first of the members: does what one has to do for all. Cheap."""
+        return self.membership.root
+
     def has_failed(self) -> bool:
         """A rank is lost: every call raises PeerLostError."""
         return load_acquire(&self.control.failed) != 0
@@ -316,7 +360,7 @@ cdef class Engine:
 
     def is_forked(self) -> bool:
         """This process is a forked child: the connections and threads are its parent's."""
-        return load_acquire(&self.turns.state) == ENGINE_FORKED
+        return load_acquire(&self.membership.state) == ENGINE_FORKED
 
     def fail(self, why: str) -> None:
         """Tells every rank that this one gives up, and why. They raise PeerLostError naming this rank."""
@@ -325,7 +369,7 @@ cdef class Engine:
         cdef size_t size_bytes = len(text)
         with nogil:
             self.monitor.acquire()
-            if not is_over(self.turns):
+            if not self.control.failed and self.membership.state < ENGINE_CLOSED:
                 self.control.fail(self.transport.rank, data, size_bytes)
             self.turns.wake_finished()
             self.monitor.arm_sleeper()
@@ -339,18 +383,22 @@ cdef class Engine:
             self.monitor.arm_sleeper()
             self.monitor.release()
 
-    def leave(self) -> None:
-        """Collective end: serves the other ranks until all have left. Raises PeerLostError."""
+    def leave(self) -> bool:
+        """Collective end: serves the other ranks until all have left. Raises PeerLostError. False: ranks have formed anew
+        meanwhile, leave again.
+        """
         self.calls.raise_state()
         with nogil:
             self.monitor.acquire()
-            self.control.leave()
-            self.dispatch.side.note_left(self.transport.rank)
+            if not is_over(self.turns):
+                self.control.leave()
+                self.dispatch.side.note_left(self.transport.rank)
             self.turns.wake_finished()
             self.monitor.arm_sleeper()
             self.monitor.release()
         self.calls.wait(_all_left, NULL, FOREVER_NS, "the other ranks to close")
         self.calls.raise_state()
+        return self.control.left_count + 1 >= self.control.size
 
     def close(self, timeout_s) -> None:
         """Closes the transport (``timeout_s``: for what is still to be sent). Calls under way or to come raise ClosedError.
@@ -360,7 +408,7 @@ cdef class Engine:
         with nogil:
             self.monitor.acquire()
         try:
-            store_release(&self.turns.state, ENGINE_CLOSED)
+            store_release(&self.membership.state, ENGINE_CLOSED)
             self.requests.fail(NULL, OPERATION_PEER_LOST)
             self.rounds.sync.fail(OPERATION_PEER_LOST)
             self.control.close()

@@ -61,6 +61,8 @@ cdef class Hints:
     cdef void offer_to_last_holder(self, TableState* table, uint32_t key) noexcept nogil
     # A MOVED that came, and fits. False: it names ranks that do not exist.
     cdef bint learn_moves(self, TableState* table, const RoundHeader* header, const uint32_t* numbers) noexcept nogil
+    # Forgets all hints: who owns what was agreed on anew.
+    cdef void restart(self) noexcept nogil
     # private
     cdef void _note(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil
     cdef void _send(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
-from intentpm.runtime._native.directory cimport home_rank, known_owner, learn_owner
+from intentpm.runtime._native.directory cimport home_of, known_owner, learn_owner
 from intentpm.runtime._native.holders cimport only_holder
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport EVENT_OFFERED, note_decision
@@ -39,7 +39,7 @@ cdef class Hints:
 
         A rank that has heard need not be forwarded: with 4 ranks forwarding was every second message.
         """
-        cdef uint32_t home = home_rank(key, table.size)
+        cdef uint32_t home = home_of(table, key)
         cdef uint32_t peer
         cdef uint32_t first = home if table.size > WELL_KNOWN_RANKS else 0
         cdef uint32_t end = home + 1 if table.size > WELL_KNOWN_RANKS else table.size
@@ -119,6 +119,13 @@ cdef class Hints:
         return (
             known_owner(table, key) == table.rank and table.records[key].intent_refs == 0
             and only_holder(table, key) == <int64_t>peer)
+
+    cdef void restart(self) noexcept nogil:
+        cdef uint32_t peer
+        self.due_ns = NEVER
+        for peer in range(<uint32_t>self.moved.size()):
+            self.moved[peer].clear()
+            self.offers[peer].clear()
 
     # -- hearing ---------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from libcpp.queue cimport priority_queue
 from libcpp.string cimport string
 
-from intentpm.runtime._native.directory cimport home_rank, known_owner
+from intentpm.runtime._native.directory cimport home_of, known_owner
 from intentpm.runtime._native.flags cimport KEY_IN_FLIGHT
 from intentpm.runtime._native.holders cimport first_holding, next_holding
 from intentpm.runtime._native.intents cimport HeapEntry, Intent, IntentQueue
@@ -67,7 +67,7 @@ cdef class Inquiry:
         known.state = key_state(table, key)
         known.owner = known_owner(table, key)
         known.epoch = table.records[key].epoch
-        known.home = home_rank(key, table.size)
+        known.home = home_of(table, key)
         known.active_intents = table.records[key].intent_refs
         known.pending_writes = known.state == STATE_REPLICA and has_pending(table, key)
         known.in_flight = (table.flags[key] & KEY_IN_FLIGHT) != 0

@@ -23,6 +23,7 @@ from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState, is_here, key_state
+from intentpm.runtime._native.turns cimport is_over
 from intentpm.runtime._native.timing cimport timer_horizon_clocks
 from intentpm.transports.base cimport Transport
 
@@ -147,7 +148,11 @@ cdef class Inspector:
         try:
             with nogil:
                 self.engine.monitor.acquire()
-                self.engine.inquiry.ask(&operation, peer, table.table_id, wanted)
+                if is_over(self.engine.turns):
+                    operation.status = self.engine.calls._why_over()
+                    self.engine.requests.close_submission(&operation)
+                else:
+                    self.engine.inquiry.ask(&operation, peer, table.table_id, wanted)
                 self.engine.turns.wake_finished()
                 self.engine.monitor.release()
             self.engine.calls.wait_operation(&operation, limit_ns, f"rank {rank} to explain key {key} of {table.name!r}")

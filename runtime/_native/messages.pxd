@@ -33,6 +33,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
     EXPLAIN, EXPLAINED   what do you know of this key; the answer's body: facts (inquiry.pxd). Control header: table and
               key in ``sequence``, the asker's request in ``culprit`` and ``flags``
 
+    REFORM    ranks are lost, and the others form anew (membership.pxd). Control header: the step in ``sequence``. Body: which
+              are lost u8 [N], and what the sender says in this step
+
     ABORT     a rank is lost (``culprit``; maybe the sender itself). Body: why, UTF-8
 """
 
@@ -62,6 +65,11 @@ cdef enum MessageId:
     MSG_REFRESHED = 19
     MSG_OFFER = 20
     MSG_MOVED = 21
+    MSG_REFORM = 22              # with a control header
+
+cdef enum:
+    MESSAGE_MASK = 31            # of an id as it is sent; above: the epoch of membership (membership.pxd)
+    EPOCH_SHIFT = 5
 
 cdef enum AccessKind:
     ACCESS_PULL = 0
@@ -131,6 +139,13 @@ cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
     uint32_t culprit             # ABORT
     uint32_t flags               # RESULT: AccessFlags. COLLECT: how often the sender has amended it
+
+
+cdef inline bint is_counted(uint8_t message_id) noexcept nogil:
+    """Whether it is of an epoch of membership, and counted: not what a rank may send at any time."""
+    return (
+        message_id != MSG_PING and message_id != MSG_PONG and message_id != MSG_REFORM
+        and message_id != MSG_ABORT)     # who gives up may be of another epoch; nobody waits for that message
 
 
 cdef inline bint is_read(int access_kind) noexcept nogil:

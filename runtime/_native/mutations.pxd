@@ -40,6 +40,15 @@ cdef enum Mutation:
     MUTATION_PRESSURE_IGNORED = 0x100000000      # a copy is asked for though it does not fit
     MUTATION_STATE_FORGOTTEN = 0x1000000000      # a flush does not send rows of which the holder got the weights alone
     MUTATION_LAG_UNTOLD = 0x2000000000           # a holder says that it has the owner's row, though its state is older
+    # Of jobs that go on without a rank.
+    MUTATION_OLD_EPOCH_HEARD = 0x200000000       # a message of an earlier epoch of membership is not refused
+    MUTATION_OLDER_REPLICA = 0x400000000         # a lost row comes back from the oldest replica
+    MUTATION_KEY_LEFT_LOST = 0x800000000         # a lost row without a replica does not come back
+    MUTATION_HOLDINGS_KEPT = 0x20000000000       # an owner goes on to count on a lost rank as a holder
+    MUTATION_OLDER_CHECKPOINT = 0x40000000000    # a lost row comes back from an older checkpoint than there is
+    MUTATION_ROLLBACK_UNTOLD = 0x4000000000      # RankLost does not name the keys that came back from a replica here
+    MUTATION_UNSURE_UNTOLD = 0x8000000000        # nor those whose writes were under way to a lost rank
+    MUTATION_OLD_EPOCH_KEPT = 0x10000000000      # a rank goes on to send messages of the earlier epoch of membership
     # Of tables with rows on a device.
     MUTATION_ROW_LEFT_AWAY = 1 << 24         # a row is read in ``rows`` though the device has a newer one
     MUTATION_WRITE_UNNOTED = 1 << 25         # what is written in ``rows`` does not make the device's row void

@@ -35,6 +35,17 @@ OF_BUDGETS = {
     "pressure ignored": MUTATION_PRESSURE_IGNORED,
 }
 """Found by the programs that have a budget."""
+OF_LOSSES = {
+    "old epoch heard": MUTATION_OLD_EPOCH_HEARD,
+    "old epoch kept": MUTATION_OLD_EPOCH_KEPT,
+    "older replica": MUTATION_OLDER_REPLICA,
+    "key left lost": MUTATION_KEY_LEFT_LOST,
+    "holdings kept": MUTATION_HOLDINGS_KEPT,
+    "older checkpoint": MUTATION_OLDER_CHECKPOINT,
+    "rollback untold": MUTATION_ROLLBACK_UNTOLD,
+    "unsure untold": MUTATION_UNSURE_UNTOLD,
+}
+"""Found by the programs in which ranks are lost."""
 OF_DEVICES = {
     "row left away": MUTATION_ROW_LEFT_AWAY,
     "write unnoted": MUTATION_WRITE_UNNOTED,
@@ -51,10 +62,10 @@ OF_TIERS = {
 
 
 @contextmanager
-def plant(name: str):
-    """Breaks the runtime of this process in the named way, inside the with block. For tests only."""
+def plant(*names: str):
+    """Breaks the runtime of this process in the named ways, inside the with block. For tests only."""
     global planted
-    planted = (NAMES | OF_BUDGETS | OF_DEVICES | OF_TIERS)[name]
+    planted = sum((NAMES | OF_BUDGETS | OF_LOSSES | OF_DEVICES | OF_TIERS)[name] for name in names)
     try:
         yield
     finally:

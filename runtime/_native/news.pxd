@@ -126,6 +126,10 @@ cdef class News:
     cdef inline bint has_some_for(self, uint32_t holder) noexcept nogil:
         return self.flush_asked[holder] != 0 or not self.unsent[holder].empty()
 
+    # Nobody waits for a flush any more.
+    cdef void end_flushes(self) noexcept nogil
+    # A rank is lost: it needs no news.
+    cdef void forget(self, uint32_t holder) noexcept nogil
     # private
     cdef void _list(self, TableState* table, uint32_t key, Holding* holding, int64_t written_ns) noexcept nogil
     cdef void _note_for_flush(self, TableState* table, uint32_t key, Holding* holding) noexcept nogil

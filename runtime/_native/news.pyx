@@ -357,3 +357,15 @@ cdef class News:
         self.flush_drained[holder] = False
         self.flush_asked[holder] = 0
         return asked
+
+    cdef void end_flushes(self) noexcept nogil:
+        cdef uint32_t holder
+        for holder in range(<uint32_t>self.flush_asked.size()):
+            self.flush_asked[holder] = 0
+            self.flush_drained[holder] = False
+
+    cdef void forget(self, uint32_t holder) noexcept nogil:
+        self.unsent[holder].clear()
+        self.rounded[holder].clear()
+        self.refreshes_open[holder] = 0
+        self.refresh_slots[holder] = 0

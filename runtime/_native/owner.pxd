@@ -65,6 +65,8 @@ cdef class Owner:
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
     # A parked record whose key has arrived.
     cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    # Forgets a rank as a holder of keys owned here, but of those where ``holds`` (u8 [num_keys]; NULL: of none).
+    cdef void forget_holder(self, TableState* table, uint32_t holder, const uint8_t* holds) noexcept nogil
     # private
     cdef void _decide(
         self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,

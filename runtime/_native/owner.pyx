@@ -27,7 +27,8 @@ from intentpm.runtime._native.messages cimport (
     RESULT_MOVED_SAME, RESULT_ROW, RESULT_SAME, RESULT_WEIGHTS, RoundBody, RoundHeader,
 )
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_DELTAS_TWICE, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED, is_planted,
+    MUTATION_DELTAS_TWICE, MUTATION_HOLDINGS_KEPT, MUTATION_KEPT_TWICE, MUTATION_SAME_ALWAYS, MUTATION_STEPS_RECOUNTED,
+    is_planted,
 )
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedMessage
@@ -41,8 +42,8 @@ from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps, s
 from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row, version_of
 from intentpm.runtime._native.slots cimport move_out
 from intentpm.runtime._native.staging cimport unstage
-from intentpm.runtime._native.state cimport next_version
-from intentpm.runtime._native.table_state cimport Holding, TableState, prefetch_row
+from intentpm.runtime._native.state cimport STATE_OWNED, next_version
+from intentpm.runtime._native.table_state cimport Holding, TableState, key_state, prefetch_row
 
 cdef enum:
     RECORDS_SMOOTHED = 1024
@@ -300,6 +301,14 @@ cdef class Owner:
         note_decision(self.journal, table, key, EVENT_HOLDER_REMOVED, rank, table.records[key].epoch)
         if remove_holding(table, key, rank):
             mark_shared(table, key, False)
+
+    cdef void forget_holder(self, TableState* table, uint32_t holder, const uint8_t* holds) noexcept nogil:
+        cdef int64_t key
+        if table.holdings_used == 0 or is_planted(MUTATION_HOLDINGS_KEPT):
+            return
+        for key in range(table.num_keys):
+            if key_state(table, key) == STATE_OWNED and (holds == NULL or not holds[key]):
+                self._remove_holder(table, <uint32_t>key, holder)
 
     # -- records of keys that are not here -------------------------------------------------------------------------------
 

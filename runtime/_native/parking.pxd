@@ -43,6 +43,8 @@ cdef class Parking:
     cdef uint32_t count(self, const TableState* table, uint32_t key) noexcept nogil
     # Moves the messages of a key to ``out``; whoever takes them calls unpark on each.
     cdef void take(self, const TableState* table, uint32_t key, vector[ParkedMessage*]& out) noexcept nogil
+    # Forgets all messages.
+    cdef void clear(self) noexcept nogil
     # private
     cdef bint _put(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
 

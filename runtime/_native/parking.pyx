@@ -35,9 +35,15 @@ cdef void unpark(ParkedMessage* message) noexcept nogil:
 
 cdef class Parking:
     def __dealloc__(self):
+        self.clear()
+
+    cdef void clear(self) noexcept nogil:
+        cdef size_t i
         for entry in self.messages:
             for i in range(entry.second.size()):
                 free(entry.second[i])
+            self.parked_now -= entry.second.size()
+        self.messages.clear()
 
     cdef bint park_access(
             self, TableState* table, uint32_t key, const AccessHeader* header, uint32_t index, uint32_t epoch, double lr,

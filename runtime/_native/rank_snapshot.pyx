@@ -10,7 +10,7 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from intentpm.foundation.deadlines import wait_ns
-from intentpm.foundation.errors import MemoryBudgetError
+from intentpm.foundation.errors import MemoryBudgetError, RankLost, save_interrupted
 
 from intentpm.foundation.deadlines cimport FOREVER_NS
 from intentpm.foundation.primitives cimport load_acquire, load_relaxed, load_relaxed_u64
@@ -21,6 +21,7 @@ from intentpm.runtime._native.apart cimport (
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.cuts cimport Cuts
 from intentpm.runtime._native.engine cimport Engine
+from intentpm.runtime._native.membership cimport ENGINE_FORMING
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.requests cimport Operation, begin_operation
 from intentpm.runtime._native.rounds cimport Rounds
@@ -41,7 +42,8 @@ cdef struct Answered:
 
 cdef bint _is_answered(void* turns, void* argument) noexcept nogil:
     cdef Answered* asked = <Answered*>argument
-    return is_over(<Turns>turns) or (<SideExchange>asked.exchange).is_answered(asked.number)
+    return (is_over(<Turns>turns) or asked.number < (<SideExchange>asked.exchange).first
+            or (<SideExchange>asked.exchange).is_answered(asked.number))
 
 
 cdef class RankSnapshot:
@@ -52,6 +54,7 @@ cdef class RankSnapshot:
     cdef Monitor monitor
     cdef Rounds rounds
     cdef Turns turns
+    cdef uint32_t formed         # Membership.formed, when the cut to come was begun
 
     def __init__(self, Engine engine not None, bytes for_the_left not None):
         """Before the engine runs. for_the_left: what ranks that have closed contribute to exchanges."""
@@ -74,7 +77,7 @@ cdef class RankSnapshot:
         """
         cdef Operation operation
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
-        self.calls.raise_state()
+        self._check()
         begin_operation(&operation, NULL, 0, NULL, NULL)
         with nogil:
             if cutting:
@@ -83,10 +86,16 @@ cdef class RankSnapshot:
                 self.monitor.release()
             self.calls.sync(&operation, True)
         try:
-            self.calls.wait_operation(&operation, limit_ns, "the owners of replicas here to take what was written to them")
+            self.calls.wait_operation(
+                &operation, limit_ns, "the owners of replicas here to take what was written to them", cutting)
         except BaseException:
             self.end_cutting()
             raise
+
+    def await_cut(self, uint32_t formed) -> None:
+        """``settle_replicas`` and ``cut`` follow. formed: when it was asked for: it is void once ranks have formed anew."""
+        self.formed = formed
+        self._check()
 
     def end_cutting(self) -> None:
         with nogil:
@@ -95,16 +104,21 @@ cdef class RankSnapshot:
             self.monitor.release()
 
     def cut(self, list tables not None) -> int:
-        """This rank's cut through ``tables``, and the end of cutting. Returns its number. Raises MemoryBudgetError."""
+        """This rank's cut through ``tables``, and the end of cutting. Returns its number. Raises MemoryBudgetError;
+        SaveInterruptedError where a rank was lost since the cut was begun: it is void.
+        """
         cdef Table table
         cdef Snapshot* retired
         cdef uint32_t number = load_relaxed(&self.cuts.made) + 1
-        cdef bint chosen, done = True
+        cdef bint chosen, done = True, is_void = False
         for table in self.engine.tables:
             chosen = table in tables
             with nogil:
                 self.monitor.acquire()
-                if chosen:
+                is_void = is_void or self._is_void()
+                if is_void:
+                    pass
+                elif chosen:
                     done = self.cuts.cut(table.state, number) and done
                 else:
                     self.cuts.end(table.state, number)
@@ -113,12 +127,19 @@ cdef class RankSnapshot:
                 give_back_snapshots(retired)
         with nogil:
             self.monitor.acquire()
-            self.cuts.count()
+            is_void = is_void or self._is_void()
+            if not is_void:
+                self.cuts.count()
             self.rounds.holder.cutting = False
             self.monitor.release()
+        if is_void:
+            raise save_interrupted()
         if not done:
             raise MemoryBudgetError("the system refused address space for a snapshot: raise `ulimit -v`")
         return number
+
+    cdef bint _is_void(self) noexcept nogil:
+        return self.engine.membership.state == ENGINE_FORMING or self.engine.membership.formed != self.formed
 
     def seal(self, list tables not None) -> None:
         """Every rank has made the cut."""
@@ -178,6 +199,8 @@ cdef class RankSnapshot:
         return taken
 
     cdef int _check_whole(self, Table table) except -1:
+        if self.engine.membership.state == ENGINE_FORMING:
+            raise save_interrupted()       # its end is waited for
         if load_acquire(&table.state.snapshot.broken):
             raise MemoryBudgetError(
                 f"table {table.name!r} was written to faster than its rows could be saved: "
@@ -261,17 +284,32 @@ cdef class RankSnapshot:
     def answers(self, uint64_t number, what: str, timeout_s=None) -> list:
         """The parts of all ranks, in rank order, when they have come. Raises PeerLostError, ClosedError, WaitTimeoutError."""
         cdef Answered asked
+        cdef bint is_answered
         cdef string raw
         cdef int64_t limit_ns = FOREVER_NS if timeout_s is None else wait_ns(timeout_s)
         asked.exchange = <void*>self.exchange
         asked.number = number
-        self.calls.wait(_is_answered, &asked, limit_ns, lambda: f"{what}{self._absent(number)}")
-        self.calls.raise_state()
+        try:
+            self.calls.wait(_is_answered, &asked, limit_ns, lambda: f"{what}{self._absent(number)}")
+        except RankLost as loss:
+            raise save_interrupted() from loss
         with nogil:
             self.monitor.acquire()
-            self.exchange.take(number, raw)
+            # Where ranks form anew, too: others may have the answer, and what comes of it must be the same on all.
+            is_answered = self.exchange.is_answered(number)
+            if is_answered:
+                self.exchange.take(number, raw)
             self.monitor.release()
-        return _payloads(raw, self.exchange.size)
+        if not is_answered:
+            self._check()
+            raise save_interrupted()
+        return _payloads(raw)
+
+    def _check(self):
+        """Raises what keeps the rank from working. Does not wait for ranks that form anew: they wait for the end of saves."""
+        if self.engine.membership.state == ENGINE_FORMING:
+            raise save_interrupted()
+        self.calls.raise_state()
 
     def _absent(self, uint64_t number):
         cdef vector[uint32_t] ranks
@@ -288,10 +326,11 @@ cdef int _check_room(Table table, int64_t keys, int64_t rows_bytes, int64_t seen
     return 0
 
 
-cdef list _payloads(bytes raw, uint32_t size):
-    lengths = memoryview(raw)[:4 * size].cast("I").tolist()
+cdef list _payloads(bytes raw):
+    cdef int size = memoryview(raw)[:4].cast("I")[0]
+    lengths = memoryview(raw)[4:4 + 4 * size].cast("I").tolist()
     payloads = []
-    at = 4 * size
+    at = 4 + 4 * size
     for length in lengths:
         payloads.append(raw[at:at + length])
         at += length

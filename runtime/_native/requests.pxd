@@ -19,6 +19,7 @@ cdef enum OperationStatus:
     OPERATION_PEER_LOST = 1
     OPERATION_NO_MEMORY = 2
     OPERATION_ABANDONED = 3
+    OPERATION_RANK_LOST = 4      # a rank was lost, and the job goes on (membership.pxd)
 
 cdef enum:
     INLINE_POSITIONS = 4

@@ -1,9 +1,10 @@
 """Exchanges between ranks beside their collective calls: what those say to each other who make a checkpoint.
 
     SIDE, contribution    to rank 0, which keeps them until it has one of every rank
-    SIDE, result          from rank 0 to all: the contributions in rank order
+    SIDE, result          from rank 0 to all: the contributions in rank order, after how many they are u32 and their lengths
     SIDE, call            from rank 0 to all: it is about to make number so-and-so, and they had better, too
 
+"Rank 0" is the first of the members, and they are "all", where ranks were lost (membership.pxd).
 A rank that has left the job contributes ``for_the_left`` to all that it has not come to.
 They are numbered by who makes them; several may be open, in any order. What they mean is the caller's.
 Called by: RankSnapshot (contribute, take), Dispatch (a SIDE has come).
@@ -16,6 +17,7 @@ from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.messages cimport ControlHeader
 from intentpm.transports.base cimport Transport
 
@@ -29,6 +31,7 @@ cdef struct Gathering:
 @cython.final
 cdef class SideExchange:
     cdef Transport transport
+    cdef Membership membership
     cdef uint32_t rank
     cdef uint32_t size
     cdef unordered_map[uint64_t, Gathering] gatherings       # rank 0
@@ -36,7 +39,8 @@ cdef class SideExchange:
     cdef string for_the_left                                 # set once, before the engine runs
     # The newest that rank 0 has called for. Atomic: stored under the engine's lock, which who looks for it does not take.
     cdef uint64_t called
-    cdef unordered_map[uint64_t, string] results             # not taken yet: lengths u32 [N], payloads
+    cdef uint64_t first                                      # those before are void
+    cdef unordered_map[uint64_t, string] results             # not taken yet: N u32, lengths u32 [N], payloads
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
     cdef inline bint is_answered(self, uint64_t number) noexcept nogil:
@@ -52,6 +56,8 @@ cdef class SideExchange:
     # False: makes no sense.
     cdef bint on_message(
         self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
+    # The members have formed anew: exchanges before ``first`` are void, and ``called`` is the newest that all have heard of.
+    cdef void restart(self, uint64_t first, uint64_t called) noexcept nogil
     # private
     cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
     cdef bint _put(self, Gathering* gathering, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil

@@ -6,9 +6,9 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport store_relaxed_u64
+from intentpm.runtime._native.membership cimport Membership
 from intentpm.runtime._native.messages cimport MSG_SIDE, ControlHeader
 from intentpm.runtime._native.staging cimport send_staged, stage
-from intentpm.transports.base cimport Transport
 
 cdef enum:
     CONTRIBUTION = 0             # the header's flags
@@ -17,23 +17,27 @@ cdef enum:
 
 
 cdef class SideExchange:
-    def __init__(self, Transport transport not None):
-        self.transport = transport
-        self.rank = transport.rank
-        self.size = transport.size
-        self.left.resize(transport.size, False)
+    def __init__(self, Membership membership not None):
+        self.membership = membership
+        self.transport = membership.transport
+        self.rank = membership.rank
+        self.size = membership.size
+        self.left.resize(self.size, False)
 
     cdef void contribute(self, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil:
-        if self.rank == 0:
-            self._gather(0, number, payload, payload_bytes)
+        if number < self.first:
+            return
+        if self.rank == self.membership.root:
+            self._gather(self.rank, number, payload, payload_bytes)
         else:
-            self._send(0, number, CONTRIBUTION, payload, payload_bytes)
+            self._send(self.membership.root, number, CONTRIBUTION, payload, payload_bytes)
 
     cdef void call(self, uint64_t number) noexcept nogil:
         cdef uint32_t rank
         store_relaxed_u64(&self.called, max(self.called, number))
-        for rank in range(1, self.size):
-            self._send(rank, number, CALL, NULL, 0)
+        for rank in self.membership.members:
+            if rank != self.rank:
+                self._send(rank, number, CALL, NULL, 0)
 
     cdef void take(self, uint64_t number, string& out) noexcept nogil:
         out.swap(self.results[number])
@@ -43,18 +47,19 @@ cdef class SideExchange:
         cdef uint32_t rank
         if self.gatherings.count(number) == 0:
             return
-        for rank in range(self.size):
+        for rank in self.membership.members:
             if not self.gatherings[number].came[rank]:
                 ranks.push_back(rank)
 
     cdef bint on_message(
             self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil:
-        if header.flags == CONTRIBUTION and self.rank == 0:
+        cdef uint32_t root = self.membership.root
+        if header.flags == CONTRIBUTION and self.rank == root:
             return self._gather(source, header.sequence, body, body_bytes)
-        if header.flags == CALL and source == 0 and self.rank != 0:
+        if header.flags == CALL and source == root and self.rank != root:
             store_relaxed_u64(&self.called, max(self.called, header.sequence))
             return True
-        if header.flags == RESULT and source == 0 and self.rank != 0:
+        if header.flags == RESULT and source == root and self.rank != root:
             self.results[header.sequence].assign(body, body_bytes)
             return True
         return False
@@ -65,8 +70,8 @@ cdef class SideExchange:
         if gathering.payloads.empty():
             gathering.payloads.resize(self.size)
             gathering.came.resize(self.size, False)
-            gathering.missing = self.size
-            for rank in range(self.size):
+            gathering.missing = <uint32_t>self.membership.members.size()
+            for rank in self.membership.members:
                 if self.left[rank] and rank != source:
                     self._put(gathering, rank, self.for_the_left.data(), self.for_the_left.size())
         if not self._put(gathering, source, payload, payload_bytes):
@@ -97,15 +102,24 @@ cdef class SideExchange:
     cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil:
         cdef string answer
         cdef uint32_t rank, length
-        for rank in range(self.size):
+        cdef uint32_t count = <uint32_t>self.membership.members.size()
+        answer.append(<const char*>&count, sizeof(count))
+        for rank in self.membership.members:
             length = <uint32_t>gathering.payloads[rank].size()
             answer.append(<const char*>&length, sizeof(length))
-        for rank in range(self.size):
+        for rank in self.membership.members:
             answer.append(gathering.payloads[rank])
-        for rank in range(1, self.size):
-            self._send(rank, number, RESULT, answer.data(), answer.size())
+        for rank in self.membership.members:
+            if rank != self.rank:
+                self._send(rank, number, RESULT, answer.data(), answer.size())
         self.results[number].swap(answer)
         self.gatherings.erase(number)
+
+    cdef void restart(self, uint64_t first, uint64_t called) noexcept nogil:
+        self.first = first
+        store_relaxed_u64(&self.called, called)
+        self.gatherings.clear()
+        self.results.clear()
 
     cdef void _send(
             self, uint32_t to, uint64_t number, uint32_t flags, const char* payload, size_t payload_bytes) noexcept nogil:

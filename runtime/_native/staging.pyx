@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from intentpm.runtime._native.messages cimport is_counted
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
 
 cdef enum:
@@ -44,8 +45,11 @@ cdef bint send_staged(
     piece.data = body
     piece.size_bytes = body_bytes
     piece.memory = HOST_MEMORY
-    status = transport.send(destination, message_id, <const char*>header, header_bytes, &piece, 1, unstage, body)
+    status = transport.send(
+        destination, message_id | transport.id_mark, <const char*>header, header_bytes, &piece, 1, unstage, body)
     if status == SEND_OK:
+        if transport.sent_to != NULL and is_counted(message_id):
+            transport.sent_to[destination] += 1
         return True
     unstage(body, 1)
     if status == SEND_NO_MEMORY:

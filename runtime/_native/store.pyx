@@ -6,7 +6,7 @@ there.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from math import prod
@@ -21,7 +21,7 @@ from intentpm.runtime.optimisers import ROUNDING
 from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_square_for
 from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
 from intentpm.runtime._native.budget cimport LIST_BYTES, slot_bytes
-from intentpm.runtime._native.directory cimport home_rank, known_owner
+from intentpm.runtime._native.directory cimport home_of, home_rank, known_owner
 from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
 from intentpm.runtime._native.row_layout cimport describe_optimiser
 from intentpm.runtime._native.rows cimport pull_row_atomic
@@ -132,7 +132,29 @@ cdef class Table:
                 retire_snapshot(self.state)
             free_snapshots(self.state)
             unmap_arrays(self.state)
+            free(self.state.stand_ins)
             free(self.state)
+
+    def set_stand_ins(self, const uint16_t[::1] ranks) -> None:
+        """Per rank [size], who has its duties as a home from now on. Called before the table is known to the engine, or under
+        its lock.
+        """
+        if self.state.stand_ins == NULL:
+            self.state.stand_ins = <uint16_t*>malloc(self.state.size * sizeof(uint16_t))
+        if self.state.stand_ins == NULL:
+            raise MemoryBudgetError("out of memory")
+        memcpy(self.state.stand_ins, &ranks[0], self.state.size * sizeof(uint16_t))
+
+    def begin_without(self, const uint16_t[::1] ranks) -> None:
+        """Of a new table, in a job that has lost ranks: ``set_stand_ins``, and who owns what at first."""
+        cdef TableState* state = self.state
+        cdef int64_t key
+        self.set_stand_ins(ranks)
+        with nogil:
+            for key in range(state.num_keys):
+                if home_of(state, key) != home_rank(key, state.size):
+                    state.records[key].owner = <uint16_t>home_of(state, key)
+                    state.records[key].epoch = 1
 
     def home_keys(self, first: int = 0, end: int | None = None) -> np.ndarray:
         """The keys in [first, end) whose home is this rank, ascending; by default all of them. int64 [K]."""
@@ -144,7 +166,7 @@ cdef class Table:
         cdef int64_t key
         with nogil:
             for key in range(begin, last):
-                here[key - begin] = home_rank(key, state.size) == state.rank
+                here[key - begin] = home_of(state, key) == state.rank
         return np.flatnonzero(owners).astype(np.int64, copy=False) + begin
 
     def need(self) -> dict:
@@ -155,7 +177,7 @@ cdef class Table:
         cdef int64_t rows = 0, key
         with nogil:
             for key in range(state.num_keys):
-                rows += home_rank(key, state.size) == state.rank
+                rows += home_of(state, key) == state.rank
         return {
             "keys": state.num_keys, "fixed": state.fixed_bytes, "rows": rows, "row": slot_bytes(state),
             "stored": state.stored_bytes, "all": state.fixed_bytes + rows * slot_bytes(state),

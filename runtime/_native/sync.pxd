@@ -61,6 +61,8 @@ cdef class Sync:
     # The caller no longer waits.
     cdef void abandon(self, Operation* operation) noexcept nogil
     cdef void fail(self, int status) noexcept nogil
+    # The members have formed anew: what is under way fails, and nobody is owed news.
+    cdef void restart(self) noexcept nogil
     # Sends every holder what it lacks; is_flushed says when all has arrived.
     cdef void flush(self) noexcept nogil
     cdef bint is_flushed(self) noexcept nogil

@@ -10,7 +10,7 @@ from intentpm.runtime._native.news cimport FLUSH_FOR_BARRIER, FLUSH_FOR_SYNC, Ne
 from intentpm.runtime._native.rank_intents cimport RankIntents
 from intentpm.runtime._native.rank_writes cimport RankWrites
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, Operation
+from intentpm.runtime._native.requests cimport OPERATION_ABANDONED, OPERATION_RANK_LOST, Operation
 from intentpm.runtime._native.staging cimport send_staged, stage
 
 
@@ -84,9 +84,10 @@ cdef class Sync:
         if not self.holder.holds_replicas() or is_planted(MUTATION_SYNC_WITHOUT_NEWS):
             return
         for peer in range(self.size):
-            if peer != self.rank:
-                self.synced_missing += 1
-                self._send(peer, MSG_SYNC, self.running)
+            if peer == self.rank or (self.transport.sent_to != NULL and not self.transport.is_alive(peer)):
+                continue                     # lost, in a job whose others go on (sent_to)
+            self.synced_missing += 1
+            self._send(peer, MSG_SYNC, self.running)
 
     cdef bint _is_waited_for(self) noexcept nogil:
         """By any call that wants this rank's replicas refreshed."""
@@ -129,6 +130,13 @@ cdef class Sync:
             self.waits[i].operation.status = status
             self.requests.close_submission(self.waits[i].operation)
         self.waits.clear()
+
+    cdef void restart(self) noexcept nogil:
+        self.fail(OPERATION_RANK_LOST)
+        self.done = self.wanted
+        self.running = 0
+        self.synced_missing = 0
+        self.holder.tells_all = False
 
     # -- other ranks' wait_sync ------------------------------------------------------------------------------------------
 

@@ -94,6 +94,9 @@ cdef struct TableState:
     uint32_t rank                # of this process
     uint32_t size                # ranks in the job
     int64_t num_keys
+    # Per rank: who has its duties as a home, where ranks were lost (membership.pxd). NULL: each has its own. Set and changed
+    # under the engine's lock; whoever looks without it may be told the one before.
+    uint16_t* stand_ins
     size_t row_items
     size_t row_bytes             # of the weights: what a pull, push, set or gradient has per key
     size_t stored_bytes          # of the row as it lies here and moves between ranks: weights, then the optimiser's state

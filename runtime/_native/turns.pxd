@@ -13,16 +13,11 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from intentpm.runtime._native.control cimport Control
+from intentpm.runtime._native.membership cimport ENGINE_FORMING, Membership
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.rounds cimport Rounds
 from intentpm.transports.base cimport Transport
-
-cdef enum EngineState:
-    ENGINE_RUNNING = 0
-    ENGINE_FAILED = 1            # a rank is lost
-    ENGINE_CLOSED = 2
-    ENGINE_FORKED = 3            # this process is a forked child
 
 
 @cython.final
@@ -32,7 +27,7 @@ cdef class Turns:
     cdef Control control
     cdef Rounds rounds
     cdef Monitor monitor
-    cdef uint32_t state          # atomic: EngineState; workers look at it before every call
+    cdef Membership membership   # whose ``state`` says whether there are turns at all
     # guarded by: engine lock
     cdef uint64_t seen_finished  # RequestPool.finished when waiters were last woken
     cdef int64_t step_at_ns      # when management wants its next step
@@ -60,5 +55,5 @@ cdef class Turns:
 
 
 cdef inline bint is_over(Turns turns) noexcept nogil:
-    """Nothing will come any more. Engine lock held."""
-    return turns.control.failed or turns.state >= ENGINE_CLOSED
+    """Nothing will come any more, of what was asked for. Engine lock held."""
+    return turns.control.failed or turns.membership.state >= ENGINE_FORMING

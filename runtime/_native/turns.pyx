@@ -1,6 +1,6 @@
 """When management has its turn; ``turns.pxd`` is the contract."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport strlen
 
 from intentpm.foundation.losses cimport LOSS_DEVICE, LOSS_OUT_OF_MEMORY, loss_text
@@ -10,6 +10,7 @@ from intentpm.foundation.primitives cimport (
 from intentpm.foundation.system cimport set_timer
 from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.intents cimport NEVER
+from intentpm.runtime._native.membership cimport ENGINE_CLOSED, ENGINE_FAILED, ENGINE_FORMING
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.requests cimport OPERATION_PEER_LOST
 from intentpm.runtime._native.rounds cimport Rounds
@@ -27,6 +28,7 @@ cdef class Turns:
     def __init__(self, Monitor monitor not None, Control control not None, Rounds rounds not None):
         self.monitor = monitor
         self.control = control
+        self.membership = control.membership
         self.rounds = rounds
         self.transport = control.transport
         self.requests = control.requests
@@ -34,7 +36,10 @@ cdef class Turns:
         self.look_gap_ns = LOOK_GAP_NS
 
     cdef void step(self) noexcept nogil:
-        if self.state >= ENGINE_CLOSED:
+        if self.membership.state >= ENGINE_FORMING:
+            if self.membership.state == ENGINE_FORMING:
+                self.wake_finished()
+                self.wake_waiters()          # who waits for what will not come, or for what ranks say while they form anew
             return
         self.step_at_ns = self.rounds.step(self.transport.now_ns())
         self.wake_finished()
@@ -57,12 +62,15 @@ cdef class Turns:
             self.step()
 
     cdef void wake_finished(self) noexcept nogil:
-        if self.transport.out_of_memory and self.state == ENGINE_RUNNING:
+        cdef uint32_t state = self.membership.state
+        if state == ENGINE_FAILED or state >= ENGINE_CLOSED:
+            pass
+        elif self.transport.out_of_memory and not self.control.failed:
             self.control.fail(self.transport.rank, loss_text(LOSS_OUT_OF_MEMORY), strlen(loss_text(LOSS_OUT_OF_MEMORY)))
-        if self.device_failed and self.state == ENGINE_RUNNING:
+        elif self.device_failed and not self.control.failed:
             self.control.fail(self.transport.rank, loss_text(LOSS_DEVICE), strlen(loss_text(LOSS_DEVICE)))
-        if self.control.failed and self.state == ENGINE_RUNNING:
-            store_release(&self.state, ENGINE_FAILED)
+        if self.control.failed and state != ENGINE_FAILED and state < ENGINE_CLOSED:
+            store_release(&self.membership.state, ENGINE_FAILED)
             self.rounds.sync.fail(OPERATION_PEER_LOST)
             self.seen_finished = ~<uint64_t>0
         if self.requests.finished == self.seen_finished:

@@ -7,7 +7,8 @@ from intentpm.foundation.deadlines import wait_ns
 
 from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed, store_release_i64
 from intentpm.foundation.system cimport epoll_event, epoll_wait, intentpm_prefer_latency, sched_yield, set_timer
-from intentpm.runtime._native.turns cimport ENGINE_CLOSED, Turns
+from intentpm.runtime._native.membership cimport ENGINE_CLOSED
+from intentpm.runtime._native.turns cimport Turns
 
 cdef enum:
     MOST_EVENTS = 4
@@ -112,7 +113,7 @@ cdef class Wheel:
         cdef int _turn
         self.worker_drives = False
         store_release_i64(&self.left_ns, self.transport.now_ns())
-        if self.turns.state >= ENGINE_CLOSED:
+        if self.turns.membership.state >= ENGINE_CLOSED:
             self.monitor.wake_followers()
             return
         if self.left_ns - self.taken_ns < STREAK_WAIT_NS:

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.budgeted import run_budget_seed
+from support.losses import run_loss_seed
 from support.programs import DEVICES, MODES, run_seed
 from support.saves import run_saving_seed
 
@@ -32,6 +33,7 @@ def fuzz(
     saves: int = 0,
     devices: Sequence[str] = (),
     budgets: bool = False,
+    deaths: int = 0,
 ) -> int:
     """Returns the exit status."""
     # Tasks hand over to each other all the time and one runs at any time: a second core would only have to be woken.
@@ -41,7 +43,9 @@ def fuzz(
     done = 0
     for seed in range(first, first + count):
         try:
-            if budgets:
+            if deaths:
+                _run_losses(seed, management, saves, deaths)
+            elif budgets:
                 run_budget_seed(seed, management, ranks)
             elif saves:
                 _run_saving(seed, management, saves, devices)
@@ -49,7 +53,10 @@ def fuzz(
                 run_seed(seed, management, check_every, ranks=ranks, devices=devices)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}\nreplay: {replay_command(seed, management, ranks, saves, devices, budgets)}")
+            print(
+                f"FAILED: seed {seed}\n"
+                f"replay: {replay_command(seed, management, ranks, saves, devices, budgets, deaths)}"
+            )
             return 1
         done += 1
         if done % COLLECT_EVERY == 0:
@@ -62,19 +69,31 @@ def fuzz(
     return 0
 
 
+def _run_losses(seed: int, management: str | None, saves: int, deaths: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        run_loss_seed(seed, deaths, management, folder=Path(folder) if saves else None)
+
+
 def _run_saving(seed: int, management: str | None, saves: int, devices: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         run_saving_seed(seed, Path(folder), management, saves, devices=devices)
 
 
 def replay_command(
-    seed: int, management: str | None, ranks: int | None, saves: int, devices: Sequence[str], budgets: bool
+    seed: int,
+    management: str | None,
+    ranks: int | None,
+    saves: int,
+    devices: Sequence[str],
+    budgets: bool,
+    deaths: int = 0,
 ) -> str:
     options = f" --management {management}" if management else ""
     options += f" --ranks {ranks}" if ranks else ""
     options += f" --saves {saves}" if saves else ""
     options += f" --devices {' '.join(devices)}" if devices else ""
     options += " --budgets" if budgets else ""
+    options += f" --deaths {deaths}" if deaths else ""
     return f"python -m tests.protocol.fuzz --first {seed} --seeds 1 --check-every 1{options}"
 
 
@@ -94,6 +113,7 @@ def main() -> int:
         help="rows of some tables lie on emulated devices; how: default, either",
     )
     parser.add_argument("--budgets", action="store_true", help="ranks have little memory, now more and now less")
+    parser.add_argument("--deaths", type=int, default=0, help="ranks that die, in programs of their own for it")
     options = parser.parse_args()
     return fuzz(
         options.first,
@@ -105,6 +125,7 @@ def main() -> int:
         options.saves,
         DEVICES if options.devices == [] else options.devices or (),
         options.budgets,
+        options.deaths,
     )
 
 

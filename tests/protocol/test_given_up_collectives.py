@@ -220,9 +220,9 @@ def interrupted(pm: ParameterManager, job: Simulation, name: str = "big") -> Non
         def __getattr__(self, name: str) -> Any:
             return getattr(engine, name)
 
-        def exchange(self, payload: bytes, what: str, timeout_s: float | None = None) -> list[bytes]:
+        def exchange(self, payload: bytes, what: str, timeout_s: float | None, formed: int) -> list[bytes]:
             try:
-                return engine.exchange(payload, what, SHORT_S)
+                return engine.exchange(payload, what, SHORT_S, formed)
             except intentpm.WaitTimeoutError:
                 raise Interrupt from None
 

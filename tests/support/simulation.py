@@ -24,7 +24,7 @@ from intentpm.transports.sim_model import NetworkModel
 MESSAGE_NAMES = {
     1: "ACCESS", 2: "REPLY", 3: "COLLECT", 4: "RESULT", 5: "PING", 6: "PONG", 7: "LEAVE", 8: "ABORT", 9: "SYNC",
     10: "SYNCED", 11: "EXPLAIN", 12: "EXPLAINED", 13: "ROLL_CALL", 14: "ABSENT", 15: "SIDE",
-    16: "ROUND", 17: "ANSWER", 18: "REFRESH", 19: "REFRESHED", 20: "OFFER", 21: "MOVED",
+    22: "REFORM", 16: "ROUND", 17: "ANSWER", 18: "REFRESH", 19: "REFRESHED", 20: "OFFER", 21: "MOVED",
 }  # fmt: skip
 MESSAGE_IDS = {name: message_id for message_id, name in MESSAGE_NAMES.items()}
 
@@ -78,6 +78,14 @@ class Simulation:
     def create_table(self, name: str, num_keys: int, row_shape: Any = (), **options: Any) -> list[Any]:
         """Collective on all ranks; one Table per rank."""
         return self.on_every_rank(lambda manager: manager.create_table(name, num_keys, row_shape, **options))
+
+    def lose(self, ranks: set[int]) -> None:
+        """They are dead: what follows is for the others."""
+        for manager in self.ranks:
+            if manager.rank in ranks:
+                manager.abort("was killed")
+        self.ranks = [manager for manager in self.ranks if manager.rank not in ranks]
+        self.checker = Checker(self.ranks)
 
     def history(self) -> str:
         """The last events, one a line."""

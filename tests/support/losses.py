@@ -1,0 +1,629 @@
+"""Random programs in which ranks die, and the others go on: what becomes of every write is as RankLost says.
+
+Each worker adds 1, by plain pushes or steps of an optimizer, to a column of its own of every row: so a row says which
+writes of each worker are in it. When the ranks that are left have formed anew, and before service goes on,
+
+    every key has one owner; a row whose owner lives is as it was; one that is rolled back is what its source had: the
+    replica named, than which no other was newer, or the table's first row. What was rolled back is what was not owned.
+    Those that are left are enough to go on (``may_go_on``). Where they are not, all of them end, with an error.
+
+In the end a worker's column of a key is the number of its writes, counted anew from what it was rolled back to; where
+RankLost says that writes are unsure, or was raised instead of a call's end, it is between what was there and that.
+"""
+
+import random
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support.losses_saved import LossSaves, TogetherSteps
+from support.programs import MODES
+from support.simulation import Simulation, simulate
+
+from intentpm.foundation.errors import Error, PeerLostError, RankLost
+from intentpm.runtime.config import Config
+from intentpm.runtime.optimisers import SGD
+from intentpm.runtime.saving import GoodCheckpoint
+from intentpm.transports.sim_model import NetworkModel
+
+TABLES = {"pushed": None, "stepped": SGD(lr=1.0), "set": None}
+"""Of "set" each key is one worker's, which sets it to ever larger numbers."""
+ADDED = ("pushed", "stepped")
+LATEST_DEATH_US = 6000.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossPlan:
+    """What varies from program to program besides its steps."""
+
+    size: int
+    workers_per_rank: int
+    steps: int
+    keys: dict[str, int]
+    config: Config
+    model: NetworkModel
+    deaths: tuple[tuple[float, int], ...]
+    """(us after the one before, rank), in order."""
+    hand_over: bool
+    """Contended keys move on all the time."""
+    refuses: bool
+    """What is sent to a rank that is dead is refused before its loss is reported."""
+    seen: bool
+    """That a process has ended is known, as on one host."""
+
+    @classmethod
+    def draw(cls, seed: int, deaths: int, management: str | None = None) -> "LossPlan":
+        draw = random.Random(f"losses {seed}")
+        size = draw.choice((2, 3, 3, 4, 5))
+        victims = draw.sample(range(size), min(deaths, size - 1))
+        pauses = [draw.uniform(0, LATEST_DEATH_US)]
+        pauses += [draw.choice((0.0, 20.0, 100.0, 300.0, 1000.0, LATEST_DEATH_US)) * draw.random() for _ in victims[1:]]
+        return cls(
+            size=size,
+            workers_per_rank=draw.choice((1, 1, 2)),
+            steps=draw.choice((15, 30, 60)),
+            keys={name: draw.choice((1, 3, 8, 20)) for name in TABLES},
+            config=Config(
+                management=management or draw.choice(MODES),  # type: ignore[arg-type]
+                timing=draw.choice(("adaptive", "immediate")),  # type: ignore[arg-type]
+                seed=seed,
+                on_loss="continue",
+                peer_timeout=0.5,
+            ),
+            model=NetworkModel.disorderly(seed),
+            deaths=tuple(zip(pauses, victims, strict=True)),
+            hand_over=seed % 3 == 0,
+            refuses=draw.random() < 0.4,
+            seen=draw.random() < 0.7,
+        )
+
+
+def check_too_few(error: Error) -> None:
+    """It is why a rank ends that cannot go on."""
+    assert "too few to go on without them" in str(error), error
+
+
+def may_go_on(before: set[int], left: set[int], ended: set[int]) -> bool:
+    """Whether ``left`` may go on, of those that went on last. ended: ranks whose processes are known to have."""
+    gone = before - left
+    if len(before) == 2 and len(left) == 1:
+        return gone <= ended
+    return len(left) > len(gone) or (len(left) == len(gone) and min(before) in left)
+
+
+def form_without(job: Simulation, rank: int, tell: bool = True, after_us: float = 0.0) -> dict[int, Exception]:
+    """The rank dies, and the others form anew; from then on the job is theirs. tell: they are told of it.
+
+    Returns what those raised that could not.
+    """
+    raised: dict[int, Exception] = {}
+
+    def die() -> None:
+        if after_us:
+            job.network.pause(after_us)
+        job.network.kill(rank)
+        job.ranks[rank]._engine.fail("was killed")
+
+    def form(manager: Any) -> None:
+        while rank in manager.living or manager.going_on.reformer.is_due():
+            try:
+                manager.going_on.reformer.form()
+            except Exception as error:
+                raised[manager.rank] = error
+                return
+            job.network.pause(30.0)
+
+    if after_us:
+        job.spawn(rank, die)
+    else:
+        die()
+    for manager in job.ranks:
+        if manager.rank != rank:
+            job.spawn(manager.rank, lambda manager=manager: form(manager), f"former {manager.rank}")
+    job.run()
+    job.lose({rank, *raised})
+    for manager in job.ranks if tell else ():
+        with suppress(RankLost):
+            manager._collectives.tell()
+    return raised
+
+
+class Watched:
+    """The native side of a rank's ``Reformer``: has the program look at what happens between its steps."""
+
+    def __init__(self, native: Any, program: "LossProgram", rank: int) -> None:
+        self._native, self._program, self._rank = native, program, rank
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def give_up(self) -> Any:
+        untaken = self._native.give_up()
+        self._program.note_still(self._rank)
+        return untaken
+
+    def last_result(self) -> Any:
+        """Of the survey: saves have ended by then."""
+        self._program.good[self._rank] = dict(self._program.managers[self._rank]._saves.good)
+        return self._native.last_result()
+
+    def admit(self, *numbers: int) -> None:
+        self._program.check_admitted(self._rank, set(range(self._program.plan.size)) - set(self._native.lost()))
+        self._native.admit(*numbers)
+
+    def resume(self, formed: int) -> bool:
+        self._program.check_formed(self._rank)
+        return bool(self._native.resume(formed))
+
+
+class LossProgram:
+    """A job whose ranks die, its workers, and what their writes must have led to."""
+
+    def __init__(self, job: Simulation, plan: LossPlan, folder: Path | None = None) -> None:
+        """folder: where it is saved; None: it is not."""
+        self.job, self.plan, self.managers = job, plan, list(job.ranks)
+        self.dead: set[int] = set()
+        self.workers = plan.size * plan.workers_per_rank
+        self.rank_of = np.repeat(np.arange(plan.size), plan.workers_per_rank)
+        self.tables = {
+            name: job.create_table(name, plan.keys[name], self.workers, dtype="float64", init=0.0, optimizer=optimizer)
+            for name, optimizer in TABLES.items()
+        }
+        shapes = {name: (count, self.workers) for name, count in plan.keys.items()}
+        self.least = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        self.most = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        self.synchronised = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        self.doubts = {name: np.zeros((plan.size, count), np.int64) for name, count in plan.keys.items()}
+        """Per rank, of a key: how often its writes were unsure."""
+        self.resets = {name: np.zeros(count, np.int64) for name, count in plan.keys.items()}
+        """Of a key: how often what was written to it counts anew."""
+        self.at_owner = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        self.still: dict[int, dict[str, tuple[Any, Any, Any]]] = {}
+        """Per rank: rows, which are owned, which are replicas; when nothing was under way any more."""
+        self.checked: set[frozenset[int]] = set()
+        self.kept: list[Any] = []
+        """Workers: their intents hold until the end."""
+        self.last = frozenset(range(plan.size))
+        """Those that went on last, of which one at least has ended the view."""
+        self.admitted = {rank: set(range(plan.size)) for rank in range(plan.size)}
+        """Per rank: who is in the job, as it has agreed with the others last."""
+        self.failed: set[int] = set()
+        """Those that ended because they were too few."""
+        self.forming: set[int] = set()
+        self.told = 0
+        self.came_from_checkpoint = False
+        self.saves = LossSaves(self, folder) if folder is not None else None
+        self.good: dict[int, dict[str, GoodCheckpoint]] = {}
+        """Per rank: the last checkpoints that it knew."""
+        self.save_draws = [random.Random(f"saves {job.seed} {rank}") for rank in range(plan.size)]
+        self.together = TogetherSteps(self)
+        for manager in job.ranks:
+            assert manager.going_on is not None
+            manager.going_on.reformer._native = Watched(manager.going_on.reformer._native, self, manager.rank)
+            if not plan.seen:
+                manager.going_on.reformer._has_ended = lambda rank: False
+
+    def living(self) -> list[Any]:
+        return [manager for manager in self.job.ranks if manager.rank not in self.dead]
+
+    # -- deaths --------------------------------------------------------------------------------------------------------
+
+    def kill(self, rank: int) -> None:
+        self.dead.add(rank)
+        self.job.network.kill(rank, refuses=self.plan.refuses)
+        self.job.ranks[rank]._engine.fail("was killed")
+        for manager in self.living():
+            self.job.spawn(manager.rank, lambda manager=manager: self._form(manager, rank), f"former {manager.rank}")
+
+    def _form(self, manager: Any, lost: int) -> None:
+        while lost in manager.living and not self.is_out(manager.rank):
+            if manager.going_on.reformer.is_due() and manager.rank not in self.forming:
+                self.forming.add(manager.rank)  # one task at a time
+                try:
+                    manager.going_on.reformer.form()
+                except Error as error:
+                    if manager.rank not in self.dead:
+                        self._note_failed(manager, error)
+                self.forming.discard(manager.rank)
+            else:
+                self.job.network.pause(30.0)
+
+    def _note_failed(self, manager: Any, error: Error) -> None:
+        check_too_few(error)
+        left = set(range(self.plan.size)) - set(manager.going_on.reformer._native.lost())
+        if not self.failed:  # the others hear that it has ended, and count anew
+            assert not may_go_on(set(self.last), left, self.known_ended()), f"of {set(self.last)}, {left} were enough"
+        self.failed.add(manager.rank)
+
+    def known_ended(self) -> set[int]:
+        return self.dead if self.plan.seen else set()
+
+    def is_out(self, rank: int) -> bool:
+        """It is dead, or has failed."""
+        return rank in self.dead or bool(self.managers[rank]._engine.has_failed())
+
+    def run_deaths(self) -> None:
+        for pause_us, rank in self.plan.deaths:
+            self.job.network.pause(pause_us)
+            self.kill(rank)
+
+    # -- what must be when they have formed ----------------------------------------------------------------------------
+
+    def check_admitted(self, rank: int, left: set[int]) -> None:
+        """``rank`` is to go on with ``left``: they must be enough of those that they were with."""
+        before = set().union(*(self.admitted[who] for who in left))
+        assert may_go_on(before, left, self.known_ended()), f"of {before}, {left} go on; of {self.dead} that are dead"
+        self.admitted[rank] = left
+
+    def _rows(self, rank: int, name: str) -> tuple[Any, Any, Any]:
+        table = self.tables[name][rank]
+        rows = np.full((table.num_keys, self.workers), -1, np.int64)
+        owned, replicas = table.owned_keys(), table.replica_keys()
+        for keys in (owned, replicas):
+            rows[keys] = table.rows_here(keys).astype(np.int64)
+        return rows, owned, replicas
+
+    def note_still(self, rank: int) -> None:
+        self.still[rank] = {name: self._rows(rank, name) for name in TABLES}
+
+    def check_formed(self, rank: int) -> None:
+        """Called when ``rank`` has come to the end: all that are left have done their part by then."""
+        reformer = self.job.ranks[rank].going_on.reformer
+        lost = frozenset(reformer._native.lost())
+        left = [who for who in range(self.plan.size) if who not in lost]
+        self.last = frozenset(left)
+        for name in TABLES if lost not in self.checked else ():
+            entries = [entry for entry in reformer._losses[-1].rolled_back if entry.table == name]
+            self._check_table(name, left, lost, entries)
+        self.checked.add(lost)
+        for loss in reformer._losses:
+            told = [(entry.table, int(key)) for entry in loss.rolled_back for key in entry.keys]
+            assert len(told) == len(set(told)), f"told twice: {sorted(told)}"
+        for name in TABLES:
+            self._note_unsure(name, rank, reformer._losses[-1].unsure.get(name, ()))
+
+    def _check_table(self, name: str, left: list[int], lost: frozenset[int], entries: list[Any]) -> None:
+        count = self.plan.keys[name]
+        sources = {int(key): entry for entry in entries for key in entry.keys}
+        now = {who: self._rows(who, name) for who in left}
+        for key in range(count):
+            owners = [who for who in left if key in now[who][1]]
+            assert len(owners) == 1, f"key {key} of {name}: ranks {owners} own it, of {left}"
+            row = now[owners[0]][0][key]
+            kept = [who for who in left if key in self.still[who][name][1]]
+            if kept:
+                assert (row == self.still[kept[0]][name][0][key]).all(), (
+                    f"key {key} of {name} was kept, and has changed"
+                )
+            else:
+                assert key in sources, f"key {key} of {name} had no owner, and nobody says that it was rolled back"
+                self._check_source(name, key, row, left, sources[key])
+            if not kept or key in sources:
+                self.least[name][key] = self.most[name][key] = row
+                self.resets[name][key] += 1
+                self.synchronised[name][key] = np.minimum(self.synchronised[name][key], row)
+            for worker in np.flatnonzero(np.isin(self.rank_of, list(lost))):
+                assert (
+                    self.synchronised[name][key, worker] <= row[worker] <= self.most[name][key, worker]
+                    or key in sources
+                )
+                self.least[name][key, worker] = self.most[name][key, worker] = row[worker]
+                self.synchronised[name][key, worker] = row[worker]
+            self.at_owner[name][key] = row
+
+    def _check_source(self, name: str, key: int, row: Any, left: list[int], entry: Any) -> None:
+        holders = [who for who in left if key in self.still[who][name][2]]
+        if not holders:
+            known = [self.good[who][name] for who in left if name in self.good[who]]
+            path = max(known, key=lambda good: good.count).path if known else None
+            source = "init" if path is None else "checkpoint"
+            assert (entry.source, entry.path) == (source, path), f"key {key} of {name}: {entry}, expected {path}"
+            saved = np.zeros(self.workers)
+            if path is not None and self.saves is not None:
+                saved = self.saves.rows_of(path)[name][key]
+                self.came_from_checkpoint = True
+            assert (row == saved).all(), f"key {key} of {name} is {row}, in {path} {saved}"
+            return
+        assert entry.source == "replica", f"key {key} of {name}: {entry}, holders {holders}"
+        assert entry.rank in holders, f"key {key} of {name}: {entry}, holders {holders}"
+        assert (row == self.still[entry.rank][name][0][key]).all(), f"key {key} of {name} is not as its replica was"
+        for who in holders:
+            others = ~np.isin(self.rank_of, [who, entry.rank])
+            older = row[others] < self.still[who][name][0][key][others]
+            assert not older.any(), f"key {key} of {name}: the replica of rank {who} is newer than that of {entry.rank}"
+
+    def _note_unsure(self, name: str, rank: int, keys: Any) -> None:
+        columns = np.flatnonzero(self.rank_of == rank)
+        for key in keys:
+            self.doubts[name][rank, key] += 1
+            at_owner = self.at_owner[name][key, columns]
+            self.least[name][key, columns] = np.minimum(self.least[name][key, columns], at_owner)
+            self.synchronised[name][key, columns] = np.minimum(self.synchronised[name][key, columns], at_owner)
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def run_worker(self, rank: int, number: int) -> None:
+        if rank in self.dead:
+            return
+        worker = self.job.ranks[rank].worker()
+        self.kept.append(worker)
+        draw = random.Random(f"steps {self.job.seed} {number}")
+        member = Member(self, worker, rank, number, draw)
+        is_first = number == self.plan.workers_per_rank * rank
+        for step in range(self.plan.steps):
+            if self.is_out(rank):
+                return
+            if is_first:
+                self._do_first(member, step)
+            self._do(member, member.step)
+            if draw.random() < 0.7:
+                self.job.network.pause(draw.choice((0.0, 1.0, 20.0, 500.0)))
+        while any(death not in self.dead for _, death in self.plan.deaths):
+            self.job.network.pause(500.0)
+        for _ in range(3):  # a loss may interrupt each of them
+            if not self.is_out(rank):
+                self._do(member, member.finish)
+        saves = self.saves
+        if is_first and saves is not None and not self.is_out(rank):
+            self._do(member, lambda: saves.finish(rank))
+
+    def _do_first(self, member: "Member", step: int) -> None:
+        """What a rank's first worker does besides its own steps."""
+        saves, rank = self.saves, member.rank
+        if saves is not None:
+            self._do(member, lambda: saves.step(rank, self.save_draws[rank]))
+        for number in (number for number, at in enumerate(self.together.steps) if at == step):
+            self._do(member, lambda number=number: self.together.make(rank, number))
+
+    def _do(self, member: "Member", what: Any) -> None:
+        try:
+            what()
+        except RankLost as loss:
+            self.note_told(loss)
+        except PeerLostError as error:
+            if member.rank not in self.dead:
+                check_too_few(error)
+        except Error:
+            if member.rank not in self.dead:
+                raise
+
+    def note_told(self, loss: RankLost) -> None:
+        assert loss.ranks, loss
+        assert loss.living, loss
+        self.told += 1
+
+    def end(self) -> None:
+        """Those that are left finish; then every value must be as it was said."""
+        if self.failed:
+            self._end_failed()
+            return
+        for manager in self.living():
+            self.job.spawn(manager.rank, lambda manager=manager: self._wait_until_formed(manager), "waits")
+        self.job.run()
+        for manager in self.living():
+            with suppress(RankLost):  # whose workers had ended before
+                manager._collectives.tell()
+        self._on_living(self._synchronise)
+        self._on_living(self._synchronise)
+        self._on_living(lambda manager: manager.barrier())
+        self.job.settle()
+        self.job.checker.check()
+        self.job.checker.check_quiet()
+        left = [manager.rank for manager in self.living()]
+        for manager in self.living():
+            assert manager.living == left, f"rank {manager.rank} knows {manager.living}, left are {left}"
+        for name in TABLES:
+            self._check_values(name)
+        if self.saves is not None:
+            self.saves.check()
+
+    def _end_failed(self) -> None:
+        """Those that are left were too few, and all of them have ended."""
+        left = {manager.rank for manager in self.living()}
+        assert left <= self.failed, f"of {left}, {self.failed} have ended, and the others have gone on"
+        self.job.lose(left)
+
+    def _on_living(self, function: Any) -> None:
+        for manager in self.living():
+            self.job.spawn(manager.rank, lambda manager=manager: function(manager), f"end of rank {manager.rank}")
+        self.job.run()
+
+    def _wait_until_formed(self, manager: Any) -> None:
+        while not self.is_out(manager.rank) and (set(manager.living) & self.dead or manager.going_on.reformer.is_due()):
+            self.job.network.pause(100.0)
+
+    def _synchronise(self, manager: Any) -> None:
+        with manager.worker() as worker:
+            worker.wait_sync()
+
+    def _check_values(self, name: str) -> None:
+        for manager in self.living():
+            rows, owned, _ = self._rows(manager.rank, name)
+            least, most = self.least[name][owned], self.most[name][owned]
+            wrong = (rows[owned] < least) | (rows[owned] > most)
+            assert not wrong.any(), (
+                f"rank {manager.rank}, table {name}, keys {owned[wrong.any(axis=1)]}: "
+                f"{rows[owned][wrong.any(axis=1)]}, must be from {least[wrong.any(axis=1)]} to "
+                f"{most[wrong.any(axis=1)]}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncPush:
+    """One that is under way: what was known of its keys when it was made."""
+
+    future: Any
+    name: str
+    keys: np.ndarray
+    resets: np.ndarray
+    doubts: np.ndarray
+
+
+class Member:
+    """One worker of the program."""
+
+    def __init__(self, program: LossProgram, worker: Any, rank: int, number: int, draw: random.Random) -> None:
+        self.program, self.worker, self.rank, self.number, self.draw = program, worker, rank, number, draw
+        self.last_window_end = 0
+        self.ends_windows = number % 2 == 0
+        self.last_set = 0
+        self.under_way: list[AsyncPush] = []
+
+    def step(self) -> None:
+        calls = {
+            self._push: 25,
+            self._push_async: 10,
+            self._set: 10,
+            self._pull: 15,
+            self._sample: 5,
+            self._intend: 20,
+            self._advance: 20,
+            self._wait_sync: 5,
+        }
+        self.draw.choices(tuple(calls), tuple(calls.values()))[0]()
+        self._look_at_async()
+
+    def _draw_keys(self, name: str) -> np.ndarray:
+        count = self.program.plan.keys[name]
+        return np.array(self.draw.choices(range(count), k=self.draw.choice((1, 1, 2, 5))), np.int64)
+
+    def _push(self) -> None:
+        name = self.draw.choice(ADDED)
+        keys = self._draw_keys(name)
+        rows = np.zeros((len(keys), self.program.workers))
+        rows[:, self.number] = 1
+        table = self.program.tables[name][self.rank]
+        if self.rank in self.program.dead:
+            return
+        least, most = self.program.least[name][:, self.number], self.program.most[name][:, self.number]
+        np.add.at(most, keys, 1)
+        resets = self.program.resets[name][keys]
+        try:
+            if TABLES[name] is not None and self.draw.random() < 0.7:
+                self.worker.push_grad(table, keys, -rows)
+            else:
+                self.worker.push(table, keys, rows)
+        finally:  # of a key that was rolled back meanwhile nothing may be left; or all, if it was written afterwards
+            anew = self.program.resets[name][keys] != resets
+            np.add.at(most, keys[anew], 1)
+        if self.rank not in self.program.dead:
+            np.add.at(least, keys[~anew], 1)
+            np.minimum(least, most, out=least)
+
+    def _push_async(self) -> None:
+        name = self.draw.choice(ADDED)
+        keys = self._draw_keys(name)
+        rows = np.zeros((len(keys), self.program.workers))
+        rows[:, self.number] = 1
+        if self.rank in self.program.dead:
+            return
+        np.add.at(self.program.most[name][:, self.number], keys, 1)
+        resets, doubts = self.program.resets[name][keys], self.program.doubts[name][self.rank, keys]
+        future = self.worker.push_async(self.program.tables[name][self.rank], keys, rows)
+        self.under_way.append(AsyncPush(future, name, keys, resets, doubts))
+
+    def _look_at_async(self) -> None:
+        """Those that have ended are made; one whose wait raises RankLost may be, or not."""
+        ended = [push for push in self.under_way if push.future.done()]
+        self.under_way = [push for push in self.under_way if not push.future.done()]
+        for push in ended:
+            try:
+                push.future.wait()
+            except RankLost:
+                continue
+            least, most = (bound[push.name][:, self.number] for bound in (self.program.least, self.program.most))
+            anew = self.program.resets[push.name][push.keys] != push.resets
+            unsure = self.program.doubts[push.name][self.rank, push.keys] != push.doubts
+            np.add.at(most, push.keys[anew], 1)  # it may have been made after its row was rolled back
+            if self.rank not in self.program.dead:
+                np.add.at(least, push.keys[~(anew | unsure)], 1)
+                np.minimum(least, most, out=least)
+
+    def _set(self) -> None:
+        mine = np.arange(self.number, self.program.plan.keys["set"], self.program.workers)
+        if len(mine) == 0 or self.rank in self.program.dead:
+            return
+        self.last_set += 1
+        keys = self.draw.choice(mine)[None]
+        rows = np.zeros((1, self.program.workers))
+        rows[:, self.number] = self.last_set
+        least, most = (bound["set"][:, self.number] for bound in (self.program.least, self.program.most))
+        most[keys] = self.last_set
+        resets = self.program.resets["set"][keys]
+        try:
+            self.worker.set(self.program.tables["set"][self.rank], keys, rows)
+        finally:
+            as_before = self.program.resets["set"][keys] == resets
+            most[keys] = self.last_set
+        if self.rank not in self.program.dead:
+            least[keys[as_before]] = self.last_set
+
+    def _sample(self) -> None:
+        """Ahead of its use, as a batch would."""
+        table = self.program.tables[self.draw.choice(tuple(TABLES))][self.rank]
+        sample = self.worker.prepare_sample(table, 3, self.worker.clock + 1)
+        self.last_window_end = max(self.last_window_end, self.worker.clock + 2)
+        self.worker.advance_clock()
+        keys, rows = self.worker.pull_sample(sample)
+        assert rows.shape == (3, self.program.workers), keys
+
+    def _pull(self) -> None:
+        name = self.draw.choice(tuple(TABLES))
+        keys = self._draw_keys(name)
+        resets = self.program.resets[name][keys]
+        read = self.worker.pull(self.program.tables[name][self.rank], keys)[:, self.number]
+        as_before = self.program.resets[name][keys] == resets  # else it may have been read before
+        keys, read = keys[as_before], read[as_before]
+        if self.rank in self.program.dead:
+            return
+        least, most = (bound[name][keys, self.number] for bound in (self.program.least, self.program.most))
+        assert ((least <= read) & (read <= most)).all(), (
+            f"worker {self.number} read {read} of its own writes to {keys} of {name}: must be from {least} to {most}"
+        )
+
+    def _intend(self) -> None:
+        name = self.draw.choice(tuple(TABLES))
+        start = self.worker.clock + self.draw.randint(-1, 5)
+        end = start + self.draw.randint(1, 6)
+        self.worker.intent(self.program.tables[name][self.rank], self._draw_keys(name), start, end)
+        self.last_window_end = max(self.last_window_end, end)
+
+    def _advance(self) -> None:
+        self.worker.advance_clock()
+
+    def _wait_sync(self) -> None:
+        self._look_at_async()
+        before = {name: self.program.least[name][:, self.number].copy() for name in TABLES}
+        checked = len(self.program.checked)
+        self.worker.wait_sync()
+        if checked == len(self.program.checked) and self.rank not in self.program.dead:
+            for name in TABLES:
+                self.program.synchronised[name][:, self.number] = before[name]
+
+    def finish(self) -> None:
+        """Of some the windows do not end: what replicas have then must be what owners have, too (I4)."""
+        while self.ends_windows and self.worker.clock < self.last_window_end:
+            self.worker.advance_clock()
+        self.worker.wait_sync()
+        self._look_at_async()
+        assert not self.under_way, "wait_sync waits for asynchronous writes"
+
+
+def run_loss_seed(
+    seed: int, deaths: int = 1, management: str | None = None, folder: Path | None = None, **changes: Any
+) -> LossProgram:
+    """Runs the program of a seed, in which ``deaths`` ranks die. folder: it is saved there, now and then."""
+    plan = replace(LossPlan.draw(seed, deaths, management), **changes)
+    with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=120.0) as job:
+        job.hand_over(plan.hand_over)
+        program = LossProgram(job, plan, None if folder is None else folder / str(seed))
+        for number in range(program.workers):
+            rank = int(program.rank_of[number])
+            job.spawn(rank, lambda rank=rank, number=number: program.run_worker(rank, number), f"worker {number}")
+        job.spawn(0, program.run_deaths, "deaths")
+        job.run()
+        job.lose(program.dead)
+        program.end()
+    return program
