@@ -3,6 +3,7 @@ WAY_NAMES: tuple[str, ...]
 def weigh_ways(
     *,
     row_bytes: int,
+    fetched_bytes: int = 0,
     written_bytes: int = 0,
     news_bytes: int = 0,
     owner_intends: bool = False,

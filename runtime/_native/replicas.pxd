@@ -7,8 +7,8 @@ Guarantees
     * The owner applies the pending row first, then the kept one: an order in which they could have been made. A set makes the
       kept steps before it forget the weights, but not the state.
     * A replica whose state lags (STATE_LAGS; ``refresh_weights``) has the owner's weights plus what is pending, and in its
-      state all of its own steps, whether the owner has taken them or not; of one that was fetched without it (RESULT_FETCHED), on
-      top of the mean that the owner's had then.
+      state all of its own steps, whether the owner has taken them or not; of one that was fetched without it
+      (RESULT_FETCHED), on top of the mean that the owner's had then.
     * A replica that is not written needs neither; the memory of one is used again.
 Assumption: the key is here, and its word LOCKED where a pending or kept row is added to (``rows``, ``steps``, any thread).
 Management calls what is declared at the end, one key at a time, under the engine's lock; it enters the word itself.
