@@ -15,6 +15,8 @@ Called by the manager; its workers use the parts. Any thread, holding the GIL an
 """
 
 cimport cython
+from libc.stdint cimport uint32_t
+from libcpp.vector cimport vector
 
 from intentpm.runtime._native.budget cimport Budget
 from intentpm.runtime._native.calls cimport Calls
@@ -54,4 +56,5 @@ cdef class Engine:
     # private
     cdef list _collect(self, bytes payload, str what, object timeout_s, object formed)
     cdef list _payloads(self)
+    cdef list _copied(self, const vector[uint32_t]* ranks)
     cdef _sync(self, bint settles, object timeout_s, str what)

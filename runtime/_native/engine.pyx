@@ -190,12 +190,7 @@ cdef class Engine:
 
     def answered(self) -> list:
         """The ranks of which the newest answer to an ``exchange`` has the payloads, in their order."""
-        cdef vector[uint32_t] ranks
-        with nogil:
-            self.monitor.acquire()
-            ranks = self.control.result_ranks
-            self.monitor.release()
-        return list(ranks)
+        return self._copied(&self.control.result_ranks)
 
     def formed(self) -> int:
         """How often the ranks have formed anew without some that were lost."""
@@ -336,12 +331,16 @@ cdef class Engine:
 
     def living(self) -> list:
         """The ranks that are members of the job, ascending."""
-        cdef vector[uint32_t] members
+        return self._copied(&self.membership.members)
+
+    cdef list _copied(self, const vector[uint32_t]* ranks):
+        """guarded by: engine lock."""
+        cdef vector[uint32_t] copied
         with nogil:
             self.monitor.acquire()
-            members = self.membership.members
+            copied = ranks[0]
             self.monitor.release()
-        return list(members)
+        return list(copied)
 
     def root(self) -> int:
         """The first of the members: does what one has to do for all. Cheap."""

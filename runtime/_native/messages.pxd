@@ -19,9 +19,9 @@ starts at a multiple of 8 bytes. ``K`` is the header's ``count``.
               versions u32 [K], records u8 [K]; a record with ADD or SET has the next row, one with STEP the next after
               that. One that asks for a key (it is 0, or ONCE) has for its version in how many microseconds the key is first
               used
-    ANSWER    to the holder. Body: rows u8 [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW, WEIGHTS
-              and MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others hold the
-              key, and their ranks: u16
+    ANSWER    to the holder. Body: rows u8 [R], keys u32 [K], epochs u32 [K], versions u32 [K], results u8 [K]; ROW, FETCHED,
+              WEIGHTS and MOVED have the next row, with KEPT the next two. With HOLDERS also, for each MOVED, how many others
+              hold the key, and their ranks: u16
     REFRESH   from an owner: newer rows of the receiver's replicas. Body as ANSWER
     REFRESHED the receiver has taken a REFRESH
     OFFER     from an owner: you alone still hold these; ask for them and they are yours. Body: keys u32 [K]
@@ -115,7 +115,8 @@ cdef enum RecordResult:
     RESULT_ROW = 0               # you hold a replica; this is the owner's row
     RESULT_MOVED = 1             # you are the owner now
     RESULT_DROPPED = 2           # you are no longer a holder
-    RESULT_SAME = 3              # you hold a replica; nobody else has written, so your row is the owner's but for rounding
+    # You hold a replica; nobody else has written: your row is the owner's but for rounding, or but for a state that lags.
+    RESULT_SAME = 3
     RESULT_MOVED_SAME = 4        # the same, and you are the owner now
     RESULT_WEIGHTS = 5           # you hold a replica; these are the owner's weights, the state stays as it is there
     RESULT_FETCHED = 6           # you hold a replica, for one use; these are the owner's weights, and the mean of its state

@@ -176,8 +176,13 @@ cdef class Reforming:
 
     def numbers(self) -> tuple:
         """(collectives entered, answered, checkpoints cut, saves called for)."""
-        return (self.engine.control.entered, self.engine.control.answered, self.engine.remote.cuts.made,
-                self.engine.dispatch.side.called)
+        cdef uint64_t entered, answered, made, called
+        with nogil:
+            self.engine.monitor.acquire()
+            entered, answered = self.engine.control.entered, self.engine.control.answered
+            made, called = self.engine.remote.cuts.made, self.engine.dispatch.side.called
+            self.engine.monitor.release()
+        return entered, answered, made, called
 
     def tables(self) -> list:
         return list(self.engine.tables)

@@ -3,7 +3,7 @@
 Holder                                               Owner
     intent due, key absent: REQUESTED
     ROUND {keys, records, what was written} ----------> applies that; decides per key (policy.pxd)
-    <--- ANSWER {keys, results, rows}                    ROW, WEIGHTS, SAME, MOVED, MOVED_SAME or DROPPED
+    <--- ANSWER {keys, results, rows}                    ROW, FETCHED, WEIGHTS, SAME, MOVED, MOVED_SAME or DROPPED
     <--- REFRESH {keys, rows}  REFRESHED --->            rows of this holder's replicas that others have changed
     <--- OFFER {keys}                                    "you alone still hold these": asked for again, they move (hints.pxd)
 

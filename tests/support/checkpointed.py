@@ -60,6 +60,19 @@ def save(folder: Path, seed: int = 0, **options: Any) -> Any:
     return rank
 
 
+def load_over(folder: Path | str) -> Any:
+    """What a rank does that has trained, and goes on from a checkpoint."""
+
+    def rank(pm: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        tables = create(pm)
+        write_something(pm, tables, 99)
+        restored = pm.load(folder)
+        pm.barrier()
+        return restored, everything(pm, tables)
+
+    return rank
+
+
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert found.keys() == expected.keys()
     for name in expected:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from support.checkpointed import TABLES, assert_same, create, everything, read_alone, save, write_something
+from support.checkpointed import TABLES, assert_same, create, everything, load_over, read_alone, save
 
 import intentpm
 import intentpm.checkpoint
@@ -65,14 +65,7 @@ def test_saved_and_loaded(url: str, loading: int) -> None:
     path, expected = run_ranks(2, save(url))[0]
     assert (str(path), path.name) == (f"{url}/000001", "000001")
 
-    def load(pm: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        tables = create(pm)
-        write_something(pm, tables, 99)
-        restored = pm.load(url)
-        pm.barrier()
-        return restored, everything(pm, tables)
-
-    for restored, found in run_ranks(loading, load):
+    for restored, found in run_ranks(loading, load_over(url)):
         assert_same(found, expected)
         assert (restored.path, restored.number) == (path, 1)
     assert intentpm.latest(url) == path

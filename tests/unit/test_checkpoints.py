@@ -18,6 +18,7 @@ from support.checkpointed import (
     assert_same,
     create,
     everything,
+    load_over,
     read_alone,
     save,
     write_something,
@@ -45,14 +46,7 @@ def test_any_number_of_ranks_loads_what_any_other_saved(tmp_path: Path, ranks: i
     path, expected = run_ranks(ranks, save(tmp_path))[0]
     assert path == tmp_path / "000001"
 
-    def load(pm: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        tables = create(pm)
-        write_something(pm, tables, 99)
-        restored = pm.load(tmp_path)
-        pm.barrier()
-        return restored, everything(pm, tables)
-
-    for restored, found in run_ranks(loading, load):
+    for restored, found in run_ranks(loading, load_over(tmp_path)):
         assert_same(found, expected)
         assert (restored.path, restored.number) == (path, 1)
         assert restored.extra == [{"rank": rank, "seed": 0} for rank in range(ranks)]
@@ -64,14 +58,7 @@ def test_tables_load_what_lay_elsewhere(tmp_path: Path, saving: str, loading: st
     path, expected = run_ranks(4, save(tmp_path), storage=saving, device="emulated")[0]
     assert_same(read_alone(path), expected)
 
-    def load(pm: Any) -> dict[str, np.ndarray]:
-        tables = create(pm)
-        write_something(pm, tables, 99)
-        pm.load(tmp_path)
-        pm.barrier()
-        return everything(pm, tables)
-
-    for found in run_ranks(3, load, storage=loading, device="emulated"):
+    for _, found in run_ranks(3, load_over(tmp_path), storage=loading, device="emulated"):
         assert_same(found, expected)
 
 
