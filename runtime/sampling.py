@@ -7,8 +7,8 @@ How a sample's keys are drawn is declared once per use of a table (``pm.create_s
     naive      when pulled   none          the target; nearly every key of another rank is a remote access
     preloc     at prepare    its keys      the target; local when pulled, if prepared early enough
     pool       at prepare    its keys      each key follows the target, but keys come back: fewer keys to move
-    local      when pulled   none          the target conditional on the keys that are on this rank: never remote, but
-                                           it departs from the target; ``Sampling.stats`` says how far
+    local      when pulled   none          the target conditional on the keys that this rank owns: never remote, but it
+                                           departs from the target; ``Sampling.stats`` says how far
 """
 
 import threading
@@ -153,8 +153,9 @@ class Sampling:
     def stats(self) -> dict[str, float]:
         """What was drawn on this rank so far. Any thread.
 
-        ``drawn``: keys. ``drawn_local``: of these, by scheme ``local`` from the keys on this rank; it drew the others
-        from the target because too few were here. ``local_keys``: keys ``local`` knows to be here, mean over workers.
+        ``drawn``: keys. ``drawn_local``: of these, by scheme ``local`` from the keys of this rank; it drew the others
+        from the target because there were too few. ``local_keys``: keys ``local`` knows to be owned here, mean over
+        workers.
         ``departure``: how far ``local`` departs from the target, as the total variation distance between the
         distribution drawn from and the target at the time of each draw, mean over draws: 0 (not at all) to 1.
         Relocations that move the local keys about bring the long-run frequencies closer to the target than this.

@@ -1,14 +1,17 @@
-"""Random keys: from a distribution over all keys of a table, or over those that are on this rank now.
+"""Random keys: from a distribution over all keys of a table, or over those that this rank owns now.
 
 Guarantees
     * Draws with a seed repeat exactly, on any machine; those among local keys as far as what is local repeats.
-    * A key drawn as local was on this rank when it was drawn. It may leave before it is read: the read is then remote.
+    * A key drawn as local was owned here when it was drawn. It may leave before it is read: the read is then remote.
     * Cost per key, amortised: O(1), whatever share of the keys is local. No draw depends on luck for its end.
 Assumption: one thread at a time uses a Drawer. A Distribution never changes: any number of threads share it.
 
-How local keys are drawn. A Drawer keeps an index: the keys found in the slots in use, and for distributions other
+Why owned, and not replicas as well: a key has one owner, so over all ranks keys come up as the distribution says, as far as
+ranks own equally many; and what is written to a sampled replica has to be sent, and makes the row news for all who hold it.
+
+How local keys are drawn. A Drawer keeps an index: the owned keys found in the slots in use, and for distributions other
 than the uniform one an alias table over them. A draw picks a position of the index and checks in ``TableState.places``
-that the key is still here. One that has left is taken out (uniform: the last one of the index moves to its place;
+that the key is still owned here. One that has left is taken out (uniform: the last one of the index moves to its place;
 each miss shortens the index, so there are never more misses than keys indexed) or passed over (alias table: counts as
 many draws, so that the index is soon built anew). The index is built anew after so many draws that building it costs
 less than drawing did. So of the keys local all the time since then, each is drawn with exactly its probability among
@@ -27,8 +30,9 @@ from numpy.random cimport bitgen_t
 import numpy as np
 
 from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed_i32
+from intentpm.runtime._native.state cimport STATE_OWNED
 from intentpm.runtime._native.store cimport Table
-from intentpm.runtime._native.table_state cimport TableState, is_here
+from intentpm.runtime._native.table_state cimport TableState, key_state
 
 cdef extern from *:
     """
@@ -248,7 +252,7 @@ cdef class Drawer:
         return keys
 
     def draw_local(self, count: int, distinct: bool = False) -> np.ndarray:
-        """``count`` keys, int64 [count], from the distribution conditional on the keys that are here now.
+        """``count`` keys, int64 [count], from the distribution conditional on the keys that are owned here now.
 
         Where these are fewer than ``min_local_keys``, or too few to be distinct, (some) keys are drawn as ``draw`` does.
         """
@@ -333,7 +337,7 @@ cdef class Drawer:
             position = self._draw_position()
             key = self.local_keys[position]
             self.worked += 1
-            if not is_here(state, key):
+            if key_state(state, key) != STATE_OWNED:
                 self._miss(position)
                 tries -= not self.alias.empty()      # without one, misses end by themselves
             elif not distinct or self._first_time(key):
@@ -369,7 +373,7 @@ cdef class Drawer:
         self.local_keys.clear()
         for slot in range(slots):
             key = load_relaxed_i32(&state.key_of[slot])
-            if key >= 0:
+            if key >= 0 and key_state(state, key) == STATE_OWNED:
                 self.local_keys.push_back(<int32_t>key)
         self.indexed = <int64_t>self.local_keys.size()
         self.worked = 0

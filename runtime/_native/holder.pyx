@@ -26,7 +26,7 @@ from intentpm.runtime._native.message_rows cimport result_bytes, takes_weights, 
 from intentpm.runtime._native.messages cimport (
     FLAG_BEGINS, FLAG_HOLDERS, MSG_REFRESHED, MSG_ROUND, RECORD_GRADIENT, RECORD_HOLDS, RECORD_LEAVE, RECORD_ONCE, RECORD_STEP,
     RECORD_WEIGHTS, RECORD_WRITTEN, RESULT_DROPPED, RESULT_KEPT, RESULT_MOVED_SAME, RESULT_SAME, RESULT_SAVED, RoundBody,
-    RoundHeader, is_fetched, is_moved, is_weights,
+    RoundHeader, is_fetched, is_moved, is_weights, packed_clock,
 )
 from intentpm.runtime._native.mutations cimport (
     MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
@@ -249,6 +249,7 @@ cdef class Holder:
         header.origin = <uint16_t>self.rank
         header.round_rank = <uint16_t>peer
         header.load = packed_load(self.owner.hand_over.load())
+        header.window_slot = packed_clock(self.clock_ns)
         header.flags = self.remote.cuts.flags() | (0 if self.open_records[peer] else FLAG_BEGINS)
         self.open_records[peer] += header.count
         self.records_in_flight += header.count

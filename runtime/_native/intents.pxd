@@ -71,6 +71,8 @@ cdef class IntentQueue:
     cdef int64_t timed_ns            # ... and the time
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
+    cdef int64_t looked_clock        # the clock, ...
+    cdef int64_t looked_ns           # ... and the time, when it began
 
     # Worker side, any one thread. False: too many keys are signalled already, or out of memory. ``attention`` is set if the
     # intent needs any. One for which the memory budget has no room is forgotten: its keys stay where they are.
@@ -97,11 +99,12 @@ cdef class IntentQueue:
     cdef Intent* next_waiting(self) noexcept nogil
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
     # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
-    cdef void look_began(self) noexcept nogil
+    cdef void look_began(self, int64_t now_ns) noexcept nogil
     # It was looked at ``now_ns``: how long clocks take is measured.
     cdef void time_clocks(self, int64_t now_ns) noexcept nogil
     cdef void look_ended(self, bint asked) noexcept nogil
-    cdef void round_ended(self) noexcept nogil
+    cdef void round_ended(self, int64_t now_ns) noexcept nogil
     # private
+    cdef double _clocks_since_look(self, int64_t now_ns) noexcept nogil
     cdef bint _has_room(self, uint32_t count) noexcept nogil
     cdef void _leave_room(self, uint32_t count) noexcept nogil

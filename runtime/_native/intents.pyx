@@ -182,7 +182,7 @@ cdef class IntentQueue:
         self.horizon = timer_horizon_clocks(&self.timer)
         if self.room != NULL and self.room.most_bytes > 0:
             self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
-        self.clocks_per_round = <int64_t>self.timer.clocks_per_round
+        self.clocks_per_round = max(<int64_t>1, <int64_t>self.timer.clocks_per_round)
         store_release_i64(&self.act_before, NEVER if self.immediate else clock + self.horizon)
         if not self.active.empty():
             wake = -self.active.top().first.first
@@ -193,9 +193,11 @@ cdef class IntentQueue:
         unlock_unchanged(&self.incoming_lock, seen)
         return settled
 
-    cdef void look_began(self) noexcept nogil:
+    cdef void look_began(self, int64_t now_ns) noexcept nogil:
         if self.round_clock < 0:
-            self.round_clock = min(load_acquire_i64(&self.clock), load_relaxed_i64(&self.wake_clock))
+            self.looked_clock = load_acquire_i64(&self.clock)
+            self.looked_ns = now_ns
+            self.round_clock = min(self.looked_clock, load_relaxed_i64(&self.wake_clock))
 
     cdef void time_clocks(self, int64_t now_ns) noexcept nogil:
         cdef int64_t passed = self.seen_clock - self.timed_clock
@@ -212,7 +214,14 @@ cdef class IntentQueue:
         if not asked:
             self.round_clock = -1
 
-    cdef void round_ended(self) noexcept nogil:
+    cdef void round_ended(self, int64_t now_ns) noexcept nogil:
         if self.round_clock >= 0:
-            timer_round_passed(&self.timer, load_acquire_i64(&self.clock) - self.round_clock)
+            timer_round_passed(&self.timer, self.looked_clock - self.round_clock + self._clocks_since_look(now_ns))
             self.round_clock = -1
+
+    cdef double _clocks_since_look(self, int64_t now_ns) noexcept nogil:
+        """Counted; where that is 1 at most, timed: a clock may happen to end during the shortest round."""
+        cdef int64_t passed = load_acquire_i64(&self.clock) - self.looked_clock
+        if passed > 1 or self.clock_ns == 0:
+            return <double>passed
+        return min((now_ns - self.looked_ns) / <double>self.clock_ns, passed + 1.0)

@@ -133,13 +133,27 @@ cdef struct RoundHeader:
     uint16_t round_rank          # the rank whose round at the origin this record counts for
     uint16_t hops
     uint8_t flags                # AccessFlags
-    uint8_t window_slot          # of a REFRESH and its REFRESHED: which of the owner's open ones it is
+    uint8_t window_slot          # of a REFRESH and its REFRESHED: which of the owner's open ones it is. ROUND: ``packed_clock``
     uint16_t load                # of a ROUND: of its origin, packed (policy.pxd)
 
 cdef struct ControlHeader:
     uint64_t sequence            # of the collective; LEAVE: how many the sender has completed
     uint32_t culprit             # ABORT
     uint32_t flags               # RESULT: AccessFlags. COLLECT: how often the sender has amended it
+
+
+cdef inline uint8_t packed_clock(int64_t clock_ns) noexcept nogil:
+    """How long a worker's clock takes, us, as a byte: its upper 3 bits, and by how many places they were shifted."""
+    cdef int64_t clock_us = min(clock_ns // 1000, <int64_t>0x7fffffff)
+    cdef uint8_t places = 0
+    while clock_us >> places > 7:
+        places += 1
+    return <uint8_t>(places << 3 | clock_us >> places)
+
+
+cdef inline int64_t unpacked_clock(uint8_t packed) noexcept nogil:
+    """ns, rounded up; 0: not known."""
+    return 1000 * (<int64_t>((packed & 7) + 1) << (packed >> 3)) if packed else 0
 
 
 cdef inline bint is_counted(uint8_t message_id) noexcept nogil:

@@ -2,9 +2,9 @@
 
 A row owned here has changed: every holder but the one that wrote has news of it (``spread``). They wait at least for
 sync_interval_ns. A holder that sends rounds writes, and will again: the answer to its next record of a key brings the row
-anyway. So news for it wait for about two of its rounds, and most of them need no message of their own. What has waited for so
-long is sent in REFRESH messages. How many of these may be unacknowledged follows from how fast acknowledgements come, so that
-where a link is full, rows that are out of date do not queue up on it.
+anyway. So news for it wait for about two of its rounds, or a clock of its workers if that is longer, and most of them need no
+message of their own. What has waited for so long is sent in REFRESH messages. How many of these may be unacknowledged follows
+from how fast acknowledgements come, so that where a link is full, rows that are out of date do not queue up on it.
 
 A holder whose delta was the only write since it last saw the row is told so, and sent no row. Its copy is right but for
 rounding where floating-point deltas were added in another order: it is ``rounded``, and the next flush sends it.
@@ -73,6 +73,7 @@ cdef class News:
     cdef vector[int64_t] due_ns                  # when ``unsent`` is looked at next
     cdef vector[int64_t] heard_ns                # when its last round came
     cdef vector[int64_t] gap_ns                  # between its rounds, smoothed
+    cdef vector[int64_t] clock_ns                # of its workers, as it says; 0: not known
     cdef int64_t acknowledged_ns                 # how long an acknowledgement takes, smoothed over all holders
     cdef vector[uint32_t] window                 # REFRESH messages that may be unacknowledged
     cdef vector[uint32_t] refreshes_open         # that are
@@ -96,8 +97,8 @@ cdef class News:
     cdef void note_lagging(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     # The holder wrote, and is told that its row is right.
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
-    # The holder has begun a round.
-    cdef void note_round_from(self, uint32_t holder) noexcept nogil
+    # The holder has begun a round. clock_ns: how long its workers' clocks take; 0: not known.
+    cdef void note_round_from(self, uint32_t holder, int64_t clock_ns) noexcept nogil
     # Of keys of one table that are being given away: the row goes to the holder with the next ``send_last``, until which
     # ``news.row`` stays. Ask ``may_note_last`` first: what is noted is sent at once, in one message per holder.
     cdef bint may_note_last(self, uint32_t holder) noexcept nogil

@@ -27,8 +27,9 @@ from intentpm.runtime._native.table_state cimport Holding, TableState
 
 cdef enum:
     PATIENCE_ROUNDS = 2              # of a holder: so long news wait for an answer that brings them
-    QUIET_ROUNDS = 3                 # a holder that has sent none for so long writes no more
+    QUIET_ROUNDS = 3                 # or clocks: a holder that has sent none for so long writes no more
     LONGEST_GAP_NS = 1_000_000_000   # between two rounds that counts
+    LONGEST_CLOCK_NS = 100_000_000   # of a holder that news wait for
     FEWEST_ROUNDED = 1024            # in a list, before it is sifted
     SLOW_NS = 8_000_000              # an acknowledgement that takes longer: there is a queue on the way
 
@@ -56,6 +57,7 @@ cdef class News:
         self.due_ns.resize(size, 0)
         self.heard_ns.resize(size, 0)
         self.gap_ns.resize(size, 0)
+        self.clock_ns.resize(size, 0)
         self.window.resize(size, REFRESH_WINDOW)
         self.refreshes_open.resize(size, 0)
         self.flush_asked.resize(size, 0)
@@ -144,17 +146,18 @@ cdef class News:
 
     # -- when ------------------------------------------------------------------------------------------------------------
 
-    cdef void note_round_from(self, uint32_t holder) noexcept nogil:
+    cdef void note_round_from(self, uint32_t holder, int64_t clock_ns) noexcept nogil:
         cdef int64_t gap_ns = self.journal.now_ns - self.heard_ns[holder]
         if self.heard_ns[holder]:
             self.gap_ns[holder] += (min(gap_ns, <int64_t>LONGEST_GAP_NS) - self.gap_ns[holder]) // 4
         self.heard_ns[holder] = self.journal.now_ns
+        self.clock_ns[holder] = min(clock_ns, <int64_t>LONGEST_CLOCK_NS)
 
     cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil:
-        """How long news wait for a record of the holder, whose answer brings them."""
-        if now_ns - self.heard_ns[holder] > QUIET_ROUNDS * self.gap_ns[holder]:
+        """How long news wait for a record of the holder, whose answer brings them: one comes with each step that writes."""
+        if now_ns - self.heard_ns[holder] > QUIET_ROUNDS * max(self.gap_ns[holder], self.clock_ns[holder]):
             return self.sync_interval_ns
-        return max(self.sync_interval_ns, PATIENCE_ROUNDS * self.gap_ns[holder])
+        return max(self.sync_interval_ns, PATIENCE_ROUNDS * self.gap_ns[holder], self.clock_ns[holder])
 
     # -- refreshing ------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from intentpm.runtime._native.flags cimport KEY_ONCE
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.holders cimport tick_of
-from intentpm.runtime._native.intents cimport Intent, IntentQueue
+from intentpm.runtime._native.intents cimport NEVER, Intent, IntentQueue
 from intentpm.runtime._native.journal cimport EVENT_INTENT_OFF, EVENT_INTENT_ON, note_traced
 from intentpm.runtime._native.mutations cimport MUTATION_FETCHED_KEPT, is_planted
 from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, uses_intents
@@ -41,12 +41,16 @@ cdef class RankIntents:
     cdef void _look_at_workers(self) noexcept nogil:
         cdef size_t i
         self.look_wanted = False
+        cdef int64_t clock_ns = NEVER
         for i in range(self.workers.size()):
             self._look_at(<IntentQueue>self.workers[i])
+            if (<IntentQueue>self.workers[i]).clock_ns:
+                clock_ns = min(clock_ns, (<IntentQueue>self.workers[i]).clock_ns)
+        self.holder.clock_ns = clock_ns if clock_ns < NEVER else 0
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
-        queue.look_began()
+        queue.look_began(self.journal.now_ns)
         while True:
             self._collect(queue)
             queue.time_clocks(self.journal.now_ns)
@@ -182,7 +186,7 @@ cdef class RankIntents:
     cdef void round_ended(self) noexcept nogil:
         cdef size_t i
         for i in range(self.workers.size()):
-            (<IntentQueue>self.workers[i]).round_ended()
+            (<IntentQueue>self.workers[i]).round_ended(self.journal.now_ns)
         self.look()
 
     # -- workers ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from intentpm.runtime._native.journal cimport Sample
 from intentpm.runtime._native.message_rows cimport result_bytes, takes_record, takes_result, written_bytes
 from intentpm.runtime._native.messages cimport (
     FLAG_BEGINS, FLAG_FORWARDED, MSG_ANSWER, MSG_MOVED, MSG_OFFER, MSG_REFRESH, MSG_REFRESHED, MSG_ROUND,
-    RoundBody, RoundHeader, holders_fit, keys_fit, round_body,
+    RoundBody, RoundHeader, holders_fit, keys_fit, round_body, unpacked_clock,
 )
 from intentpm.runtime._native.news cimport FLUSH_FOR_SYNC, News
 from intentpm.runtime._native.owner cimport Owner
@@ -121,7 +121,7 @@ cdef class Rounds:
             return False
         if message_id == MSG_ROUND:
             if header.flags & FLAG_BEGINS:
-                self.news.note_round_from(source)
+                self.news.note_round_from(source, unpacked_clock(header.window_slot))
             self.owner.serve_round(table, header, &sections)
         elif message_id == MSG_ANSWER:
             self._take_answer(source, table, header, &sections)

@@ -19,8 +19,8 @@ cdef struct ActionTimer:
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil
 
-# A round ended, during which the worker's clock rose by ``clocks_passed``.
-cdef void timer_round_passed(ActionTimer* timer, int64_t clocks_passed) noexcept nogil
+# A round ended that took so many of the worker's clocks, or a part of one. 0: nobody knows.
+cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept nogil
 
 # An intent that starts before the worker's clock plus this is due now: the round after next may be too late for it.
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil

@@ -13,6 +13,7 @@ cdef:
     double SUM_FROM_ZERO_BELOW = 500.0      # exp(-lambda) must not underflow, and the sum stays short
     double EXPAND_FROM = 2.0e6              # see _expansion_quantile
     int64_t MAX_CLOCKS = (<int64_t>1) << 62
+    int64_t LEAST_AHEAD = 2                 # the clock in which it is looked may be all but over
 
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil:
@@ -22,11 +23,11 @@ cdef void timer_init(ActionTimer* timer) noexcept nogil:
     timer.horizon_clocks = 0
 
 
-cdef void timer_round_passed(ActionTimer* timer, int64_t clocks_passed) noexcept nogil:
-    timer.last_round_clocks = <double>clocks_passed
+cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept nogil:
+    timer.last_round_clocks = clocks_passed
     timer.longest_round_clocks = max(timer.last_round_clocks, (1 - FORGETTING) * timer.longest_round_clocks)
-    # A worker that stood still (it evaluates, say, or rounds are much shorter than clocks) tells nothing of its speed:
-    # an estimate that fell to 0 meanwhile would make it late when it goes on.
+    # A worker of which no clock has been seen yet tells nothing of its speed: an estimate that fell to 0 meanwhile would make
+    # it late when it goes on.
     if clocks_passed > 0:
         timer.clocks_per_round += SMOOTHING * (timer.last_round_clocks - timer.clocks_per_round)
 
@@ -36,7 +37,8 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
     if lam != timer.horizon_lambda:
         timer.horizon_lambda = lam
         timer.horizon_clocks = poisson_quantile_9999(lam)
-    return max(timer.horizon_clocks, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
+    return max(
+        timer.horizon_clocks, LEAST_AHEAD, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------
@@ -136,8 +138,8 @@ cdef class Timer:
         """The smoothed estimate."""
         return self.timer.clocks_per_round
 
-    def round_passed(self, clocks_passed: int) -> None:
-        """A round ended, during which the worker's clock rose by ``clocks_passed``."""
+    def round_passed(self, clocks_passed: float) -> None:
+        """A round ended that took so many of the worker's clocks, or a part of one."""
         timer_round_passed(&self.timer, clocks_passed)
 
     def horizon_clocks(self) -> int:

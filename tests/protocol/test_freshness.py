@@ -166,3 +166,40 @@ def test_a_copy_that_is_not_used_yet_rests(seed: int) -> None:
         job.spawn(1, read)
         job.run()
         assert refreshed == {"half": 0, "used": 1}
+
+
+CLOCKS = 40
+
+
+@pytest.mark.parametrize("clock_us", [3_000.0, 20_000.0])
+def test_news_wait_for_a_clock_of_a_holder_that_writes(clock_us: float) -> None:
+    """What its owner writes all the time is sent once in a clock or two, not once a round; and comes within three."""
+    with simulate(2, 1, Config(management="replicate"), NetworkModel()) as job:
+        tables = job.create_table("t", 64, dtype="int64")
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0].owned_keys()[[READ, WRITTEN]]
+        written, behind = [0], []
+
+        def read() -> None:
+            workers[1].intent(tables[1], owned, 0, 10**9)
+            workers[1].wait_sync()
+            job.spawn(0, write)
+            before = [0] * 3
+            for _ in range(CLOCKS):
+                behind.append(before[-3] - workers[1].pull(tables[1], owned[:1])[0])
+                before.append(written[0])
+                for _ in range(3):
+                    job.network.pause(clock_us / 3)
+                    workers[1].push(tables[1], owned[1:], [1])
+                workers[1].advance_clock()
+
+        def write() -> None:
+            for _ in range(int(CLOCKS * clock_us / STEP_US)):
+                workers[0].push(tables[0], owned[:1], [1])
+                written[0] += 1
+                job.network.pause(STEP_US)
+
+        job.spawn(1, read)
+        job.run()
+        assert max(behind) <= 0
+        assert CLOCKS / 3 <= job.ranks[0].stats()["refreshed_rows"] <= CLOCKS + 6

@@ -148,6 +148,25 @@ def test_local_samples_need_no_network():
         assert stats["local_keys"] == pytest.approx(1000, abs=20)
 
 
+def test_local_samples_are_of_owned_keys():
+    """Not of replicas: what is written to them would have to be sent."""
+
+    def body(pm):
+        table, worker = make_table(pm, 400), pm.worker()
+        worker.intent(table, np.arange(400), 0, 100)
+        worker.wait_sync()
+        pm.barrier()
+        replicas = pm.stats()["replicas_held"]
+        pm.create_sampling(table, scheme="local")
+        keys, _ = worker.pull_sample(worker.prepare_sample(table, 5_000, 0))
+        own = table.owned_keys()
+        pm.barrier()
+        assert replicas == 400 - len(own)
+        assert np.isin(keys, own).all()
+
+    run_ranks(2, body, seed=1, management="replicate")
+
+
 def test_naive_samples_read_rows_of_other_ranks():
     def body(pm):
         table, worker = make_table(pm), pm.worker()

@@ -95,3 +95,14 @@ def test_a_steady_worker_converges():
         timer.round_passed(3)
     assert timer.clocks_per_round == pytest.approx(3)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 6)
+
+
+def test_rounds_within_a_clock_are_parts_of_it():
+    timer = Timer()
+    for _ in range(300):
+        timer.round_passed(0.05)
+    assert timer.clocks_per_round == pytest.approx(0.05)
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 0.1) == 3
+    for _ in range(300):
+        timer.round_passed(1e-6)
+    assert timer.horizon_clocks() == 2, "the clock in which it is looked may be all but over"
