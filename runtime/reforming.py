@@ -247,6 +247,8 @@ class Reformer:
         gone = [rank for rank in before if rank not in surveys]
         if len(surveys) > len(gone):
             return
+        if self._native.is_over():
+            raise ClosedError("all ranks have closed, or were lost")
         if len(surveys) == len(gone) == 1 and self._await_end(gone[0]):
             return
         if len(surveys) == len(gone) > 1 and before[0] in surveys:
