@@ -16,7 +16,7 @@ CLOSING_US = 250.0
 
 
 def close_all(job: Simulation, victims: list[int], draw: random.Random) -> dict[int, Error]:
-    """All ranks close, at about the same time, and the victims die meanwhile: of their goodbyes some arrive, and some do
+    """All ranks close, at about the same time, and the victims die meanwhile: some of their goodbyes arrive, and some do
     not. Returns what close raised elsewhere.
     """
     raised: dict[int, Error] = {}
@@ -82,7 +82,7 @@ def test_a_rank_that_dies_after_its_goodbye_is_told_to_those_that_go_on() -> Non
             job.network.pause(2 * CLOSING_US)
             manager.going_on.reformer.form()
             worker = manager.worker()
-            with pytest.raises(Error, match="rank 2 .* go on without it"):
+            with pytest.raises(Error, match=r"rank 2 .* go on without it"):
                 worker.pull(tables[manager.rank], np.arange(KEYS))
             assert (worker.pull(tables[manager.rank], owned) == 3.0).all()
             manager.barrier()
