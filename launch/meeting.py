@@ -51,8 +51,11 @@ class Meeting:
 
     def takes(self, rank: int) -> bool:
         """Whether ``rank``, that comes now, comes for this meeting."""
-        has_been_here = rank in self.members or rank in self._gone
-        return not self.is_closed or (self._has_lost and not has_been_here)
+        return not self.is_closed or (self._has_lost and not self.has_met(rank))
+
+    def has_met(self, rank: int) -> bool:
+        """Whether ``rank`` is here, or was."""
+        return rank in self.members or rank in self._gone
 
     def join(self, rank: int, member: Any) -> None:
         self.members[rank] = member

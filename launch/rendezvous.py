@@ -6,6 +6,9 @@ Wire: the server speaks first (``HELLO``), the client proves that it knows the s
 with its own proof (``WELCOME``). After that both send frames: kind, sequence number, length, payload. Every length is
 checked before anything is read or allocated.
 
+A server may live in a rank, and end with its process while another rank's next program has come to it already. So it
+says ``STAYS`` to the members of a meeting that it will see through; who loses it before that word looks for the next.
+
 Guarantees
     * Every wait has a deadline, and the error names what was waited for.
     * A connection that does not prove the secret learns nothing and changes nothing.
@@ -27,7 +30,7 @@ from typing import Literal
 from intentpm.foundation.deadlines import LONGEST_S, call_s, wait_s
 from intentpm.foundation.errors import Error, PeerLostError, TransportError, WaitTimeoutError
 
-MAGIC = b"IPMRDV02"
+MAGIC = b"IPMRDV03"
 NONCE_BYTES = 16
 HELLO = struct.Struct(f"!8s{NONCE_BYTES}s")
 JOIN = struct.Struct(f"!8s{NONCE_BYTES}sII{NONCE_BYTES}s32s")  # magic, nonce, rank, size, process, proof
@@ -36,8 +39,8 @@ FRAME = struct.Struct("!BII")  # kind, sequence, payload bytes
 
 ACCEPTED, WRONG_SECRET = 0, 1
 
-# Frame kinds. GATHER and LEAVE go to the server; RESULT, FAILED and NUMBER come from it.
-GATHER, LEAVE, RESULT, FAILED, NUMBER = 1, 2, 3, 4, 5
+# Frame kinds. GATHER and LEAVE go to the server; RESULT, FAILED, NUMBER and STAYS come from it.
+GATHER, LEAVE, RESULT, FAILED, NUMBER, STAYS = 1, 2, 3, 4, 5, 6
 
 ANY_RANK = 2**32 - 1
 """Of who has no number yet: the server gives it the lowest free one."""
@@ -137,8 +140,10 @@ class Rendezvous:
         self._secret = secret
         self._process = process or identify_process()
         self._server_name = server_name
+        self._addresses = list(addresses)
         self._sequence = 0
-        self._socket: socket.socket | None = self._find_server(addresses, timeout_s)
+        self._server_stays = False
+        self._socket: socket.socket | None = self._find_server(timeout_s)
         if rank == ANY_RANK:
             self._receive_number()
 
@@ -152,19 +157,7 @@ class Rendezvous:
             raise ValueError(f"payload of {len(payload)} bytes: at most {MAX_PAYLOAD_BYTES}")
         if self._socket is None:
             raise TransportError("the rendezvous of this rank is closed")
-        body = pack_gather(payload, timeout_s)
-        wait = wait_s(timeout_s) + VERDICT_MARGIN_S
-        deadline = time.monotonic() + wait
-        try:
-            self._socket.settimeout(call_s(wait))
-            self._socket.sendall(FRAME.pack(GATHER, self._sequence, len(body)) + body)
-            kind, reply = self._receive_frame(deadline)
-        except TimeoutError:
-            raise WaitTimeoutError(
-                f"rank {self.rank}: {self._server_name} did not answer within {timeout_s:g} s"
-            ) from None
-        except OSError as error:
-            raise TransportError(f"rank {self.rank}: lost the connection to {self._server_name}: {error}") from None
+        kind, reply = self._ask(payload, timeout_s)
         if kind == FAILED:
             raise unpack_failure(reply)
         self._sequence += 1
@@ -181,6 +174,38 @@ class Rendezvous:
             pass
         self._socket.close()
         self._socket = None
+
+    def _ask(self, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """The answer of the server that sees this exchange through: its kind and its body."""
+        deadline = time.monotonic() + wait_s(timeout_s)
+        left_s = timeout_s
+        while True:
+            try:
+                return self._ask_this_server(payload, left_s)
+            except TimeoutError:
+                raise WaitTimeoutError(
+                    f"rank {self.rank}: {self._server_name} did not answer within {timeout_s:g} s"
+                ) from None
+            except OSError as error:
+                if self._sequence > 0 or self._server_stays:
+                    raise TransportError(
+                        f"rank {self.rank}: lost the connection to {self._server_name}: {error}"
+                    ) from None
+            # That was the server of a program before, with which nothing has been agreed.
+            assert self._socket is not None
+            self._socket.close()
+            self._socket = self._find_server(_left_s(deadline))
+            left_s = _left_s(deadline)
+
+    def _ask_this_server(self, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """Raises TimeoutError when it says nothing in time, OSError when it is gone."""
+        assert self._socket is not None
+        body = pack_gather(payload, timeout_s)
+        wait = wait_s(timeout_s) + VERDICT_MARGIN_S
+        deadline = time.monotonic() + wait
+        self._socket.settimeout(call_s(wait))
+        self._socket.sendall(FRAME.pack(GATHER, self._sequence, len(body)) + body)
+        return self._receive_frame(deadline)
 
     def _receive_number(self) -> None:
         try:
@@ -200,18 +225,21 @@ class Rendezvous:
         limit = self.size * (MAX_PAYLOAD_BYTES + _LENGTH.size)
         while True:
             kind, sequence, length = FRAME.unpack(_receive(self._socket, FRAME.size, deadline))
-            if kind not in (RESULT, FAILED, NUMBER) or length > limit:
+            if kind not in (RESULT, FAILED, NUMBER, STAYS) or length > limit:
                 raise OSError(f"unexpected frame (kind {kind}, {length} bytes)")
             body = _receive(self._socket, length, deadline)
+            if kind == STAYS:
+                self._server_stays = True
+                continue
             if kind == FAILED or sequence == self._sequence:
                 return kind, body
 
-    def _find_server(self, addresses: Sequence[Address], timeout_s: float) -> socket.socket:
+    def _find_server(self, timeout_s: float) -> socket.socket:
         deadline = time.monotonic() + wait_s(timeout_s)
         pause_s = 0.02
         while True:
             said: dict[Address, Exception] = {}
-            for address in addresses:
+            for address in self._addresses:
                 try:
                     return self._join(address, deadline)
                 except (OSError, _WrongSecretError) as error:
@@ -276,6 +304,11 @@ def identify_process() -> bytes:
 
 class _WrongSecretError(Exception):
     """The server at this address does not share the secret."""
+
+
+def _left_s(deadline: float) -> float:
+    """Until ``deadline``; in hundredths, because people read it."""
+    return max(0.0, round(deadline - time.monotonic(), 2))
 
 
 def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:

@@ -7,6 +7,8 @@ Guarantees
       at most ``MAX_STRANGERS`` unproven connections are kept, each for ``HANDSHAKE_TIMEOUT_S``.
     * A rank is one process at a time: another that comes with its number while it is connected is turned away at once.
     * Worlds that ranks open one after the other are meetings of their own (``meeting.py``).
+    * A server that ends takes nobody in any more, and lets go at once of ranks that came to a meeting which the rank it
+      lives in has not joined: they find that rank's next server. Members of other meetings it serves to their end.
 Assumptions
     * All state below belongs to the server's thread; other threads only append to ``_requests`` and wake it.
 """
@@ -42,6 +44,7 @@ from intentpm.launch.rendezvous import (
     NONCE_BYTES,
     NUMBER,
     RANK,
+    STAYS,
     WELCOME,
     WRONG_SECRET,
     Address,
@@ -75,16 +78,27 @@ class _Connection:
 class RendezvousServer:
     """Listens on the first free port of ``ports`` (0: any) and serves ``size`` ranks until ``close``.
 
-    ``host``: the address to listen on; "" for every address of this host, IPv6 included.
+    ``host``: the address to listen on; "" for every address of this host, IPv6 included. ``serving_rank``: the rank in
+    whose process this is; None: in none, and it outlives them all.
     Raises TransportError when none of the ports can be had.
     """
 
-    def __init__(self, size: int, secret: bytes, *, host: str = "127.0.0.1", ports: Iterable[int] = (0,)) -> None:
+    def __init__(
+        self,
+        size: int,
+        secret: bytes,
+        *,
+        host: str = "127.0.0.1",
+        ports: Iterable[int] = (0,),
+        serving_rank: int | None = None,
+    ) -> None:
         if not 0 < size <= MAX_RANKS:
             raise ValueError(f"size={size}: needs 1 to {MAX_RANKS} ranks")
         self.size = size
         self._secret = secret
+        self._serving_rank = serving_rank
         self._listener = _listen(host, ports)
+        self._address: Address = self._listener.getsockname()[:2]
         self._listener.setblocking(False)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_sender.setblocking(False)
@@ -107,8 +121,7 @@ class RendezvousServer:
     @property
     def address(self) -> Address:
         """The host and port to connect to."""
-        host, port = self._listener.getsockname()[:2]
-        return host, port
+        return self._address
 
     def fail_rank(self, rank: int, why: str) -> None:
         """Tells the server that ``rank``'s process is gone. Any thread; returns at once."""
@@ -129,7 +142,10 @@ class RendezvousServer:
         return dict(self._lost)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Serves until every member has left, for at most ``timeout_s``, then ends the thread. Idempotent."""
+        """Serves until every member has left, for at most ``timeout_s``, then ends the thread. Idempotent.
+
+        Nobody else is let in, from now on.
+        """
         if self._thread.is_alive():
             self._post(lambda: self._stop(timeout_s))
             self._thread.join()
@@ -156,7 +172,7 @@ class RendezvousServer:
     def _is_done(self) -> bool:
         if self._stop_at is None:
             return False
-        return not any(meeting.members for meeting in self._meetings) or time.monotonic() >= self._stop_at
+        return all(connection.rank is None for connection in self._connections) or time.monotonic() >= self._stop_at
 
     def _sleep_s(self) -> float | None:
         times = [deadline for meeting in self._meetings for deadline in meeting.deadlines()]
@@ -174,7 +190,19 @@ class RendezvousServer:
         self._wake_receiver.recv(4096)
 
     def _stop(self, timeout_s: float) -> None:
+        if self._stop_at is None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            for connection in list(self._connections):
+                if connection.meeting is None or not self._sees_through(connection.meeting):
+                    # Its going is no loss to the meeting: all of its members go.
+                    connection.meeting = None
+                    self._drop(connection)
         self._stop_at = time.monotonic() + wait_s(timeout_s)
+
+    def _sees_through(self, meeting: Meeting) -> bool:
+        """Whether this server's process will not end before the meeting, unless it dies."""
+        return self._serving_rank is None or meeting.is_closed or meeting.has_met(self._serving_rank)
 
     def _accept(self) -> None:
         try:
@@ -246,6 +274,11 @@ class RendezvousServer:
         if not is_numbered:
             self._send_frame(connection, NUMBER, 0, RANK.pack(rank))
         meeting.join(rank, connection)
+        if rank == self._serving_rank:
+            for member in meeting.members.values():
+                self._send_frame(member, STAYS, 0, b"")
+        elif self._sees_through(meeting):
+            self._send_frame(connection, STAYS, 0, b"")
 
     def _free_rank(self) -> int:
         """The lowest that nobody has who is connected; ``size`` when there is none."""

@@ -1,8 +1,8 @@
 """The world of ranks started by Slurm's ``srun``; needs nothing installed.
 
 Rank 0 listens on a port that all ranks derive from the job's identifiers (the first free one of a few), until its
-process ends; the others find it on the first node of the step. A job that is requeued keeps its number: how often it
-was is one of the identifiers.
+process ends; the others find it on the first node of the step. One whose next program comes before that end finds rank
+0's next one after it. A job that is requeued keeps its number: how often it was is one of the identifiers.
 
 Security: the ranks need a common secret before they have met. ``INTENTPM_SECRET``, if set in the job's environment, is
 that secret. Otherwise it is derived from job, step and user identifiers, which other users of the cluster can find out:
@@ -80,7 +80,7 @@ _servers: dict[bytes, RendezvousServer] = {}
 def _serve(size: int, secret: bytes, ports: list[int]) -> int:
     """The port on which this process, rank 0, serves the others."""
     if secret not in _servers:
-        _servers[secret] = RendezvousServer(size, secret, host="", ports=ports)
+        _servers[secret] = RendezvousServer(size, secret, host="", ports=ports, serving_rank=0)
         # The others may still have an answer to read: gives them a few seconds to say goodbye.
         atexit.register(_servers[secret].close)
     return _servers[secret].address[1]

@@ -16,7 +16,14 @@ from typing import Any, NoReturn, get_args, overload
 
 import numpy.typing as npt
 
-from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, RankLost, WaitTimeoutError
+from intentpm.foundation.errors import (
+    DtypeError,
+    Error,
+    KeyRangeError,
+    RankLost,
+    SaveInterruptedError,
+    WaitTimeoutError,
+)
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
@@ -484,7 +491,9 @@ class ParameterManager(Checkpointing):
     def close(self) -> None:
         """Collective end: settles this rank's writes and serves the other ranks until all have called it. Idempotent.
 
-        Raises PeerLostError when a rank was lost before all had closed; everything is released all the same.
+        Raises PeerLostError when a rank was lost before all had closed; everything is released all the same. With
+        ``on_loss="continue"`` the others end in order then, and raise SaveInterruptedError at the end where that made a
+        save come to nothing of which nobody was told.
         """
         if self._closed:
             return
@@ -493,8 +502,7 @@ class ParameterManager(Checkpointing):
         self._closed = True
         try:
             self._engine.check()
-            self._saves.finish()
-            self._workers.settle()
+            interrupted = self._settle()
             if self.exact_clocks is not None:
                 self.exact_clocks.close(self.worker)
             self._leave()
@@ -503,6 +511,18 @@ class ParameterManager(Checkpointing):
             raise
         finally:
             self._release()
+        if interrupted is not None:
+            raise interrupted
+
+    def _settle(self) -> SaveInterruptedError | None:
+        """Waits for the save and the writes under way. Returns why there is no checkpoint: because a rank was lost."""
+        interrupted: SaveInterruptedError | None = None
+        try:
+            self._saves.finish()
+        except SaveInterruptedError as problem:
+            interrupted = problem
+        self._workers.settle()
+        return interrupted
 
     def _leave(self) -> None:
         """Serves the others until all have left. A signal handler's ``sys.exit(0)`` meanwhile asks for just that."""

@@ -247,6 +247,8 @@ class Reformer:
         gone = [rank for rank in before if rank not in surveys]
         if len(surveys) > len(gone):
             return
+        if self._native.is_over():
+            raise ClosedError("all ranks have closed, or were lost")
         if len(surveys) == len(gone) == 1 and self._await_end(gone[0]):
             return
         if len(surveys) == len(gone) > 1 and before[0] in surveys:
@@ -325,7 +327,11 @@ class Reformer:
                 native.forget_holder(table, rank, survey.replicas[table.table_id].astype(np.uint8))
 
     def _restore_rows(self, table: Table, keys: Keys) -> None:
-        """Of keys that nobody has: from the last checkpoint that any rank knows, else the first rows."""
+        """Of keys that nobody has: from the last checkpoint that any rank knows, else the first rows.
+
+        Raises MemoryBudgetError: this rank has no room for them.
+        """
+        self._saves.memory.check_rows(table, len(keys))
         good, left = self._saves.good.get(table.name), keys
         for checkpoint in [] if good is None else self._checkpoints(good.path):
             with suppress(Error, OSError):  # it is damaged, or gone by now, or without this table

@@ -38,6 +38,7 @@ from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import (
+    SAVED_BYTES,
     Rows,
     as_rows,
     describe_table,
@@ -51,6 +52,8 @@ Said = dict[str, Any]
 Versions = npt.NDArray[np.uint32]
 STAGES = 4
 """Exchanges of a save."""
+BUDGET_PIECES = 128
+"""A piece of a save has this part of the memory budget, and what is written of it as much again at most."""
 NICER = 10
 """Of ``nice``: a thread that saves beside training counts for a tenth of the workers."""
 
@@ -201,7 +204,9 @@ class Saving:
         return path
 
     def _rows(self, base: str | None) -> "SnapshotRows":
-        return SnapshotRows(self._savers.snapshot, self._seen(), only_changed=base is not None)
+        limit = self._savers.memory.report()["limit"]
+        piece_bytes = min(SAVED_BYTES, limit // BUDGET_PIECES) if limit else SAVED_BYTES
+        return SnapshotRows(self._savers.snapshot, self._seen(), base is not None, piece_bytes)
 
     def _seen(self) -> dict[str, Versions] | None:
         """What the save before has taken of each row; from here on it is not known until this one is made."""
@@ -383,9 +388,12 @@ class Saves:
 class SnapshotRows:
     """The rows of a snapshot that this rank writes; a ``rank_file.RowSource``."""
 
-    def __init__(self, snapshot: RankSnapshot, seen: Mapping[str, Versions] | None, only_changed: bool) -> None:
+    def __init__(
+        self, snapshot: RankSnapshot, seen: Mapping[str, Versions] | None, only_changed: bool, piece_bytes: int
+    ) -> None:
         """seen: is brought up to date with what is written. only_changed: and says what need not be."""
         self._snapshot, self._seen, self._only_changed = snapshot, seen, only_changed
+        self._piece_bytes = piece_bytes
 
     def count(self, table: Table) -> int:
         if self._only_changed and self._seen is not None:
@@ -393,7 +401,7 @@ class SnapshotRows:
         return self._snapshot.rows(table)
 
     def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int32], Rows]]:
-        most = rows_at_once(table)
+        most = rows_at_once(table, self._piece_bytes)
         keys, memory = np.empty(most, np.int32), np.empty(most * stored_row_bytes(table), np.uint8)
         seen = None if self._seen is None else self._seen[table.name]
         while taken := self._snapshot.take(table, keys, memory, seen):

@@ -61,7 +61,6 @@ cdef class Control:
     # Peers.
     cdef vector[uint8_t] left
     cdef vector[uint64_t] left_after         # collectives the peer had completed when it left
-    cdef readonly uint32_t left_count
     cdef bint leaving                        # this rank has said LEAVE and waits for the others'
     cdef vector[int64_t] pinged_ns           # last unanswered ping; 0: none
     cdef vector[uint8_t] last_said           # MessageId of a peer's last message but signs of life; 0: there was none
@@ -79,6 +78,8 @@ cdef class Control:
     # Asks rank 0 which ranks have not come to this rank's newest call.
     cdef void call_roll(self) noexcept nogil
     cdef void leave(self) noexcept nogil
+    # This rank has left, and so has every other that is not lost: nobody needs anything of anybody.
+    cdef bint may_go(self) noexcept nogil
     # The transport is about to be closed: ends the collective this rank is in.
     cdef void close(self) noexcept nogil
     # Ends the job: fails every open request and collective here, and tells the peers who was lost and why. They tell it on.

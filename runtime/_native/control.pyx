@@ -225,14 +225,23 @@ cdef class Control:
         for peer in range(self.size):
             if peer != self.rank:
                 self._send(peer, MSG_LEAVE, &header, NULL, 0)
+                if self.left[peer]:
+                    self.transport.expect_close(peer)
+
+    cdef bint may_go(self) noexcept nogil:
+        cdef uint32_t peer
+        for peer in range(self.size):
+            if peer != self.rank and not self.left[peer] and self.membership.is_member(peer):
+                return False
+        return self.leaving
 
     cdef void _on_leave(self, uint32_t source, uint64_t completed) noexcept nogil:
         if self.left[source]:
             return
         self.left[source] = self.membership.left[source] = 1
         self.left_after[source] = completed
-        self.left_count += 1
-        self.transport.expect_close(source)
+        if self.leaving:                     # else it still serves this rank
+            self.transport.expect_close(source)
         self._check_left(source)
 
     cdef void _check_left(self, uint32_t peer) noexcept nogil:
@@ -290,10 +299,9 @@ cdef class Control:
         self.revision = 0
         self._forget_contributions()
         for peer in range(self.size):
-            if not self.membership.is_member(peer) and not self.left[peer]:
+            if not self.membership.is_member(peer):
                 self.left[peer] = 1
                 self.left_after[peer] = <uint64_t>-1     # of no call that it would have left early
-                self.left_count += 1
 
     # -- signs of life ---------------------------------------------------------------------------------------------------
 

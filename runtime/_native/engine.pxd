@@ -55,6 +55,7 @@ cdef class Engine:
     cdef list tables             # guarded by: GIL. Keeps alive whose states ``remote.tables`` points to
     # private
     cdef list _collect(self, bytes payload, str what, object timeout_s, object formed)
+    cdef bint _may_go(self) noexcept
     cdef list _payloads(self)
     cdef list _copied(self, const vector[uint32_t]* ranks)
     cdef _sync(self, bint settles, object timeout_s, str what)

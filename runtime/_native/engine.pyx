@@ -20,7 +20,7 @@ from intentpm.runtime._native.control cimport Control
 from intentpm.runtime._native.dispatch cimport Dispatch
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport IntentQueue
-from intentpm.runtime._native.membership cimport ENGINE_CLOSED, ENGINE_FORKED, Membership
+from intentpm.runtime._native.membership cimport ENGINE_CLOSED, ENGINE_FORKED, ENGINE_FORMING, Membership
 from intentpm.runtime._native.messages cimport FLAG_SAME
 from intentpm.runtime._native.monitor cimport Monitor
 from intentpm.runtime._native.policy cimport MANAGE_RELOCATE
@@ -41,7 +41,9 @@ cdef enum:
 
 
 cdef bint _all_left(void* turns, void* argument) noexcept nogil:
-    return is_over(<Turns>turns) or (<Turns>turns).control.left_count + 1 >= (<Turns>turns).control.size
+    # Ranks that form anew may find, meanwhile, that all of them have left.
+    return ((<Turns>turns).control.may_go() or (<Turns>turns).control.failed
+            or (is_over(<Turns>turns) and (<Turns>turns).membership.state != ENGINE_FORMING))
 
 
 cdef bint _roll_called(void* turns, void* argument) noexcept nogil:
@@ -383,10 +385,11 @@ cdef class Engine:
             self.monitor.release()
 
     def leave(self) -> bool:
-        """Collective end: serves the other ranks until all have left. Raises PeerLostError. False: ranks have formed anew
-        meanwhile, leave again.
+        """Collective end: serves the other ranks until all have left, but those that were lost. Raises PeerLostError; RankLost:
+        ranks have formed anew meanwhile, leave again.
         """
-        self.calls.raise_state()
+        if not self._may_go():
+            self.calls.raise_state()
         with nogil:
             self.monitor.acquire()
             if not is_over(self.turns):
@@ -396,8 +399,18 @@ cdef class Engine:
             self.monitor.arm_sleeper()
             self.monitor.release()
         self.calls.wait(_all_left, NULL, FOREVER_NS, "the other ranks to close")
-        self.calls.raise_state()
-        return self.control.left_count + 1 >= self.control.size
+        if not self._may_go():
+            self.calls.raise_state()
+        return self._may_go()
+
+    cdef bint _may_go(self) noexcept:
+        cdef bint may_go
+        with nogil:
+            self.monitor.acquire()
+            # Whoever is lost now leaves nothing undone; otherwise a failure is one.
+            may_go = self.control.may_go() and (self.membership.continues or not self.control.failed)
+            self.monitor.release()
+        return may_go
 
     def close(self, timeout_s) -> None:
         """Closes the transport (``timeout_s``: for what is still to be sent). Calls under way or to come raise ClosedError.

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 
 from intentpm.foundation.errors import MemoryBudgetError, WaitTimeoutError
 
-from intentpm.runtime._native.budget cimport Budget
+from intentpm.runtime._native.budget cimport Budget, slot_bytes
 from intentpm.runtime._native.calls cimport Calls
 from intentpm.runtime._native.engine cimport Engine
 from intentpm.runtime._native.monitor cimport Monitor
@@ -51,6 +51,22 @@ cdef class RankMemory:
                 f"table {table.name!r} needs {need['all']} bytes on this rank: {need['fixed']} to know where its "
                 f"{need['keys']} keys are, and {need['row']} for each of its {need['rows']} rows ({need['stored']} of data); "
                 f"{self._explain()}, or use more ranks")
+
+    def check_rows(self, Table table not None, int64_t rows) -> None:
+        """Before rows of ranks that were lost come to belong to this one: they fit, if all copies go, when service goes on.
+
+        Raises MemoryBudgetError with the arithmetic.
+        """
+        cdef int64_t need = rows * <int64_t>slot_bytes(table.state)
+        cdef bint fits
+        with nogil:
+            self.monitor.acquire()
+            fits = self.budget.limit_bytes == 0 or self.budget.least() + need <= self.budget.table_bytes
+            self.monitor.release()
+        if not fits:
+            raise MemoryBudgetError(
+                f"table {table.name!r} needs {need} bytes more on this rank, for {rows} rows of ranks that were lost; "
+                f"{self._explain()}")
 
     def unclaim(self) -> None:
         with nogil:

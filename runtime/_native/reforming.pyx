@@ -89,6 +89,15 @@ cdef class Reforming:
             self.step = 0
             self.engine.monitor.release()
 
+    def is_over(self) -> bool:
+        """All ranks have left, this one too, or were lost: there is nobody to form anew with, and nothing to do it for."""
+        cdef bint is_over
+        with nogil:
+            self.engine.monitor.acquire()
+            is_over = self.engine.control.may_go()
+            self.engine.monitor.release()
+        return is_over
+
     def view(self) -> int:
         """How many ranks are lost in the view that this rank forms in: of two that it has formed in, the later has more."""
         return self.lost_count

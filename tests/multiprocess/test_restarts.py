@@ -158,6 +158,15 @@ def test_second_program_of_each_rank_under_srun(start, two_programs: list[str], 
     assert lines_of(start(["srun", "-n", "2", *two_programs], **slurm)) == BOTH
 
 
+def test_second_program_of_a_rank_that_comes_before_rank_0s_first_has_ended_under_srun(
+    start, script, slurm: dict[str, str]
+) -> None:
+    first = script("say(meet('a'))\ntime.sleep(2.0 * (os.environ['SLURM_PROCID'] == '0'))\nos._exit(0)", "first.py")
+    second = script("say(meet('b'))", "second.py")
+    command = ["sh", "-c", f"{sys.executable} {first} && exec {sys.executable} {second}"]
+    assert lines_of(start(["srun", "-n", "2", *command], **slurm)) == BOTH
+
+
 # -- two jobs where one could be ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from intentpm.foundation.errors import (
     CollectiveMismatchError,
     ConfigError,
     Error,
+    MemoryBudgetError,
     RankLost,
     WaitTimeoutError,
 )
@@ -350,6 +351,37 @@ def _lose_adagrad_rows(job: Simulation, tmp_path: Path, kind: str) -> None:
                 assert (values <= expected[name][found]).all(), name
 
     job.on_every_rank(check)
+
+
+@pytest.mark.parametrize("missing_rows", [0, 1])
+def test_rows_that_are_taken_over_have_to_fit_into_the_budget(missing_rows: int) -> None:
+    """Rank 1 takes over what rank 0 owned, and gives up all copies for it; or fails, where that would not be enough."""
+    with simulate(4, 11, Config(on_loss="continue", management="replicate"), max_virtual_s=60.0) as job:
+        tables = job.create_table("t", KEYS, 2, init=3.0)
+        worker, kept = job.ranks[1].worker(), np.setdiff1d(np.arange(KEYS), tables[0].owned_keys())
+
+        def copy(manager: Any) -> None:
+            if manager.rank == 1:
+                worker.intent(tables[1], kept, 0, 1000)
+                worker.advance_clock()
+
+        job.on_every_rank(copy)
+        job.settle()
+        assert len(tables[1].replica_keys())
+        need, owned = tables[1].need(), len(tables[1].owned_keys()) + len(tables[0].owned_keys())
+        taker = job.ranks[1]
+        budget = taker._engine.budget
+        budget.limit_bytes, budget.table_bytes = 1 << 40, need["fixed"] + (owned - missing_rows) * need["row"]
+        raised = form_without(job, 0)
+        if missing_rows:
+            assert isinstance(raised[1], MemoryBudgetError)
+            assert re.search(r"'t' needs \d+ bytes more .* \d+ rows of ranks that were lost; ", str(raised[1]))
+            return
+        assert not raised
+        job.settle()
+        assert len(tables[1].owned_keys()) == owned
+        assert not len(tables[1].replica_keys())
+        assert taker._memory.taken() <= budget.table_bytes
 
 
 def test_news_that_were_lost_with_who_handed_a_key_over_come_from_its_owner() -> None:

@@ -13,7 +13,7 @@ from support.checkpointed import create
 
 import intentpm
 import intentpm.checkpoint
-from intentpm.checkpoint import series
+from intentpm.checkpoint import series, tensor_file
 from intentpm.checkpoint.manifest import MANIFEST, read_manifest
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime import saving
@@ -296,3 +296,23 @@ def test_rows_that_come_and_go_while_one_rank_ends_its_save_last_are_not_set_apa
         return set_apart
 
     assert max(run_ranks(2, move)) <= len(keys) * 64, "a copy of each row at most"
+
+
+@pytest.mark.parametrize(("budget", "most"), [(None, 8 << 20), ("64MiB", 512 << 10)])
+def test_rows_are_written_in_long_pieces_that_a_budget_has_room_for(
+    tmp_path: Path, monkeypatch: Any, budget: str | None, most: int
+) -> None:
+    """Few steps, because the GIL is taken after each; short ones where memory is short."""
+    written: list[int] = []
+    write = tensor_file.write_at
+
+    def note(fd: int, data: Any, offset: int) -> None:
+        written.append(len(data))
+        write(fd, data, offset)
+
+    monkeypatch.setattr(tensor_file, "write_at", note)
+    with intentpm.init(memory_budget=budget) as pm:
+        pm.create_table("t", 16 << 12, 128)
+        pm.save(tmp_path)
+    assert sorted(written)[-(32 << 20) // most :] == [most] * ((32 << 20) // most)
+    assert len(written) == 1 + 2 * (32 << 20) // most  # the header, and keys beside each

@@ -420,6 +420,70 @@ def test_every_address_includes_both_families(serve) -> None:
             assert connection.recv(HELLO.size).startswith(MAGIC)
 
 
+@pytest.fixture
+def ports() -> list[int]:
+    """Two that were free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        return [first.getsockname()[1], second.getsockname()[1]]
+
+
+@pytest.mark.parametrize("close_s", [20.0, 0.0], ids=["told to stop", "killed"])
+def test_a_program_that_came_to_the_server_of_the_program_before_finds_the_next_one(
+    serve, join, pool, ports, close_s
+) -> None:
+    """Rank 0 serves, as under Slurm: rank 1's second program comes while rank 0's first has not ended."""
+    before = serve(2, ports=ports[:1], serving_rank=0)
+    first = [join(before, rank, process=bytes([rank] * 16)) for rank in range(2)]
+    assert gather_all(first, pool, [b"a", b"a"]) == [[b"a", b"a"]] * 2
+    for member in first:
+        member.close()
+    second = Rendezvous([("127.0.0.1", port) for port in ports], 1, 2, SECRET, timeout_s=5.0, process=b"b" * 16)
+    waiting = pool.submit(second.allgather, b"1", 20.0)
+    assert waits(waiting)
+    pool.submit(before.close, close_s).result(timeout=5)  # does not wait for those whom rank 0 will never meet there
+    after = serve(2, ports=ports[1:], serving_rank=0)
+    assert join(after, 0, process=b"c" * 16).allgather(b"0", 10.0) == [b"0", b"1"]
+    assert waiting.result(timeout=5) == [b"0", b"1"]
+    second.close()
+
+
+def test_a_server_that_is_not_followed_is_told_at_the_deadline(serve, join, pool) -> None:
+    server = serve(2, serving_rank=0)
+    waiting = pool.submit(join(server, 1).allgather, b"", 3.0)
+    assert waits(waiting)
+    pool.submit(server.close, 20.0).result(timeout=5)
+    with pytest.raises(
+        WaitTimeoutError, match=r"rank 1: the rendezvous server could not be reached within [12][\d.]* s"
+    ):
+        waiting.result(timeout=10)
+
+
+@pytest.mark.parametrize("comes_first", [0, 1])
+def test_a_death_of_the_rank_that_serves_is_told_at_once(serve, join, pool, comes_first) -> None:
+    server = serve(3, serving_rank=0)
+    members = {rank: join(server, rank) for rank in (comes_first, 1 - comes_first)}
+    waiting = pool.submit(members[1].allgather, b"", 25.0)
+    assert waits(waiting)
+    server.close(timeout_s=0)
+    with pytest.raises(TransportError, match="rank 1: lost the connection to the rendezvous server"):
+        waiting.result(timeout=5)
+
+
+def test_a_server_that_ends_takes_nobody_in(serve, join, pool) -> None:
+    server = serve(2, serving_rank=0)
+    members = [join(server, rank) for rank in range(2)]
+    with socket.create_connection(server.address, timeout=5) as stranger:
+        assert stranger.recv(HELLO.size, socket.MSG_WAITALL).startswith(MAGIC)
+        closing = pool.submit(server.close, 20.0)
+        assert stranger.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(server.address, timeout=5)
+    assert gather_all(members, pool, [b"a", b"b"]) == [[b"a", b"b"]] * 2  # these it serves to the end
+    for member in members:
+        member.close()
+    closing.result(timeout=5)
+
+
 @pytest.mark.parametrize("body", [b"", b"\0\0\0", struct.pack("!I", 5) + b"four", struct.pack("!I", 0) + b"more"])
 def test_lists_are_length_checked(body) -> None:
     with pytest.raises(ValueError, match="too"):
