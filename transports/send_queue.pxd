@@ -1,6 +1,6 @@
 """Messages on their way into a byte stream: gathered straight from the caller's memory, the unsent rest remembered.
 
-Lengths are checked before a message is accepted. Nothing of a body is ever copied. Not thread-safe.
+Lengths are checked before a message is accepted. Nothing of a body is ever copied, but for what is coded. Not thread-safe.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -27,6 +27,7 @@ cdef struct SendItem:
     size_t unsent_bytes
     uint32_t lead_bytes
     uint32_t tail_bytes            # zeros after the body
+    char* coded                    # the body, coded; NULL: it goes as it is
     Piece few_pieces[FEW_PIECES]   # room for kept pieces without an allocation
     char lead[FRAME_LEAD_BYTES]
 
@@ -46,6 +47,10 @@ cdef struct SpareItems:            # kept for the next queued message
 cdef bint item_start(
     SendItem* item, uint8_t message_id, const char* header, size_t header_bytes,
     const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
+# Codes the body, of a message of which nothing is sent yet. True: the pieces are not needed any more; ``done`` is the caller's
+# to call once the item is kept, or the item's memory to give back by ``item_clear``.
+cdef bint item_code(SendItem* item) noexcept nogil
+cdef void item_clear(SendItem* item) noexcept nogil
 # Fills at most ``room`` entries with what is unsent; returns how many.
 cdef size_t item_gather(const SendItem* item, iovec* out, size_t room) noexcept nogil
 cdef void item_advance(SendItem* item, size_t sent_bytes) noexcept nogil

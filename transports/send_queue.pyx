@@ -1,12 +1,13 @@
 """Send queue of the tcp transport; ``send_queue.pxd`` is the contract."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
-from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn
-from intentpm.transports.framing cimport MAX_BODY_BYTES, padded, write_frame_lead
+from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn, pack_pieces
+from intentpm.transports.framing cimport MAX_BODY_BYTES, note_coded, padded, write_frame_lead
+from intentpm.transports.word_coding cimport MOST_CODED_BYTES, code_words, coded_room
 
 cdef extern from *:
     """static const char FRAME_ZEROS[8] = {0};"""
@@ -28,12 +29,45 @@ cdef bint item_start(
     item.argument = argument
     item.pieces = pieces
     item.piece_count = piece_count
+    item.coded = NULL
     item.segment = 0
     item.offset_bytes = 0
     item.lead_bytes = <uint32_t>write_frame_lead(item.lead, message_id, header, header_bytes, body_bytes)
     item.tail_bytes = <uint32_t>(padded(body_bytes) - body_bytes)
     item.frame_bytes = item.unsent_bytes = item.lead_bytes + padded(body_bytes)
     return True
+
+
+cdef bint item_code(SendItem* item) noexcept nogil:
+    cdef size_t index, raw_bytes = 0, coded_bytes = 0
+    cdef char* raw
+    for index in range(item.piece_count):
+        raw_bytes += item.pieces[index].size_bytes
+    if raw_bytes > MOST_CODED_BYTES:
+        return False
+    raw = <char*>malloc(raw_bytes + coded_room(raw_bytes))
+    if raw == NULL:
+        return False                         # it goes as it is
+    pack_pieces(raw, item.pieces, item.piece_count)
+    coded_bytes = code_words(raw, raw_bytes, raw + raw_bytes)
+    item.coded = <char*>malloc(coded_bytes) if coded_bytes else NULL
+    if item.coded != NULL:
+        memcpy(item.coded, raw + raw_bytes, coded_bytes)
+        note_coded(item.lead, coded_bytes)
+        item.few_pieces[0].data = item.coded
+        item.few_pieces[0].size_bytes = coded_bytes
+        item.few_pieces[0].memory = HOST_MEMORY
+        item.pieces = item.few_pieces
+        item.piece_count = 1
+        item.tail_bytes = <uint32_t>(padded(coded_bytes) - coded_bytes)
+        item.frame_bytes = item.unsent_bytes = item.lead_bytes + padded(coded_bytes)
+    free(raw)
+    return item.coded != NULL
+
+
+cdef void item_clear(SendItem* item) noexcept nogil:
+    free(item.coded)
+    item.coded = NULL
 
 
 cdef inline const char* _segment(const SendItem* item, size_t index, size_t* size_bytes) noexcept nogil:
@@ -86,6 +120,7 @@ cdef SendItem* _new_item(SpareItems* spare) noexcept nogil:
 cdef void _free_item(SendItem* item, SpareItems* spare) noexcept nogil:
     if item.pieces != item.few_pieces:
         free(<void*>item.pieces)
+    item_clear(item)
     if spare.count >= MAX_SPARE_ITEMS:
         free(item)
         return
