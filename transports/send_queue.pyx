@@ -15,7 +15,7 @@ cdef extern from *:
 
 
 cdef bint item_start(
-        SendItem* item, uint8_t message_id, const char* header, size_t header_bytes,
+        SendItem* item, uint8_t message_id, uint8_t urgency, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
     cdef size_t index, body_bytes = 0
     for index in range(piece_count):
@@ -30,6 +30,7 @@ cdef bint item_start(
     item.pieces = pieces
     item.piece_count = piece_count
     item.coded = NULL
+    item.urgency = urgency
     item.segment = 0
     item.offset_bytes = 0
     item.lead_bytes = <uint32_t>write_frame_lead(item.lead, message_id, header, header_bytes, body_bytes)
@@ -141,13 +142,28 @@ cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) 
             free(kept)
             return False
     memcpy(<void*>kept.pieces, item.pieces, item.piece_count * sizeof(Piece))
-    if queue.head == NULL:
-        queue.head = kept
-    else:
-        queue.tail.next = kept
-    queue.tail = kept
+    _insert(queue, kept)
     queue.unsent_bytes += kept.unsent_bytes
     return True
+
+
+cdef void _insert(SendQueue* queue, SendItem* item) noexcept nogil:
+    cdef SendItem* begun = queue.head
+    cdef SendItem* before
+    cdef int urgency
+    if begun != NULL and begun.unsent_bytes == begun.frame_bytes:
+        begun = NULL
+    before = begun                           # it stands first, whatever its urgency
+    for urgency in range(item.urgency + 1):
+        if queue.last[urgency] != NULL and queue.last[urgency] != begun:
+            before = queue.last[urgency]
+    if before == NULL:
+        item.next = queue.head
+        queue.head = item
+    else:
+        item.next = before.next
+        before.next = item
+    queue.last[item.urgency] = item
 
 
 cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexcept nogil:
@@ -162,8 +178,8 @@ cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexce
 cdef SendItem* _pop(SendQueue* queue) noexcept nogil:
     cdef SendItem* item = queue.head
     queue.head = item.next
-    if queue.head == NULL:
-        queue.tail = NULL
+    if queue.last[item.urgency] == item:
+        queue.last[item.urgency] = NULL
     queue.unsent_bytes -= item.unsent_bytes
     return item
 
@@ -172,18 +188,25 @@ cdef int queue_advance(SendQueue* queue, size_t sent_bytes, SpareItems* spare) n
     cdef int finished = 0
     cdef size_t part
     cdef SendItem* item
+    cdef SendItem* gone = NULL
+    cdef SendItem** end = &gone
     while sent_bytes > 0:
         part = min(sent_bytes, queue.head.unsent_bytes)
         item_advance(queue.head, part)
         queue.unsent_bytes -= part
         sent_bytes -= part
         if queue.head.unsent_bytes == 0:
-            # Off the queue before ``done``: it may call send(), which looks at the queue.
-            item = _pop(queue)
-            if item.done != NULL:
-                item.done(item.argument, 0)
-            _free_item(item, spare)
-            finished += 1
+            end[0] = _pop(queue)
+            end[0].next = NULL
+            end = &end[0].next
+    # All off the queue before any ``done``: it may call send(), whose message may go before those that are left.
+    while gone != NULL:
+        item = gone
+        gone = item.next
+        if item.done != NULL:
+            item.done(item.argument, 0)
+        _free_item(item, spare)
+        finished += 1
     return finished
 
 
