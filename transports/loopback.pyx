@@ -226,7 +226,7 @@ cdef class LoopbackTransport(Transport):
             const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
         cdef SendItem item
         if not item_start(
-                &item, message_id, self.urgency_of[message_id & 31], header, header_bytes, pieces, piece_count, done, argument):
+                &item, message_id, self.due_ns, header, header_bytes, pieces, piece_count, done, argument):
             return False
         if not queue_keep(&self.queues[destination], &item, &self.spare_items):
             return False

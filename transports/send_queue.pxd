@@ -1,13 +1,13 @@
 """Messages on their way into a byte stream: gathered straight from the caller's memory, the unsent rest remembered.
 
-More urgent messages go first (URGENCIES in base.pxd), in their order; one of which a part is on its way goes to its end.
+What is needed sooner goes first, else they keep their order; one of which a part is on its way goes to its end.
 Lengths are checked before a message is accepted. Nothing of a body is ever copied, but for what is coded. Not thread-safe.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from posix.uio cimport iovec
 
-from intentpm.transports.base cimport MAX_HEADER_BYTES, URGENCIES, Piece, done_fn
+from intentpm.transports.base cimport MAX_HEADER_BYTES, Piece, done_fn
 
 
 cdef enum:
@@ -29,14 +29,14 @@ cdef struct SendItem:
     uint32_t lead_bytes
     uint32_t tail_bytes            # zeros after the body
     char* coded                    # the body, coded; NULL: it goes as it is
-    uint8_t urgency
+    int64_t due_ns                 # 0: at once
     Piece few_pieces[FEW_PIECES]   # room for kept pieces without an allocation
     char lead[FRAME_LEAD_BYTES]
 
 
 cdef struct SendQueue:
     SendItem* head
-    SendItem* last[URGENCIES]      # of each urgency; NULL: there is none
+    SendItem* last_urgent          # of those that are needed at once; NULL: there is none
     size_t unsent_bytes
 
 
@@ -47,7 +47,7 @@ cdef struct SpareItems:            # kept for the next queued message
 
 # False: a length over the limit, or memory this transport cannot read.
 cdef bint item_start(
-    SendItem* item, uint8_t message_id, uint8_t urgency, const char* header, size_t header_bytes,
+    SendItem* item, uint8_t message_id, int64_t due_ns, const char* header, size_t header_bytes,
     const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil
 # Codes the body, of a message of which nothing is sent yet. True: the pieces are not needed any more; ``done`` is the caller's
 # to call once the item is kept, or the item's memory to give back by ``item_clear``.
@@ -57,7 +57,7 @@ cdef void item_clear(SendItem* item) noexcept nogil
 cdef size_t item_gather(const SendItem* item, iovec* out, size_t room) noexcept nogil
 cdef void item_advance(SendItem* item, size_t sent_bytes) noexcept nogil
 
-# Takes a copy of ``item`` (not of its body) in, behind what is as urgent. False: out of memory.
+# Takes a copy of ``item`` (not of its body) in, behind what is needed as soon. False: out of memory.
 cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) noexcept nogil
 cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexcept nogil
 # ``sent_bytes`` went out: calls ``done(argument, 0)`` of the messages that are finished and returns their number.

@@ -1,6 +1,6 @@
 """Send queue of the tcp transport; ``send_queue.pxd`` is the contract."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
@@ -15,7 +15,7 @@ cdef extern from *:
 
 
 cdef bint item_start(
-        SendItem* item, uint8_t message_id, uint8_t urgency, const char* header, size_t header_bytes,
+        SendItem* item, uint8_t message_id, int64_t due_ns, const char* header, size_t header_bytes,
         const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
     cdef size_t index, body_bytes = 0
     for index in range(piece_count):
@@ -30,7 +30,7 @@ cdef bint item_start(
     item.pieces = pieces
     item.piece_count = piece_count
     item.coded = NULL
-    item.urgency = urgency
+    item.due_ns = due_ns
     item.segment = 0
     item.offset_bytes = 0
     item.lead_bytes = <uint32_t>write_frame_lead(item.lead, message_id, header, header_bytes, body_bytes)
@@ -148,22 +148,22 @@ cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) 
 
 
 cdef void _insert(SendQueue* queue, SendItem* item) noexcept nogil:
-    cdef SendItem* begun = queue.head
-    cdef SendItem* before
-    cdef int urgency
-    if begun != NULL and begun.unsent_bytes == begun.frame_bytes:
-        begun = NULL
-    before = begun                           # it stands first, whatever its urgency
-    for urgency in range(item.urgency + 1):
-        if queue.last[urgency] != NULL and queue.last[urgency] != begun:
-            before = queue.last[urgency]
+    cdef SendItem* before = queue.last_urgent
+    cdef SendItem* after
+    if before == NULL and queue.head != NULL and queue.head.unsent_bytes < queue.head.frame_bytes:
+        before = queue.head                  # a part of it is on its way
+    after = queue.head if before == NULL else before.next
+    if item.due_ns == 0:
+        queue.last_urgent = item
+    else:
+        while after != NULL and after.due_ns <= item.due_ns:
+            before = after
+            after = after.next
+    item.next = after
     if before == NULL:
-        item.next = queue.head
         queue.head = item
     else:
-        item.next = before.next
         before.next = item
-    queue.last[item.urgency] = item
 
 
 cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexcept nogil:
@@ -178,8 +178,8 @@ cdef size_t queue_gather(const SendQueue* queue, iovec* out, size_t room) noexce
 cdef SendItem* _pop(SendQueue* queue) noexcept nogil:
     cdef SendItem* item = queue.head
     queue.head = item.next
-    if queue.last[item.urgency] == item:
-        queue.last[item.urgency] = NULL
+    if queue.last_urgent == item:
+        queue.last_urgent = NULL
     queue.unsent_bytes -= item.unsent_bytes
     return item
 

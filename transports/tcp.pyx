@@ -251,7 +251,7 @@ cdef class TcpTransport(Transport):
             return SEND_PEER_LOST
         peer = &self.peers[destination]
         if not item_start(
-                &item, message_id, self.urgency_of[message_id & 31], header, header_bytes, pieces, piece_count, done, argument):
+                &item, message_id, self.due_ns, header, header_bytes, pieces, piece_count, done, argument):
             return SEND_NO_MEMORY
         if peer.queue.head == NULL and not self.is_corked:
             self.write_now(peer, &item)

@@ -10,8 +10,8 @@ from intentpm.foundation.losses cimport (
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
-    MESSAGE_MASK, MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REFORM, MSG_REPLY,
-    MSG_SIDE, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader, RoundHeader, urgency_of,
+    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REFORM, MSG_REPLY,
+    MSG_SIDE, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader, RoundHeader,
 )
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.side_exchange cimport SideExchange
@@ -88,7 +88,6 @@ cdef void _on_lost(void* context, uint32_t rank, const char* why) noexcept nogil
 
 cdef class Dispatch:
     def __init__(self, Turns turns not None, Serving serving not None, Inquiry inquiry not None):
-        cdef uint8_t message_id
         self.transport = turns.transport
         self.turns = turns
         self.control = turns.control
@@ -98,8 +97,6 @@ cdef class Dispatch:
         self.remote = serving.remote
         self.inquiry = inquiry
         self.side = SideExchange(turns.membership)
-        for message_id in range(MESSAGE_MASK + 1):
-            self.transport.urgency_of[message_id] = urgency_of(message_id)
         self.transport.on_message = _on_message
         self.transport.on_lost = _on_lost
         self.transport.on_step = _on_step

@@ -176,7 +176,8 @@ cdef class Holder:
     cdef void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _begin_round(self, uint32_t peer) noexcept nogil
     cdef size_t _send_records(
-        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
+        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil
+    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil
     cdef int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil

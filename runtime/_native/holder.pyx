@@ -192,24 +192,42 @@ cdef class Holder:
     cdef void _begin_round(self, uint32_t peer) noexcept nogil:
         """Sends what ``todo`` holds for ``peer``, a message per table and so many rows."""
         cdef vector[KeyRef] references
-        cdef size_t at = 0, sent_bytes = 0
+        cdef size_t at = 0, sent_bytes = 0, asks
         cdef size_t i
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
+        asks = self._put_asks_first(references)
         while at < references.size() and sent_bytes < self.budget.round_bytes and self._may_ask(peer) and (
                 not self.transport.out_of_memory):
-            at = self._send_records(peer, references, at, &sent_bytes)
+            at = self._send_records(peer, references, at, asks if at < asks else references.size(), &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
         if not self.growing[peer]:
             self.rounds += self.records_in_flight > before
             self.began_ns[peer] = self.journal.now_ns
 
+    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil:
+        """Of a long round: keys that are asked for before replicas of which there are news, for messages that bring no rows are
+        urgent. Returns how many."""
+        cdef vector[KeyRef] others
+        cdef size_t i, asks = 0
+        if references.size() <= self.early_records:
+            return references.size()
+        for i in range(references.size()):
+            if key_state(self.remote.tables[references[i].table], references[i].key) == STATE_REQUESTED:
+                references[asks] = references[i]
+                asks += 1
+            else:
+                others.push_back(references[i])
+        for i in range(others.size()):
+            references[asks + i] = others[i]
+        return asks
+
     cdef size_t _send_records(
-            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
+            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]
-        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references.size() - at)
+        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), end - at)
         # One row more than records, so that the last may have two.
         cdef char* memory = self.draft.begin(most, (most + 1) * table.record_bytes, 2)
         cdef RoundHeader header
@@ -218,7 +236,7 @@ cdef class Holder:
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
-        while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most and (
+        while at < end and references[at].table == table.table_id and self.draft.keys.size() < most and (
                 header.rows_bytes <= (most - 1) * table.record_bytes):
             prefetch_records(table, references.data(), at, references.size())
             key = references[at].key

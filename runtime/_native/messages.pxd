@@ -149,14 +149,16 @@ cdef inline bint is_counted(uint8_t message_id) noexcept nogil:
         and message_id != MSG_ABORT)     # who gives up may be of another epoch; nobody waits for that message
 
 
-cdef inline uint8_t urgency_of(uint8_t message_id) noexcept nogil:
-    """For Transport.urgency_of. First what somebody waits for. Then what asks for rows, since nothing comes the other way
-    until it is there; rows that were asked for come after it. The last words of a rank, or of an epoch, stay the last."""
-    if message_id == MSG_ANSWER or message_id == MSG_REFRESH:
-        return 2
-    if message_id == MSG_LEAVE or message_id == MSG_ABORT or message_id == MSG_REFORM:
-        return 2
-    return 1 if message_id == MSG_ROUND else 0
+cdef inline bint is_urgent(uint8_t message_id, const void* header) noexcept nogil:
+    """Whether somebody waits for it; or it asks for rows and brings none, so that nothing comes the other way before it."""
+    if message_id == MSG_ROUND:
+        return (<const RoundHeader*>header).rows_bytes == 0
+    return not (message_id == MSG_ANSWER or message_id == MSG_REFRESH or is_last(message_id))
+
+
+cdef inline bint is_last(uint8_t message_id) noexcept nogil:
+    """Whether all that was sent before should come before it."""
+    return message_id == MSG_LEAVE or message_id == MSG_REFORM
 
 
 cdef inline bint is_read(int access_kind) noexcept nogil:

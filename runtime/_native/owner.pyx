@@ -41,12 +41,13 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps, shorten_row
 from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row, version_of
 from intentpm.runtime._native.slots cimport move_out
-from intentpm.runtime._native.staging cimport unstage
+from intentpm.runtime._native.staging cimport PATIENT_NS, unstage
 from intentpm.runtime._native.state cimport STATE_OWNED, next_version
 from intentpm.runtime._native.table_state cimport Holding, TableState, key_state, prefetch_row
 
 cdef enum:
     RECORDS_SMOOTHED = 1024
+    LONGEST_AHEAD_NS = 2_000_000_000
 
 
 cdef class Owner:
@@ -98,7 +99,7 @@ cdef class Owner:
             header.flags |= FLAG_HOLDERS
             self.news.send_last(table)
         if header.count > 0:
-            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)
+            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True, _needed_in_ns(asked, body))
         else:
             unstage(memory, 1)
         if not self.left_over.empty():
@@ -375,6 +376,16 @@ cdef class Owner:
             self.draft.codes.push_back(body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
         self.draft.send(owner, MSG_ROUND, table, &header, memory, True)
+
+
+cdef int64_t _needed_in_ns(const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+    """When the first of the rows will be used that were asked for; of records that bring some, news may wait."""
+    cdef uint32_t i, soonest_us = <uint32_t>(LONGEST_AHEAD_NS // 1000)
+    if asked.rows_bytes > 0:
+        return PATIENT_NS
+    for i in range(asked.count):
+        soonest_us = min(soonest_us, body.versions[i])       # of such a record: in how many us, Holder._number_of
+    return 1000 * <int64_t>soonest_us
 
 
 cdef inline bint _is_same(const TableState* table, uint8_t record, const char* written, bint alone) noexcept nogil:
