@@ -5,7 +5,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
-from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn, pack_pieces
+from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn
+from intentpm.transports.buffer_pool cimport pool_give, pool_take
 from intentpm.transports.framing cimport MAX_BODY_BYTES, note_coded, padded, write_frame_lead
 from intentpm.transports.word_coding cimport MOST_CODED_BYTES, code_words, coded_room
 
@@ -39,36 +40,33 @@ cdef bint item_start(
     return True
 
 
-cdef bint item_code(SendItem* item) noexcept nogil:
-    cdef size_t index, raw_bytes = 0, coded_bytes = 0
-    cdef char* raw
-    for index in range(item.piece_count):
-        raw_bytes += item.pieces[index].size_bytes
-    if raw_bytes > MOST_CODED_BYTES:
+cdef bint item_code(SendItem* item, SpareItems* spare) noexcept nogil:
+    cdef size_t raw_bytes, coded_bytes
+    if item.piece_count != 1 or item.pieces[0].size_bytes > MOST_CODED_BYTES:
         return False
-    raw = <char*>malloc(raw_bytes + coded_room(raw_bytes))
-    if raw == NULL:
+    raw_bytes = item.pieces[0].size_bytes
+    item.coded_room_bytes = coded_room(raw_bytes)
+    item.coded = pool_take(spare.pool, item.coded_room_bytes)
+    if item.coded == NULL:
         return False                         # it goes as it is
-    pack_pieces(raw, item.pieces, item.piece_count)
-    coded_bytes = code_words(raw, raw_bytes, raw + raw_bytes)
-    item.coded = <char*>malloc(coded_bytes) if coded_bytes else NULL
+    coded_bytes = code_words(item.pieces[0].data, raw_bytes, item.coded)
+    if coded_bytes == 0:
+        item_clear(item, spare)
+        return False
+    note_coded(item.lead, coded_bytes)
+    item.few_pieces[0].data = item.coded
+    item.few_pieces[0].size_bytes = coded_bytes
+    item.few_pieces[0].memory = HOST_MEMORY
+    item.pieces = item.few_pieces
+    item.tail_bytes = <uint32_t>(padded(coded_bytes) - coded_bytes)
+    item.frame_bytes = item.unsent_bytes = item.lead_bytes + padded(coded_bytes)
+    return True
+
+
+cdef void item_clear(SendItem* item, SpareItems* spare) noexcept nogil:
     if item.coded != NULL:
-        memcpy(item.coded, raw + raw_bytes, coded_bytes)
-        note_coded(item.lead, coded_bytes)
-        item.few_pieces[0].data = item.coded
-        item.few_pieces[0].size_bytes = coded_bytes
-        item.few_pieces[0].memory = HOST_MEMORY
-        item.pieces = item.few_pieces
-        item.piece_count = 1
-        item.tail_bytes = <uint32_t>(padded(coded_bytes) - coded_bytes)
-        item.frame_bytes = item.unsent_bytes = item.lead_bytes + padded(coded_bytes)
-    free(raw)
-    return item.coded != NULL
-
-
-cdef void item_clear(SendItem* item) noexcept nogil:
-    free(item.coded)
-    item.coded = NULL
+        pool_give(spare.pool, item.coded, item.coded_room_bytes)
+        item.coded = NULL
 
 
 cdef inline const char* _segment(const SendItem* item, size_t index, size_t* size_bytes) noexcept nogil:
@@ -121,7 +119,7 @@ cdef SendItem* _new_item(SpareItems* spare) noexcept nogil:
 cdef void _free_item(SendItem* item, SpareItems* spare) noexcept nogil:
     if item.pieces != item.few_pieces:
         free(<void*>item.pieces)
-    item_clear(item)
+    item_clear(item, spare)
     if spare.count >= MAX_SPARE_ITEMS:
         free(item)
         return

@@ -85,6 +85,7 @@ cdef class TcpTransport(Transport):
         self.peers = <Peer*>calloc(size, sizeof(Peer))
         if self.peers == NULL:
             raise MemoryError(f"no memory for {size} connections")
+        self.spare_items.pool = &self.pool
         for index in range(size):
             self.peers[index].fd = -1
             self.peers[index].rank = index
@@ -310,7 +311,7 @@ cdef class TcpTransport(Transport):
             return
         if not self.codes_all and not (peer.is_slow and peer.queue.unsent_bytes >= CODED_BACKLOG_BYTES):
             return
-        if item_code(item):
+        if item_code(item, &self.spare_items):
             item.done = NULL                     # ``send`` calls it
             self.spared_bytes += whole_bytes - item.frame_bytes
 
@@ -329,7 +330,7 @@ cdef class TcpTransport(Transport):
 
     cdef bint keep_unsent(self, Peer* peer, SendItem* item) noexcept nogil:
         if not queue_keep(&peer.queue, item, &self.spare_items):
-            item_clear(item)
+            item_clear(item, &self.spare_items)
             if item.unsent_bytes < item.frame_bytes:
                 self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_SEND)
             return False

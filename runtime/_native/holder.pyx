@@ -32,7 +32,7 @@ from intentpm.runtime._native.mutations cimport (
     MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
 )
 from intentpm.runtime._native.owner cimport Owner
-from intentpm.runtime._native.parking cimport ParkedMessage, unpark
+from intentpm.runtime._native.parking cimport ParkedMessage, ParkedRecord, unpark
 from intentpm.runtime._native.policy cimport packed_load
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -355,6 +355,10 @@ cdef class Holder:
                 self._take_row(owner, table, body.keys[i], row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
         for i in range(header.count):
+            if self.remote.parking.any(table, body.keys[i]) and is_here(table, body.keys[i]):
+                self._serve_waiting(table, body.keys[i])
+        self._serve_parked(table)
+        for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
 
@@ -447,9 +451,7 @@ cdef class Holder:
             self.owner.hand_over.take(table, key, others, wrote)
 
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
-        """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
-        if is_here(table, key) and self.remote.parking.any(table, key):
-            self._serve_waiting(table, key)
+        """After an answer: goes on with what happened while the key's record was in flight."""
         if self._needs_record(table, key):
             self._stay_busy(table, key)
             return
@@ -460,23 +462,30 @@ cdef class Holder:
             self.hints.offer_to_last_holder(table, key)
 
     cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil:
-        """Accesses first: a record may give the key away again, and an access of this rank's own needs it here."""
+        """Accesses to the key: a record may give it away again, and an access of this rank's own needs it here. Records come
+        with those of the other keys."""
         cdef vector[ParkedMessage*] waiting
+        cdef ParkedRecord record
         cdef size_t i
         self.remote.parking.take(table, key, waiting)
         for i in range(waiting.size()):
-            if waiting[i].is_access != is_planted(MUTATION_RECORDS_FIRST):
-                self._serve_parked(table, key, waiting[i])
+            if not waiting[i].is_access:
+                record.message = waiting[i]
+                record.key = key
+                self.parked.push_back(record)
+        if is_planted(MUTATION_RECORDS_FIRST):
+            self._serve_parked(table)
         for i in range(waiting.size()):
-            if waiting[i].is_access == is_planted(MUTATION_RECORDS_FIRST):
-                self._serve_parked(table, key, waiting[i])
-            unpark(waiting[i])
+            if waiting[i].is_access:
+                self.serving.serve_parked(table, key, waiting[i])
+                unpark(waiting[i])
 
-    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
-        if message.is_access:
-            self.serving.serve_parked(table, key, message)
-        else:
-            self.owner.serve_parked(table, key, message)
+    cdef void _serve_parked(self, TableState* table) noexcept nogil:
+        cdef size_t i
+        self.owner.serve_parked(table, self.parked)
+        for i in range(self.parked.size()):
+            unpark(self.parked[i].message)
+        self.parked.clear()
 
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:
