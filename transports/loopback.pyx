@@ -228,7 +228,7 @@ cdef class LoopbackTransport(Transport):
         if not item_start(
                 &item, message_id, self.due_ns, header, header_bytes, pieces, piece_count, done, argument):
             return False
-        if not queue_keep(&self.queues[destination], &item, &self.spare_items):
+        if not queue_keep(&self.queues[destination], &item, self.now_ns(), &self.spare_items):
             return False
         if not self.is_backlogged[destination]:
             self.is_backlogged[destination] = True

@@ -6,7 +6,6 @@ from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from intentpm.transports.base cimport HOST_MEMORY, MAX_HEADER_BYTES, Piece, done_fn
-from intentpm.transports.buffer_pool cimport pool_give, pool_take
 from intentpm.transports.framing cimport MAX_BODY_BYTES, note_coded, padded, write_frame_lead
 from intentpm.transports.word_coding cimport MOST_CODED_BYTES, code_words, coded_room
 
@@ -40,18 +39,17 @@ cdef bint item_start(
     return True
 
 
-cdef bint item_code(SendItem* item, SpareItems* spare) noexcept nogil:
+cdef bint item_code(SendItem* item) noexcept nogil:
     cdef size_t raw_bytes, coded_bytes
     if item.piece_count != 1 or item.pieces[0].size_bytes > MOST_CODED_BYTES:
         return False
     raw_bytes = item.pieces[0].size_bytes
-    item.coded_room_bytes = coded_room(raw_bytes)
-    item.coded = pool_take(spare.pool, item.coded_room_bytes)
+    item.coded = <char*>malloc(coded_room(raw_bytes))
     if item.coded == NULL:
         return False                         # it goes as it is
     coded_bytes = code_words(item.pieces[0].data, raw_bytes, item.coded)
     if coded_bytes == 0:
-        item_clear(item, spare)
+        item_clear(item)
         return False
     note_coded(item.lead, coded_bytes)
     item.few_pieces[0].data = item.coded
@@ -63,10 +61,9 @@ cdef bint item_code(SendItem* item, SpareItems* spare) noexcept nogil:
     return True
 
 
-cdef void item_clear(SendItem* item, SpareItems* spare) noexcept nogil:
-    if item.coded != NULL:
-        pool_give(spare.pool, item.coded, item.coded_room_bytes)
-        item.coded = NULL
+cdef void item_clear(SendItem* item) noexcept nogil:
+    free(item.coded)
+    item.coded = NULL
 
 
 cdef inline const char* _segment(const SendItem* item, size_t index, size_t* size_bytes) noexcept nogil:
@@ -119,7 +116,7 @@ cdef SendItem* _new_item(SpareItems* spare) noexcept nogil:
 cdef void _free_item(SendItem* item, SpareItems* spare) noexcept nogil:
     if item.pieces != item.few_pieces:
         free(<void*>item.pieces)
-    item_clear(item, spare)
+    item_clear(item)
     if spare.count >= MAX_SPARE_ITEMS:
         free(item)
         return
@@ -128,7 +125,7 @@ cdef void _free_item(SendItem* item, SpareItems* spare) noexcept nogil:
     spare.count += 1
 
 
-cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) noexcept nogil:
+cdef bint queue_keep(SendQueue* queue, const SendItem* item, int64_t now_ns, SpareItems* spare) noexcept nogil:
     cdef SendItem* kept = _new_item(spare)
     if kept == NULL:
         return False
@@ -140,23 +137,22 @@ cdef bint queue_keep(SendQueue* queue, const SendItem* item, SpareItems* spare) 
             free(kept)
             return False
     memcpy(<void*>kept.pieces, item.pieces, item.piece_count * sizeof(Piece))
-    _insert(queue, kept)
+    _insert(queue, kept, now_ns)
     queue.unsent_bytes += kept.unsent_bytes
     return True
 
 
-cdef void _insert(SendQueue* queue, SendItem* item) noexcept nogil:
+cdef void _insert(SendQueue* queue, SendItem* item, int64_t now_ns) noexcept nogil:
     cdef SendItem* before = queue.last_urgent
     cdef SendItem* after
     if before == NULL and queue.head != NULL and queue.head.unsent_bytes < queue.head.frame_bytes:
         before = queue.head                  # a part of it is on its way
     after = queue.head if before == NULL else before.next
+    while after != NULL and after.due_ns <= (item.due_ns if item.due_ns else now_ns):
+        before = after
+        after = after.next
     if item.due_ns == 0:
         queue.last_urgent = item
-    else:
-        while after != NULL and after.due_ns <= item.due_ns:
-            before = after
-            after = after.next
     item.next = after
     if before == NULL:
         queue.head = item

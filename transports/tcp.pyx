@@ -34,7 +34,8 @@ from intentpm.transports.framing cimport (
 from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
-    SendItem, item_advance, item_clear, item_code, item_gather, item_start, queue_advance, queue_fail, queue_gather, queue_keep, spare_clear)
+    SendItem, item_advance, item_clear, item_code, item_gather, item_start, queue_advance, queue_fail, queue_gather,
+    queue_keep, spare_clear)
 from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, room_wanted
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
@@ -85,7 +86,6 @@ cdef class TcpTransport(Transport):
         self.peers = <Peer*>calloc(size, sizeof(Peer))
         if self.peers == NULL:
             raise MemoryError(f"no memory for {size} connections")
-        self.spare_items.pool = &self.pool
         for index in range(size):
             self.peers[index].fd = -1
             self.peers[index].rank = index
@@ -311,7 +311,7 @@ cdef class TcpTransport(Transport):
             return
         if not self.codes_all and not (peer.is_slow and peer.queue.unsent_bytes >= CODED_BACKLOG_BYTES):
             return
-        if item_code(item, &self.spare_items):
+        if item_code(item):
             item.done = NULL                     # ``send`` calls it
             self.spared_bytes += whole_bytes - item.frame_bytes
 
@@ -329,8 +329,8 @@ cdef class TcpTransport(Transport):
             self.break_sending(peer, error)
 
     cdef bint keep_unsent(self, Peer* peer, SendItem* item) noexcept nogil:
-        if not queue_keep(&peer.queue, item, &self.spare_items):
-            item_clear(item, &self.spare_items)
+        if not queue_keep(&peer.queue, item, self.now_ns(), &self.spare_items):
+            item_clear(item)
             if item.unsent_bytes < item.frame_bytes:
                 self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_SEND)
             return False

@@ -102,8 +102,8 @@ inline bool assign_codes(const uint8_t *lengths, uint16_t *codes) {
 
 // -- coding --------------------------------------------------------------------------------------------------------------------
 
-// Room that ``code_words`` needs.
-inline size_t coded_room(size_t raw_bytes) { return CODED_LEAD_BYTES + raw_bytes + 64; }
+// Room that ``code_words`` needs: it writes no more than what would be worth it, and a few bytes beyond.
+inline size_t coded_room(size_t raw_bytes) { return CODED_LEAD_BYTES + raw_bytes - raw_bytes / 16 + 64; }
 
 // Returns how many bytes it wrote; 0: it would not be much shorter.
 inline size_t code_words(const char *raw, size_t raw_bytes, char *coded) {

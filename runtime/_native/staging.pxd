@@ -19,7 +19,8 @@ cdef char* try_stage(Transport transport, size_t size_bytes) noexcept nogil
 cdef char* stage(Transport transport, size_t size_bytes) noexcept nogil
 # Gives a staged body back (also the transport's way to say it was sent).
 cdef void unstage(void* body, int status) noexcept nogil
-# Sends and gives the body away, whatever the result. NULL: there was no memory for it. ahead_ns: when it is needed, if not at once.
+# Sends and gives the body away, whatever the result. NULL: there was no memory for it. ahead_ns: when it is needed, unless at
+# once.
 # False: the peer is lost, or memory has run out; either ends the job.
 cdef bint send_staged(
     Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,
