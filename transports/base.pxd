@@ -82,6 +82,9 @@ cdef class Transport:
     # Headers and bodies per message id (modulo 32), kept by the layer above, which alone knows what the ids mean.
     cdef uint64_t sent_bytes_of[32]
     cdef uint64_t received_bytes_of[32]
+    # Of the layer above, too: when what it sends next is needed, on now_ns()'s clock; 0: at once. Where messages to a rank
+    # have to wait, a transport may send the soonest first.
+    cdef int64_t due_ns
     # Of the layer above, too (membership.pxd): set in the ids of its messages; per rank, how many it has sent. NULL: not
     # counted.
     cdef uint8_t id_mark

@@ -1,7 +1,7 @@
 """Frames of the tcp transport: how a message looks on a byte stream, and the parser that trusts no length.
 
 A frame is ``prefix (16 bytes) | header | zeros to 8 | body | zeros to 8``: every frame and every body starts at a
-multiple of 8, so bodies can be read where they arrived.
+multiple of 8, so bodies can be read where they arrived. A body may be coded (``word_coding.hpp``); a reader gives it as it was.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
@@ -19,7 +19,7 @@ cdef extern from *:
 
 
 cdef enum:
-    PROTOCOL_VERSION = 1           # +1 whenever frames or handshake change
+    PROTOCOL_VERSION = 2           # +1 whenever frames or handshake change
     FRAME_PREFIX_BYTES = 16
     RECEIVE_BUFFER_BYTES = 1 << 15
     LARGE_FRAME_BYTES = 1 << 14    # an incomplete frame above this gets a buffer of its own
@@ -30,14 +30,15 @@ cdef packed struct FramePrefix:    # little-endian
     uint8_t version
     uint8_t message_id
     uint16_t header_bytes          # <= MAX_HEADER_BYTES
-    uint16_t reserved              # 0
-    uint64_t body_bytes            # <= MAX_BODY_BYTES
+    uint16_t coding                # Coding
+    uint64_t body_bytes            # <= MAX_BODY_BYTES; of a coded one as it is sent
 
 
 cdef struct Frame:
     uint8_t message_id
     size_t header_bytes
     size_t body_bytes
+    size_t frame_bytes             # as they came
     const char* header
     const char* body               # 8-byte aligned, also when empty
 
@@ -47,7 +48,7 @@ cdef enum FrameStatus:
     FRAME_COMPLETE = 1
     FRAME_BAD_MAGIC = -1
     FRAME_BAD_VERSION = -2
-    FRAME_BAD_RESERVED = -3
+    FRAME_BAD_CODING = -3
     FRAME_HEADER_TOO_LONG = -4
     FRAME_BODY_TOO_LONG = -5
     FRAME_NO_MEMORY = -6
@@ -63,6 +64,8 @@ cdef struct FrameReader:
     char* body                     # of a large frame; its prefix and header stay in ``buffer``
     size_t body_bytes              # with padding
     size_t body_received_bytes
+    char* decoded                  # of the frame the last reader_next() returned, if it was coded
+    size_t decoded_bytes           # with padding
     BufferPool* pool
 
 
@@ -78,6 +81,8 @@ cdef inline size_t frame_size(size_t header_bytes, size_t body_bytes) noexcept n
 # Writes prefix, header and padding; returns their length. ``lead`` has room for FRAME_PREFIX_BYTES + MAX_HEADER_BYTES.
 cdef size_t write_frame_lead(
     char* lead, uint8_t message_id, const char* header, size_t header_bytes, size_t body_bytes) noexcept nogil
+# Changes a lead that was written: its body is coded, and so long.
+cdef void note_coded(char* lead, size_t coded_bytes) noexcept nogil
 cdef FrameStatus check_prefix(const FramePrefix* prefix) noexcept nogil
 cdef const char* describe_frame_error(FrameStatus status) noexcept nogil
 

@@ -225,9 +225,10 @@ cdef class LoopbackTransport(Transport):
             self, uint32_t destination, uint8_t message_id, const char* header, size_t header_bytes,
             const Piece* pieces, size_t piece_count, done_fn done, void* argument) noexcept nogil:
         cdef SendItem item
-        if not item_start(&item, message_id, header, header_bytes, pieces, piece_count, done, argument):
+        if not item_start(
+                &item, message_id, self.due_ns, header, header_bytes, pieces, piece_count, done, argument):
             return False
-        if not queue_keep(&self.queues[destination], &item, &self.spare_items):
+        if not queue_keep(&self.queues[destination], &item, self.now_ns(), &self.spare_items):
             return False
         if not self.is_backlogged[destination]:
             self.is_backlogged[destination] = True

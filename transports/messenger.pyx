@@ -152,8 +152,10 @@ cdef class Messenger:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def send(self, uint32_t rank, int message_id, bytes header=b"", pieces=()) -> SendHandle:
+    def send(self, uint32_t rank, int message_id, bytes header=b"", pieces=(), int64_t due_ns=0) -> SendHandle:
         """Sends one message; its body is the concatenation of ``pieces`` (contiguous buffers, unchanged until done).
+
+        due_ns: when it is needed, on the transport's clock; 0: at once. What must wait is sent in that order.
 
         Raises
             PeerLostError: ``rank`` is gone. Nothing was sent.
@@ -163,6 +165,7 @@ cdef class Messenger:
         cdef SendStatus status
         if not 0 <= message_id < FIRST_OWN_ID:
             raise TransportError(f"message id {message_id}: a messenger sends ids from 0 to {FIRST_OWN_ID - 1}")
+        self.transport.due_ns = due_ns
         status = self.transport.send(
             rank, <uint8_t>message_id, header, len(header), handle.pieces.data(), handle.pieces.size(),
             _mark_done, &handle.state)

@@ -1,6 +1,6 @@
 """The tcp transport: one connection per pair of ranks, polled from nogil code."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from intentpm.transports.base cimport Piece, SendStatus, Transport, done_fn
@@ -24,6 +24,7 @@ cdef enum:
     RECEIVES_PER_POLL = 4          # of one peer, before the others have their turn
     GATHER_ENTRIES = 64            # of one sendmsg()
     CORK_BYTES = 1 << 14           # answers held back while a batch of requests is handled
+    CODED_BACKLOG_BYTES = 1 << 16  # waiting for a slow link, before what comes after is coded
 
 
 # Every field: guarded by the caller's lock, as the whole transport.
@@ -38,6 +39,7 @@ cdef struct Peer:
     int64_t last_heard_ns
     size_t room_bytes              # that the socket may hold; 0: what the system gives it
     size_t taken_bytes             # by the socket, since that was last looked at
+    bint is_slow                   # its link was full then, and slow: what has to wait is coded
     SendQueue queue
     FrameReader reader
     char name[64]
@@ -63,6 +65,8 @@ cdef class TcpTransport(Transport):
     cdef object process_ends       # ProcessEnds of these; None: not watched
     cdef double peer_timeout_s
     cdef size_t most_room_bytes    # of a socket that is given a limit
+    cdef public bint codes_all     # whatever the link and what waits for it: for tests
+    cdef readonly uint64_t spared_bytes    # by coding
 
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1
     cdef void break_sending(self, Peer* peer, int error) noexcept nogil
@@ -76,7 +80,8 @@ cdef class TcpTransport(Transport):
     cdef void write_now(self, Peer* peer, SendItem* item) noexcept nogil
     cdef void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil
-    cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil
+    cdef bint keep_unsent(self, Peer* peer, SendItem* item) noexcept nogil
+    cdef void code(self, Peer* peer, SendItem* item) noexcept nogil
     cdef void flush_peer(self, Peer* peer) noexcept nogil
     cdef void flush_backlogged(self) noexcept nogil
     cdef int deliver_own(self) noexcept nogil

@@ -1,6 +1,9 @@
 from intentpm.transports.base import Transport
 
 class TcpTransport(Transport):
+    codes_all: bool
+    @property
+    def spared_bytes(self) -> int: ...
     def __init__(
         self,
         rank: int,

@@ -29,15 +29,17 @@ from intentpm.transports.base cimport (
     SEND_NO_MEMORY, SEND_OK, SEND_PEER_LOST, Piece, SendStatus, Transport, done_fn)
 from intentpm.transports.buffer_pool cimport pool_clear
 from intentpm.transports.framing cimport (
-    FRAME_COMPLETE, FRAME_NO_MEMORY, PROTOCOL_VERSION, Frame, FrameStatus, describe_frame_error, frame_size,
+    FRAME_COMPLETE, FRAME_NO_MEMORY, PROTOCOL_VERSION, Frame, FrameStatus, describe_frame_error,
     reader_clear, reader_commit, reader_next, reader_space)
 from intentpm.transports.message_store cimport (
     StoredMessage, is_storable, list_append, list_clear, list_pop, store_message)
 from intentpm.transports.send_queue cimport (
-    SendItem, item_advance, item_gather, item_start, queue_advance, queue_fail, queue_gather, queue_keep, spare_clear)
+    SendItem, item_advance, item_clear, item_code, item_gather, item_start, queue_advance, queue_fail, queue_gather,
+    queue_keep, spare_clear)
 from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, room_wanted
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
+from intentpm.transports.word_coding cimport LEAST_CODED_BYTES
 
 import os
 from importlib.metadata import version
@@ -249,17 +251,20 @@ cdef class TcpTransport(Transport):
         if destination >= self.size or self.peers[destination].state != PEER_OPEN:
             return SEND_PEER_LOST
         peer = &self.peers[destination]
-        if not item_start(&item, message_id, header, header_bytes, pieces, piece_count, done, argument):
+        if not item_start(
+                &item, message_id, self.due_ns, header, header_bytes, pieces, piece_count, done, argument):
             return SEND_NO_MEMORY
         if peer.queue.head == NULL and not self.is_corked:
             self.write_now(peer, &item)
             if peer.state != PEER_OPEN:
                 return SEND_PEER_LOST
+        if item.unsent_bytes == item.frame_bytes:
+            self.code(peer, &item)
         if item.unsent_bytes > 0 and not self.keep_unsent(peer, &item):
             return SEND_PEER_LOST if peer.state != PEER_OPEN else SEND_NO_MEMORY
         self.sent_messages += 1
         self.sent_bytes += item.frame_bytes
-        if item.unsent_bytes == 0 and done != NULL:
+        if (item.unsent_bytes == 0 or item.coded != NULL) and done != NULL:
             done(argument, 0)
         elif self.is_corked and peer.queue.unsent_bytes > CORK_BYTES:
             self.flush_peer(peer)
@@ -299,12 +304,23 @@ cdef class TcpTransport(Transport):
                 peer.is_full = True
                 return
 
+    cdef void code(self, Peer* peer, SendItem* item) noexcept nogil:
+        """Of a message that has to wait: its body, if that is long and the link slow."""
+        cdef size_t whole_bytes = item.frame_bytes
+        if whole_bytes < LEAST_CODED_BYTES:
+            return
+        if not self.codes_all and not (peer.is_slow and peer.queue.unsent_bytes >= CODED_BACKLOG_BYTES):
+            return
+        if item_code(item):
+            item.done = NULL                     # ``send`` calls it
+            self.spared_bytes += whole_bytes - item.frame_bytes
+
     cdef inline void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil:
         """The socket took so many bytes."""
         peer.taken_bytes += size_bytes
         if peer.taken_bytes >= LOOK_BYTES:
             peer.taken_bytes = 0
-            fit_room(peer.fd, &peer.room_bytes, self.most_room_bytes)
+            peer.is_slow = fit_room(peer.fd, &peer.room_bytes, self.most_room_bytes)
 
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
         if error == EAGAIN:
@@ -312,8 +328,9 @@ cdef class TcpTransport(Transport):
         elif error != ENOBUFS and error != ENOMEM:
             self.break_sending(peer, error)
 
-    cdef bint keep_unsent(self, Peer* peer, const SendItem* item) noexcept nogil:
-        if not queue_keep(&peer.queue, item, &self.spare_items):
+    cdef bint keep_unsent(self, Peer* peer, SendItem* item) noexcept nogil:
+        if not queue_keep(&peer.queue, item, self.now_ns(), &self.spare_items):
+            item_clear(item)
             if item.unsent_bytes < item.frame_bytes:
                 self.cut_peer_for(peer, LOSS_NO_MEMORY_TO_SEND)
             return False
@@ -442,7 +459,7 @@ cdef class TcpTransport(Transport):
                 break
             delivered += 1
             self.received_messages += 1
-            self.received_bytes += frame_size(frame.header_bytes, frame.body_bytes)
+            self.received_bytes += frame.frame_bytes
             self.on_message(
                 self.context, peer.rank, frame.message_id,
                 frame.header, frame.header_bytes, frame.body, frame.body_bytes)

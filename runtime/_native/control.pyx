@@ -269,6 +269,7 @@ cdef class Control:
         piece.data = self.failed_why.data()
         piece.size_bytes = why_bytes
         piece.memory = HOST_MEMORY
+        self.transport.due_ns = 0
         for peer in range(self.size):
             if peer != self.rank and peer != culprit and self.transport.is_alive(peer):
                 if SEND_NO_MEMORY == self.transport.send(

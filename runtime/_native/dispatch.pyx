@@ -10,8 +10,8 @@ from intentpm.foundation.losses cimport (
 from intentpm.runtime._native.inquiry cimport Inquiry
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.messages cimport (
-    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REFORM, MSG_REPLY, MSG_SIDE, MSG_SYNC,
-    MSG_SYNCED, AccessHeader, ControlHeader, RoundHeader,
+    MSG_ACCESS, MSG_COLLECT, MSG_EXPLAIN, MSG_EXPLAINED, MSG_FIRST_ROUND, MSG_LEAVE, MSG_REFORM, MSG_REPLY,
+    MSG_SIDE, MSG_SYNC, MSG_SYNCED, AccessHeader, ControlHeader, RoundHeader,
 )
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.side_exchange cimport SideExchange

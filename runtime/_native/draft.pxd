@@ -9,7 +9,7 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.messages cimport RoundHeader
@@ -39,4 +39,4 @@ cdef class Draft:
     # Adds the sections behind the rows in ``memory`` and sends it. The header says how many entries and rows there are.
     cdef void send(
         self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
-        bint epochs) noexcept nogil
+        bint epochs, int64_t ahead_ns=*) noexcept nogil

@@ -1,12 +1,12 @@
 """A message of management while it is being built; ``draft.pxd`` is the contract."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from intentpm.runtime._native.messages cimport (
     FLAG_HOLDERS, RoundBody, RoundHeader, holders_bytes, indices_bytes, padded, round_body,
 )
-from intentpm.runtime._native.staging cimport send_staged, stage
+from intentpm.runtime._native.staging cimport PATIENT_NS, send_staged, stage
 from intentpm.transports.base cimport Transport
 
 
@@ -26,7 +26,7 @@ cdef class Draft:
 
     cdef void send(
             self, uint32_t to, uint8_t message_id, const TableState* table, const RoundHeader* header, char* memory,
-            bint epochs) noexcept nogil:
+            bint epochs, int64_t ahead_ns=PATIENT_NS) noexcept nogil:
         cdef RoundBody body = round_body(memory, header, epochs)
         memcpy(body.keys, self.keys.data(), header.count * sizeof(uint32_t))
         if epochs:
@@ -36,4 +36,4 @@ cdef class Draft:
         if header.flags & FLAG_HOLDERS:
             memcpy(body.holders, self.holders.data(), self.holders.size() * sizeof(uint16_t))
             body.size_bytes += holders_bytes(self.holders.size())
-        send_staged(self.transport, to, message_id, header, sizeof(RoundHeader), memory, body.size_bytes)
+        send_staged(self.transport, to, message_id, header, sizeof(RoundHeader), memory, body.size_bytes, ahead_ns)

@@ -44,7 +44,7 @@ from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.owner cimport Owner
-from intentpm.runtime._native.parking cimport ParkedMessage
+from intentpm.runtime._native.parking cimport ParkedRecord
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.state cimport KeyRef
@@ -78,6 +78,7 @@ cdef class Holder:
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
     cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
+    cdef vector[ParkedRecord] parked             # that the answer being taken has brought the keys of
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none
@@ -177,7 +178,8 @@ cdef class Holder:
     cdef void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _begin_round(self, uint32_t peer) noexcept nogil
     cdef size_t _send_records(
-        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil
+        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil
+    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil
     cdef int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil
@@ -193,6 +195,6 @@ cdef class Holder:
     cdef uint8_t _hear_of_snapshot(self, TableState* table, uint8_t flags, uint8_t code) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    cdef void _serve_parked(self, TableState* table) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil

@@ -32,7 +32,7 @@ from intentpm.runtime._native.mutations cimport (
     MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
 )
 from intentpm.runtime._native.owner cimport Owner
-from intentpm.runtime._native.parking cimport ParkedMessage, unpark
+from intentpm.runtime._native.parking cimport ParkedMessage, ParkedRecord, unpark
 from intentpm.runtime._native.policy cimport packed_load
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -192,24 +192,42 @@ cdef class Holder:
     cdef void _begin_round(self, uint32_t peer) noexcept nogil:
         """Sends what ``todo`` holds for ``peer``, a message per table and so many rows."""
         cdef vector[KeyRef] references
-        cdef size_t at = 0, sent_bytes = 0
+        cdef size_t at = 0, sent_bytes = 0, asks
         cdef size_t i
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
+        asks = self._put_asks_first(references)
         while at < references.size() and sent_bytes < self.budget.round_bytes and self._may_ask(peer) and (
                 not self.transport.out_of_memory):
-            at = self._send_records(peer, references, at, &sent_bytes)
+            at = self._send_records(peer, references, at, asks if at < asks else references.size(), &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
         if not self.growing[peer]:
             self.rounds += self.records_in_flight > before
             self.began_ns[peer] = self.journal.now_ns
 
+    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil:
+        """Of a long round: keys that are asked for before replicas of which there are news, for messages that bring no rows are
+        urgent. Returns how many."""
+        cdef vector[KeyRef] others
+        cdef size_t i, asks = 0
+        if references.size() <= self.early_records:
+            return references.size()
+        for i in range(references.size()):
+            if key_state(self.remote.tables[references[i].table], references[i].key) == STATE_REQUESTED:
+                references[asks] = references[i]
+                asks += 1
+            else:
+                others.push_back(references[i])
+        for i in range(others.size()):
+            references[asks + i] = others[i]
+        return asks
+
     cdef size_t _send_records(
-            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t* sent_bytes) noexcept nogil:
+            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]
-        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), references.size() - at)
+        cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), end - at)
         # One row more than records, so that the last may have two.
         cdef char* memory = self.draft.begin(most, (most + 1) * table.record_bytes, 2)
         cdef RoundHeader header
@@ -218,7 +236,7 @@ cdef class Holder:
         if memory == NULL:
             return at
         memset(&header, 0, sizeof(header))
-        while at < references.size() and references[at].table == table.table_id and self.draft.keys.size() < most and (
+        while at < end and references[at].table == table.table_id and self.draft.keys.size() < most and (
                 header.rows_bytes <= (most - 1) * table.record_bytes):
             prefetch_records(table, references.data(), at, references.size())
             key = references[at].key
@@ -338,6 +356,10 @@ cdef class Holder:
                 self._take_row(owner, table, body.keys[i], row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
         for i in range(header.count):
+            if self.remote.parking.any(table, body.keys[i]) and is_here(table, body.keys[i]):
+                self._serve_waiting(table, body.keys[i])
+        self._serve_parked(table)
+        for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
 
@@ -430,9 +452,7 @@ cdef class Holder:
             self.owner.hand_over.take(table, key, others, wrote)
 
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil:
-        """After an answer: serves what waited for the key, and goes on with what happened while its record was in flight."""
-        if is_here(table, key) and self.remote.parking.any(table, key):
-            self._serve_waiting(table, key)
+        """After an answer: goes on with what happened while the key's record was in flight."""
         if self._needs_record(table, key):
             self._stay_busy(table, key)
             return
@@ -443,23 +463,30 @@ cdef class Holder:
             self.hints.offer_to_last_holder(table, key)
 
     cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil:
-        """Accesses first: a record may give the key away again, and an access of this rank's own needs it here."""
+        """Accesses to the key: a record may give it away again, and an access of this rank's own needs it here. Records come
+        with those of the other keys."""
         cdef vector[ParkedMessage*] waiting
+        cdef ParkedRecord record
         cdef size_t i
         self.remote.parking.take(table, key, waiting)
         for i in range(waiting.size()):
-            if waiting[i].is_access != is_planted(MUTATION_RECORDS_FIRST):
-                self._serve_parked(table, key, waiting[i])
+            if not waiting[i].is_access:
+                record.message = waiting[i]
+                record.key = key
+                self.parked.push_back(record)
+        if is_planted(MUTATION_RECORDS_FIRST):
+            self._serve_parked(table)
         for i in range(waiting.size()):
-            if waiting[i].is_access == is_planted(MUTATION_RECORDS_FIRST):
-                self._serve_parked(table, key, waiting[i])
-            unpark(waiting[i])
+            if waiting[i].is_access:
+                self.serving.serve_parked(table, key, waiting[i])
+                unpark(waiting[i])
 
-    cdef void _serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
-        if message.is_access:
-            self.serving.serve_parked(table, key, message)
-        else:
-            self.owner.serve_parked(table, key, message)
+    cdef void _serve_parked(self, TableState* table) noexcept nogil:
+        cdef size_t i
+        self.owner.serve_parked(table, self.parked)
+        for i in range(self.parked.size()):
+            unpark(self.parked[i].message)
+        self.parked.clear()
 
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:

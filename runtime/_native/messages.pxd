@@ -163,6 +163,18 @@ cdef inline bint is_counted(uint8_t message_id) noexcept nogil:
         and message_id != MSG_ABORT)     # who gives up may be of another epoch; nobody waits for that message
 
 
+cdef inline bint is_urgent(uint8_t message_id, const void* header) noexcept nogil:
+    """Whether somebody waits for it; or it asks for rows and brings none, so that nothing comes the other way before it."""
+    if message_id == MSG_ROUND:
+        return (<const RoundHeader*>header).rows_bytes == 0
+    return not (message_id == MSG_ANSWER or message_id == MSG_REFRESH or is_last(message_id))
+
+
+cdef inline bint is_last(uint8_t message_id) noexcept nogil:
+    """Whether all that was sent before should come before it."""
+    return message_id == MSG_LEAVE or message_id == MSG_REFORM
+
+
 cdef inline bint is_read(int access_kind) noexcept nogil:
     return access_kind == ACCESS_PULL or access_kind == ACCESS_PULL_STORED
 

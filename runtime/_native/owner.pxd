@@ -28,7 +28,7 @@ from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport Journal, Reason
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.news cimport News
-from intentpm.runtime._native.parking cimport ParkedMessage, Parking
+from intentpm.runtime._native.parking cimport ParkedRecord, Parking
 from intentpm.runtime._native.policy cimport Way
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
@@ -48,6 +48,11 @@ cdef class Owner:
     cdef int management
     cdef vector[uint32_t] left_over              # scratch: records of the round being served whose keys are not here, ...
     cdef vector[uint32_t] rows_at                # ... and where their rows are, in bytes
+    cdef vector[uint32_t] parked_keys            # scratch: a round of parked records, section by section
+    cdef vector[uint32_t] parked_epochs
+    cdef vector[uint32_t] parked_versions
+    cdef vector[uint8_t] parked_codes
+    cdef vector[char] parked_rows
     cdef bint is_new                             # what the round being served has written (cuts.pxd)
     # Measured, smoothed (policy.Situation):
     cdef readonly double astray
@@ -63,11 +68,12 @@ cdef class Owner:
 
     # Answers the records whose keys are owned here; forwards or parks the rest.
     cdef void serve_round(self, TableState* table, const RoundHeader* asked, const RoundBody* body) noexcept nogil
-    # A parked record whose key has arrived.
-    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil
+    # Parked records whose keys have arrived; changes their order.
+    cdef void serve_parked(self, TableState* table, vector[ParkedRecord]& records) noexcept nogil
     # Forgets a rank as a holder of keys owned here, but of those where ``holds`` (u8 [num_keys]; NULL: of none).
     cdef void forget_holder(self, TableState* table, uint32_t holder, const uint8_t* holds) noexcept nogil
     # private
+    cdef size_t _serve_alike(self, TableState* table, vector[ParkedRecord]& records, size_t first) noexcept nogil
     cdef void _decide(
         self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
         char* memory, RoundHeader* header) noexcept nogil

@@ -31,7 +31,7 @@ from intentpm.runtime._native.mutations cimport (
     is_planted,
 )
 from intentpm.runtime._native.news cimport News
-from intentpm.runtime._native.parking cimport ParkedMessage
+from intentpm.runtime._native.parking cimport ParkedRecord
 from intentpm.runtime._native.policy cimport (
     MANAGE_ADAPTIVE, MANAGE_RELOCATE, NO_WAY, WAY_RELOCATE, Situation, Way, cheapest, fixed_way, may_relocate, unpacked_load,
     weigh,
@@ -41,12 +41,13 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.row_optimiser cimport kept_steps, recount_steps, shorten_row
 from intentpm.runtime._native.rows cimport apply_record, kept_of, mark_shared, read_row, version_of
 from intentpm.runtime._native.slots cimport move_out
-from intentpm.runtime._native.staging cimport unstage
+from intentpm.runtime._native.staging cimport PATIENT_NS, unstage
 from intentpm.runtime._native.state cimport STATE_OWNED, next_version
 from intentpm.runtime._native.table_state cimport Holding, TableState, key_state, prefetch_row
 
 cdef enum:
     RECORDS_SMOOTHED = 1024
+    LONGEST_AHEAD_NS = 2_000_000_000
 
 
 cdef class Owner:
@@ -98,24 +99,51 @@ cdef class Owner:
             header.flags |= FLAG_HOLDERS
             self.news.send_last(table)
         if header.count > 0:
-            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True)
+            self.draft.send(asked.origin, MSG_ANSWER, table, &header, memory, True, _needed_in_ns(asked, body))
         else:
             unstage(memory, 1)
         if not self.left_over.empty():
             self._pass_on(table, asked, body)
 
-    cdef void serve_parked(self, TableState* table, uint32_t key, ParkedMessage* message) noexcept nogil:
-        cdef RoundHeader header = message.round
+    cdef void serve_parked(self, TableState* table, vector[ParkedRecord]& records) noexcept nogil:
+        cdef size_t first = 0
+        while first < records.size():
+            first = self._serve_alike(table, records, first)
+
+    cdef size_t _serve_alike(self, TableState* table, vector[ParkedRecord]& records, size_t first) noexcept nogil:
+        """Those that came as the first did, which are put next to it, as one round; returns the first of the others."""
+        cdef RoundHeader header = records[first].message.round
         cdef RoundBody body
-        header.count = 1
-        header.rows_bytes = <uint32_t>written_bytes(table, message.record)
+        cdef ParkedRecord record
+        cdef size_t i, size_bytes
+        self.parked_keys.clear()
+        self.parked_epochs.clear()
+        self.parked_versions.clear()
+        self.parked_codes.clear()
+        self.parked_rows.clear()
+        header.count = header.rows_bytes = 0
         header.flags = FLAG_FORWARDED | (header.flags & CUT_MASK)
-        body.rows = message.row
-        body.keys = &key
-        body.epochs = &message.epoch
-        body.versions = &message.version
-        body.codes = &message.record
+        for i in range(first, records.size()):
+            record = records[i]
+            if not _came_alike(&record.message.round, &header):
+                continue
+            records[i] = records[first + header.count]
+            records[first + header.count] = record
+            size_bytes = written_bytes(table, record.message.record)
+            self.parked_keys.push_back(record.key)
+            self.parked_epochs.push_back(record.message.epoch)
+            self.parked_versions.push_back(record.message.version)
+            self.parked_codes.push_back(record.message.record)
+            self.parked_rows.insert(self.parked_rows.end(), record.message.row, record.message.row + size_bytes)
+            header.count += 1
+            header.rows_bytes += <uint32_t>size_bytes
+        body.rows = self.parked_rows.data()
+        body.keys = self.parked_keys.data()
+        body.epochs = self.parked_epochs.data()
+        body.versions = self.parked_versions.data()
+        body.codes = self.parked_codes.data()
         self.serve_round(table, &header, &body)
+        return first + header.count
 
     cdef void _decide(
             self, TableState* table, uint32_t holder, uint32_t key, uint8_t record, uint32_t seen_version, const char* written,
@@ -375,6 +403,20 @@ cdef class Owner:
             self.draft.codes.push_back(body.codes[i])
         header.count = <uint32_t>self.draft.keys.size()
         self.draft.send(owner, MSG_ROUND, table, &header, memory, True)
+
+
+cdef inline bint _came_alike(const RoundHeader* one, const RoundHeader* other) noexcept nogil:
+    return one.origin == other.origin and one.round_rank == other.round_rank and (one.flags ^ other.flags) & CUT_MASK == 0
+
+
+cdef int64_t _needed_in_ns(const RoundHeader* asked, const RoundBody* body) noexcept nogil:
+    """When the first of the rows will be used that were asked for; of records that bring some, news may wait."""
+    cdef uint32_t i, soonest_us = <uint32_t>(LONGEST_AHEAD_NS // 1000)
+    if asked.rows_bytes > 0:
+        return PATIENT_NS
+    for i in range(asked.count):
+        soonest_us = min(soonest_us, body.versions[i])       # of such a record: in how many us, Holder._number_of
+    return 1000 * <int64_t>soonest_us
 
 
 cdef inline bint _is_same(const TableState* table, uint8_t record, const char* written, bint alone) noexcept nogil:

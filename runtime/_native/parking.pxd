@@ -27,6 +27,12 @@ cdef struct ParkedMessage:
     char* row                    # of an access, or all rows of a record; in the same allocation
 
 
+# A record, and its key.
+cdef struct ParkedRecord:
+    ParkedMessage* message
+    uint32_t key
+
+
 @cython.final
 cdef class Parking:
     cdef unordered_map[uint64_t, vector[ParkedMessage*]] messages

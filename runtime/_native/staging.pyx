@@ -1,8 +1,8 @@
 """Staged message bodies; ``staging.pxd`` is the contract."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
 
-from intentpm.runtime._native.messages cimport is_counted
+from intentpm.runtime._native.messages cimport is_counted, is_last, is_urgent
 from intentpm.transports.base cimport HOST_MEMORY, SEND_NO_MEMORY, SEND_OK, Piece, SendStatus, Transport
 
 cdef enum:
@@ -36,12 +36,16 @@ cdef void unstage(void* body, int status) noexcept nogil:
 
 cdef bint send_staged(
         Transport transport, uint32_t destination, uint8_t message_id, const void* header, size_t header_bytes,
-        char* body, size_t body_bytes) noexcept nogil:
+        char* body, size_t body_bytes, int64_t ahead_ns=PATIENT_NS) noexcept nogil:
     cdef Piece piece
     cdef SendStatus status
     if body == NULL:
         return False
     transport.sent_bytes_of[message_id & 31] += header_bytes + body_bytes
+    if is_urgent(message_id, header):
+        transport.due_ns = 0
+    else:
+        transport.due_ns = INT64_MAX if is_last(message_id) else transport.now_ns() + ahead_ns
     piece.data = body
     piece.size_bytes = body_bytes
     piece.memory = HOST_MEMORY

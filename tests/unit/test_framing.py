@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from intentpm.transports.framing import FrameParser
 
 PREFIX = struct.Struct("<HBBHHQ")
-MAGIC, VERSION = 0x5049, 1
+MAGIC, VERSION = 0x5049, 2
 Frame = tuple[int, bytes, bytes]
 
 
@@ -27,11 +27,11 @@ def parse(stream: bytes) -> tuple[list[Frame], str]:
     """The reference: frames of ``stream`` and what is wrong with what follows them ("" when it is only incomplete)."""
     frames: list[Frame] = []
     while len(stream) >= PREFIX.size:
-        magic, version, message_id, header_bytes, reserved, body_bytes = PREFIX.unpack_from(stream)
+        magic, version, message_id, header_bytes, coding, body_bytes = PREFIX.unpack_from(stream)
         checks = {
             "magic": magic != MAGIC,
             "version": version != VERSION,
-            "reserved": reserved != 0,
+            "coding": coding > 1,
             "header": header_bytes > 256,
             "body": body_bytes > 1 << 32,
         }
@@ -42,6 +42,8 @@ def parse(stream: bytes) -> tuple[list[Frame], str]:
         end = body_at + -(-body_bytes // 8) * 8
         if len(stream) < end:
             return frames, ""
+        if coding:  # nothing here is
+            return frames, "coding"
         header = stream[PREFIX.size : PREFIX.size + header_bytes]
         frames.append((message_id, header, stream[body_at : body_at + body_bytes]))
         stream = stream[end:]
@@ -73,7 +75,7 @@ cuts = st.lists(st.integers(0, 1 << 20), max_size=30)
 
 def test_known_answer() -> None:
     stream = (
-        bytes.fromhex("4950 01 07 0300 0000 0500000000000000".replace(" ", ""))
+        bytes.fromhex("4950 02 07 0300 0000 0500000000000000".replace(" ", ""))
         + b"abc"
         + bytes(5)
         + b"hello"
@@ -131,7 +133,8 @@ def test_garbage(stream: bytes, cuts: list[int]) -> None:
     [
         ((0x4950, VERSION, 0, 0, 0, 0), "magic"),
         ((MAGIC, VERSION + 1, 0, 0, 0, 0), "version"),
-        ((MAGIC, VERSION, 0, 0, 1, 0), "reserved"),
+        ((MAGIC, VERSION, 0, 0, 2, 0), "coding"),
+        ((MAGIC, VERSION, 0, 0, 1, 0), "coding"),
         ((MAGIC, VERSION, 0, 257, 0, 0), "header"),
         ((MAGIC, VERSION, 0, 0xFFFF, 0, 0), "header"),
         ((MAGIC, VERSION, 0, 0, 0, (1 << 32) + 1), "body"),
