@@ -466,20 +466,22 @@ cdef class Holder:
         """Accesses to the key: a record may give it away again, and an access of this rank's own needs it here. Records come
         with those of the other keys."""
         cdef vector[ParkedMessage*] waiting
+        cdef vector[ParkedMessage*] accesses
         cdef ParkedRecord record
         cdef size_t i
         self.remote.parking.take(table, key, waiting)
         for i in range(waiting.size()):
-            if not waiting[i].is_access:
-                record.message = waiting[i]
-                record.key = key
-                self.parked.push_back(record)
+            if waiting[i].is_access:
+                accesses.push_back(waiting[i])
+                continue
+            record.message = waiting[i]
+            record.key = key
+            self.parked.push_back(record)
         if is_planted(MUTATION_RECORDS_FIRST):
             self._serve_parked(table)
-        for i in range(waiting.size()):
-            if waiting[i].is_access:
-                self.serving.serve_parked(table, key, waiting[i])
-                unpark(waiting[i])
+        for i in range(accesses.size()):
+            self.serving.serve_parked(table, key, accesses[i])
+            unpark(accesses[i])
 
     cdef void _serve_parked(self, TableState* table) noexcept nogil:
         cdef size_t i
