@@ -305,6 +305,15 @@ cdef class RankSnapshot:
             raise save_interrupted()
         return _payloads(raw)
 
+    def exchanges_held(self) -> int:
+        """Of how many exchanges something is kept here."""
+        cdef size_t held
+        with nogil:
+            self.monitor.acquire()
+            held = self.exchange.held()
+            self.monitor.release()
+        return held
+
     def _check(self):
         """Raises what keeps the rank from working. Does not wait for ranks that form anew: they wait for the end of saves."""
         if self.engine.membership.state == ENGINE_FORMING:

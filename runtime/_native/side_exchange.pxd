@@ -6,7 +6,8 @@
 
 "Rank 0" is the first of the members, and they are "all", where ranks were lost (membership.pxd).
 A rank that has left the job contributes ``for_the_left`` to all that it has not come to.
-They are numbered by who makes them; several may be open, in any order. What they mean is the caller's.
+They are numbered by who makes them. A rank comes to them in ascending order, and may leave some out, that were given up: an
+exchange that is answered, or whose answer is taken, ends all before it. What they mean is the caller's.
 Called by: RankSnapshot (contribute, take), Dispatch (a SIDE has come).
 Assumption: every method is called under the engine's lock.
 """
@@ -51,14 +52,17 @@ cdef class SideExchange:
     cdef void call(self, uint64_t number) noexcept nogil
     # The ranks that have not contributed; known to rank 0 alone.
     cdef void absent(self, uint64_t number, vector[uint32_t]& ranks) noexcept nogil
-    # Moves the answer of a call that is answered to ``out``.
+    # Moves the answer of a call that is answered to ``out``; those before it are not asked for any more.
     cdef void take(self, uint64_t number, string& out) noexcept nogil
+    # Exchanges of which something is kept here.
+    cdef size_t held(self) noexcept nogil
     # False: makes no sense.
     cdef bint on_message(
         self, uint32_t source, const ControlHeader* header, const char* body, size_t body_bytes) noexcept nogil
     # The members have formed anew: exchanges before ``first`` are void, and ``called`` is the newest that all have heard of.
     cdef void restart(self, uint64_t first, uint64_t called) noexcept nogil
     # private
+    cdef void _forget_gatherings(self, uint64_t last) noexcept nogil
     cdef bint _gather(self, uint32_t source, uint64_t number, const char* payload, size_t payload_bytes) noexcept nogil
     cdef bint _put(self, Gathering* gathering, uint32_t source, const char* payload, size_t payload_bytes) noexcept nogil
     cdef void _answer(self, uint64_t number, Gathering* gathering) noexcept nogil

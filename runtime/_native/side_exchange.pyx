@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from libcpp.algorithm cimport sort
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -40,8 +41,17 @@ cdef class SideExchange:
                 self._send(rank, number, CALL, NULL, 0)
 
     cdef void take(self, uint64_t number, string& out) noexcept nogil:
+        cdef vector[uint64_t] over
+        cdef size_t i
         out.swap(self.results[number])
-        self.results.erase(number)
+        for entry in self.results:
+            if entry.first <= number:
+                over.push_back(entry.first)
+        for i in range(over.size()):
+            self.results.erase(over[i])
+
+    cdef size_t held(self) noexcept nogil:
+        return self.results.size() + self.gatherings.size()
 
     cdef void absent(self, uint64_t number, vector[uint32_t]& ranks) noexcept nogil:
         cdef uint32_t rank
@@ -94,6 +104,7 @@ cdef class SideExchange:
         self.left[rank] = True
         for entry in self.gatherings:
             over.push_back(entry.first)
+        sort(over.begin(), over.end())       # an answer ends all before it
         for i in range(over.size()):
             self._put(&self.gatherings[over[i]], rank, self.for_the_left.data(), self.for_the_left.size())
             if self.gatherings[over[i]].missing == 0:
@@ -113,7 +124,17 @@ cdef class SideExchange:
             if rank != self.rank:
                 self._send(rank, number, RESULT, answer.data(), answer.size())
         self.results[number].swap(answer)
-        self.gatherings.erase(number)
+        self._forget_gatherings(number)
+
+    cdef void _forget_gatherings(self, uint64_t last) noexcept nogil:
+        """Those up to ``last``, which is answered: who has not come to one before it, and came here, has given that up."""
+        cdef vector[uint64_t] over
+        cdef size_t i
+        for entry in self.gatherings:
+            if entry.first <= last:
+                over.push_back(entry.first)
+        for i in range(over.size()):
+            self.gatherings.erase(over[i])
 
     cdef void restart(self, uint64_t first, uint64_t called) noexcept nogil:
         self.first = first

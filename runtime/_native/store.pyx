@@ -7,7 +7,7 @@ there.
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from math import prod
 
@@ -28,6 +28,7 @@ from intentpm.runtime._native.rows cimport pull_row_atomic
 from intentpm.runtime._native.slabs cimport map_arrays, unmap_arrays
 from intentpm.runtime._native.slots cimport bind_slot, drop_replica, publish
 from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, KeyPlace, KeyState
+from intentpm.runtime._native.steps cimport pull_stored_atomic
 from intentpm.runtime._native.table_state cimport TableState, key_state, row_of
 
 cdef extern from "runtime/_native/stochastic_rounding.hpp" namespace "intentpm" nogil:
@@ -190,7 +191,7 @@ cdef class Table:
     def adopt(self, const int64_t[::1] keys, rows) -> None:
         """Makes this rank the owner of ``keys``, which are absent here.
 
-        keys: int64 [K]. rows: [K, *row_shape] of the table's dtype, C-contiguous, or None for zeros.
+        keys: int64 [K]. rows: [K, *row_shape] of the table's dtype, C-contiguous, or None for zeros, in slots that are fresh.
         Called before the table is known to the engine, or under its lock.
         """
         cdef const unsigned char[::1] source = None
@@ -198,6 +199,7 @@ cdef class Table:
         cdef bint at_random = self.optimizer is not None and self.optimizer.rounds_at_random
         cdef uint64_t seed = self.optimizer.rounding_seed if at_random else 0
         cdef size_t rounding = self.stored_dtype.fields[ROUNDING][1] if at_random else 0     # where that state is
+        cdef bint has_state = self.optimizer is not None and self.stored_dtype is not None
         cdef TableState* state = self.state
         cdef int64_t i
         cdef int32_t slot
@@ -212,6 +214,10 @@ cdef class Table:
                 slot = bind_slot(state, keys[i])
                 if source is not None and state.row_bytes > 0:
                     memcpy(row_of(state, slot), &source[<size_t>i * state.row_bytes], state.row_bytes)
+                if source is not None and has_state and begun is None:       # another row may have lain there before
+                    memset(
+                        row_of(state, slot) + self.optimiser.state_offset, 0,
+                        state.stored_bytes - self.optimiser.state_offset)
                 if begun is not None:
                     memcpy(
                         row_of(state, slot) + self.optimiser.state_offset, &begun[self.optimiser.state_offset],
@@ -256,17 +262,27 @@ cdef class Table:
                 out[key] = self.state.records[key].epoch
         return epochs
 
-    def rows_here(self, const int64_t[::1] keys) -> np.ndarray:
+    def rows_here(self, const int64_t[::1] keys, bint stored=False) -> np.ndarray:
         """The rows of ``keys``, which are owned or replicated here: [K, *row_shape], each as some write left it. Any thread.
 
+        stored: with what the optimizer keeps, of ``stored_dtype`` [K].
         Raises KeyRangeError naming the first key that is not here.
         """
-        rows = np.empty((keys.shape[0], *self.row_shape), dtype=self.dtype)
+        cdef bint whole = stored and self.stored_dtype is not None
+        rows = np.empty(keys.shape[0], self.stored_dtype) if whole else np.empty(
+            (keys.shape[0], *self.row_shape), dtype=self.dtype)
         cdef unsigned char[::1] out = rows.reshape(-1).view(np.uint8)
+        cdef size_t row_bytes = self.state.stored_bytes if whole else self.state.row_bytes
+        cdef KeyState state = STATE_ABSENT
         cdef int64_t i
         for i in range(keys.shape[0]):
-            if not 0 <= keys[i] < self.num_keys or (
-                    pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * self.state.row_bytes) == STATE_ABSENT):
+            if 0 <= keys[i] < self.num_keys and whole:
+                state = pull_stored_atomic(self.state, keys[i], <char*>&out[0] + i * row_bytes)
+            elif 0 <= keys[i] < self.num_keys:
+                state = pull_row_atomic(self.state, keys[i], <char*>&out[0] + i * row_bytes)
+            else:
+                state = STATE_ABSENT
+            if state == STATE_ABSENT:
                 raise KeyRangeError(f"key {keys[i]} of table {self.name!r} has no row on rank {self.state.rank}")
         return rows
 

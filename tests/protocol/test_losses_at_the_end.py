@@ -16,7 +16,7 @@ CLOSING_US = 250.0
 
 
 def close_all(job: Simulation, victims: list[int], draw: random.Random) -> dict[int, Error]:
-    """All ranks close, at about the same time, and the victims die meanwhile: of their goodbyes some arrive, some do
+    """All ranks close, at about the same time, and the victims die meanwhile: some of their goodbyes arrive, some do
     not. Returns what close raised elsewhere.
     """
     raised: dict[int, Error] = {}

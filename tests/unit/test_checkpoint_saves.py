@@ -221,6 +221,25 @@ def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
     assert re.search(r"save\(.*\) \(step 1 of 4\): ranks \[1\] have not come", told)
 
 
+@pytest.mark.parametrize("hasty", [0, 1])
+def test_nothing_is_kept_of_saves_that_a_rank_gave_up(tmp_path: Path, hasty: int) -> None:
+    def rank(pm: Any) -> int:
+        create(pm, ["plain"])
+        for _ in range(5):
+            if pm.rank == hasty:
+                with pytest.raises(intentpm.WaitTimeoutError):
+                    pm.save(tmp_path, timeout=0.01)
+            pm.barrier()
+            if pm.rank != hasty:
+                with pytest.raises(CheckpointError, match="gave up"):
+                    pm.save(tmp_path)
+            pm.save(tmp_path, keep=1)
+        pm.barrier()
+        return int(pm._saves.snapshot.exchanges_held())
+
+    assert run_ranks(2, rank) == [0, 0]
+
+
 @pytest.mark.parametrize("leaver", [0, 1])
 def test_a_rank_that_leaves_without_saving(tmp_path: Path, leaver: int) -> None:
     def rank(pm: Any) -> str:

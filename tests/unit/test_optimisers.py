@@ -357,3 +357,15 @@ def test_the_budget_counts_the_state() -> None:
         with pytest.raises(intentpm.MemoryBudgetError):
             pm.create_table("t", 100, 64, optimizer=optim.Adagrad())
         pm.create_table("u", 100, 64, optimizer=optim.SGD())
+
+
+def test_a_row_that_is_taken_over_begins_with_a_state_of_its_own() -> None:
+    """As after a loss, in a slot in which another row lay."""
+    with intentpm.init() as pm:
+        table = pm.create_table("t", 4, 2, optimizer=intentpm.optim.Adagrad(lr=1.0))
+        pm.worker().push_grad(table, [3], [[2.0, 2.0]])
+        table.disown(np.array([3]))
+        table.adopt(np.array([3]), np.ones((1, 2), np.float32))
+        row = table.rows_here(np.array([3]), stored=True)
+        assert row["weights"].tolist() == [[1.0, 1.0]]
+        assert row["sum"].tolist() == [[0.0, 0.0]]
