@@ -18,7 +18,7 @@ EPOCHS = ("old epoch heard", "old epoch kept")
 """Of which one is nothing without the other."""
 SAVED = ("older checkpoint",)
 """Defects that programs without saves cannot find."""
-CONTENDED = {"management": "adaptive", "hand_over": True, "keys": {"pushed": 1, "stepped": 2, "set": 1}}
+CONTENDED = {"management": "adaptive", "hand_over": True, "keys": {"pushed": 1, "stepped": 2, "set": 1, "gathered": 2}}
 """Programs in which writes are often under way by way of a rank that had the key a moment ago."""
 FOUND = (AssertionError, SimulationError, Error)
 

@@ -1,10 +1,12 @@
 """Random programs in which ranks die, and the others go on: what becomes of every write is as RankLost says.
 
-Each worker adds 1, by plain pushes or steps of an optimizer, to a column of its own of every row: so a row says which
-writes of each worker are in it. When the ranks that are left have formed anew, and before service goes on,
+Each worker adds 1, by plain pushes or steps of an optimizer, to a column of its own of every row (of its accumulators,
+in an Adagrad's table): so a row says which writes of each worker are in it. When the ranks that are left have formed
+anew, and before service goes on,
 
     every key has one owner; a row whose owner lives is as it was; one that is rolled back is what its source had: the
     replica named, than which no other was newer, or the table's first row. What was rolled back is what was not owned.
+    That goes for weights and state; only of replicas with the same weights one may have an older accumulator.
     Those that are left are enough to go on (``may_go_on``). Where they are not, all of them end, with an error.
 
 In the end a worker's column of a key is the number of its writes, counted anew from what it was rolled back to; where
@@ -177,8 +179,10 @@ class LossProgram:
         self.resets = {name: np.zeros(count, np.int64) for name, count in plan.keys.items()}
         """Of a key: how often what was written to it counts anew."""
         self.at_owner = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
-        self.still: dict[int, dict[str, tuple[Any, Any, Any]]] = {}
-        """Per rank: rows, which are owned, which are replicas; when nothing was under way any more."""
+        self.began = np.zeros((2, *shapes["gathered"]))
+        """Of the Adagrad's table: weights and accumulators from which what was written counts."""
+        self.still: dict[int, dict[str, tuple[Any, Any, Any, Any]]] = {}
+        """Per rank: as ``_rows``, when nothing was under way any more."""
         self.checked: set[frozenset[int]] = set()
         self.kept: list[Any] = []
         """Workers: their intents hold until the end."""
@@ -254,13 +258,18 @@ class LossProgram:
         assert may_go_on(before, left, self.known_ended()), f"of {before}, {left} go on; of {self.dead} that are dead"
         self.admitted[rank] = left
 
-    def _rows(self, rank: int, name: str) -> tuple[Any, Any, Any]:
+    def _rows(self, rank: int, name: str) -> tuple[Any, Any, Any, Any]:
+        """What counts writes [K, W], which keys are owned, which are replicas; and, stacked, weights and what counts.
+
+        What counts is whole, but where an accumulator came back from a copy that had the mean of the row's.
+        """
         table = self.tables[name][rank]
-        rows = np.full((table.num_keys, self.workers), -1, np.int64)
+        stored = np.full((2, table.num_keys, self.workers), -1.0)
         owned, replicas = table.owned_keys(), table.replica_keys()
         for keys in (owned, replicas):
-            rows[keys] = table.rows_here(keys).astype(np.int64)
-        return rows, owned, replicas
+            stored[0, keys] = table.rows_here(keys)
+            stored[1, keys] = stored[0, keys] if name != "gathered" else table.rows_here(keys, stored=True)["sum"]
+        return stored[1].astype(np.int64), owned, replicas, stored
 
     def note_still(self, rank: int) -> None:
         self.still[rank] = {name: self._rows(rank, name) for name in TABLES}
@@ -288,15 +297,17 @@ class LossProgram:
         for key in range(count):
             owners = [who for who in left if key in now[who][1]]
             assert len(owners) == 1, f"key {key} of {name}: ranks {owners} own it, of {left}"
-            row = now[owners[0]][0][key]
+            row, stored = now[owners[0]][0][key], now[owners[0]][3][:, key]
             kept = [who for who in left if key in self.still[who][name][1]]
             if kept:
-                assert (row == self.still[kept[0]][name][0][key]).all(), (
+                assert (stored == self.still[kept[0]][name][3][:, key]).all(), (
                     f"key {key} of {name} was kept, and has changed"
                 )
             else:
                 assert key in sources, f"key {key} of {name} had no owner, and nobody says that it was rolled back"
-                self._check_source(name, key, row, left, sources[key])
+                self._check_source(name, key, stored, left, sources[key])
+            if name == "gathered" and (not kept or key in sources):
+                self.began[:, key] = stored
             if not kept or key in sources:
                 self.least[name][key] = self.most[name][key] = row
                 self.resets[name][key] += 1
@@ -310,25 +321,27 @@ class LossProgram:
                 self.synchronised[name][key, worker] = row[worker]
             self.at_owner[name][key] = row
 
-    def _check_source(self, name: str, key: int, row: Any, left: list[int], entry: Any) -> None:
+    def _check_source(self, name: str, key: int, now: Any, left: list[int], entry: Any) -> None:
+        """now: of the key, its weights and what counts its writes."""
         holders = [who for who in left if key in self.still[who][name][2]]
         if not holders:
             known = [self.good[who][name] for who in left if name in self.good[who]]
             path = max(known, key=lambda good: good.count).path if known else None
             source = "init" if path is None else "checkpoint"
             assert (entry.source, entry.path) == (source, path), f"key {key} of {name}: {entry}, expected {path}"
-            saved = np.zeros(self.workers)
+            saved = np.zeros((2, self.workers))
             if path is not None and self.saves is not None:
-                saved = self.saves.rows_of(path)[name][key]
+                saved = self.saves.stored_in(path)[name][:, key]
                 self.came_from_checkpoint = True
-            assert (row == saved).all(), f"key {key} of {name} is {row}, in {path} {saved}"
+            assert (now == saved).all(), f"key {key} of {name} is {now}, in {path} {saved}"
             return
         assert entry.source == "replica", f"key {key} of {name}: {entry}, holders {holders}"
         assert entry.rank in holders, f"key {key} of {name}: {entry}, holders {holders}"
-        assert (row == self.still[entry.rank][name][0][key]).all(), f"key {key} of {name} is not as its replica was"
+        source = self.still[entry.rank][name][3][:, key]
+        assert (now == source).all(), f"key {key} of {name} is {now}, its replica was {source}"
         for who in holders:
             others = ~np.isin(self.rank_of, [who, entry.rank])
-            older = row[others] < self.still[who][name][0][key][others]
+            older = now[0, others] < self.still[who][name][3][0, key][others]
             assert not older.any(), f"key {key} of {name}: the replica of rank {who} is newer than that of {entry.rank}"
 
     def _note_unsure(self, name: str, rank: int, keys: Any) -> None:
@@ -437,7 +450,7 @@ class LossProgram:
 
     def _check_values(self, name: str) -> None:
         for manager in self.living():
-            rows, owned, _ = self._rows(manager.rank, name)
+            rows, owned, _, stored = self._rows(manager.rank, name)
             least, most = self.least[name][owned], self.most[name][owned]
             wrong = (rows[owned] < least) | (rows[owned] > most)
             assert not wrong.any(), (
@@ -445,6 +458,21 @@ class LossProgram:
                 f"{rows[owned][wrong.any(axis=1)]}, must be from {least[wrong.any(axis=1)]} to "
                 f"{most[wrong.any(axis=1)]}"
             )
+            if name == "gathered":
+                self._check_steps(manager.rank, stored[:, owned], owned)
+
+    def _check_steps(self, rank: int, stored: Any, keys: Any) -> None:
+        """Each step of an Adagrad is as long as if they had come one by one, or shorter where several are one block."""
+        moved, steps = stored - self.began[:, keys]
+        shortest = steps / np.sqrt(np.maximum(stored[1], 1e-9))
+        longest = np.zeros_like(shortest)
+        for at in range(int(steps.max(initial=0))):
+            longest += np.where(at < steps, 1 / np.sqrt(self.began[1, keys] + at + 1), 0.0)
+        wrong = (moved < shortest - 1e-6) | (moved > longest + 1e-6)
+        assert not wrong.any(), (
+            f"rank {rank}, keys {keys[wrong.any(axis=1)]}: {moved[wrong]}, must be from {shortest[wrong]} to "
+            f"{longest[wrong]}"
+        )
 
 
 def run_loss_seed(

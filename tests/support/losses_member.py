@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from intentpm.foundation.errors import RankLost
-from intentpm.runtime.optimisers import SGD
+from intentpm.runtime.optimisers import SGD, Adagrad
 
-TABLES = {"pushed": None, "stepped": SGD(lr=1.0), "set": None}
-"""Of "set" each key is one worker's, which sets it to ever larger numbers."""
+TABLES = {"pushed": None, "stepped": SGD(lr=1.0), "set": None, "gathered": Adagrad(lr=1.0)}
+"""Of "set" each key is one worker's, which sets it to ever larger numbers. "gathered" takes gradients of -1 alone: its
+accumulator, the sum of their squares, counts a worker's steps as the weights of "pushed" and "stepped" do."""
 ADDED = ("pushed", "stepped")
 
 
@@ -54,8 +55,10 @@ class Member:
         return np.array(self.draw.choices(range(count), k=self.draw.choice((1, 1, 2, 5))), np.int64)
 
     def _push(self) -> None:
-        name = self.draw.choice(ADDED)
+        name = self.draw.choice((*ADDED, "gathered"))
         keys = self._draw_keys(name)
+        if name == "gathered":  # the square of a sum is not the sum of squares
+            keys = np.unique(keys)
         rows = np.zeros((len(keys), self.program.workers))
         rows[:, self.number] = 1
         table = self.program.tables[name][self.rank]
@@ -65,7 +68,7 @@ class Member:
         np.add.at(most, keys, 1)
         resets = self.program.resets[name][keys]
         try:
-            if TABLES[name] is not None and self.draw.random() < 0.7:
+            if name == "gathered" or (TABLES[name] is not None and self.draw.random() < 0.7):
                 self.worker.push_grad(table, keys, -rows)
             else:
                 self.worker.push(table, keys, rows)
@@ -140,7 +143,7 @@ class Member:
         read = self.worker.pull(self.program.tables[name][self.rank], keys)[:, self.number]
         as_before = self.program.resets[name][keys] == resets  # else it may have been read before
         keys, read = keys[as_before], read[as_before]
-        if self.rank in self.program.dead:
+        if self.rank in self.program.dead or name == "gathered":  # how long its steps look at a replica is not said
             return
         least, most = (bound[name][keys, self.number] for bound in (self.program.least, self.program.most))
         assert ((least <= read) & (read <= most)).all(), (

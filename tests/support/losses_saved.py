@@ -31,7 +31,7 @@ class LossSaves:
         """By rank: least and most of each table, at its cut."""
         self.begun: list[tuple[Cut, Any]] = []
         self.made = 0
-        self._rows: dict[Path, dict[str, np.ndarray]] = {}
+        self._stored: dict[Path, dict[str, np.ndarray]] = {}
 
     def step(self, rank: int, draw: random.Random) -> None:
         """Of a rank's first worker, often."""
@@ -93,11 +93,17 @@ class LossSaves:
         return {name: (program.least[name].copy(), program.most[name].copy()) for name in program.least}
 
     def rows_of(self, path: Path) -> dict[str, np.ndarray]:
-        """What a checkpoint has, by table."""
-        if path not in self._rows:
+        """What a checkpoint has that counts writes, by table."""
+        return {name: stored[1].astype(np.int64) for name, stored in self.stored_in(path).items()}
+
+    def stored_in(self, path: Path) -> dict[str, np.ndarray]:
+        """What a checkpoint has, by table: weights and what counts writes, stacked."""
+        if path not in self._stored:
             with intentpm.checkpoint.open(path) as opened:
-                self._rows[path] = {name: opened[name].rows().astype(np.int64) for name in self.program.least}
-        return self._rows[path]
+                weights = {name: opened[name].rows() for name in self.program.least}
+                counts = {**weights, "gathered": opened["gathered"].state("sum")}
+            self._stored[path] = {name: np.stack([weights[name], counts[name]]) for name in weights}
+        return self._stored[path]
 
     def check(self) -> None:
         """Every save has ended; what it holds is right, or it was void."""
