@@ -34,6 +34,9 @@ cdef void _restart_table(TableState* table, vector[KeyRef]& untaken) noexcept no
     for key in range(<uint32_t>table.num_keys):
         if key_state(table, key) == STATE_REQUESTED:
             change_state(table, key, STATE_ABSENT)
+            # Nothing is left of the question: restored here, the key is owned, and may be given away, and what is written to
+            # a replica of it then must not wait for a use to end.
+            table.flags[key] &= <uint8_t>~(KEY_ONCE | KEY_MISSED | KEY_OFFERED)
             table.slots_promised -= 1
         if key_state(table, key) == STATE_REPLICA:
             # Asked for anew: the owner's row may lack what a record brought, and news may have been lost with the rank that

@@ -34,6 +34,11 @@ def test_rows_that_move_all_the_time_are_as_rank_lost_says() -> None:
         run_loss_seed(seed, 2, **CONTENDED)
 
 
+def test_a_key_that_was_asked_for_once_and_is_restored_here() -> None:
+    """Then handed over, it stays as a replica, whose steps must reach the new owner; rank 1's did not."""
+    run_loss_seed(1026, 1)
+
+
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_rows_come_back_from_checkpoints(tmp_path: Path, deaths: int) -> None:
     """Saves that a death interrupts are void, what was made before is right, and lost rows are as in the last."""
