@@ -464,6 +464,7 @@ class LossProgram:
     def _check_steps(self, rank: int, stored: Any, keys: Any) -> None:
         """Each step of an Adagrad is as long as if they had come one by one, or shorter where several are one block."""
         moved, steps = stored - self.began[:, keys]
+        steps = np.rint(steps)  # each adds 1, to accumulators that may have begun as the mean of some
         shortest = steps / np.sqrt(np.maximum(stored[1], 1e-9))
         longest = np.zeros_like(shortest)
         for at in range(int(steps.max(initial=0))):
