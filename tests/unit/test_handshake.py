@@ -389,10 +389,10 @@ def test_connect_works_inside_an_event_loop() -> None:
     ("stream", "why"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "wrong magic number"),
-        (b"IP\x02" + bytes(13), "other protocol version"),
-        (b"IP\x01\x00" + b"\xff" * 2 + bytes(10), "header too long"),
-        (b"IP\x01\x00" + bytes(4) + b"\xff" * 8, "body too long"),
-        (b"IP\x01\x00" + bytes(4) + b"\xff\xff\xff\xff" + bytes(4) + b"x" * 100_000, "its connection was closed"),
+        (b"IP\x01" + bytes(13), "other protocol version"),
+        (b"IP\x02\x00" + b"\xff" * 2 + bytes(10), "header too long"),
+        (b"IP\x02\x00" + bytes(4) + b"\xff" * 8, "body too long"),
+        (b"IP\x02\x00" + bytes(4) + b"\xff\xff\xff\xff" + bytes(4) + b"x" * 100_000, "its connection was closed"),
     ],
 )
 def test_a_malformed_frame_costs_that_peer_its_connection(stream: bytes, why: str) -> None:
