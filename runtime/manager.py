@@ -16,14 +16,7 @@ from typing import Any, NoReturn, get_args, overload
 
 import numpy.typing as npt
 
-from intentpm.foundation.errors import (
-    DtypeError,
-    Error,
-    KeyRangeError,
-    RankLost,
-    SaveInterruptedError,
-    WaitTimeoutError,
-)
+from intentpm.foundation.errors import DtypeError, Error, KeyRangeError, RankLost, WaitTimeoutError
 from intentpm.foundation.handles import refuse_to_cross
 from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
@@ -502,7 +495,8 @@ class ParameterManager(Checkpointing):
         self._closed = True
         try:
             self._engine.check()
-            interrupted = self._settle()
+            interrupted = self._saves.end()
+            self._workers.settle()
             if self.exact_clocks is not None:
                 self.exact_clocks.close(self.worker)
             self._leave()
@@ -513,16 +507,6 @@ class ParameterManager(Checkpointing):
             self._release()
         if interrupted is not None:
             raise interrupted
-
-    def _settle(self) -> SaveInterruptedError | None:
-        """Waits for the save and the writes under way. Returns why there is no checkpoint: because a rank was lost."""
-        interrupted: SaveInterruptedError | None = None
-        try:
-            self._saves.finish()
-        except SaveInterruptedError as problem:
-            interrupted = problem
-        self._workers.settle()
-        return interrupted
 
     def _leave(self) -> None:
         """Serves the others until all have left. A signal handler's ``sys.exit(0)`` meanwhile asks for just that."""

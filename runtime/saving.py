@@ -379,6 +379,14 @@ class Saves:
                 self._last.result()
             self.join()
 
+    def end(self) -> SaveInterruptedError | None:
+        """As ``finish``; returns why there is no checkpoint where that is because a rank was lost."""
+        try:
+            self.finish()
+        except SaveInterruptedError as problem:
+            return problem
+        return None
+
     def join(self, timeout_s: float | None = None) -> None:
         """Waits for the thread alone: the job is over, and so is the save, soon."""
         if self._thread is not None and self._thread is not threading.current_thread():

@@ -194,7 +194,8 @@ cdef class Holder:
         uint32_t version, uint8_t apart) noexcept nogil
     cdef uint8_t _hear_of_snapshot(self, TableState* table, uint8_t flags, uint8_t code) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _serve_parked(self, TableState* table) noexcept nogil
+    cdef void _serve_what_waited(self, TableState* table, uint32_t count, const uint32_t* keys) noexcept nogil
+    cdef void _serve_accesses(self, TableState* table, uint32_t key) noexcept nogil
+    cdef void _serve_records(self, TableState* table) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil

@@ -355,10 +355,8 @@ cdef class Holder:
             else:
                 self._take_row(owner, table, body.keys[i], row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
-        for i in range(header.count):
-            if self.remote.parking.any(table, body.keys[i]) and is_here(table, body.keys[i]):
-                self._serve_waiting(table, body.keys[i])
-        self._serve_parked(table)
+        if self.remote.parking.parked_now:
+            self._serve_what_waited(table, header.count, body.keys)
         for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
@@ -462,9 +460,16 @@ cdef class Holder:
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
 
-    cdef void _serve_waiting(self, TableState* table, uint32_t key) noexcept nogil:
-        """Accesses to the key: a record may give it away again, and an access of this rank's own needs it here. Records come
-        with those of the other keys."""
+    cdef void _serve_what_waited(self, TableState* table, uint32_t count, const uint32_t* keys) noexcept nogil:
+        """Accesses before records: a record may give its key away again, and an access of this rank's own needs it here."""
+        cdef uint32_t i
+        for i in range(count):
+            if is_here(table, keys[i]) and self.remote.parking.any(table, keys[i]):
+                self._serve_accesses(table, keys[i])
+        self._serve_records(table)
+
+    cdef void _serve_accesses(self, TableState* table, uint32_t key) noexcept nogil:
+        """And puts the key's records with those of the others."""
         cdef vector[ParkedMessage*] waiting
         cdef vector[ParkedMessage*] accesses
         cdef ParkedRecord record
@@ -478,12 +483,12 @@ cdef class Holder:
             record.key = key
             self.parked.push_back(record)
         if is_planted(MUTATION_RECORDS_FIRST):
-            self._serve_parked(table)
+            self._serve_records(table)
         for i in range(accesses.size()):
             self.serving.serve_parked(table, key, accesses[i])
             unpark(accesses[i])
 
-    cdef void _serve_parked(self, TableState* table) noexcept nogil:
+    cdef void _serve_records(self, TableState* table) noexcept nogil:
         cdef size_t i
         self.owner.serve_parked(table, self.parked)
         for i in range(self.parked.size()):
