@@ -6,6 +6,7 @@ that a rank's shell starts after the first, finds the ranks that come with it, w
 Guarantees
     * An exchange ends for every rank that waits for it: with everybody's payload, or at the first deadline, or as soon
       as a rank that has not contributed is known to be gone.
+    * Rank 0 is answered last: when it has its answer, all other answers are on their way.
     * Until the first exchange has ended, a rank that left may take its place again. Then the meeting is closed: who
       comes now comes for the next one, but for ranks that have yet to hear that another was lost.
 Assumptions
@@ -114,7 +115,8 @@ class Meeting:
 
     def _answer(self, sequence: int, kind: int, body: bytes) -> None:
         self.is_closed = True
-        for rank in self._exchanges.pop(sequence).payloads:
+        # Rank 0 last: the server may live in its process, which may end as soon as it has its answer.
+        for rank in sorted(self._exchanges.pop(sequence).payloads, reverse=True):
             if rank in self.members:
                 self._send(self.members[rank], kind, sequence, body)
 

@@ -11,6 +11,7 @@ import pytest
 
 from intentpm.foundation.errors import PeerLostError, TransportError, WaitTimeoutError
 from intentpm.launch import rendezvous_server
+from intentpm.launch.meeting import Meeting
 from intentpm.launch.rendezvous import (
     ACCEPTED,
     FRAME,
@@ -410,6 +411,19 @@ def test_server_stays_until_its_members_have_left(serve, join, pool) -> None:
     assert member.allgather(b"late", 5.0) == [b"late"]
     member.close()
     closing.result(timeout=5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_rank_0_is_answered_last(order: tuple[int, ...]) -> None:
+    """Its process, in which the server may live, may end as soon as it has its answer."""
+    sent: list[int] = []
+    meeting = Meeting(3, {}, lambda member, kind, sequence, body: sent.append(member))
+    for rank in order:
+        meeting.join(rank, rank)
+    for rank in order:
+        meeting.contribute(rank, 0, b"", 5.0)
+    assert sorted(sent) == [0, 1, 2]
+    assert sent[-1] == 0
 
 
 def test_every_address_includes_both_families(serve) -> None:
