@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.checkpoint.pieces import write_at
+from intentpm.checkpoint.long_file import LongFile
 from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import CheckpointError
 
@@ -89,21 +89,20 @@ class TensorFileWriter:
         self._crcs = dict.fromkeys(specs, 0)
         self.checksums: dict[str, int] = {"": zlib.crc32(header)}
         self.size_bytes = len(header) + sum(spec.size_bytes for spec in specs.values())
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = LongFile(path)
         try:
-            write_at(self._fd, header, 0)
+            self._file.write(np.frombuffer(header, np.uint8), 0)
         except BaseException:
             self.close()
             raise
 
     def append(self, name: str, rows: Array) -> None:
-        """The next rows of a tensor, C-contiguous, of its dtype. Raises OSError."""
-        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        if data.nbytes == 0:
+        """The next rows of a tensor, of its dtype. Raises OSError."""
+        if rows.nbytes == 0:
             return
-        self._crcs[name] = zlib.crc32(data, self._crcs[name])
-        write_at(self._fd, data, self._at[name])
-        self._at[name] += data.nbytes
+        written = self._file.write(rows, self._at[name])
+        self._crcs[name] = zlib.crc32(written, self._crcs[name])
+        self._at[name] += rows.nbytes
 
     def finish(self) -> None:
         """Everything has come and is on disk when this returns. Raises OSError; Error when rows are missing."""
@@ -113,13 +112,11 @@ class TensorFileWriter:
                 raise CheckpointError(
                     f"{self.path}: {name} has got {self._at[name] - place.offset} bytes of {place.spec.size_bytes}"
                 )
-        os.fsync(self._fd)
+        self._file.sync()
         self.checksums.update(self._crcs)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self

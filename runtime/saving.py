@@ -111,9 +111,12 @@ class Saving:
         self._path: Location | None = None
         self._error: BaseException | None = None
         self._stage = 0
+        """Exchanges that this rank has taken part in."""
+        self._heard = 0
+        """Those of which it knows how they went."""
+        self._given_up = False
+        """The others may not have heard of that yet."""
         self._taken: Consumer | None = None
-        self._given_up: int | None = None
-        """The exchange in which the others hear of it."""
         self.looked_at = False
         """Somebody has been told how it ended."""
 
@@ -142,10 +145,11 @@ class Saving:
         """Until it is over, whatever came of it; if it was given up here, until all ranks have heard of that."""
         if not self._ended.wait(None if timeout_s is None else wait_s(timeout_s)):
             raise WaitTimeoutError(f"{self._order}, the save before, was not over within {timeout_s:g} s")
-        if self._given_up is not None:
-            with suppress(SaveInterruptedError):  # ranks have formed anew since: nobody waits for it any more
-                self._savers.snapshot.answers(self._given_up, f"{self._order}, which was given up here", timeout_s)
-            self._given_up = None
+        with suppress(SaveInterruptedError):  # ranks have formed anew since: nobody waits for it any more
+            while self._given_up and self._heard < STAGES:
+                said = self._hear(f"{self._order}, which was given up here", timeout_s)
+                self._given_up = not any("problem" in theirs for theirs in said)  # with the first, all stop
+        self._given_up = False
 
     def run(self) -> None:
         """All that comes after the cut; keeps what it raises."""
@@ -248,19 +252,24 @@ class Saving:
         number = self._number * STAGES + self._stage
         self._savers.snapshot.contribute(number, json.dumps(_try(do)).encode())
         self._stage += 1  # only now: who is interrupted before gives up this step, too
-        what = f"{self._order} (step {self._stage} of {STAGES})"
-        said = [json.loads(part) for part in self._savers.snapshot.answers(number, what, self._order.timeout_s)]
+        said = self._hear(f"{self._order} (step {self._stage} of {STAGES})", self._order.timeout_s)
         for rank, theirs in zip(self._savers.ranks(len(said)), said, strict=True):
             if "problem" in theirs:
                 raise CheckpointError(f"{self._order}: nothing was saved, because of rank {rank}: {theirs['problem']}")
         return said
+
+    def _hear(self, what: str, timeout_s: float | None) -> list[Said]:
+        """What all ranks had to say in the next exchange."""
+        answers = self._savers.snapshot.answers(self._number * STAGES + self._heard, what, timeout_s)
+        self._heard += 1
+        return [json.loads(part) for part in answers]
 
     def _give_up(self, error: BaseException) -> None:
         """The other ranks may wait for this one's part in what comes next."""
         if isinstance(error, CheckpointError | RankLost):
             return  # all ranks know, and stop here
         told = json.dumps({"problem": f"gave up: {error}"}).encode()
-        self._given_up = self._number * STAGES + min(self._stage, STAGES - 1)
+        self._given_up = True
         with suppress(Exception):
             for stage in range(self._stage, STAGES):
                 self._savers.snapshot.contribute(self._number * STAGES + stage, told)

@@ -13,7 +13,8 @@ from support.checkpointed import create
 
 import intentpm
 import intentpm.checkpoint
-from intentpm.checkpoint import series, tensor_file
+from intentpm.checkpoint import series
+from intentpm.checkpoint.long_file import LongFile
 from intentpm.checkpoint.manifest import MANIFEST, read_manifest
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime import saving
@@ -222,6 +223,35 @@ def test_a_rank_that_does_not_save(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hasty", [0, 1])
+def test_a_save_that_one_rank_gave_up_while_another_failed(tmp_path: Path, monkeypatch: Any, hasty: int) -> None:
+    """In the same exchange: nobody comes to the one in which the others were to hear of the first."""
+    gave_up, late, take_part = threading.Event(), set[int](), saving._try
+
+    def fail_late(do: Any) -> Any:
+        if threading.get_ident() not in late:
+            return take_part(do)
+        assert gave_up.wait(30.0)
+        late.clear()
+        return {"problem": "the disk is full"}
+
+    def rank(pm: Any) -> None:
+        create(pm, ["plain"])
+        pm.barrier()
+        if pm.rank == hasty:
+            with pytest.raises(intentpm.WaitTimeoutError):
+                pm.save(tmp_path, timeout=0.1)
+            gave_up.set()
+        else:
+            late.add(threading.get_ident())
+            with pytest.raises(CheckpointError, match="the disk is full"):
+                pm.save(tmp_path)
+        assert pm.save(tmp_path).name == "000001"
+
+    monkeypatch.setattr(saving, "_try", fail_late)
+    run_ranks(2, rank)
+
+
+@pytest.mark.parametrize("hasty", [0, 1])
 def test_nothing_is_kept_of_saves_that_a_rank_gave_up(tmp_path: Path, hasty: int) -> None:
     def rank(pm: Any) -> int:
         create(pm, ["plain"])
@@ -323,13 +353,13 @@ def test_rows_are_written_in_long_pieces_that_a_budget_has_room_for(
 ) -> None:
     """Few steps, because the GIL is taken after each; short ones where memory is short."""
     written: list[int] = []
-    write = tensor_file.write_at
+    write = LongFile.write
 
-    def note(fd: int, data: Any, offset: int) -> None:
-        written.append(len(data))
-        write(fd, data, offset)
+    def note(file: LongFile, rows: Any, offset: int) -> memoryview:
+        written.append(rows.nbytes)
+        return write(file, rows, offset)
 
-    monkeypatch.setattr(tensor_file, "write_at", note)
+    monkeypatch.setattr(LongFile, "write", note)
     with intentpm.init(memory_budget=budget) as pm:
         pm.create_table("t", 16 << 12, 128)
         pm.save(tmp_path)
