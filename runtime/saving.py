@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -183,16 +183,17 @@ class Saving:
                 raise CheckpointError(
                     f"{order}: rank {other} was asked for {theirs['asked']}, rank {ranks[0]} for {asked}"
                 )
-        entries_of_ranks = [RankEntry(*theirs["mine"]) for theirs in said]
+        entries_of_ranks = [RankEntry(**theirs["mine"]) for theirs in said]
         self._savers.snapshot.seal(list(order.tables))
         told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
-        path, base, self._savers.job = located(told["path"]), told["base"], told["job"]
+        path, base, job = located(told["path"]), told["base"], told["job"]
+        self._savers.job = job
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
             written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base))})
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
-            job, seed = self._savers.job, self._savers.seed
+            seed = self._savers.seed
             manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, entries_of_ranks)
             self._tell(lambda: _commit(order, path, manifest) if first else {})
         except CheckpointError:
@@ -228,14 +229,15 @@ class Saving:
     def _begin(self) -> Said:
         if self._order.problem is not None:
             raise CheckpointError(self._order.problem)
-        mine = [self._order.mine.clocks, self._order.mine.extra]
-        return {"asked": self._order.identity(), "mine": mine, "base": self._base()}
+        return {"asked": self._order.identity(), "mine": asdict(self._order.mine), "base": self._base()}
 
     def _base(self) -> str | None:
         """The checkpoint since which this rank knows what has changed."""
         before = self._savers.consumers.get(str(self._order.folder), Consumer())
         known = self._order.incremental and all(table.name in before.seen for table in self._order.tables)
-        return before.base if known else None
+        if before.base is None or not known:
+            return None
+        return before.base if self._savers.is_right(self._order.folder / before.base) else None
 
     def _make_folder(self, bases: list[str | None]) -> Said:
         """On rank 0: also whether this one can have changes alone."""
@@ -294,6 +296,8 @@ class Saves:
         self._called_what = ""
         self.good: dict[str, GoodCheckpoint] = {}
         self._engine, self._workers, self.memory = engine, workers, memory
+        self._right: set[Location] = set()
+        """Checkpoints of which this rank has looked at its share."""
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 
@@ -311,19 +315,31 @@ class Saves:
         if self._last is not None:
             self._last.wait_for_all(order.timeout_s)
         self._cut_off(order)
+        made = self.snapshot.made()
         try:
-            number = self.snapshot.cut(list(order.tables))
-        except MemoryBudgetError as error:  # the other ranks have to hear of it
-            number, order = self.snapshot.made(), replace(order, problem=str(error))
-        finally:
-            self._workers.open_gate(self._engine)
-        saving = self._last = Saving(order, self, number)
+            order = self._cut(order)
+        except BaseException as error:
+            if self.snapshot.made() > made:  # a signal came when the cut was made: the others wait for this rank
+                self._last = Saving(order, self, made + 1)
+                self._last.fail(error)
+            raise
+        saving = self._last = Saving(order, self, made + 1)
         try:
             start(saving.run)
         except BaseException as error:  # no thread is left, say
             saving.fail(error)
             raise
         return saving
+
+    def _cut(self, order: SaveOrder) -> SaveOrder:
+        """Returns ``order``, and with it what is wrong: the other ranks have to hear of it."""
+        try:
+            self.snapshot.cut(list(order.tables))
+        except MemoryBudgetError as error:
+            return replace(order, problem=str(error))
+        finally:
+            self._workers.open_gate(self._engine)
+        return order
 
     def let_call(self, what: str, caller: object | None) -> None:
         """``caller`` alone may make saves from here on; None: whoever asks. Raises CheckpointError: another may."""
@@ -345,6 +361,7 @@ class Saves:
             self._workers.close_gate(self._engine, order.timeout_s)
             self.snapshot.settle_replicas(order.timeout_s, cutting=True)
         except BaseException as error:
+            self.snapshot.end_cutting()
             self._workers.open_gate(self._engine)
             if isinstance(error, RankLost):
                 raise save_interrupted() from error
@@ -361,6 +378,14 @@ class Saves:
     def wait_until_formed(self) -> None:
         """Where ranks were lost, until the others have formed anew. Raises what has ended the job."""
         self._engine.check()
+
+    def is_right(self, base: Location) -> bool:
+        """That what a checkpoint of changes is to be built on can be read, of this rank's share of it: each is looked at
+        once, and then those before it have been."""
+        living = self._engine.living()
+        if base not in self._right and series.is_right(base, living.index(self.rank), len(living)):
+            self._right.add(base)
+        return base in self._right
 
     def ranks(self, answered: int) -> Sequence[int]:
         """Who has answered, in order: all that are in the job, unless some were lost since."""
