@@ -185,8 +185,8 @@ def _cut(
 class Checkpoint:
     """A checkpoint that was opened; made by ``intentpm.checkpoint.open``. Any thread may read.
 
-    Attributes: ``path``; ``tables``, names; ``number``, from 1 on in its folder; ``ranks``, who wrote it, ascending: all
-    from 0 on, unless some had been lost; ``extra`` and ``clocks``, of each of them what ``save`` was given and its
+    Attributes: ``path``; ``tables``, names; ``number``, from 1 on in its folder; ``ranks``, who wrote it, ascending:
+    all from 0 on, unless some had been lost; ``extra`` and ``clocks``, of each of them what ``save`` was given and its
     workers' clocks; ``seed``, of the job.
     """
 

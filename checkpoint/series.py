@@ -11,6 +11,7 @@ next save of the same job removes what earlier ones left behind.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from intentpm.checkpoint.manifest import MANIFEST, Manifest, NewerFormatError, read_manifest
@@ -82,7 +83,7 @@ def _newest_first(folder: Location) -> list[Location]:
 
 
 def find(path: str | os.PathLike[str]) -> Location:
-    """The checkpoint that ``path`` is, or the newest of those in it. Raises CheckpointError: there is none; ``latest``."""
+    """The checkpoint that ``path`` is, or the newest of those in it. Raises CheckpointError: none is; as ``latest``."""
     folder = located(path)
     if is_whole(folder):
         return folder
@@ -143,18 +144,18 @@ def chain(path: Location) -> list[Location]:
     return found
 
 
-def is_right(path: Location, place: int, size: int) -> bool:
+def is_right(path: Location, place: int, size: int, live: Callable[[], None]) -> bool:
     """That no byte of it is damaged, of this rank's share of its files; at a URL that is taken for granted. Does not
     raise.
 
-    place: of this rank among the ``size`` that share them.
+    place: of this rank among the ``size`` that share them. live: called now and then.
     """
     if isinstance(path, RemotePath):
         return True
     try:
         for file in read_manifest(path).files[place::size]:
             tensors = open_tensor_file(path / file.name, file.size_bytes, file.checksums[""])
-            if any(tensors.checksum(name) != crc for name, crc in file.checksums.items() if name):
+            if any(tensors.checksum(name, live) != crc for name, crc in file.checksums.items() if name):
                 return False
     except (CheckpointError, OSError):
         return False

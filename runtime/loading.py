@@ -29,8 +29,8 @@ class Restored:
 
     Attributes: ``path`` of the checkpoint, and its ``number``, from 1 on in its folder; ``ranks`` that saved it,
     ascending: all from 0 on, unless some had been lost; ``extra``, what each of them gave to ``save(extra=)``, and
-    ``clocks``, number of the worker -> its clock; ``seed`` of the job that saved it, and ``job``, by which checkpoints of
-    one job know each other.
+    ``clocks``, number of the worker -> its clock; ``seed`` of the job that saved it, and ``job``, by which checkpoints
+    of one job know each other.
     """
 
     path: Location

@@ -118,5 +118,3 @@ def test_a_load_meanwhile_does_not_make_it_another_jobs(tmp_path: Path, monkeypa
         pm.load(there)
         loaded.set()
         assert intentpm.checkpoint.verify(saving.result()).number == 2
-
-
