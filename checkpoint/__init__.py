@@ -10,6 +10,8 @@
 checkpoint is made of stands in docs/checkpoints.md; each part of it is a file here:
 
     tensor_file    one rank's rows: a safetensors file, written in one pass
+    long_file      how its bytes get to the disk
+    disk_thread    who does that, so that a disk that hangs is told of
     manifest       what belongs together, with checksums: the file that makes a folder a checkpoint
     storage        where they lie: in a folder, or at a URL that fsspec reaches
     series         checkpoints that follow each other in one folder: their numbers, the newest, those no longer needed

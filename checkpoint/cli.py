@@ -48,7 +48,7 @@ def inspect(folder: Location, as_json: bool) -> None:
         click.echo(json.dumps(described))
         return
     click.echo(
-        f"{opened.path}: checkpoint {opened.number} of job {opened.manifest.job}, written by {opened.ranks} ranks"
+        f"{opened.path}: checkpoint {opened.number} of job {opened.manifest.job}, written by {len(opened.ranks)} ranks"
     )
     for table in described["tables"]:
         click.echo(
@@ -64,7 +64,7 @@ def _describe(opened: Checkpoint) -> dict[str, Any]:
         "path": str(opened.path),
         "job": manifest.job,
         "number": manifest.number,
-        "ranks": opened.ranks,
+        "ranks": len(opened.ranks),
         "seed": manifest.seed,
         "extra": opened.extra,
         "clocks": opened.clocks,

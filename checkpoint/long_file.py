@@ -26,6 +26,8 @@ SHORT_BYTES = 1 << 20
 """What is shorter would wait for the disk, of which the cache knows better when to write."""
 LONG_BYTES = 16 << 20
 """What is longer is not copied, to lie as its place in the file does."""
+HELD_BACK_BYTES = 256 << 20
+"""Of what goes through the cache, at most: else it takes up all, and the disk is waited for at the end, for minutes."""
 
 
 class LongFile:
@@ -36,12 +38,16 @@ class LongFile:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._direct = _open_past_cache(path)
         self._memory: Bytes = np.empty(0, np.uint8)
+        self._held_back = 0
 
     def write(self, rows: npt.NDArray[Any], offset: int) -> memoryview:
         """At ``offset``, a multiple of what a number of theirs takes. Returns the bytes. Raises OSError."""
         if self._direct < 0 or not SHORT_BYTES <= rows.nbytes <= LONG_BYTES:
             data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
             write_at(self._fd, data, offset)
+            self._held_back += len(data)
+            if self._held_back >= HELD_BACK_BYTES:
+                self.sync()
             return data
         data = self._placed(rows, offset).data
         first, end = -offset % BLOCK_BYTES, len(data) - (offset + len(data)) % BLOCK_BYTES
@@ -53,6 +59,7 @@ class LongFile:
     def sync(self) -> None:
         """All is on disk when it returns. Raises OSError."""
         os.fsync(self._fd)
+        self._held_back = 0
 
     def close(self) -> None:
         """Closing again does nothing."""

@@ -20,6 +20,10 @@ VERSION = 1
 """Of the format; raised when readers of the version before could not read it."""
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint of a later intentpm: nothing is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TableEntry:
     """A table, as ``create_table`` was told."""
@@ -58,6 +62,7 @@ class FileEntry:
 class RankEntry:
     """What a rank had besides rows."""
 
+    rank: int
     clocks: Mapping[str, int] = field(default_factory=dict)
     """Number of the worker -> its clock."""
     extra: Any = None
@@ -88,7 +93,7 @@ class Manifest:
 
 
 def read_manifest(folder: Location) -> Manifest:
-    """The manifest of a checkpoint. Raises CheckpointError naming the file."""
+    """The manifest of a checkpoint. Raises CheckpointError naming the file; NewerFormatError."""
     path = folder / MANIFEST
     try:
         raw = path.read_bytes()
@@ -130,13 +135,14 @@ def _decode(path: Location, raw: bytes) -> dict[str, Any]:
         found, version = body["format"], body["version"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: is damaged, or no manifest: load an earlier checkpoint") from None
-    if raw != _encode(body):
-        raise CheckpointError(f"{path}: is damaged: load an earlier checkpoint")
     if found != FORMAT:
         raise CheckpointError(f"{path}: is a manifest of {found!r}, not of {FORMAT!r}")
-    if version > VERSION:
-        raise CheckpointError(
-            f"{path}: has version {version} of the format, this intentpm reads up to {VERSION}: upgrade intentpm"
+    if isinstance(version, int) and version > VERSION:  # in whatever form
+        raise NewerFormatError(
+            f"{path}: has version {version} of the format, this intentpm reads up to {VERSION}: upgrade intentpm, or "
+            "name an earlier checkpoint"
         )
+    if raw != _encode(body):
+        raise CheckpointError(f"{path}: is damaged: load an earlier checkpoint")
     assert isinstance(body, dict)
     return body

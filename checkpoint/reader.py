@@ -185,8 +185,9 @@ def _cut(
 class Checkpoint:
     """A checkpoint that was opened; made by ``intentpm.checkpoint.open``. Any thread may read.
 
-    Attributes: ``path``; ``tables``, names; ``number``, from 1 on in its folder; ``ranks``, how many wrote it;
-    ``seed``, of the job; ``extra`` and ``clocks``, per rank what ``save`` was given and its workers' clocks.
+    Attributes: ``path``; ``tables``, names; ``number``, from 1 on in its folder; ``ranks``, who wrote it, ascending:
+    all from 0 on, unless some had been lost; ``extra`` and ``clocks``, of each of them what ``save`` was given and its
+    workers' clocks; ``seed``, of the job.
     """
 
     def __init__(self, path: Location) -> None:
@@ -198,10 +199,10 @@ class Checkpoint:
             self._add_parts(folder, read_manifest(folder))
         self.tables = tuple(table.name for table in self.manifest.tables)
         self.number = self.manifest.number
-        self.ranks = len(self.manifest.ranks)
+        self.ranks = [entry.rank for entry in self.manifest.ranks]
         self.seed = self.manifest.seed
-        self.extra = [rank.extra for rank in self.manifest.ranks]
-        self.clocks = [{int(worker): clock for worker, clock in rank.clocks.items()} for rank in self.manifest.ranks]
+        self.extra = [entry.extra for entry in self.manifest.ranks]
+        self.clocks = [{int(worker): clock for worker, clock in entry.clocks.items()} for entry in self.manifest.ranks]
 
     def _add_parts(self, folder: Location, manifest: Manifest) -> None:
         if manifest.job != self.manifest.job:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EACCES, EEXIST, EIO, ENOENT, ENOTDIR
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeAlias
 
 from intentpm.checkpoint.pieces import put_in_place, remove_folder, sync_folder
@@ -179,6 +180,16 @@ def located(path: str | os.PathLike[str]) -> Location:
     if given.startswith(_ON_THIS_MACHINE):
         return Path(given.removeprefix(_ON_THIS_MACHINE))
     return RemotePath(given) if "://" in given else Path(given)
+
+
+def is_file(path: Location) -> bool:
+    """Raises OSError where that cannot be told, which ``pathlib.Path.is_file`` takes for False from Python 3.14 on."""
+    if isinstance(path, RemotePath):
+        return path.is_file()
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def folders_in(folder: Location) -> list[Location]:

@@ -156,7 +156,7 @@ class Checkpointing:
         timeout: float | None,
     ) -> SaveOrder:
         """What is wrong with it the other ranks have to hear, too: they wait for this one."""
-        mine = RankEntry({str(worker.worker_id): worker.clock for worker in list(self._workers.members)})
+        mine = RankEntry(self.rank, {str(worker.worker_id): worker.clock for worker in list(self._workers.members)})
         try:
             mine = replace(mine, extra=plain(extra))
             return SaveOrder(located(folder), self._chosen(tables), check_keep(keep), bool(incremental), mine, timeout)

@@ -27,13 +27,15 @@ Exchange = Callable[[Said], list[Said]]
 class Restored:
     """What ``ParameterManager.load`` took from a checkpoint besides rows.
 
-    Attributes: ``path`` of the checkpoint, and its ``number``, from 1 on in its folder; ``extra``, what each rank gave
-    to ``save(extra=)``, and ``clocks``, number of the worker -> its clock: one per rank that saved it; ``seed`` of the
-    job that saved it, and ``job``, by which checkpoints of one job know each other.
+    Attributes: ``path`` of the checkpoint, and its ``number``, from 1 on in its folder; ``ranks`` that saved it,
+    ascending: all from 0 on, unless some had been lost; ``extra``, what each of them gave to ``save(extra=)``, and
+    ``clocks``, number of the worker -> its clock; ``seed`` of the job that saved it, and ``job``, by which checkpoints
+    of one job know each other.
     """
 
     path: Location
     number: int
+    ranks: list[int]
     extra: list[Any]
     clocks: list[dict[int, int]]
     seed: int | None
@@ -66,7 +68,7 @@ def load_together(
             )
     worker.wait_sync()
     manifest = opened.manifest
-    return Restored(opened.path, opened.number, opened.extra, opened.clocks, opened.seed, manifest.job)
+    return Restored(opened.path, opened.number, opened.ranks, opened.extra, opened.clocks, opened.seed, manifest.job)
 
 
 def _look(

@@ -15,15 +15,16 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint import series
+from intentpm.checkpoint.disk_thread import DiskThread
 from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
-from intentpm.checkpoint.storage import Location, located
+from intentpm.checkpoint.storage import Location, RemotePath, located
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import (
     CheckpointError,
@@ -52,6 +53,12 @@ Said = dict[str, Any]
 Versions = npt.NDArray[np.uint32]
 STAGES = 4
 """Exchanges of a save."""
+STALL_S = 120.0
+"""Nothing that is done at once takes that long on a disk that works: a piece, a rename, what the cache holds back."""
+SHORTEST_STALL_S = 1.0
+"""Even where a caller waits for less."""
+OF_TIMEOUT = 0.8
+"""So that the others hear what the matter is before they have waited for too long."""
 BUDGET_PIECES = 128
 """A piece of a save has this part of the memory budget, and what is written of it as much again at most."""
 NICER = 10
@@ -75,6 +82,14 @@ class SaveOrder:
         """What must be the same on every rank."""
         tables = [table.name for table in self.tables]
         return {"folder": str(self.folder), "tables": tables, "keep": self.keep, "incremental": self.incremental}
+
+    def longest_on_disk_s(self) -> float | None:
+        """What is done at once there has so long; None: a store has deadlines of its own."""
+        if isinstance(self.folder, RemotePath):
+            return None
+        if self.timeout_s is None:
+            return STALL_S
+        return min(max(OF_TIMEOUT * self.timeout_s, SHORTEST_STALL_S), STALL_S)
 
     def __str__(self) -> str:
         return f"save({str(self.folder)!r})"
@@ -154,7 +169,8 @@ class Saving:
     def run(self) -> None:
         """All that comes after the cut; keeps what it raises."""
         try:
-            self._path = self._make()
+            with DiskThread(self._order.longest_on_disk_s()) as disk:
+                self._path = self._make(disk)
         except BaseException as error:
             self.fail(error)
         else:
@@ -173,9 +189,9 @@ class Saving:
             self._savers.snapshot.end(list(self._order.tables), self._number)
         self._ended.set()
 
-    def _make(self) -> Location:
+    def _make(self, disk: DiskThread) -> Location:
         order, rank, first = self._order, self._savers.rank, self._savers.is_first()
-        said = self._tell(self._begin)
+        said = self._tell(lambda: self._begin(disk))
         ranks = self._savers.ranks(len(said))
         for other, theirs in zip(ranks, said, strict=True):
             if theirs["asked"] != said[0]["asked"]:
@@ -183,25 +199,28 @@ class Saving:
                 raise CheckpointError(
                     f"{order}: rank {other} was asked for {theirs['asked']}, rank {ranks[0]} for {asked}"
                 )
-        entries_of_ranks = [RankEntry(*theirs["mine"]) for theirs in said]
+        entries_of_ranks = [RankEntry(**theirs["mine"]) for theirs in said]
         self._savers.snapshot.seal(list(order.tables))
-        told = self._tell(lambda: self._make_folder([theirs["base"] for theirs in said]))[0]
-        path, base, self._savers.job = located(told["path"]), told["base"], told["job"]
+        bases = [theirs["base"] for theirs in said]
+        told = self._tell(lambda: disk.do(f"beginning in {order.folder}", lambda: self._make_folder(bases)))[0]
+        path, base, job = located(told["path"]), told["base"], told["job"]
+        self._savers.job = job
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
-            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base))})
+            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base), disk)})
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
-            job, seed = self._savers.job, self._savers.seed
+            seed = self._savers.seed
             manifest = Manifest(job, int(path.name), _version(), base, seed, tables, entries, entries_of_ranks)
-            self._tell(lambda: _commit(order, path, manifest) if first else {})
+            self._tell(lambda: disk.do(f"ending {path}", lambda: _commit(path, manifest)) if first else {})
         except CheckpointError:
             if first:
-                _clear_away(path)
+                with suppress(OSError):  # else the next one does it
+                    disk.do(f"removing {path}", lambda: series.remove(path))
             raise
         if first:  # only now: all ranks agree that the new one is there
             with suppress(OSError):  # an older one is damaged, say: this one is made all the same
-                series.prune(order.folder, order.keep)
+                disk.do(f"removing from {order.folder}", lambda: series.prune(order.folder, order.keep))
         if self._taken is not None:
             self._savers.consumers[str(order.folder)] = replace(self._taken, base=path.name)
         self._savers.note_good(path, order.tables)
@@ -225,17 +244,18 @@ class Saving:
         self._taken = Consumer(None, seen)
         return seen
 
-    def _begin(self) -> Said:
+    def _begin(self, disk: DiskThread) -> Said:
         if self._order.problem is not None:
             raise CheckpointError(self._order.problem)
-        mine = [self._order.mine.clocks, self._order.mine.extra]
-        return {"asked": self._order.identity(), "mine": mine, "base": self._base()}
+        return {"asked": self._order.identity(), "mine": asdict(self._order.mine), "base": self._base(disk)}
 
-    def _base(self) -> str | None:
+    def _base(self, disk: DiskThread) -> str | None:
         """The checkpoint since which this rank knows what has changed."""
         before = self._savers.consumers.get(str(self._order.folder), Consumer())
         known = self._order.incremental and all(table.name in before.seen for table in self._order.tables)
-        return before.base if known else None
+        if before.base is None or not known:
+            return None
+        return before.base if self._savers.is_right(self._order.folder / before.base, disk) else None
 
     def _make_folder(self, bases: list[str | None]) -> Said:
         """On rank 0: also whether this one can have changes alone."""
@@ -294,6 +314,8 @@ class Saves:
         self._called_what = ""
         self.good: dict[str, GoodCheckpoint] = {}
         self._engine, self._workers, self.memory = engine, workers, memory
+        self._right: set[Location] = set()
+        """Checkpoints of which this rank has looked at its share."""
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 
@@ -311,19 +333,31 @@ class Saves:
         if self._last is not None:
             self._last.wait_for_all(order.timeout_s)
         self._cut_off(order)
+        made = self.snapshot.made()
         try:
-            number = self.snapshot.cut(list(order.tables))
-        except MemoryBudgetError as error:  # the other ranks have to hear of it
-            number, order = self.snapshot.made(), replace(order, problem=str(error))
-        finally:
-            self._workers.open_gate(self._engine)
-        saving = self._last = Saving(order, self, number)
+            order = self._cut(order)
+        except BaseException as error:
+            if self.snapshot.made() > made:  # a signal came when the cut was made: the others wait for this rank
+                self._last = Saving(order, self, made + 1)
+                self._last.fail(error)
+            raise
+        saving = self._last = Saving(order, self, made + 1)
         try:
             start(saving.run)
         except BaseException as error:  # no thread is left, say
             saving.fail(error)
             raise
         return saving
+
+    def _cut(self, order: SaveOrder) -> SaveOrder:
+        """Returns ``order``, and with it what is wrong: the other ranks have to hear of it."""
+        try:
+            self.snapshot.cut(list(order.tables))
+        except MemoryBudgetError as error:
+            return replace(order, problem=str(error))
+        finally:
+            self._workers.open_gate(self._engine)
+        return order
 
     def let_call(self, what: str, caller: object | None) -> None:
         """``caller`` alone may make saves from here on; None: whoever asks. Raises CheckpointError: another may."""
@@ -345,6 +379,7 @@ class Saves:
             self._workers.close_gate(self._engine, order.timeout_s)
             self.snapshot.settle_replicas(order.timeout_s, cutting=True)
         except BaseException as error:
+            self.snapshot.end_cutting()
             self._workers.open_gate(self._engine)
             if isinstance(error, RankLost):
                 raise save_interrupted() from error
@@ -361,6 +396,18 @@ class Saves:
     def wait_until_formed(self) -> None:
         """Where ranks were lost, until the others have formed anew. Raises what has ended the job."""
         self._engine.check()
+
+    def is_right(self, base: Location, disk: DiskThread) -> bool:
+        """That what a checkpoint of changes is to be built on is not damaged, of this rank's share of it. Each is
+        looked at once; those that it is built on have been.
+        """
+        living = self._engine.living()
+        place = living.index(self.rank)
+        if base not in self._right and disk.do(
+            f"reading {base}", lambda: series.is_right(base, place, len(living), disk.live)
+        ):
+            self._right.add(base)
+        return base in self._right
 
     def ranks(self, answered: int) -> Sequence[int]:
         """Who has answered, in order: all that are in the job, unless some were lost since."""
@@ -437,7 +484,7 @@ def run_here(run: Callable[[], None]) -> None:
     run()
 
 
-def _commit(order: SaveOrder, path: Location, manifest: Manifest) -> Said:
+def _commit(path: Location, manifest: Manifest) -> Said:
     for table in manifest.tables:
         if manifest.base is None and manifest.rows(table.name) != table.num_keys:
             raise CheckpointError(
@@ -445,12 +492,6 @@ def _commit(order: SaveOrder, path: Location, manifest: Manifest) -> Said:
             )
     series.commit(path, manifest)
     return {}
-
-
-def _clear_away(path: Location) -> None:
-    """What was written of a save that failed; where even that fails, the next one does it."""
-    with suppress(OSError):
-        series.remove(path)
 
 
 def _try(do: Callable[[], Said]) -> Said:

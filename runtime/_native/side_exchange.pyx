@@ -84,9 +84,8 @@ cdef class SideExchange:
             for rank in self.membership.members:
                 if self.left[rank] and rank != source:
                     self._put(gathering, rank, self.for_the_left.data(), self.for_the_left.size())
-        if not self._put(gathering, source, payload, payload_bytes):
-            return self.left[source]         # it gave up, and has left since
-        if gathering.missing == 0:
+        # Who gave up what it had just taken part in, or has left since, comes twice: the first counts.
+        if self._put(gathering, source, payload, payload_bytes) and gathering.missing == 0:
             self._answer(number, gathering)
         return True
 

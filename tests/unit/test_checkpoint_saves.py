@@ -16,6 +16,7 @@ import intentpm.checkpoint
 from intentpm.checkpoint import series
 from intentpm.checkpoint.long_file import LongFile
 from intentpm.checkpoint.manifest import MANIFEST, read_manifest
+from intentpm.checkpoint.tensor_file import TensorFileWriter
 from intentpm.foundation.errors import CheckpointError
 from intentpm.runtime import saving
 from intentpm.testing import run_ranks
@@ -365,3 +366,35 @@ def test_rows_are_written_in_long_pieces_that_a_budget_has_room_for(
         pm.save(tmp_path)
     assert sorted(written)[-(32 << 20) // most :] == [most] * ((32 << 20) // most)
     assert len(written) == 1 + 2 * (32 << 20) // most  # the header, and keys beside each
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_disk_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: bool) -> None:
+    """By all ranks, which go on; a disk that hangs holds the thread that writes."""
+    answers, append = threading.Event(), TensorFileWriter.append
+
+    def append_never(file: TensorFileWriter, name: str, rows: Any) -> None:
+        if file.path.name == "rank-0001.safetensors":
+            answers.wait(60.0)
+        append(file, name, rows)
+
+    def rank(pm: Any) -> str:
+        create(pm, ["plain"])
+        save = pm.save if wait else lambda folder: pm.save(folder, wait=False).result()
+        with pytest.raises(CheckpointError) as error:
+            save(tmp_path)
+        pm.barrier()
+        if pm.rank == 1:
+            answers.set()
+            monkeypatch.undo()
+        pm.barrier()
+        assert pm.save(tmp_path) == intentpm.latest(tmp_path)
+        return str(error.value)
+
+    monkeypatch.setattr(saving, "STALL_S", 5.0)
+    monkeypatch.setattr(TensorFileWriter, "append", append_never)
+    told = run_ranks(2, rank)
+    assert told[0] == told[1]
+    assert re.search(
+        r"because of rank 1: writing .*/rank-0001.safetensors: nothing came of it for 5 s: the disk, or who", told[0]
+    )
