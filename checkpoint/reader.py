@@ -18,9 +18,9 @@ from intentpm.foundation.errors import CheckpointError, KeyRangeError
 
 Keys = npt.NDArray[np.int64]
 WEIGHTS = "weights"
-NOWHERE = 0xFFFFFFFF
-PIECES_READ = 8
-"""At a time: of a file at a URL that is one request."""
+Flags = npt.NDArray[np.bool_]
+Parts = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+KEYS_AT_ONCE = 1 << 16
 
 
 def tensor_name(table: str, part: str) -> str:
@@ -69,7 +69,8 @@ class TableReader:
         self.dtype = dtype_named(entry.dtype)
         self.optimizer = entry.optimizer
         self.state_names = tuple(entry.state)
-        self._where: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]] | None = None
+        self._part_of: Parts | None = None
+        self._row_of: npt.NDArray[np.uint32] | None = None
 
     def rows(self, keys: npt.ArrayLike | None = None) -> Array:
         """The weights of ``keys`` (integers [K]; None: of all, in order): [K, *row_shape]. Raises KeyRangeError."""
@@ -82,28 +83,43 @@ class TableReader:
         dtype, shape = self._entry.state[name]
         return self._read(state_part(name), dtype_named(dtype), shape, keys)
 
+    @property
+    def check_bytes(self) -> int:
+        """What ``check`` and ``stretches`` keep in memory."""
+        return self.num_keys * self._part_type().itemsize
+
     def check(self) -> None:
         """That there is a row of each key, and in each file what a table like this one has there: nothing can be
         missing or of another kind when rows are read later.
 
-        Raises CheckpointError naming the file at fault. Takes 8 bytes per key.
+        Raises CheckpointError naming the file at fault. Takes a byte per key; two with more than 255 files.
         """
-        self._index()
+        self._parts_of_keys()
 
-    def stretches(self, rows_at_once: int) -> Iterator[tuple[Keys, dict[str, Array]]]:
-        """All rows, each once, as they lie: keys int64 [K] and, by name ("weights", names of state), what they have."""
-        part_of, _ = self._index()
+    def stretches(self, rows_at_once: int, wanted: Flags | None = None) -> Iterator[tuple[Keys, dict[str, Array]]]:
+        """All rows, each once, as they lie: keys int64 [K] and, by name ("weights", names of state), what they have.
+
+        wanted: [num_keys], of which keys; None: of all. Takes memory as ``check``, and for one stretch: of files that
+        are mapped, what was read does not stay.
+        """
+        part_of = self._parts_of_keys()
         for number, part in enumerate(self._parts):
-            keys = part.tensors.tensor(tensor_name(self.name, "keys"))
-            for first in range(0, len(keys), PIECES_READ * rows_at_once):
-                some = keys[first : first + PIECES_READ * rows_at_once].astype(np.int64)
-                newest = part_of[some] == number
-                if newest.any():
-                    yield from _cut(some, self._stretch(part, first, first + len(some)), newest, rows_at_once)
+            for first, keys in self._keys_of(part, rows_at_once):
+                chosen = part_of[keys] == number
+                if wanted is not None:
+                    chosen &= wanted[keys]
+                if chosen.any():
+                    yield from self._stretch(part, first, keys, chosen, rows_at_once)
 
-    def _stretch(self, part: Part, first: int, end: int) -> dict[str, Array]:
-        names = self._columns().items()
-        return {name: part.tensors.stretch(tensor_name(self.name, at), first, end) for name, at in names}
+    def _stretch(
+        self, part: Part, first: int, keys: Keys, chosen: Flags, rows_at_once: int
+    ) -> Iterator[tuple[Keys, dict[str, Array]]]:
+        end = first + len(keys)
+        tensors = {name: tensor_name(self.name, at) for name, at in self._columns().items()}
+        columns = {name: part.tensors.stretch(tensor, first, end) for name, tensor in tensors.items()}
+        yield from _cut(keys, columns, chosen, rows_at_once)
+        for tensor in tensors.values():
+            part.tensors.let_go(tensor, first, end)
 
     def _columns(self) -> dict[str, str]:
         return {WEIGHTS: WEIGHTS} | {name: state_part(name) for name in self.state_names}
@@ -111,8 +127,7 @@ class TableReader:
     def _read(self, part: str, dtype: np.dtype[Any], shape: tuple[int, ...], keys: npt.ArrayLike | None) -> Array:
         wanted = self._check_keys(keys)
         rows = np.empty((len(wanted), *shape), dtype)
-        part_of, row_of = self._index()
-        from_part = part_of[wanted]
+        row_of, from_part = self._rows_of_keys(), self._parts_of_keys()[wanted]
         for number in np.unique(from_part).tolist():
             here = from_part == number
             tensors = self._parts[number].tensors
@@ -132,45 +147,74 @@ class TableReader:
                                 f"{self.num_keys - 1}")  # fmt: skip
         return wanted
 
-    def _index(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """Of each key: number of the part that has its newest row, and which row of it that is."""
-        if self._where is None:
-            part_of = np.full(self.num_keys, NOWHERE, np.uint32)
-            row_of = np.empty(self.num_keys, np.uint32)
-            for number in reversed(range(len(self._parts))):  # the newest last: it stays
-                keys = self._keys_of(self._parts[number])
-                rows = np.arange(len(keys), dtype=np.uint32)
-                part_of[keys], row_of[keys] = number, rows
-                if not np.array_equal(row_of[keys], rows):
-                    raise self._of_no_table(self._parts[number])
-            missing = np.flatnonzero(part_of == NOWHERE)
+    def _part_type(self) -> np.dtype[Any]:
+        """Of numbers of parts; there is one more for none."""
+        return np.min_scalar_type(len(self._parts))
+
+    def _parts_of_keys(self) -> Parts:
+        """Of each key: number of the part that has its newest row."""
+        if self._part_of is None:
+            nowhere = len(self._parts)
+            part_of: Parts = np.full(self.num_keys, nowhere, self._part_type())
+            for number in reversed(range(nowhere)):  # the newest last: it stays
+                self._check_tensors(self._parts[number])
+                self._mark(part_of, number)
+            missing = np.flatnonzero(part_of == nowhere)
             if len(missing):
                 raise CheckpointError(
                     f"{self._path}: no file has a row of key {missing[0]} of table {self.name!r}, nor of "
                     f"{len(missing) - 1} others: load an earlier checkpoint"
                 )
-            self._where = part_of, row_of
-        return self._where
+            self._part_of = part_of
+        return self._part_of
 
-    def _keys_of(self, part: Part) -> npt.NDArray[np.int32]:
-        """A file's, where all that it has of the table is as it must be."""
+    def _mark(self, part_of: Parts, number: int) -> None:
+        """The keys that a part has, each once."""
+        part = self._parts[number]
+        for _, keys in self._keys_of(part, KEYS_AT_ONCE):
+            keys.sort()
+            if not 0 <= keys[0] <= keys[-1] < self.num_keys:
+                raise self._of_no_table(part)
+            if (keys[1:] == keys[:-1]).any() or (part_of[keys] == number).any():
+                raise self._of_no_table(part)
+            part_of[keys] = number
+
+    def _rows_of_keys(self) -> npt.NDArray[np.uint32]:
+        """Of each key: which row that is of the part that has its newest."""
+        if self._row_of is None:
+            self._parts_of_keys()
+            row_of = np.empty(self.num_keys, np.uint32)
+            for part in reversed(self._parts):
+                for first, keys in self._keys_of(part, KEYS_AT_ONCE):
+                    row_of[keys] = np.arange(first, first + len(keys), dtype=np.uint32)
+            self._row_of = row_of
+        return self._row_of
+
+    def _keys_of(self, part: Part, rows_at_once: int) -> Iterator[tuple[int, Keys]]:
+        """A file's, as they lie, in stretches of a few pieces, each with the number of its first row."""
+        name, count = tensor_name(self.name, "keys"), part.entry.rows[self.name]
+        step = part.tensors.pieces_at_once * rows_at_once
+        for first in range(0, count, step):
+            end = min(first + step, count)
+            keys = part.tensors.stretch(name, first, end).astype(np.int64)
+            part.tensors.let_go(name, first, end)
+            yield first, keys
+
+    def _check_tensors(self, part: Part) -> None:
+        """All that a file has of the table is as it must be."""
         for name, spec in tensors_of(self._entry, part.entry.rows[self.name]).items():
             if part.tensors.spec(name) != spec:
                 raise CheckpointError(
                     f"{part.tensors.path}: its tensor {name} is {part.tensors.spec(name)}, and not {spec}: "
                     "load an earlier checkpoint"
                 )
-        keys = part.tensors.tensor(tensor_name(self.name, "keys"))
-        if len(keys) and not 0 <= keys.min() <= keys.max() < self.num_keys:
-            raise self._of_no_table(part)
-        return keys
 
     def _of_no_table(self, part: Part) -> CheckpointError:
         return CheckpointError(f"{part.tensors.path}: its keys of table {self.name!r} are not those of a table")
 
 
 def _cut(
-    keys: Keys, columns: dict[str, Array], chosen: npt.NDArray[np.bool_], rows_at_once: int
+    keys: Keys, columns: dict[str, Array], chosen: Flags, rows_at_once: int
 ) -> Iterator[tuple[Keys, dict[str, Array]]]:
     """The chosen rows of a stretch, in pieces."""
     for first in range(0, len(keys), rows_at_once):

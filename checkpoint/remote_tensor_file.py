@@ -9,12 +9,15 @@ from intentpm.checkpoint.tensor_file import Array, Place, TensorFile
 GAP_BYTES = 1 << 16
 """Rows that lie nearer to each other are read with what is between them: a request costs more than that."""
 RANGES_AT_ONCE = 64
+PIECES_AT_ONCE = 8
+"""That is one request."""
 
 
 class RemoteTensorFile(TensorFile):
     """A file to read. Any thread may read. What is not asked for is not read, and what is raises OSError, too."""
 
     path: RemotePath
+    pieces_at_once = PIECES_AT_ONCE
 
     def _open(self) -> None:
         pass
@@ -26,6 +29,9 @@ class RemoteTensorFile(TensorFile):
         place = self._places[name]
         size = place.spec.row_bytes
         return _rows(place, self.path.read_bytes(place.offset + first * size, place.offset + end * size))
+
+    def let_go(self, name: str, first: int, end: int) -> None:
+        pass
 
     def take(self, name: str, rows: npt.NDArray[np.uint32]) -> Array:
         """Some rows of a tensor, one or more, in any order."""

@@ -7,6 +7,7 @@ of its own, made as its bytes go by, and so has the header.
 """
 
 import json
+import mmap
 import os
 import struct
 import zlib
@@ -34,7 +35,9 @@ _LENGTH = struct.Struct("<Q")
 ALIGNMENT = 64
 """Of the first tensor; the others follow by falling size of their numbers, so that each lies aligned."""
 MAX_HEADER_BYTES = 100 << 20
-READ_BYTES = 8 << 20
+READ_BYTES = 1 << 20
+MAPPED_BYTES = 2 << 20
+"""At most, and so aligned, the system maps around a byte that is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,12 @@ class TensorFileWriter:
 
 
 class TensorFile:
-    """A file to read. Its tensors are memory-mapped: what is not looked at is not read."""
+    """A file to read. Its tensors are memory-mapped: what is not looked at is not read.
+
+    Attributes: ``pieces_at_once``: so many pieces are best read together.
+    """
+
+    pieces_at_once = 1
 
     def __init__(self, path: Location, size_bytes: int, header_crc: int) -> None:
         """size_bytes, header_crc: as the manifest has them. Raises CheckpointError naming the file."""
@@ -142,7 +150,9 @@ class TensorFile:
         self._open()
 
     def _open(self) -> None:
-        self._map = np.memmap(self.path, np.uint8, "r")
+        with open(self.path, "rb") as file:
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map = np.frombuffer(self._mapping, np.uint8)
 
     def spec(self, name: str) -> TensorSpec | None:
         """None: it has no such tensor."""
@@ -153,11 +163,18 @@ class TensorFile:
         """Not writable; it looks into the file."""
         place = self._places[name]
         data = self._map[place.offset : place.offset + place.spec.size_bytes]
-        return data.view(place.spec.dtype).reshape(place.spec.shape).view(np.ndarray)
+        return data.view(place.spec.dtype).reshape(place.spec.shape)
 
     def stretch(self, name: str, first: int, end: int) -> Array:
         """Rows of a tensor; not writable."""
         return self.tensor(name)[first:end]
+
+    def let_go(self, name: str, first: int, end: int) -> None:
+        """These rows need not stay in this process's memory: they are read again where they are looked at again."""
+        place = self._places[name]
+        begin = (place.offset + first * place.spec.row_bytes) // MAPPED_BYTES * MAPPED_BYTES
+        past = -(-(place.offset + end * place.spec.row_bytes) // MAPPED_BYTES) * MAPPED_BYTES
+        self._mapping.madvise(mmap.MADV_DONTNEED, begin, min(past, len(self._mapping)) - begin)
 
     def take(self, name: str, rows: npt.NDArray[np.uint32]) -> Array:
         """A copy of rows of a tensor, in any order."""

@@ -5,22 +5,27 @@ home it is, wherever they are by now. That is an access like any other: keys may
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from intentpm.checkpoint.reader import WEIGHTS, Checkpoint, TableReader, open_checkpoint
 from intentpm.checkpoint.storage import Location
-from intentpm.foundation.errors import CheckpointError
+from intentpm.foundation.errors import CheckpointError, MemoryBudgetError
+from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import describe_table, rows_at_once
 from intentpm.runtime.worker import Worker
 
 Said = dict[str, Any]
+Rows = npt.NDArray[Any]
 Exchange = Callable[[Said], list[Said]]
 """Collective: what every rank said, in rank order."""
+SHARD_KEYS = 1 << 20
+"""Of a table, at a time, of which is asked whether they are at home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +57,48 @@ def load_together(
 ) -> Restored:
     """Collective, of ``ranks``. Raises CheckpointError, the same on every rank: no row was changed then, unless it says
     so."""
-    opened, found = _look(path, tables, ranks.index(rank), len(ranks))
-    said = exchange(found)
-    for other, theirs in zip(ranks, said, strict=True):
-        if "problem" in theirs:
-            raise CheckpointError(f"load({str(path)!r}): rank {other}: {theirs['problem']}")
-        if theirs != said[0]:
-            raise CheckpointError(f"load({str(path)!r}): rank {other} found {theirs}, the first rank {said[0]}")
-    assert opened is not None
-    for other, theirs in zip(ranks, exchange(_load(opened, tables, worker)), strict=True):
-        if theirs:
-            raise CheckpointError(
-                f"load({str(path)!r}): rank {other} could not read on: {theirs['problem']}: rows were overwritten in "
-                "part, load again"
-            )
+    memory = worker.manager._memory
+    try:
+        opened = _look_together(path, tables, rank, ranks, exchange, memory)
+        for other, theirs in zip(ranks, exchange(_load(opened, tables, worker)), strict=True):
+            if theirs:
+                raise CheckpointError(
+                    f"{_call(path)}: rank {other} could not read on: {theirs['problem']}: rows were overwritten in "
+                    "part, load again"
+                )
+    finally:
+        memory.keep(_call(path), 0)
     worker.wait_sync()
     manifest = opened.manifest
     return Restored(opened.path, opened.number, opened.ranks, opened.extra, opened.clocks, opened.seed, manifest.job)
 
 
+def _call(path: str | os.PathLike[str]) -> str:
+    return f"load({str(path)!r})"
+
+
+def _look_together(
+    path: str | os.PathLike[str],
+    tables: Sequence[Table],
+    rank: int,
+    ranks: Sequence[int],
+    exchange: Exchange,
+    memory: RankMemory,
+) -> Checkpoint:
+    """All ranks have found the same, and that they can load it."""
+    opened, found = _look(path, tables, ranks.index(rank), len(ranks), memory)
+    said = exchange(found)
+    for other, theirs in zip(ranks, said, strict=True):
+        if "problem" in theirs:
+            raise CheckpointError(f"{_call(path)}: rank {other}: {theirs['problem']}")
+        if theirs != said[0]:
+            raise CheckpointError(f"{_call(path)}: rank {other} found {theirs}, the first rank {said[0]}")
+    assert opened is not None
+    return opened
+
+
 def _look(
-    path: str | os.PathLike[str], tables: Sequence[Table], place: int, size: int
+    path: str | os.PathLike[str], tables: Sequence[Table], place: int, size: int, memory: RankMemory
 ) -> tuple[Checkpoint | None, Said]:
     """Opens it; looks at every byte of this rank's share of the files. Returns what there is to be said, too.
 
@@ -82,11 +108,12 @@ def _look(
         opened = open_checkpoint(path, verify=False)
         for table in tables:
             check_table(opened, table)
+        memory.keep(_call(path), max((_kept_bytes(opened, table) for table in tables), default=0))
         for part in opened.parts[place::size]:
             opened.check(part)
         for table in tables:
             opened[table.name].check()
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, MemoryBudgetError, OSError) as error:
         return None, {"problem": str(error)}
     except Exception as error:  # the other ranks have to hear of it, whatever it is
         return None, {"problem": repr(error)}
@@ -114,17 +141,28 @@ def check_table(opened: Checkpoint, table: Table) -> None:
         raise CheckpointError(f"{opened.path}: table {table.name!r} is another one: {difference}")
 
 
+def _kept_bytes(opened: Checkpoint, table: Table) -> int:
+    """In memory while a table is loaded, besides a piece of it: whether a key is at home takes a byte."""
+    return opened[table.name].check_bytes + table.num_keys
+
+
 def _load_table(saved: TableReader, table: Table, worker: Worker) -> None:
+    for keys, columns in saved.stretches(rows_at_once(table), _at_home(table)):
+        worker.set_stored(table, keys, stored_rows(table, columns))
+
+
+def _at_home(table: Table) -> npt.NDArray[np.bool_]:
     at_home = np.zeros(table.num_keys, np.bool_)
-    at_home[table.home_keys()] = True
-    for keys, columns in saved.stretches(rows_at_once(table)):
-        mine = at_home[keys]
-        if not mine.any():
-            continue
-        if table.stored_dtype is None:
-            worker.set_stored(table, keys[mine], columns[WEIGHTS][mine])
-            continue
-        rows = np.zeros(int(mine.sum()), table.stored_dtype)
-        for name, column in columns.items():
-            rows[name] = column[mine]
-        worker.set_stored(table, keys[mine], rows)
+    for begin in range(0, table.num_keys, SHARD_KEYS):
+        at_home[table.home_keys(begin, begin + SHARD_KEYS)] = True
+    return at_home
+
+
+def stored_rows(table: Table, columns: Mapping[str, Rows]) -> Rows:
+    """As the table stores them, of what a checkpoint has of each row, by name."""
+    if table.stored_dtype is None:
+        return columns[WEIGHTS]
+    rows = np.zeros(len(columns[WEIGHTS]), table.stored_dtype)
+    for name, column in columns.items():
+        rows[name] = column
+    return rows

@@ -18,14 +18,13 @@ Assumption: one thread at a time runs ``form``.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from intentpm.checkpoint import series
-from intentpm.checkpoint.reader import WEIGHTS, Checkpoint, TableReader, open_checkpoint
+from intentpm.checkpoint.reader import Checkpoint, open_checkpoint
 from intentpm.checkpoint.storage import Location, located
 from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.errors import ClosedError, Error, PeerLostError, RankLost
@@ -33,7 +32,7 @@ from intentpm.foundation.losses import how_it_failed
 from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.reforming import Reforming, ViewChangedError
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.loading import check_table
+from intentpm.runtime.loading import check_table, stored_rows
 from intentpm.runtime.rank_file import rows_at_once
 from intentpm.runtime.rank_losses import (
     Loss,
@@ -332,19 +331,30 @@ class Reformer:
         Raises MemoryBudgetError: this rank has no room for them.
         """
         self._saves.memory.check_rows(table, len(keys))
-        good, left = self._saves.good.get(table.name), keys
+        left = np.zeros(table.num_keys, np.bool_)
+        left[keys] = True
+        good = self._saves.good.get(table.name)
         for checkpoint in [] if good is None else self._checkpoints(good.path):
             with suppress(Error, OSError):  # it is damaged, or gone by now, or without this table
                 if str(checkpoint) not in self._opened:
                     self._opened[str(checkpoint)] = open_checkpoint(checkpoint)
                 opened = self._opened[str(checkpoint)]
                 check_table(opened, table)
-                rows_of = partial(_saved_rows, opened[table.name], table)
-                for some in self._adopt(table, left, rows_of):
-                    self._carry(RolledBack(table.name, some, "checkpoint", None, checkpoint, opened.clocks))
-                    left = left[len(some) :]
-        for some in self._adopt(table, left, self._inits[table.name].rows_of):
+                self._adopt_saved(table, left, checkpoint, opened)
+        for some in self._adopt(table, _keys(left), self._inits[table.name].rows_of):
             self._carry(RolledBack(table.name, some, "init"))
+
+    def _adopt_saved(self, table: Table, left: npt.NDArray[np.bool_], checkpoint: Location, opened: Checkpoint) -> None:
+        """left: keys that nobody has yet; afterwards those of which no row could be read, either."""
+        before = left.copy()
+        try:
+            for keys, columns in opened[table.name].stretches(rows_at_once(table), left):
+                self._native.adopt(table, keys, stored_rows(table, columns))
+                left[keys] = False
+        finally:
+            taken = _keys(before & ~left)
+            if len(taken):
+                self._carry(RolledBack(table.name, taken, "checkpoint", None, checkpoint, opened.clocks))
 
     def _adopt(self, table: Table, keys: Keys, rows_of: Callable[[Keys], npt.NDArray[Any]]) -> Iterator[Keys]:
         """Part by part: what this rank owns from now on."""
@@ -448,13 +458,3 @@ def _choose(versions: Mapping[int, npt.NDArray[np.int64]], oldest: bool) -> tupl
     ahead = np.where(known < 0, least, -ahead if oldest else 2 * ahead - lags)
     best = ahead.argmax(axis=0)
     return np.where(base >= 0, ranks[best], -1), np.take_along_axis(known, best[None], axis=0)[0]
-
-
-def _saved_rows(reader: TableReader, table: Table, keys: Keys) -> npt.NDArray[Any]:
-    if table.stored_dtype is None:
-        return reader.rows(keys)
-    rows = np.zeros(len(keys), table.stored_dtype)
-    rows[WEIGHTS] = reader.rows(keys)
-    for name in reader.state_names:
-        rows[name] = reader.state(name, keys)
-    return rows

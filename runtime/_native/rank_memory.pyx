@@ -84,7 +84,10 @@ cdef class RankMemory:
                 self.monitor.acquire()
                 self.budget.kept_bytes += more
                 self.monitor.release()
-        self.kept[what] = size_bytes
+        if size_bytes > 0:
+            self.kept[what] = size_bytes
+        else:
+            self.kept.pop(what, None)
 
     cdef bint _make_room(self, int64_t claimed, int64_t kept) except? -1:
         """Counts them, if they fit, whatever has to go for it; nothing goes for what cannot fit."""

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(300)]
 KEYS, ITEMS, BATCH, STEPS = 300_000, 64, 15_000, 50
 BUDGET_BYTES = 80 << 20
 MAPPED_KEYS, MAPPED_ITEMS = 65_536, 1024
+LOADED_KEYS, LOADED_ITEMS = 100_000, 128
 
 
 def resident_bytes() -> int:
@@ -122,3 +123,32 @@ def test_of_a_memory_map_a_rank_has_its_own_rows_in_memory_and_no_others(spawn_w
     file_bytes = MAPPED_KEYS * MAPPED_ITEMS * 4
     for beyond in spawn_world(2, map_rows, str(tmp_path / "rows.npy"), timeout_s=120):
         assert beyond < file_bytes // 4, f"{beyond >> 20} MiB beyond the rank's rows, of a file of {file_bytes >> 20}"
+
+
+def save_ones(folder: str) -> None:
+    with intentpm.init(transport="tcp") as pm:
+        pm.save(folder, [pm.create_table("table", LOADED_KEYS, LOADED_ITEMS, init=1.0)])
+
+
+def load(folder: str, budget: int) -> int:
+    """Bytes at the peak beyond those before."""
+    with intentpm.init(transport="tcp", memory_budget=budget) as pm:
+        small = pm.create_table("small", 100)
+        pm.worker().push(small, np.arange(100), np.ones(100, np.float32))
+        pm.load(pm.save(f"{folder}-small"), [small])  # what a load needs of libraries
+        before, peak = resident_bytes(), Peak()
+        with peak.watched():
+            table = pm.create_table("table", LOADED_KEYS, LOADED_ITEMS, init=0.0)
+            pm.load(folder, [table])
+        assert (pm.worker().pull(table, np.arange(0, LOADED_KEYS, 100)) == 1).all()
+        pm.barrier()
+        return peak.bytes - before
+
+
+@pytest.mark.parametrize(("size", "budget"), [(1, 80 << 20), (3, 40 << 20)])
+def test_a_load_takes_no_more_than_the_budget(spawn_world, tmp_path: Path, size: int, budget: int) -> None:
+    """Less than a rank's rows and the checkpoint's pages together."""
+    folder = str(tmp_path / "saved")
+    spawn_world(2, save_ones, folder, timeout_s=120)
+    for rank, taken in enumerate(spawn_world(size, load, folder, budget, timeout_s=120)):
+        assert taken <= budget, f"rank {rank} took {taken >> 20} MiB"

@@ -3,6 +3,7 @@
 """
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from support.budgets import budget_of, need_of
 from support.simulation import simulate
 
 import intentpm
+import intentpm.checkpoint
 from intentpm.runtime.config import Config
 from intentpm.testing import run_ranks
 
@@ -121,6 +123,55 @@ def test_what_is_kept_for_who_asks_for_changes_has_to_fit() -> None:
         assert sum(len(keys) for keys, _ in pm.changed_since("one", table)) == KEYS
         with pytest.raises(intentpm.MemoryBudgetError, match=r"changed_since\('two'\) .* needs 12000 bytes"):
             next(pm.changed_since("two", table))
+
+
+def test_what_a_load_knows_of_keys_has_to_fit_while_it_lasts(tmp_path: Path) -> None:
+    """On every rank: one alone has no room."""
+
+    def saved(pm):
+        return pm.save(tmp_path, [pm.create_table("t", KEYS, 1, init=1.0)])
+
+    def load(pm):
+        table = pm.create_table("t", KEYS, 1)
+        pm.barrier()
+        if pm.rank == 1:
+            pm._memory.keep("a test", pm._engine.budget.table_bytes - pm._memory.taken() - 2 * KEYS + 1)
+        taken = pm._memory.taken()
+        with pytest.raises(intentpm.CheckpointError, match=r"rank 1: load.* needs 6000 bytes .*memory_budget"):
+            pm.load(path)
+        pm.barrier()
+        assert not pm.worker().pull(table, range(KEYS)).any()
+        assert pm._memory.taken() == taken
+        if pm.rank == 1:
+            pm._memory.keep("a test", 0)
+            taken = pm._memory.taken()
+        pm.load(path)
+        pm.barrier()
+        assert pm._memory.taken() == taken
+        return bool((pm.worker().pull(table, range(KEYS)) == 1).all())
+
+    path = run_ranks(2, saved)[0]
+    need = max(need_of(KEYS, 1, rank, 2) for rank in range(2))
+    assert run_ranks(2, load, memory_budget=budget_of([need, 2 * KEYS])) == [True, True]
+
+
+def test_a_load_knows_of_keys_what_is_counted(tmp_path: Path) -> None:
+    """Beside that a piece at a time."""
+    keys, piece_bytes = 1_000_000, 2 << 20
+    with intentpm.init() as pm:
+        path = pm.save(tmp_path, [pm.create_table("t", keys, 1)])
+    table = intentpm.checkpoint.open(path)["t"]
+    wanted, read = np.ones(keys, np.bool_), 0
+    assert table.check_bytes == keys
+    tracemalloc.start()
+    try:
+        for some, _ in table.stretches(1 << 16, wanted):
+            read += len(some)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == keys
+    assert peak < 2 * keys + piece_bytes
 
 
 def test_rows_that_are_packed_while_changes_are_told_are_told() -> None:
