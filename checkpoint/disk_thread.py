@@ -1,106 +1,94 @@
 """What is done on a disk, by a thread of its own: of a disk that does not answer is told, where all would wait for it.
 
 A thread that the system holds in a read or write of a disk that hangs (a server of files that is gone, say) cannot be
-woken, by nothing. So whoever must not hang has another do it, and gives that up when nothing comes of it for so long;
-the other ends with the process, or when the disk answers again, and touches nothing by then but its file.
+woken, by nothing. So whoever must not hang has another do it, and gives that up when it has given no sign of life for
+so long. The other ends with the process, or when the disk answers again: at its next sign, or where it wants to look
+at what is not its own, of which it is kept from then on.
 
-Guarantee: ``do`` returns or raises within its limit after the last sign of life.
+Guarantees: ``do`` returns or raises within its limit after the last sign of life. When it has raised, nobody is within
+``shared``, nor will be.
 One thread at a time calls ``do``.
 """
 
 import queue
 import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from intentpm.foundation.errors import CheckpointError
 
 Result = TypeVar("Result")
 LOOK_S = 0.5
-"""Time counts in looks of this thread: where all of the process was stopped, the disk had none either."""
-
-
-class Errand:
-    """Something to be done, and what came of it."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
-        self.is_over = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.result = self.function()
-        except BaseException as error:
-            self.error = error
-        self.is_over.set()
+"""Time counts in looks of who waits: where all of the process was stopped, the disk had no time either."""
 
 
 class DiskThread:
-    """The thread; use it in a with block. ``limit_s``: None waits as long as it takes."""
+    """A thread for each ``do``. ``limit_s``: None waits as long as it takes."""
 
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
-        self._errands: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        """Held within ``shared``, and to give up."""
         self._signs = 0
         """Of life; written by the thread alone."""
-        self._stalled: str | None = None
+        self._given_up: str | None = None
 
     def do(self, what: str, function: Callable[[], Result]) -> Result:
-        """``function()``, which may call ``live``. Raises what it raises; CheckpointError: nothing came of it."""
-        if self._stalled is not None:
-            raise CheckpointError(self._stalled)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="intentpm-disk", daemon=True)
-            self._thread.start()
-        errand = Errand(function)
-        self._errands.put(errand)
-        try:
-            self._wait(what, errand)
-        except BaseException as error:  # a signal, too
-            self._stalled = str(error) or repr(error)
-            raise
-        if errand.error is not None:
-            raise errand.error
-        result: Result = errand.result
-        return result
+        """``function()``, which calls ``live`` if it takes long. Raises what it raises; CheckpointError: it hangs."""
+        self._check()
+        outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
-    def do_last(self, function: Callable[[], object]) -> None:
-        """As ``do``, of what is to be done in any case, by nobody else: where the thread hangs, when that ends."""
-        if self._stalled is None:
-            self.do("", function)
-        else:
-            self._errands.put(Errand(function))
+        def run() -> None:
+            try:
+                outcome.put((function(), None))
+            except BaseException as error:
+                outcome.put((None, error))
+
+        thread = threading.Thread(target=run, name="intentpm-disk", daemon=True)
+        thread.start()
+        try:
+            result, error = self._wait(what, outcome)
+        except BaseException as problem:  # a signal, too
+            if self._given_up is None:
+                with self._lock:
+                    self._given_up = str(problem) or repr(problem)
+            raise
+        thread.join()
+        if error is not None:
+            raise error
+        found: Result = result
+        return found
 
     def live(self) -> None:
-        """A sign of life, of something that takes long."""
+        """A sign of life. Raises CheckpointError: nobody waits any more."""
         self._signs += 1
+        self._check()
 
-    def _wait(self, what: str, errand: Errand) -> None:
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """For what the thread does with what is not its own. Raises CheckpointError: nobody waits any more."""
+        with self._lock:
+            self.live()
+            yield
+
+    def _check(self) -> None:
+        if self._given_up is not None:
+            raise CheckpointError(self._given_up)
+
+    def _wait(self, what: str, outcome: "queue.SimpleQueue[tuple[Any, BaseException | None]]") -> Any:
+        look_s = LOOK_S if self._limit_s is None else min(LOOK_S, self._limit_s)
         waited_s, signs = 0.0, self._signs
-        while not errand.is_over.wait(LOOK_S if self._limit_s is None else min(LOOK_S, self._limit_s)):
-            waited_s += LOOK_S
+        while True:
+            try:
+                return outcome.get(timeout=look_s)
+            except queue.Empty:
+                waited_s += look_s
             if self._signs != signs:
                 waited_s, signs = 0.0, self._signs
-            if self._limit_s is not None and waited_s >= self._limit_s:
-                raise CheckpointError(
+            if self._limit_s is not None and waited_s >= self._limit_s and self._lock.acquire(blocking=False):
+                self._given_up = (
                     f"{what}: nothing came of it for {self._limit_s:g} s: the disk, or who serves it, does not answer"
                 )
-
-    def _run(self) -> None:
-        while (errand := self._errands.get()) is not None:
-            errand.run()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Waits for the thread, unless that may take long."""
-        self._errands.put(None)
-        if self._thread is not None and self._stalled is None:
-            self._thread.join()
+                self._lock.release()
+                raise CheckpointError(self._given_up)

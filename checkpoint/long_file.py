@@ -98,10 +98,22 @@ class LongFile:
 
 
 def _open_past_cache(path: Path) -> int:
-    """-1: the system, or the file system, has no such way."""
-    if not hasattr(os, "O_DIRECT"):
+    """-1: the system, or the file system, has no such way, or nothing behind the cache."""
+    if not hasattr(os, "O_DIRECT") or _is_memory(path):
         return -1
     try:
         return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:
         return -1
+
+
+def _is_memory(path: Path) -> bool:
+    """It lies in a tmpfs: what is written stays in the cache, whatever way it came."""
+    device = path.stat().st_dev
+    mounted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == mounted]
+    return kinds[:1] == ["tmpfs"]

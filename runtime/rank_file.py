@@ -1,15 +1,12 @@
 """This rank's file of a checkpoint: all its rows, table by table, weights and state in tensors of their own."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from intentpm.checkpoint.disk_thread import DiskThread
 from intentpm.checkpoint.manifest import TableEntry
 from intentpm.checkpoint.reader import state_part, tensor_name, tensors_of
 from intentpm.checkpoint.storage import Location, new_file
@@ -52,45 +49,30 @@ def describe_table(table: Table) -> TableEntry:
     return TableEntry(table.name, table.num_keys, table.row_shape, table.dtype.name, optimizer, state)
 
 
-def write_rank_file(
-    folder: Location, rank: int, tables: Sequence[Table], source: RowSource, disk: DiskThread
-) -> Sequence[Any]:
+def rank_file_name(rank: int) -> str:
+    return f"rank-{rank:04d}.safetensors"
+
+
+def write_rank_file(folder: Location, rank: int, tables: Sequence[Table], source: RowSource) -> Sequence[Any]:
     """Writes all rows of ``source``; returns the fields of a FileEntry. Raises OSError, CheckpointError."""
-    name = f"rank-{rank:04d}.safetensors"
+    name = rank_file_name(rank)
     rows = {table.name: source.count(table) for table in tables}
     specs: dict[str, TensorSpec] = {}
     for table in tables:
         specs |= tensors_of(describe_table(table), rows[table.name])
     path: Location = folder / name
     try:
-        with new_file(path) as place:
-            file = _write(place, specs, tables, source, disk)
+        with new_file(path) as path, TensorFileWriter(path, specs) as file:
+            for table in tables:
+                for keys, stored in source.pieces(table):
+                    for tensor, column in _columns(table, keys, stored):
+                        file.append(tensor, column)
+            file.finish()
     except OSError as error:
         if error.filename is None and not isinstance(error, CheckpointError):
             error.filename = os.fspath(path)
         raise
     return name, file.size_bytes, rows, file.checksums
-
-
-def _write(
-    path: Path, specs: Mapping[str, TensorSpec], tables: Sequence[Table], source: RowSource, disk: DiskThread
-) -> TensorFileWriter:
-    """Rows are taken by this thread, and written by the other."""
-    file = disk.do(f"making {path}", lambda: TensorFileWriter(path, specs))
-    try:
-        for table in tables:
-            for keys, stored in source.pieces(table):
-                columns = list(_columns(table, keys, stored))
-                disk.do(f"writing {path}", partial(_append, file, columns))
-        disk.do(f"writing {path}", file.finish)
-    finally:
-        disk.do_last(file.close)
-    return file
-
-
-def _append(file: TensorFileWriter, columns: list[tuple[str, Rows]]) -> None:
-    for tensor, column in columns:
-        file.append(tensor, column)
 
 
 def _columns(table: Table, keys: Keys, stored: Rows) -> Iterator[tuple[str, Rows]]:

@@ -40,9 +40,11 @@ from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
 from intentpm.runtime.rank_file import (
     SAVED_BYTES,
+    Keys,
     Rows,
     as_rows,
     describe_table,
+    rank_file_name,
     rows_at_once,
     stored_row_bytes,
     write_rank_file,
@@ -169,8 +171,7 @@ class Saving:
     def run(self) -> None:
         """All that comes after the cut; keeps what it raises."""
         try:
-            with DiskThread(self._order.longest_on_disk_s()) as disk:
-                self._path = self._make(disk)
+            self._path = self._make(DiskThread(self._order.longest_on_disk_s()))
         except BaseException as error:
             self.fail(error)
         else:
@@ -190,7 +191,7 @@ class Saving:
         self._ended.set()
 
     def _make(self, disk: DiskThread) -> Location:
-        order, rank, first = self._order, self._savers.rank, self._savers.is_first()
+        order, first = self._order, self._savers.is_first()
         said = self._tell(lambda: self._begin(disk))
         ranks = self._savers.ranks(len(said))
         for other, theirs in zip(ranks, said, strict=True):
@@ -207,7 +208,7 @@ class Saving:
         self._savers.job = job
         try:
             self._savers.snapshot.settle_replicas(order.timeout_s)
-            written = self._tell(lambda: {"file": write_rank_file(path, rank, order.tables, self._rows(base), disk)})
+            written = self._tell(lambda: self._write(path, base, disk))
             entries = [FileEntry(*theirs["file"]) for theirs in written]
             tables = [describe_table(table) for table in order.tables]
             seed = self._savers.seed
@@ -226,10 +227,15 @@ class Saving:
         self._savers.note_good(path, order.tables)
         return path
 
-    def _rows(self, base: str | None) -> "SnapshotRows":
+    def _write(self, path: Location, base: str | None, disk: DiskThread) -> Said:
+        rank, rows = self._savers.rank, self._rows(base, disk)
+        what = f"writing {path / rank_file_name(rank)}"
+        return {"file": disk.do(what, lambda: write_rank_file(path, rank, self._order.tables, rows))}
+
+    def _rows(self, base: str | None, disk: DiskThread) -> "SnapshotRows":
         limit = self._savers.memory.report()["limit"]
         piece_bytes = min(SAVED_BYTES, limit // BUDGET_PIECES) if limit else SAVED_BYTES
-        return SnapshotRows(self._savers.snapshot, self._seen(), base is not None, piece_bytes)
+        return SnapshotRows(self._savers.snapshot, self._seen(), base is not None, piece_bytes, disk)
 
     def _seen(self) -> dict[str, Versions] | None:
         """What the save before has taken of each row; from here on it is not known until this one is made."""
@@ -453,23 +459,33 @@ class SnapshotRows:
     """The rows of a snapshot that this rank writes; a ``rank_file.RowSource``."""
 
     def __init__(
-        self, snapshot: RankSnapshot, seen: Mapping[str, Versions] | None, only_changed: bool, piece_bytes: int
+        self,
+        snapshot: RankSnapshot,
+        seen: Mapping[str, Versions] | None,
+        only_changed: bool,
+        piece_bytes: int,
+        disk: DiskThread,
     ) -> None:
         """seen: is brought up to date with what is written. only_changed: and says what need not be."""
         self._snapshot, self._seen, self._only_changed = snapshot, seen, only_changed
-        self._piece_bytes = piece_bytes
+        self._piece_bytes, self._disk = piece_bytes, disk
 
     def count(self, table: Table) -> int:
-        if self._only_changed and self._seen is not None:
-            self._snapshot.skip_unchanged(table, self._seen[table.name])
-        return self._snapshot.rows(table)
+        with self._disk.shared():
+            if self._only_changed and self._seen is not None:
+                self._snapshot.skip_unchanged(table, self._seen[table.name])
+            return self._snapshot.rows(table)
 
     def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int32], Rows]]:
         most = rows_at_once(table, self._piece_bytes)
         keys, memory = np.empty(most, np.int32), np.empty(most * stored_row_bytes(table), np.uint8)
         seen = None if self._seen is None else self._seen[table.name]
-        while taken := self._snapshot.take(table, keys, memory, seen):
+        while taken := self._take(table, keys, memory, seen):
             yield keys[:taken], as_rows(table, memory, taken)
+
+    def _take(self, table: Table, keys: Keys, memory: npt.NDArray[np.uint8], seen: Versions | None) -> int:
+        with self._disk.shared():
+            return self._snapshot.take(table, keys, memory, seen)
 
 
 def _run_behind(run: Callable[[], None]) -> None:
