@@ -34,8 +34,8 @@ class Restored:
 
     Attributes: ``path`` of the checkpoint, and its ``number``, from 1 on in its folder; ``ranks`` that saved it,
     ascending: all from 0 on, unless some had been lost; ``extra``, what each of them gave to ``save(extra=)``, and
-    ``clocks``, number of the worker -> its clock; ``seed`` of the job that saved it, and ``job``, by which checkpoints
-    of one job know each other.
+    ``clocks``, number of the worker -> its clock; ``seed`` that ``init`` of the job that saved it was given, if any;
+    and ``job``, by which checkpoints of one job know each other.
     """
 
     path: Location
@@ -69,6 +69,7 @@ def load_together(
     finally:
         memory.keep(_call(path), 0)
     worker.wait_sync()
+    worker.manager._samplings.branch_off(opened.stamp())
     manifest = opened.manifest
     return Restored(opened.path, opened.number, opened.ranks, opened.extra, opened.clocks, opened.seed, manifest.job)
 

@@ -38,6 +38,7 @@ from intentpm.runtime.going_on import GoingOn
 from intentpm.runtime.initial_rows import Init
 from intentpm.runtime.optimisers import RowOptimiser
 from intentpm.runtime.sampling import POOL_SIZE, POOL_USES, DistributionName, Sampling, Scheme
+from intentpm.runtime.samplings import Samplings
 from intentpm.runtime.saving import Saves
 from intentpm.runtime.stats import gather_stats
 from intentpm.runtime.table_arguments import TableArguments, check_name, check_table_arguments, describe_unchecked
@@ -70,7 +71,7 @@ class ParameterManager(Checkpointing):
         self._tables: dict[str, Table] = {}
         self._workers = WorkersOfRank()
         self._worker_ids = itertools.count()
-        self._samplings: dict[int, Sampling] = {}
+        self._samplings = Samplings()
         self._closed = False
         self._devices = Devices(config.device, world)
         continues = config.on_loss == "continue" and world.size > 1
@@ -276,7 +277,8 @@ class ParameterManager(Checkpointing):
                 departs from the distribution: ``sampling.stats()`` says how far. Where a rank owns few keys, it draws
                 as naive does.
             replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
-            seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case.
+            seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case;
+                so has a job after ``load``, for each checkpoint.
         Raises SampleError, DtypeError.
         """
         self._check_own(table)
@@ -284,13 +286,12 @@ class ParameterManager(Checkpointing):
         sampling = Sampling(
             table, distribution, scheme, replacement, pool_size, pool_uses, chosen, rank=self.rank, size=self.size
         )
-        self._samplings[table.table_id] = sampling
-        return sampling
+        return self._samplings.declare(sampling)
 
     def sampling(self, table: Table) -> Sampling:
         """The sampling last declared for ``table``; declares one with the defaults if there is none."""
         self._check_own(table)
-        found = self._samplings.get(table.table_id)
+        found = self._samplings.last(table)
         return self.create_sampling(table) if found is None else found
 
     def _check_own(self, table: Table) -> None:

@@ -108,14 +108,29 @@ class Sampling:
         self._distribution = _distribution(table, distribution)
         self._entropy = np.random.SeedSequence(seed).entropy
         self._rank = rank
+        self._branch: tuple[int, ...] = ()
         self._min_local_keys = min(LOCAL_KEYS_ENOUGH, -(-table.num_keys // (4 * size)))
         self._drawers: dict[int, Drawer] = {}
         self._past_drawn = self._past_drawn_local = 0
         self._past_departed = 0.0
-        pool_stream = self._random_stream(POOL_STREAM)
-        self._pool = _Pool(Drawer(table, self._distribution, pool_stream), np.random.Generator(pool_stream))
+        self._pool = self._new_pool()
         if scheme == "pool" and not replacement:
             self._check_distinct(pool_size, "pool_size")
+
+    def branch_off(self, branch: tuple[int, ...]) -> None:
+        """What is drawn from now on follows from the seed and these numbers, >= 0. Samples that were drawn stay.
+
+        No worker draws from it meanwhile, or it may go on for once as it was.
+        """
+        self._branch = branch
+        for worker_id in list(self._drawers):
+            self._forget(worker_id)
+        pool, self._pool = self._pool, self._new_pool()
+        self._count_past(pool.drawer)
+
+    def _new_pool(self) -> _Pool:
+        stream = self._random_stream(POOL_STREAM)
+        return _Pool(Drawer(self.table, self._distribution, stream), np.random.Generator(stream))
 
     def prepare(self, worker: Any, size: int, start: int, end: int | None) -> Sample:
         """What ``Worker.prepare_sample`` does."""
@@ -180,14 +195,18 @@ class Sampling:
         return drawer
 
     def _forget(self, worker_id: int) -> None:
-        """Of a worker that is gone: its counts stay."""
-        drawer = self._drawers.pop(worker_id)
+        """Of a worker that is gone, or begins another stream: its counts stay."""
+        drawer = self._drawers.pop(worker_id, None)
+        if drawer is not None:
+            self._count_past(drawer)
+
+    def _count_past(self, drawer: Drawer) -> None:
         self._past_drawn += drawer.drawn
         self._past_drawn_local += drawer.drawn_local
         self._past_departed += drawer.departure * drawer.drawn
 
     def _random_stream(self, worker_id: int) -> np.random.BitGenerator:
-        return np.random.SFC64(np.random.SeedSequence(self._entropy, spawn_key=(self._rank, worker_id)))
+        return np.random.SFC64(np.random.SeedSequence(self._entropy, spawn_key=(self._rank, worker_id, *self._branch)))
 
     def _check_size(self, size: int) -> None:
         if not self.replacement:

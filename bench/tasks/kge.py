@@ -121,8 +121,7 @@ class KnowledgeGraphEmbedding:
         self.entities = graph.entities
         self.step = Step(model_named(options.model), options.loss, options.lr, options.reg)
         self.progress = Progress(pm, self.tables, checkpoints)
-        seed = options.seed + self.progress.generation
-        self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=seed)
+        self.sampling = pm.create_sampling(self.tables[0], scheme=self._scheme(), seed=options.seed)
         self.meter = EpochMeter(pm, self.worker, TABLES, ("loss", "triples", "queries", "reciprocal", *HITS))
         shuffled = np.random.default_rng([options.seed, SAMPLING_STREAM]).permutation(len(graph.train))
         self.train = graph.train[shuffled[pm.rank :: pm.size]]

@@ -110,8 +110,7 @@ class WordVectors:
         scheme = "preloc" if options.look_ahead else "naive"
         weights = corpus.counts.astype(np.float64) ** NEGATIVE_POWER
         self.progress = Progress(pm, self.tables, checkpoints)
-        seed = options.seed + self.progress.generation
-        self.sampling = pm.create_sampling(self.tables[1], weights, scheme=scheme, seed=seed)
+        self.sampling = pm.create_sampling(self.tables[1], weights, scheme=scheme, seed=options.seed)
         self.meter = EpochMeter(pm, self.worker, TABLES, ("loss", "pairs", *MEASURES))
         self.articles = articles_of_rank(corpus, pm.rank, pm.size, options.seed)
         self.keep = keep_probabilities(corpus.counts, options.subsample)
