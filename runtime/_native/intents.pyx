@@ -206,7 +206,9 @@ cdef class IntentQueue:
             return
         took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
         if self.timed_ns:
-            store_relaxed_i64(&self.clock_ns, self.clock_ns + (took_ns - self.clock_ns) // CLOCKS_SMOOTHED)
+            store_relaxed_i64(
+                &self.clock_ns,
+                self.clock_ns + (took_ns - self.clock_ns) // CLOCKS_SMOOTHED if self.clock_ns else took_ns)
         self.timed_clock = self.seen_clock
         self.timed_ns = now_ns
 

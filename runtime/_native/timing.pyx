@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 cdef:
     double SMOOTHING = 0.1                  # weight of the newest round in the estimate
     double FORGETTING = 0.01                # of the longest round, per round
-    double INITIAL_CLOCKS_PER_ROUND = 10.0
+    double INITIAL_CLOCKS_PER_ROUND = 1.0
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
     double QUANTILE = 0.9999
     double QUANTILE_NORMAL = 3.719016485455709   # of the standard normal distribution
