@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intentpm.runtime._native.timing import Timer, poisson_quantile
+from intentpm.runtime._native.timing import Timer, farthest, poisson_quantile
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -108,3 +108,14 @@ def test_rounds_within_a_clock_are_parts_of_it():
     for _ in range(300):
         timer.round_passed(1e-6)
     assert timer.horizon_clocks() == 2, "the clock in which it is looked may be all but over"
+
+
+@pytest.mark.parametrize(
+    ("clock_ms", "clocks"), [(1_000, 2), (50, 2), (40, 3), (25, 8), (10, 50), (1, 5_000), (0.1, 500_000)]
+)
+def test_where_clocks_are_long_nothing_is_taken_far_ahead(clock_ms, clocks):
+    assert farthest(int(clock_ms * 1e6)) == clocks
+
+
+def test_as_long_as_clocks_were_not_measured_there_is_no_bound():
+    assert farthest(0) == 2**62
