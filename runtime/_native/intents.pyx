@@ -24,9 +24,10 @@ cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
 
 
 cdef class IntentQueue:
-    def __init__(self, immediate: bool, worker_id: int = 0):
-        """immediate: every intent is due when it is signalled (timing="immediate")."""
+    def __init__(self, immediate: bool, worker_id: int, others: int):
+        """immediate: every intent is due when it is signalled (timing="immediate"). others: ranks beside this one."""
         self.worker_id = worker_id
+        self.others = others
         self.immediate = immediate
         self.round_clock = -1
         self.look_by_clock = NEVER
@@ -181,7 +182,7 @@ cdef class IntentQueue:
         cdef int64_t clock = load_acquire_i64(&self.clock)
         cdef int64_t wake = NEVER
         cdef bint settled
-        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.clock_ns))
+        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.clock_ns, self.others))
         if self.room != NULL and self.room.most_bytes > 0:
             self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
         self.clocks_per_round = max(<int64_t>1, <int64_t>self.timer.clocks_per_round)

@@ -14,7 +14,8 @@ cdef:
     double EXPAND_FROM = 2.0e6              # see _expansion_quantile
     int64_t MAX_CLOCKS = (<int64_t>1) << 62
     int64_t LEAST_AHEAD = 2                 # the clock in which it is looked may be all but over
-    double LONG_CLOCK_NS = 50.0e6           # of a worker that acts no further ahead than that
+    double LONG_CLOCK_NS = 50.0e6           # where clocks take so long, ...
+    double LACKED_CLOCKS = 6.0              # ... a copy may lack so many, of all other ranks together
 
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil:
@@ -42,9 +43,11 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
         timer.horizon_clocks, LEAST_AHEAD, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
 
 
-cdef int64_t farthest_clocks(int64_t clock_ns) noexcept nogil:
+cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:
     cdef double shorter = LONG_CLOCK_NS / max(clock_ns, <int64_t>1)
-    return max(LEAST_AHEAD, <int64_t>(LEAST_AHEAD * shorter * shorter)) if clock_ns > 0 else MAX_CLOCKS
+    if clock_ns <= 0 or others <= 0:
+        return MAX_CLOCKS
+    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------
@@ -131,9 +134,9 @@ def poisson_quantile(double lam) -> int:
     return poisson_quantile_9999(lam)
 
 
-def farthest(clock_ns: int) -> int:
-    """The most that a horizon may be, clocks, of a worker whose clocks take so long; 0: not known."""
-    return farthest_clocks(clock_ns)
+def farthest(clock_ns: int, others: int) -> int:
+    """The most that a horizon may be, clocks, of a worker whose clocks take so long (0: not known), beside so many ranks."""
+    return farthest_clocks(clock_ns, others)
 
 
 cdef class Timer:

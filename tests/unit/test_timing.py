@@ -111,11 +111,17 @@ def test_rounds_within_a_clock_are_parts_of_it():
 
 
 @pytest.mark.parametrize(
-    ("clock_ms", "clocks"), [(1_000, 2), (50, 2), (40, 3), (25, 8), (10, 50), (1, 5_000), (0.1, 500_000)]
+    ("clock_ms", "others", "clocks"),
+    [
+        *[(1_000, 1, 2), (50, 1, 6), (25, 1, 24), (10, 1, 150)],
+        *[(50, 3, 2), (40, 3, 3), (25, 3, 8), (10, 3, 50), (1, 3, 5_000), (0.1, 3, 500_000)],
+        *[(10, 63, 2), (1, 63, 238)],
+    ],
 )
-def test_where_clocks_are_long_nothing_is_taken_far_ahead(clock_ms, clocks):
-    assert farthest(int(clock_ms * 1e6)) == clocks
+def test_where_clocks_are_long_nothing_is_taken_far_ahead(clock_ms, others, clocks):
+    assert farthest(int(clock_ms * 1e6), others) == clocks
 
 
-def test_as_long_as_clocks_were_not_measured_there_is_no_bound():
-    assert farthest(0) == 2**62
+@pytest.mark.parametrize(("clock_ns", "others"), [(0, 3), (10**9, 0)])
+def test_without_measured_clocks_or_other_ranks_there_is_no_bound(clock_ns, others):
+    assert farthest(clock_ns, others) == 2**62
