@@ -206,7 +206,7 @@ class Sampling:
         drawer, clock = self._drawer(worker), worker.clock
         before = drawer.drawn_local
         keys = drawer.draw_local(size, not self.replacement)
-        owned = keys[: drawer.drawn_local - before]
+        owned = np.unique(keys[: drawer.drawn_local - before])  # many intents of one key would pin it for good
         held_at, held = self._held.get(worker.worker_id, (clock, 0))
         if held_at != clock:
             held = 0
