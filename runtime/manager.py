@@ -273,9 +273,9 @@ class ParameterManager(Checkpointing):
             scheme: "naive": draws when pulled and reads from wherever the keys are. "preloc": draws when prepared and
                 signals intent. "pool": as preloc, from a pool of ``pool_size`` keys of which each is drawn
                 ``pool_uses`` times before the pool is drawn anew; the rank's workers share it. "local": draws when
-                pulled, among the keys that this rank owns (with the target's probabilities conditional on these). It
-                departs from the distribution: ``sampling.stats()`` says how far. Where a rank owns few keys, it draws
-                as naive does.
+                pulled, among the keys that this rank owns (with the target's probabilities conditional on these), and
+                keeps them here until the worker's clock advances. It departs from the distribution:
+                ``sampling.stats()`` says how far. Where a rank owns few keys, it draws as naive does.
             replacement: False: the keys of one sample are distinct, each drawn from those not drawn before it.
             seed: default: that of the job (``init(seed=...)``). Ranks and workers have different streams in any case;
                 so has a job after ``load``, for each checkpoint.

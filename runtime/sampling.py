@@ -111,6 +111,7 @@ class Sampling:
         self._branch: tuple[int, ...] = ()
         self._min_local_keys = min(LOCAL_KEYS_ENOUGH, -(-table.num_keys // (4 * size)))
         self._drawers: dict[int, Drawer] = {}
+        self._held: dict[int, tuple[int, int]] = {}  # by worker: how many owned keys it keeps here during which clock
         self._past_drawn = self._past_drawn_local = 0
         self._past_departed = 0.0
         self._pool = self._new_pool()
@@ -158,9 +159,11 @@ class Sampling:
         if not 0 <= count <= sample.left:
             raise SampleError(f"cannot pull {count} keys of a sample with {sample.left} of {sample.size} left")
         if sample.keys is None:
-            drawer = self._drawer(worker)
-            draw = drawer.draw_local if self.scheme == "local" else drawer.draw
-            sample.keys = draw(sample.size, not self.replacement)
+            sample.keys = (
+                self._draw_local(worker, sample.size)
+                if self.scheme == "local"
+                else self._drawer(worker).draw(sample.size, not self.replacement)
+            )
         keys = sample.keys[sample.used : sample.used + count]
         sample.used += count
         return keys
@@ -194,8 +197,27 @@ class Sampling:
             weakref.finalize(worker, self._forget, worker.worker_id).atexit = False
         return drawer
 
+    def _draw_local(self, worker: Any, size: int) -> Keys:
+        """Keys owned here, which stay until the worker's clock advances: the write to one that left before would be
+        remote, and on a link that is full the worker would wait for it in every step.
+
+        Of a worker whose clock does not advance, about as many are held as the table has at most.
+        """
+        drawer, clock = self._drawer(worker), worker.clock
+        before = drawer.drawn_local
+        keys = drawer.draw_local(size, not self.replacement)
+        owned = np.unique(keys[: drawer.drawn_local - before])  # many intents of one key would pin it for good
+        held_at, held = self._held.get(worker.worker_id, (clock, 0))
+        if held_at != clock:
+            held = 0
+        if len(owned) and held < self.table.num_keys:
+            worker.intent(self.table, owned, clock)
+            self._held[worker.worker_id] = clock, held + len(owned)
+        return keys
+
     def _forget(self, worker_id: int) -> None:
         """Of a worker that is gone, or begins another stream: its counts stay."""
+        self._held.pop(worker_id, None)
         drawer = self._drawers.pop(worker_id, None)
         if drawer is not None:
             self._count_past(drawer)

@@ -74,7 +74,7 @@ cdef class Worker(CountedWorker):
             self.steps = self.exact.steps
         self.engine = engine
         self.worker_id = worker_id
-        self.intents = IntentQueue(manager.config.timing == "immediate", worker_id)
+        self.intents = IntentQueue(manager.config.timing == "immediate", worker_id, manager.size - 1)
         self.managed = engine.rounds.uses_intents()
         self.workers = workers
         self.join(engine.membership, manager)

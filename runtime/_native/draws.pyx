@@ -2,7 +2,8 @@
 
 Guarantees
     * Draws with a seed repeat exactly, on any machine; those among local keys as far as what is local repeats.
-    * A key drawn as local was owned here when it was drawn. It may leave before it is read: the read is then remote.
+    * A key drawn as local was owned here when it was drawn. It may leave before it is read: the read is then remote (rare:
+      sampling.py intends it at once).
     * Cost per key, amortised: O(1), whatever share of the keys is local. No draw depends on luck for its end.
 Assumption: one thread at a time uses a Drawer. A Distribution never changes: any number of threads share it.
 

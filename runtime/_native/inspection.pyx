@@ -24,7 +24,6 @@ from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState, is_here, key_state
 from intentpm.runtime._native.turns cimport is_over
-from intentpm.runtime._native.timing cimport timer_horizon_clocks
 from intentpm.transports.base cimport Transport
 
 
@@ -268,7 +267,7 @@ cdef void _copy_rounds(Rounds rounds, Counters* counters) noexcept nogil:
 cdef void _copy_worker(IntentQueue queue, WorkerCounters* counters) noexcept nogil:
     counters.clock = queue.now()
     counters.clocks_per_round = queue.timer.clocks_per_round
-    counters.horizon_clocks = timer_horizon_clocks(&queue.timer)
+    counters.horizon_clocks = queue.horizon
     counters.keys_signalled = load_relaxed_i64(&queue.keys_signalled)
 
 

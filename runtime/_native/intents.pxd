@@ -47,6 +47,7 @@ ctypedef pair[pair[int64_t, int64_t], size_t] HeapEntry
 @cython.final
 cdef class IntentQueue:
     cdef readonly uint32_t worker_id
+    cdef int64_t others              # set once: ranks beside this one
     cdef int64_t clock               # atomic: the worker stores release / the engine loads acquire
     cdef int64_t wake_clock          # atomic, written under incoming_lock: at this clock the engine has to look
     cdef int64_t act_before          # guarded by: incoming_lock. Intents that start before this clock are due

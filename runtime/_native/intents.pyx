@@ -10,10 +10,12 @@ from intentpm.foundation.primitives cimport (
 )
 from intentpm.runtime._native.budget cimport INTENT_BYTES
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
-from intentpm.runtime._native.timing cimport timer_horizon_clocks, timer_init, timer_round_passed
+from intentpm.runtime._native.timing cimport farthest_clocks, timer_horizon_clocks, timer_init, timer_round_passed
 
 cdef enum:
-    LONGEST_CLOCK_NS = 1_000_000_000     # that counts; a worker that pauses says nothing of its speed
+    LONGEST_CLOCK_NS = 1_000_000_000     # that counts, and ...
+    PAUSE_CLOCKS = 4                     # ... so many times the estimate: a worker that pauses says nothing of its speed
+    SHORTEST_CLOCK_NS = 1_000            # of an estimate, in that
     CLOCKS_SMOOTHED = 8
 
 
@@ -22,9 +24,10 @@ cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
 
 
 cdef class IntentQueue:
-    def __init__(self, immediate: bool, worker_id: int = 0):
-        """immediate: every intent is due when it is signalled (timing="immediate")."""
+    def __init__(self, immediate: bool, worker_id: int, others: int):
+        """immediate: every intent is due when it is signalled (timing="immediate"). others: ranks beside this one."""
         self.worker_id = worker_id
+        self.others = others
         self.immediate = immediate
         self.round_clock = -1
         self.look_by_clock = NEVER
@@ -179,7 +182,7 @@ cdef class IntentQueue:
         cdef int64_t clock = load_acquire_i64(&self.clock)
         cdef int64_t wake = NEVER
         cdef bint settled
-        self.horizon = timer_horizon_clocks(&self.timer)
+        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.clock_ns, self.others))
         if self.room != NULL and self.room.most_bytes > 0:
             self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
         self.clocks_per_round = max(<int64_t>1, <int64_t>self.timer.clocks_per_round)
@@ -205,8 +208,11 @@ cdef class IntentQueue:
         if passed <= 0:
             return
         took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
-        if self.timed_ns:
-            store_relaxed_i64(&self.clock_ns, self.clock_ns + (took_ns - self.clock_ns) // CLOCKS_SMOOTHED)
+        if self.timed_ns and self.clock_ns:
+            took_ns = min(took_ns, PAUSE_CLOCKS * max(self.clock_ns, <int64_t>SHORTEST_CLOCK_NS)) - self.clock_ns
+            store_relaxed_i64(&self.clock_ns, self.clock_ns + took_ns // CLOCKS_SMOOTHED)
+        elif self.timed_ns:
+            store_relaxed_i64(&self.clock_ns, took_ns)
         self.timed_clock = self.seen_clock
         self.timed_ns = now_ns
 

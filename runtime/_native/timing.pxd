@@ -3,6 +3,11 @@
 One addition: the horizon is at least twice the longest of the last rounds. Rounds that wait for a busy core are no Poisson
 process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late.
 
+And it is at most as far as copies may be old. What is taken so many clocks ahead lacks what each other rank writes in as many.
+Where rounds take many clocks because a link is full, acting earlier brings no key sooner; it saves bytes, for keys that are
+held on to are synchronised once for many uses. Where clocks are short that is worth it. Where they are long, training suffers
+more than the link gains (docs/management.md): there it is two clocks of four ranks.
+
 Pure: no clock, no memory but the struct. One timer per worker; guarded by whatever guards the worker's intents.
 """
 
@@ -24,6 +29,9 @@ cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept 
 
 # An intent that starts before the worker's clock plus this is due now: the round after next may be too late for it.
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
+
+# The most that a horizon may be of a worker whose clocks take so long (0: not known), where so many other ranks write.
+cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil
 
 # Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.
 cdef int64_t poisson_quantile_9999(double lam) noexcept nogil

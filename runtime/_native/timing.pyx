@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 cdef:
     double SMOOTHING = 0.1                  # weight of the newest round in the estimate
     double FORGETTING = 0.01                # of the longest round, per round
-    double INITIAL_CLOCKS_PER_ROUND = 10.0
+    double INITIAL_CLOCKS_PER_ROUND = 1.0
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
     double QUANTILE = 0.9999
     double QUANTILE_NORMAL = 3.719016485455709   # of the standard normal distribution
@@ -14,6 +14,8 @@ cdef:
     double EXPAND_FROM = 2.0e6              # see _expansion_quantile
     int64_t MAX_CLOCKS = (<int64_t>1) << 62
     int64_t LEAST_AHEAD = 2                 # the clock in which it is looked may be all but over
+    double LONG_CLOCK_NS = 50.0e6           # where clocks take so long, ...
+    double LACKED_CLOCKS = 6.0              # ... a copy may lack so many, of all other ranks together
 
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil:
@@ -39,6 +41,13 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
         timer.horizon_clocks = poisson_quantile_9999(lam)
     return max(
         timer.horizon_clocks, LEAST_AHEAD, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
+
+
+cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:
+    cdef double shorter = LONG_CLOCK_NS / max(clock_ns, <int64_t>1)
+    if clock_ns <= 0 or others <= 0:
+        return MAX_CLOCKS
+    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------
@@ -123,6 +132,11 @@ def poisson_quantile(double lam) -> int:
     if not lam >= 0:
         raise ValueError(f"lambda={lam}: a Poisson distribution needs one >= 0")
     return poisson_quantile_9999(lam)
+
+
+def farthest(clock_ns: int, others: int) -> int:
+    """The most that a horizon may be, clocks, of a worker whose clocks take so long (0: not known), beside so many ranks."""
+    return farthest_clocks(clock_ns, others)
 
 
 cdef class Timer:

@@ -84,12 +84,13 @@ class Recorder:
     """A worker that notes the intents it is given."""
 
     worker_id = 0
+    clock = 0
 
     def __init__(self):
         self.intents = []
 
-    def intent(self, table, keys, start, end):
-        self.intents.append((table, keys.copy(), start, end))
+    def intent(self, table, keys, start, end=None):
+        self.intents.append((table, keys.copy(), start, start + 1 if end is None else end))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -98,15 +99,16 @@ def test_who_signals_intent(scheme):
         table, worker = make_table(pm), Recorder()
         sampling = pm.create_sampling(table, scheme=scheme)
         sample = sampling.prepare(worker, 7, 3, None)
-        assert (sample.keys is not None) == (scheme in ("preloc", "pool"))
+        assert (sample.keys is not None) == bool(worker.intents) == (scheme in ("preloc", "pool"))
+        worker.clock = 3
         return sampling.take(sample, worker, None), [intent[1:] for intent in worker.intents]
 
     keys, intents = on_one_rank(body)
-    if scheme in ("naive", "local"):
+    if scheme == "naive":
         assert intents == []
     else:
         ((signalled, start, end),) = intents
-        assert (signalled == keys).all()
+        assert np.unique(signalled).tolist() == np.unique(keys).tolist()
         assert (start, end) == (3, 4)
 
 
@@ -165,6 +167,43 @@ def test_local_samples_are_of_owned_keys():
         assert np.isin(keys, own).all()
 
     run_ranks(2, body, seed=1, management="replicate")
+
+
+def test_local_samples_stay_until_the_clock_advances():
+    """A key that another rank wants meanwhile is lent to it: what is learnt of it here is written here."""
+
+    def body(pm):
+        table, worker = make_table(pm, 400), pm.worker()
+        pm.create_sampling(table, scheme="local")
+        sampled = np.empty(0, np.int64)
+        if pm.rank == 0:
+            sampled = np.unique(worker.pull_sample(worker.prepare_sample(table, 60, 0))[0])
+            worker.wait_sync()
+        pm.barrier()
+        if pm.rank == 1:
+            worker.intent(table, np.arange(400), 0)
+            worker.wait_sync()
+        pm.barrier()
+        return sampled, table.owned_keys()
+
+    (sampled, owned), _ = run_ranks(2, body, seed=1)
+    assert owned.tolist() == sampled.tolist(), "the others moved, these did not"
+
+
+def test_a_worker_without_clocks_holds_no_more_than_a_table():
+    def body(pm):
+        table, worker = make_table(pm), Recorder()
+        sampling = pm.create_sampling(table, scheme="local")
+        for _ in range(50):
+            sampling.take(sampling.prepare(worker, 30, 0, None), worker, None)
+        held = sum(len(keys) for _, keys, _, _ in worker.intents)
+        worker.clock += 1
+        sampling.take(sampling.prepare(worker, 30, 1, None), worker, None)
+        return held, worker.intents[-1][2]
+
+    held, last = on_one_rank(body)
+    assert KEYS <= held <= KEYS + 30
+    assert last == 1
 
 
 def test_naive_samples_read_rows_of_other_ranks():

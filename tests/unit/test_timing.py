@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intentpm.runtime._native.timing import Timer, poisson_quantile
+from intentpm.runtime._native.timing import Timer, farthest, poisson_quantile
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -47,25 +47,27 @@ def test_quantile_needs_a_rate(value):
         poisson_quantile(value)
 
 
-def test_a_new_timer_expects_ten_clocks_per_round():
+def test_a_new_timer_expects_a_clock_per_round():
     timer = Timer()
-    assert timer.clocks_per_round == 10
-    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 20) == 39
+    assert timer.clocks_per_round == 1
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 2) == 9
 
 
 def test_slow_rounds_are_followed_by_a_tenth():
     timer = Timer()
-    timer.round_passed(2)
-    assert timer.clocks_per_round == pytest.approx(9.2)
+    timer.round_passed(101)
+    assert timer.clocks_per_round == pytest.approx(11)
     timer.round_passed(1)
-    assert timer.clocks_per_round == pytest.approx(8.38)
-    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 16.76)
+    assert timer.clocks_per_round == pytest.approx(10)
+    for _ in range(200):
+        timer.round_passed(8)
+    assert timer.horizon_clocks() == max(stats.poisson.ppf(0.9999, 16), int(2 * 101 * 0.99**201))
 
 
 def test_a_fast_round_counts_at_once():
     timer = Timer()
     timer.round_passed(60)
-    assert timer.clocks_per_round == pytest.approx(15)
+    assert timer.clocks_per_round == pytest.approx(6.9)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 120)
 
 
@@ -85,8 +87,8 @@ def test_a_worker_that_stands_still_keeps_its_estimate():
     timer.round_passed(60)
     for _ in range(100):
         timer.round_passed(0)
-    assert timer.clocks_per_round == pytest.approx(15)
-    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 30)
+    assert timer.clocks_per_round == pytest.approx(6.9)
+    assert timer.horizon_clocks() == int(2 * 60 * 0.99**100) > stats.poisson.ppf(0.9999, 13.8)
 
 
 def test_a_steady_worker_converges():
@@ -106,3 +108,20 @@ def test_rounds_within_a_clock_are_parts_of_it():
     for _ in range(300):
         timer.round_passed(1e-6)
     assert timer.horizon_clocks() == 2, "the clock in which it is looked may be all but over"
+
+
+@pytest.mark.parametrize(
+    ("clock_ms", "others", "clocks"),
+    [
+        *[(1_000, 1, 2), (50, 1, 6), (25, 1, 24), (10, 1, 150)],
+        *[(50, 3, 2), (40, 3, 3), (25, 3, 8), (10, 3, 50), (1, 3, 5_000), (0.1, 3, 500_000)],
+        *[(10, 63, 2), (1, 63, 238)],
+    ],
+)
+def test_where_clocks_are_long_nothing_is_taken_far_ahead(clock_ms, others, clocks):
+    assert farthest(int(clock_ms * 1e6), others) == clocks
+
+
+@pytest.mark.parametrize(("clock_ns", "others"), [(0, 3), (10**9, 0)])
+def test_without_measured_clocks_or_other_ranks_there_is_no_bound(clock_ns, others):
+    assert farthest(clock_ns, others) == 2**62
