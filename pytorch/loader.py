@@ -112,7 +112,7 @@ class IntentLoader:
                 return
             if not started and self._ahead.announces:
                 self._announce([announced[0]], self.worker.clock)
-                self.worker.wait_sync()  # nothing could be announced ahead of the first batch; the others follow it
+                self.worker.wait_intents()  # nothing could be announced ahead of the first batch; the others follow it
                 started = True
             self._announce(announced, self.worker.clock)
             self._in_use = announced[0]

@@ -342,8 +342,23 @@ cdef class Worker(CountedWorker):
             self.check_state(self.engine, self.manager)
             raise
 
+    def wait_intents(self, timeout=None) -> None:
+        """Waits until this worker's earlier writes are at the owners, and its due intents are acted on: their keys are here, or
+        stay where they are. Unlike ``wait_sync`` it has no replica refreshed.
+
+        timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
+        """
+        try:
+            self._sync(True).wait(timeout)
+        except RankLost:
+            self.check_state(self.engine, self.manager)
+            raise
+
     def wait_sync_async(self):
         """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
+        return self._sync(False)
+
+    cdef Future _sync(self, bint settles):
         cdef Future future
         self.check_state(self.engine, self.manager)
         if self.use != WORKER_IDLE:
@@ -351,7 +366,7 @@ cdef class Worker(CountedWorker):
         self._settle_writes(None)
         future = self._new_future(None, ACCESS_PULL, None)
         with nogil:
-            self.engine.calls.sync(&future.operation)
+            self.engine.calls.sync(&future.operation, settles)
         return future
 
     def close(self) -> None:

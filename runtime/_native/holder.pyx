@@ -13,7 +13,7 @@ from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft, records_per_message
 from intentpm.runtime._native.fetched cimport is_for_one_use
 from intentpm.runtime._native.flags cimport (
-    KEY_COLOUR, KEY_FRESH, KEY_IN_FLIGHT, KEY_MISSED, KEY_OFFERED, KEY_ONCE, KEY_QUEUED,
+    KEY_COLOUR, KEY_FRESH, KEY_IN_FLIGHT, KEY_MISSED, KEY_OFFERED, KEY_ONCE, KEY_QUEUED, KEY_USED,
 )
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holders cimport ns_since, tick_of
@@ -386,7 +386,7 @@ cdef class Holder:
             uint32_t version) noexcept nogil:
         """This replica's row is the owner's of that version already, but for the order in which deltas were added."""
         if moved:
-            table.flags[key] &= ~<uint8_t>KEY_ONCE
+            table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_USED
             promote_in_place(table, key, version)
             self.replicas_promoted += 1
             self.replicas_taken -= 1
@@ -442,7 +442,7 @@ cdef class Holder:
             wrote = promote_replica(table, key, row, version, shared, apart)
             self.replicas_promoted += 1
             self.replicas_taken -= 1
-        table.flags[key] &= ~<uint8_t>KEY_ONCE
+        table.flags[key] = (table.flags[key] & ~<uint8_t>KEY_ONCE) | KEY_USED
         self.relocations_in += 1
         note_decision(self.journal, table, key, EVENT_MOVED_IN, owner, epoch)
         learn_owner(table, key, self.rank, epoch)

@@ -82,7 +82,8 @@ cdef class Owner:
     cdef uint32_t _copy_row(self, TableState* table, uint32_t key, uint32_t holder, uint8_t result, char* row) noexcept nogil
     cdef uint32_t _take_written(
         self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, const char* written) noexcept nogil
-    cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil
+    cdef Way _choose(
+        self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, uint32_t first_use_us) noexcept nogil
     cdef void _measure(self, const RoundHeader* asked) noexcept nogil
     cdef Reason _reason_to_lend(self, TableState* table, uint32_t key, uint32_t rank, uint8_t record) noexcept nogil
     cdef uint32_t _move_to(

@@ -8,6 +8,7 @@ from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.cuts cimport snapshot_flags
 from intentpm.runtime._native.directory cimport known_owner, learn_owner
 from intentpm.runtime._native.draft cimport Draft
+from intentpm.runtime._native.flags cimport KEY_USED
 from intentpm.runtime._native.hand_over cimport HandOver
 from intentpm.runtime._native.hints cimport WELL_KNOWN_RANKS, Hints, told_of_moves
 from intentpm.runtime._native.holders cimport (
@@ -33,8 +34,8 @@ from intentpm.runtime._native.mutations cimport (
 from intentpm.runtime._native.news cimport News
 from intentpm.runtime._native.parking cimport ParkedRecord
 from intentpm.runtime._native.policy cimport (
-    MANAGE_ADAPTIVE, MANAGE_RELOCATE, NO_WAY, WAY_RELOCATE, Situation, Way, cheapest, fixed_way, may_relocate, unpacked_load,
-    weigh,
+    MANAGE_ADAPTIVE, MANAGE_RELOCATE, NO_WAY, WAY_FETCH, WAY_RELOCATE, Situation, Way, cheapest, fixed_way, may_relocate,
+    unpacked_load, weigh,
 )
 from intentpm.runtime._native.prefetching cimport prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -48,6 +49,7 @@ from intentpm.runtime._native.table_state cimport Holding, TableState, key_state
 cdef enum:
     RECORDS_SMOOTHED = 1024
     LONGEST_AHEAD_NS = 2_000_000_000
+    FAR_AHEAD_US = 50_000            # a first use: until then the owner may well use the key itself
 
 
 cdef class Owner:
@@ -165,7 +167,7 @@ cdef class Owner:
             self._remove_holder(table, key, holder)
             if table.records[key].intent_refs == 0:
                 self.hints.offer_to_last_holder(table, key)
-        elif self._choose(table, key, holder, record) == WAY_RELOCATE:
+        elif self._choose(table, key, holder, record, seen_version) == WAY_RELOCATE:
             version = self._move_to(table, key, holder, row, &apart)
             result = RESULT_MOVED_SAME if holds and version == seen_version and table.snapshot == NULL else RESULT_MOVED
             if result == RESULT_MOVED:
@@ -238,9 +240,11 @@ cdef class Owner:
         self.news.spread(table, key, holder, self.journal.now_ns)
         return before
 
-    cdef Way _choose(self, TableState* table, uint32_t key, uint32_t holder, uint8_t record) noexcept nogil:
-        """How the holder shall use the key; ``costs`` is what was compared."""
+    cdef Way _choose(
+            self, TableState* table, uint32_t key, uint32_t holder, uint8_t record, uint32_t first_use_us) noexcept nogil:
+        """How the holder shall use the key; ``costs`` is what was compared. first_use_us: of a key that is asked for."""
         cdef Situation situation
+        cdef Way way
         situation.row_bytes = table.stored_bytes
         situation.fetched_bytes = fetched_bytes(table)
         situation.written_bytes = once_written_bytes(table)
@@ -255,8 +259,14 @@ cdef class Owner:
         situation.astray = self.astray
         situation.with_row = self.with_row
         situation.stall_bytes = self.stall_bytes
+        # A holder that has written asks for nothing. One that answers an offer is meant to have the key.
+        situation.returns = situation.once and table.flags[key] & KEY_USED and (
+            record & RECORD_WRITTEN or record == RECORD_ONCE and first_use_us >= FAR_AHEAD_US)
         weigh(&situation, self.costs)
-        return cheapest(self.costs)
+        way = cheapest(self.costs)
+        if way == WAY_FETCH and self.costs[<int>WAY_RELOCATE] != NO_WAY:
+            table.flags[key] &= ~<uint8_t>KEY_USED   # lent; next time it moves, unless it is used here until then
+        return way
 
     cdef void _measure(self, const RoundHeader* asked) noexcept nogil:
         """A ROUND has come that is about to be answered."""
@@ -291,6 +301,7 @@ cdef class Owner:
     cdef void _leave_to(self, TableState* table, uint32_t key, uint32_t holder, Reason reason) noexcept nogil:
         """The key is the holder's from now on; its row is in the answer being built."""
         learn_owner(table, key, holder, table.records[key].epoch + 1)
+        table.flags[key] &= ~<uint8_t>KEY_USED
         self.relocations_out += 1
         note_decision(self.journal, table, key, EVENT_MOVED_OUT, holder, table.records[key].epoch, reason, self.costs)
         self.hints.note_move(table, key, holder)

@@ -46,6 +46,7 @@ cdef struct Situation:
     bint owner_intends
     bint others_hold             # ranks other than the owner and the one that asks
     bint once                    # it asks for one clock
+    bint returns                 # the owner has used it since it lent it last, and may well do so before that clock
     uint32_t told                # ranks that hear of a relocation
     double astray                # share of the records here that had been sent to a rank that no longer owned their key
     double with_row              # share of the answers to deltas that had to bring the row, since others had written too
@@ -62,11 +63,13 @@ cdef inline void weigh(const Situation* s, double* costs) noexcept nogil:
     cdef bint contended = s.owner_intends or s.others_hold
     cdef double asked = s.row_bytes + RECORD_BYTES, written = s.written_bytes + RECORD_BYTES
     # Where the row could come for good, a part of it that comes and goes with every use is not taken for cheaper.
-    cdef double fetched = (s.fetched_bytes if contended else s.row_bytes) + RECORD_BYTES
+    cdef double fetched = (s.fetched_bytes if contended or s.returns else s.row_bytes) + RECORD_BYTES
     costs[<int>WAY_RELOCATE] = NO_WAY
     costs[<int>WAY_FETCH] = NO_WAY
     if not contended:
         costs[<int>WAY_RELOCATE] = asked + s.told * HINT_BYTES + s.astray * (s.row_bytes + RECORD_BYTES)
+        if s.returns:
+            costs[<int>WAY_RELOCATE] *= 2        # and back again
     if s.once:
         costs[<int>WAY_FETCH] = fetched + written
     costs[<int>WAY_REPLICATE] = asked + written + s.with_row * s.news_bytes + RECORD_BYTES

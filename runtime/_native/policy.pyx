@@ -7,7 +7,7 @@ WAY_NAMES = ("relocate", "fetch once", "replicate", "leave remote")
 
 def weigh_ways(
         *, row_bytes: int, fetched_bytes: int = 0, written_bytes: int = 0, news_bytes: int = 0,
-        owner_intends: bool = False, others_hold: bool = False, once: bool = False, told: int = 1,
+        owner_intends: bool = False, others_hold: bool = False, once: bool = False, returns: bool = False, told: int = 1,
         astray: float = 0.0, with_row: float = 0.0, stall_bytes: float = 0.0) -> tuple:
     """(costs, way): bytes by way, of those that can be, and the way that is taken. ``policy.Situation`` explains.
 
@@ -19,6 +19,7 @@ def weigh_ways(
     situation.fetched_bytes = fetched_bytes or row_bytes
     situation.written_bytes, situation.news_bytes = written_bytes or row_bytes, news_bytes or row_bytes
     situation.owner_intends, situation.others_hold, situation.once = owner_intends, others_hold, once
+    situation.returns = returns
     situation.told = told
     situation.astray, situation.with_row, situation.stall_bytes = astray, with_row, stall_bytes
     weigh(&situation, costs)

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_relaxed_u16
-from intentpm.runtime._native.flags cimport KEY_ONCE
+from intentpm.runtime._native.flags cimport KEY_ONCE, KEY_USED
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.holders cimport tick_of
@@ -13,7 +13,7 @@ from intentpm.runtime._native.mutations cimport MUTATION_FETCHED_KEPT, is_plante
 from intentpm.runtime._native.policy cimport MANAGE_ADAPTIVE, MANAGE_FULL_REPLICATION, uses_intents
 from intentpm.runtime._native.prefetching cimport prefetch_intended, prefetch_released
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, WORD_SHARED, state_of
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, WORD_SHARED, state_of
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport (
     WINDOW_DUE, WINDOW_OVER, WINDOW_SIGNALLED, WINDOW_WITHDRAWN, KeyRecord, TableState, WindowEvent, is_here, key_state,
@@ -120,6 +120,8 @@ cdef class RankIntents:
             note_traced(self.journal, table, key, EVENT_INTENT_ON, self.rank)
         if key_state(table, key) == STATE_ABSENT:
             self.holder.want(table, key, once and record.intent_refs == 1, first_use)
+        elif key_state(table, key) == STATE_OWNED:
+            table.flags[key] |= KEY_USED
         elif table.flags[key] & KEY_ONCE and not once:
             self.holder.want_longer(table, key)
         return is_here(table, key)

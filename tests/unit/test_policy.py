@@ -51,6 +51,16 @@ def test_of_a_row_that_is_fetched_for_one_clock_less_may_be_sent() -> None:
     assert costs["fetch once"] == ROW + RECORD + 100 + RECORD
 
 
+def test_a_key_that_would_have_to_come_back_is_lent_if_less_is_sent_for_it() -> None:
+    row = {"row_bytes": ROW, "fetched_bytes": 600, "written_bytes": 500, "once": True}
+    assert weigh_ways(**row)[1] == "relocate"
+    costs, way = weigh_ways(**row, returns=True)
+    assert way == "fetch once"
+    assert costs["relocate"] == 2 * (ROW + RECORD + 12)
+    assert costs["fetch once"] == 600 + RECORD + 500 + RECORD
+    assert weigh_ways(row_bytes=ROW, once=True, returns=True, told=0)[1] == "relocate"  # all of the row both ways
+
+
 def test_a_small_row_is_not_moved_where_records_go_astray() -> None:
     tell_all = {"row_bytes": 8, "once": True, "told": 6}
     assert weigh_ways(**tell_all)[1] == "fetch once"  # telling six ranks costs more than bringing 8 bytes back
