@@ -9,6 +9,7 @@ def weigh_ways(
     owner_intends: bool = False,
     others_hold: bool = False,
     once: bool = False,
+    returns: bool = False,
     told: int = 1,
     astray: float = 0.0,
     with_row: float = 0.0,

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 cdef:
     double SMOOTHING = 0.1                  # weight of the newest round in the estimate
     double FORGETTING = 0.01                # of the longest round, per round
-    double INITIAL_CLOCKS_PER_ROUND = 1.0
+    double INITIAL_CLOCKS_PER_ROUND = 4.0
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
     double QUANTILE = 0.9999
     double QUANTILE_NORMAL = 3.719016485455709   # of the standard normal distribution
@@ -15,7 +15,8 @@ cdef:
     int64_t MAX_CLOCKS = (<int64_t>1) << 62
     int64_t LEAST_AHEAD = 2                 # the clock in which it is looked may be all but over
     double LONG_CLOCK_NS = 50.0e6           # where clocks take so long, ...
-    double LACKED_CLOCKS = 6.0              # ... a copy may lack so many, of all other ranks together
+    double LACKED_CLOCKS = 6.0              # ... a copy may lack so many, of all other ranks together, ...
+    double FEW_OTHERS = 3.0                 # ... and more of fewer: what those wrote lacked fewer, too
 
 
 cdef void timer_init(ActionTimer* timer) noexcept nogil:
@@ -47,7 +48,7 @@ cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:
     cdef double shorter = LONG_CLOCK_NS / max(clock_ns, <int64_t>1)
     if clock_ns <= 0 or others <= 0:
         return MAX_CLOCKS
-    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others))
+    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others * max(1.0, FEW_OTHERS / others)))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------

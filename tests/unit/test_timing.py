@@ -47,18 +47,18 @@ def test_quantile_needs_a_rate(value):
         poisson_quantile(value)
 
 
-def test_a_new_timer_expects_a_clock_per_round():
+def test_a_new_timer_expects_four_clocks_per_round():
     timer = Timer()
-    assert timer.clocks_per_round == 1
-    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 2) == 9
+    assert timer.clocks_per_round == 4
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 8) == 20
 
 
 def test_slow_rounds_are_followed_by_a_tenth():
     timer = Timer()
     timer.round_passed(101)
-    assert timer.clocks_per_round == pytest.approx(11)
+    assert timer.clocks_per_round == pytest.approx(13.7)
     timer.round_passed(1)
-    assert timer.clocks_per_round == pytest.approx(10)
+    assert timer.clocks_per_round == pytest.approx(12.43)
     for _ in range(200):
         timer.round_passed(8)
     assert timer.horizon_clocks() == max(stats.poisson.ppf(0.9999, 16), int(2 * 101 * 0.99**201))
@@ -67,7 +67,7 @@ def test_slow_rounds_are_followed_by_a_tenth():
 def test_a_fast_round_counts_at_once():
     timer = Timer()
     timer.round_passed(60)
-    assert timer.clocks_per_round == pytest.approx(6.9)
+    assert timer.clocks_per_round == pytest.approx(9.6)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 120)
 
 
@@ -87,8 +87,8 @@ def test_a_worker_that_stands_still_keeps_its_estimate():
     timer.round_passed(60)
     for _ in range(100):
         timer.round_passed(0)
-    assert timer.clocks_per_round == pytest.approx(6.9)
-    assert timer.horizon_clocks() == int(2 * 60 * 0.99**100) > stats.poisson.ppf(0.9999, 13.8)
+    assert timer.clocks_per_round == pytest.approx(9.6)
+    assert timer.horizon_clocks() == int(2 * 60 * 0.99**100) > stats.poisson.ppf(0.9999, 19.2)
 
 
 def test_a_steady_worker_converges():
@@ -113,7 +113,7 @@ def test_rounds_within_a_clock_are_parts_of_it():
 @pytest.mark.parametrize(
     ("clock_ms", "others", "clocks"),
     [
-        *[(1_000, 1, 2), (50, 1, 6), (25, 1, 24), (10, 1, 150)],
+        *[(1_000, 1, 2), (50, 1, 18), (25, 1, 72), (10, 1, 450)],
         *[(50, 3, 2), (40, 3, 3), (25, 3, 8), (10, 3, 50), (1, 3, 5_000), (0.1, 3, 500_000)],
         *[(10, 63, 2), (1, 63, 238)],
     ],
