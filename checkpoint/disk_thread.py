@@ -5,6 +5,8 @@ woken, by nothing. So whoever must not hang has another do it, and gives that up
 so long. The other ends with the process, or when the disk answers again: at its next sign, or where it wants to look
 at what is not its own, of which it is kept from then on.
 
+Not an executor of ``concurrent.futures``: the interpreter waits for the threads of those before it ends.
+
 Guarantees: ``do`` returns or raises within its limit after the last sign of life. When it has raised, nobody is within
 ``shared``, nor will be.
 One thread at a time calls ``do``.

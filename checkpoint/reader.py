@@ -1,8 +1,6 @@
 """Checkpoints, read: rows by key, from whichever file and checkpoint of the chain has them newest."""
 
-import json
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -262,11 +260,6 @@ class Checkpoint:
         if entry is None:
             raise CheckpointError(f"{self.path}: has no table {table!r}, but {list(self.tables)}")
         return TableReader(self.path, entry, self.parts)
-
-    def stamp(self) -> tuple[int, int]:
-        """By which it differs from others, of whichever folder: its number, and a checksum of what it has."""
-        checksums = json.dumps([entry.checksums for entry in self.manifest.files], sort_keys=True)
-        return self.number, zlib.crc32(checksums.encode())
 
     def check(self, part: Part) -> None:
         """Looks at every byte of a file. Raises CheckpointError naming it."""

@@ -5,6 +5,7 @@ How the ranks make one together is in ``saving.py``, how they take one in in ``l
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from intentpm.runtime.collectives import Call, Collectives
 from intentpm.runtime.loading import Exchange, Restored, load_together
 from intentpm.runtime.periodic_saves import PeriodicSaves
 from intentpm.runtime.rank_file import as_rows, stored_row_bytes
-from intentpm.runtime.saving import SaveOrder, Saves, Saving, check_keep, plain, run_here
+from intentpm.runtime.samplings import Samplings
+from intentpm.runtime.save_order import SaveOrder, check_keep, plain
+from intentpm.runtime.saving import Saves, Saving, run_here
 from intentpm.runtime.worker import Worker
 from intentpm.runtime.workers_of_rank import WorkersOfRank
 
@@ -40,6 +43,7 @@ class Checkpointing:
     _workers: WorkersOfRank
     _saves: Saves
     _memory: RankMemory
+    _samplings: Samplings
     _told: dict[tuple[str, int], npt.NDArray[np.uint32]]
     """Who has asked for what has changed, and the versions he was told."""
 
@@ -210,8 +214,10 @@ class Checkpointing:
             call.once(self._workers.settle)
             call.once(lambda: self._engine.refresh_replicas(call.remaining_s()))
             with self.worker() as worker:
-                restored = load_together(path, chosen, self.rank, self._engine.living(), worker, _telling(call))
+                living = self._engine.living()
+                restored = load_together(path, chosen, self.rank, living, worker, self._memory, _telling(call))
             call.deliver_news()
+        self._samplings.branch_off((restored.number, zlib.crc32(restored.job.encode())))
         self._saves.job = restored.job
         self._saves.note_good(restored.path, chosen)
         return restored

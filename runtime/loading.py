@@ -53,11 +53,11 @@ def load_together(
     rank: int,
     ranks: Sequence[int],
     worker: Worker,
+    memory: RankMemory,
     exchange: Exchange,
 ) -> Restored:
     """Collective, of ``ranks``. Raises CheckpointError, the same on every rank: no row was changed then, unless it says
     so."""
-    memory = worker.manager._memory
     try:
         opened = _look_together(path, tables, rank, ranks, exchange, memory)
         for other, theirs in zip(ranks, exchange(_load(opened, tables, worker)), strict=True):
@@ -69,7 +69,6 @@ def load_together(
     finally:
         memory.keep(_call(path), 0)
     worker.wait_sync()
-    worker.manager._samplings.branch_off(opened.stamp())
     manifest = opened.manifest
     return Restored(opened.path, opened.number, opened.ranks, opened.extra, opened.clocks, opened.seed, manifest.job)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from intentpm.checkpoint.storage import Location
 from intentpm.foundation.errors import SaveInterruptedError
-from intentpm.runtime.saving import SaveOrder, Saves, Saving
+from intentpm.runtime.save_order import SaveOrder
+from intentpm.runtime.saving import Saves, Saving
 
 Extra = Callable[[], Any]
 

@@ -13,18 +13,17 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from intentpm.checkpoint import series
 from intentpm.checkpoint.disk_thread import DiskThread
 from intentpm.checkpoint.manifest import FileEntry, Manifest, RankEntry
-from intentpm.checkpoint.storage import Location, RemotePath, located
+from intentpm.checkpoint.storage import Location, located
 from intentpm.foundation.deadlines import wait_s
 from intentpm.foundation.errors import (
     CheckpointError,
@@ -38,63 +37,18 @@ from intentpm.runtime._native.engine import Engine
 from intentpm.runtime._native.rank_memory import RankMemory
 from intentpm.runtime._native.rank_snapshot import RankSnapshot
 from intentpm.runtime._native.store import Table
-from intentpm.runtime.rank_file import (
-    SAVED_BYTES,
-    Keys,
-    Rows,
-    as_rows,
-    describe_table,
-    rank_file_name,
-    rows_at_once,
-    stored_row_bytes,
-    write_rank_file,
-)
+from intentpm.runtime.rank_file import SAVED_BYTES, describe_table, rank_file_name, write_rank_file
+from intentpm.runtime.save_order import SaveOrder
+from intentpm.runtime.snapshot_rows import SnapshotRows, Versions
 from intentpm.runtime.workers_of_rank import WorkersOfRank
 
 Said = dict[str, Any]
-Versions = npt.NDArray[np.uint32]
 STAGES = 4
 """Exchanges of a save."""
-STALL_S = 120.0
-"""Nothing that is done at once takes that long on a disk that works: a piece, a rename, what the cache holds back."""
-SHORTEST_STALL_S = 1.0
-"""Even where a caller waits for less."""
-OF_TIMEOUT = 0.8
-"""So that the others hear what the matter is before they have waited for too long."""
 BUDGET_PIECES = 128
 """A piece of a save has this part of the memory budget, and what is written of it as much again at most."""
 NICER = 10
 """Of ``nice``: a thread that saves beside training counts for a tenth of the workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class SaveOrder:
-    """What a rank was asked to save, and what it adds of its own."""
-
-    folder: Location
-    tables: Sequence[Table]
-    keep: int | None
-    incremental: bool
-    mine: RankEntry
-    timeout_s: float | None
-    problem: str | None = None
-    """What is wrong with what it was asked."""
-
-    def identity(self) -> Said:
-        """What must be the same on every rank."""
-        tables = [table.name for table in self.tables]
-        return {"folder": str(self.folder), "tables": tables, "keep": self.keep, "incremental": self.incremental}
-
-    def longest_on_disk_s(self) -> float | None:
-        """What is done at once there has so long; None: a store has deadlines of its own."""
-        if isinstance(self.folder, RemotePath):
-            return None
-        if self.timeout_s is None:
-            return STALL_S
-        return min(max(OF_TIMEOUT * self.timeout_s, SHORTEST_STALL_S), STALL_S)
-
-    def __str__(self) -> str:
-        return f"save({str(self.folder)!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +186,7 @@ class Saving:
         what = f"writing {path / rank_file_name(rank)}"
         return {"file": disk.do(what, lambda: write_rank_file(path, rank, self._order.tables, rows))}
 
-    def _rows(self, base: str | None, disk: DiskThread) -> "SnapshotRows":
+    def _rows(self, base: str | None, disk: DiskThread) -> SnapshotRows:
         limit = self._savers.memory.report()["limit"]
         piece_bytes = min(SAVED_BYTES, limit // BUDGET_PIECES) if limit else SAVED_BYTES
         return SnapshotRows(self._savers.snapshot, self._seen(), base is not None, piece_bytes, disk)
@@ -261,7 +215,13 @@ class Saving:
         known = self._order.incremental and all(table.name in before.seen for table in self._order.tables)
         if before.base is None or not known:
             return None
-        return before.base if self._savers.is_right(self._order.folder / before.base, disk) else None
+        return before.base if self._is_right(self._order.folder / before.base, disk) else None
+
+    def _is_right(self, base: Location, disk: DiskThread) -> bool:
+        """It is not damaged, of this rank's share of it. Those that it was built on have been looked at before."""
+        living = self._savers.living()
+        place = living.index(self._savers.rank)
+        return disk.do(f"reading {base}", lambda: series.is_right(base, place, len(living), disk.live))
 
     def _make_folder(self, bases: list[str | None]) -> Said:
         """On rank 0: also whether this one can have changes alone."""
@@ -320,8 +280,6 @@ class Saves:
         self._called_what = ""
         self.good: dict[str, GoodCheckpoint] = {}
         self._engine, self._workers, self.memory = engine, workers, memory
-        self._right: set[Location] = set()
-        """Checkpoints of which this rank has looked at its share."""
         self._last: Saving | None = None
         self._thread: threading.Thread | None = None
 
@@ -403,21 +361,14 @@ class Saves:
         """Where ranks were lost, until the others have formed anew. Raises what has ended the job."""
         self._engine.check()
 
-    def is_right(self, base: Location, disk: DiskThread) -> bool:
-        """That what a checkpoint of changes is to be built on is not damaged, of this rank's share of it. Each is
-        looked at once; those that it is built on have been.
-        """
-        living = self._engine.living()
-        place = living.index(self.rank)
-        if base not in self._right and disk.do(
-            f"reading {base}", lambda: series.is_right(base, place, len(living), disk.live)
-        ):
-            self._right.add(base)
-        return base in self._right
+    def living(self) -> Sequence[int]:
+        """The ranks that are in the job."""
+        found: Sequence[int] = self._engine.living()
+        return found
 
     def ranks(self, answered: int) -> Sequence[int]:
         """Who has answered, in order: all that are in the job, unless some were lost since."""
-        living = self._engine.living()
+        living = self.living()
         return living if len(living) == answered else range(answered)
 
     def note_good(self, path: Location, tables: Sequence[Table]) -> None:
@@ -453,39 +404,6 @@ class Saves:
         """Waits for the thread alone: the job is over, and so is the save, soon."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-
-
-class SnapshotRows:
-    """The rows of a snapshot that this rank writes; a ``rank_file.RowSource``."""
-
-    def __init__(
-        self,
-        snapshot: RankSnapshot,
-        seen: Mapping[str, Versions] | None,
-        only_changed: bool,
-        piece_bytes: int,
-        disk: DiskThread,
-    ) -> None:
-        """seen: is brought up to date with what is written. only_changed: and says what need not be."""
-        self._snapshot, self._seen, self._only_changed = snapshot, seen, only_changed
-        self._piece_bytes, self._disk = piece_bytes, disk
-
-    def count(self, table: Table) -> int:
-        with self._disk.shared():
-            if self._only_changed and self._seen is not None:
-                self._snapshot.skip_unchanged(table, self._seen[table.name])
-            return self._snapshot.rows(table)
-
-    def pieces(self, table: Table) -> Iterator[tuple[npt.NDArray[np.int32], Rows]]:
-        most = rows_at_once(table, self._piece_bytes)
-        keys, memory = np.empty(most, np.int32), np.empty(most * stored_row_bytes(table), np.uint8)
-        seen = None if self._seen is None else self._seen[table.name]
-        while taken := self._take(table, keys, memory, seen):
-            yield keys[:taken], as_rows(table, memory, taken)
-
-    def _take(self, table: Table, keys: Keys, memory: npt.NDArray[np.uint8], seen: Versions | None) -> int:
-        with self._disk.shared():
-            return self._snapshot.take(table, keys, memory, seen)
 
 
 def _run_behind(run: Callable[[], None]) -> None:
@@ -525,18 +443,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("intentpm")
-
-
-def check_keep(keep: Any) -> int | None:
-    """``keep`` of save. Raises CheckpointError."""
-    if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
-        raise CheckpointError(f"keep={keep!r}: needs a whole number of checkpoints from 1 on, or None for all")
-    return keep
-
-
-def plain(extra: Any) -> Any:
-    """``extra`` of save, as it will be read again. Raises CheckpointError for what JSON cannot hold."""
-    try:
-        return json.loads(json.dumps(extra))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"extra: {error}: needs what JSON can hold") from None

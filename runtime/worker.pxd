@@ -61,4 +61,5 @@ cdef class Worker(CountedWorker):
     cdef Future _new_future(self, Table table, int kind, object rows)
     cdef _settle_own_writes(self, cnp.ndarray keys)
     cdef _settle_writes(self, object timeout)
+    cdef _wait_synced(self, bint settles, object timeout)
     cdef Future _sync(self, bint settles)

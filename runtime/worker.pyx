@@ -336,11 +336,7 @@ cdef class Worker(CountedWorker):
 
         timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
         """
-        try:
-            self.wait_sync_async().wait(timeout)
-        except RankLost:
-            self.check_state(self.engine, self.manager)
-            raise
+        self._wait_synced(False, timeout)
 
     def wait_intents(self, timeout=None) -> None:
         """Waits until this worker's earlier writes are at the owners, and its due intents are acted on: their keys are here, or
@@ -348,15 +344,18 @@ cdef class Worker(CountedWorker):
 
         timeout: seconds; None waits as long as the owners are alive. Raises PeerLostError, WaitTimeoutError.
         """
-        try:
-            self._sync(True).wait(timeout)
-        except RankLost:
-            self.check_state(self.engine, self.manager)
-            raise
+        self._wait_synced(True, timeout)
 
     def wait_sync_async(self):
         """As ``wait_sync``, but returns a Future at once (after this worker's asynchronous writes are acknowledged)."""
         return self._sync(False)
+
+    cdef _wait_synced(self, bint settles, object timeout):
+        try:
+            self._sync(settles).wait(timeout)
+        except RankLost:
+            self.check_state(self.engine, self.manager)
+            raise
 
     cdef Future _sync(self, bint settles):
         cdef Future future

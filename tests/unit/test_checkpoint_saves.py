@@ -18,7 +18,7 @@ from intentpm.checkpoint.long_file import LongFile
 from intentpm.checkpoint.manifest import MANIFEST, read_manifest
 from intentpm.checkpoint.tensor_file import TensorFileWriter
 from intentpm.foundation.errors import CheckpointError
-from intentpm.runtime import saving
+from intentpm.runtime import save_order, saving
 from intentpm.testing import run_ranks
 
 
@@ -391,7 +391,7 @@ def test_a_disk_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.Monkey
         assert pm.save(tmp_path) == intentpm.latest(tmp_path)
         return str(error.value)
 
-    monkeypatch.setattr(saving, "STALL_S", 5.0)
+    monkeypatch.setattr(save_order, "STALL_S", 5.0)
     monkeypatch.setattr(TensorFileWriter, "append", append_never)
     told = run_ranks(2, rank)
     assert told[0] == told[1]
