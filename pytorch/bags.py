@@ -1,4 +1,4 @@
-"""Sums and means of bags of rows, differentiable: forward is torch's, backward adds rows up directly.
+"""Sums and means of bags of rows, differentiable: forward is torch's, backward adds up the rows' gradients directly.
 
 Torch's own backward for dense rows sorts the batch; here the rows are few, those of one batch, and are simply added to.
 """
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from intentpm.torch.bag_gradients import add_to_rows
 
 
 class Bags(torch.autograd.Function):
@@ -41,9 +43,14 @@ class Bags(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         rows, places, starts, weights = ctx.saved_tensors
         keys = places.reshape(-1)
-        bags = _bag_of_each(places, starts)
         if ctx.mode == "mean":
-            gradient = gradient / _sizes(bags, keys, len(gradient), ctx.padding).to(gradient.dtype)[:, None]
+            sizes = _sizes(_bag_of_each(places, starts), keys, len(gradient), ctx.padding)
+            gradient = gradient / sizes.to(gradient.dtype)[:, None]
+        if weights is None and gradient.device.type == "cpu" and gradient.dtype in (torch.float32, torch.float64):
+            of_rows = gradient.new_zeros(ctx.shape)
+            add_to_rows(of_rows.numpy(), gradient.contiguous().numpy(), keys.contiguous().numpy(), _starts(starts))
+            return of_rows, None, None, None, None, None, None
+        bags = _bag_of_each(places, starts)
         one_each = starts is None and places.shape[1] == 1
         of_each = gradient if one_each else gradient.index_select(0, bags)
         of_weights = None
@@ -54,6 +61,10 @@ class Bags(torch.autograd.Function):
             of_each = of_each * weights.reshape(-1, 1)
         of_rows = gradient.new_zeros(ctx.shape).index_add_(0, keys, of_each)
         return of_rows, None, None, of_weights, None, None, None
+
+
+def _starts(starts: torch.Tensor | None) -> Any:
+    return None if starts is None else starts.to(torch.int64).contiguous().numpy()
 
 
 def _bag_of_each(places: torch.Tensor, starts: torch.Tensor | None) -> torch.Tensor:

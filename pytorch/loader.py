@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from intentpm.foundation.errors import ConfigError, ForkError, SampleError
+from intentpm.runtime._native.distinct import distinct_keys
 from intentpm.runtime.ahead import Ahead
 from intentpm.torch.on_device import Moved, device_of
 from intentpm.torch.read_ahead import ReadAhead
@@ -192,7 +194,7 @@ def _known_there(moved: Moved | None, given: list[torch.Tensor]) -> Iterator[tup
 
 
 def _as_keys(keys: Any) -> Any:
-    return torch.unique(torch.as_tensor(keys)).to(device="cpu", dtype=torch.int64).numpy()
+    return np.sort(distinct_keys(torch.as_tensor(keys).reshape(-1).to(device="cpu", dtype=torch.int64).numpy())[0])
 
 
 def _in_order(keys: Any) -> Any:

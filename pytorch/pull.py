@@ -7,6 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from intentpm.foundation.errors import DtypeError
+from intentpm.runtime._native.distinct import distinct_keys
 from intentpm.torch.gradients import TableGradients
 from intentpm.torch.on_device import device_of, empty_on, indices_on
 from intentpm.torch.tensors import as_tensor, torch_dtype
@@ -24,10 +25,10 @@ def pull_distinct(
     _check(wanted)
     device = device_of(gradients.worker)
     if device is None:
-        distinct, places = torch.unique(wanted, return_inverse=True)
-        keys = distinct.to(device="cpu", dtype=torch.int64).numpy()
+        keys, found = distinct_keys(wanted.detach().reshape(-1).to(device="cpu", dtype=torch.int64).numpy())
+        places = torch.from_numpy(found).view(wanted.shape).to(wanted.device)
     else:  # by the host, which knows the keys, or is told once: the device would be waited for
-        keys, found = np.unique(_keys_on_host(gradients, wanted), return_inverse=True)
+        keys, found = distinct_keys(_keys_on_host(gradients, wanted))
         places = indices_on(device, found.reshape(tuple(wanted.shape)))
     padding = _place_of(keys, padding_key)
     rows = _Pull.apply(gradients, keys, padding, _anchor(trained))
@@ -64,8 +65,8 @@ def _keys_on_host(gradients: TableGradients, wanted: torch.Tensor) -> Any:
 def _place_of(keys: Any, key: int | None) -> int | None:
     if key is None:
         return None
-    place = int(np.searchsorted(keys, key))
-    return place if place < len(keys) and keys[place] == key else None
+    places = np.flatnonzero(keys == key)
+    return int(places[0]) if len(places) else None
 
 
 class _Pull(torch.autograd.Function):

@@ -8,6 +8,7 @@ from intentpm.transports.buffer_pool cimport BufferPool
 from intentpm.transports.framing cimport FrameReader, FrameStatus
 from intentpm.transports.message_store cimport MessageList
 from intentpm.transports.send_queue cimport SendItem, SendQueue, SpareItems
+from intentpm.transports.tcp_room cimport Room
 
 
 cdef enum PeerState:
@@ -37,9 +38,7 @@ cdef struct Peer:
     bint waits_for_room            # EPOLLOUT is set in the epoll set
     bint is_backlogged             # listed in ``backlogged``
     int64_t last_heard_ns
-    size_t room_bytes              # that the socket may hold; 0: what the system gives it
-    size_t taken_bytes             # by the socket, since that was last looked at
-    bint is_slow                   # its link was full then, and slow: what has to wait is coded
+    Room room                      # what the socket may hold
     SendQueue queue
     FrameReader reader
     char name[64]

@@ -36,7 +36,8 @@ from intentpm.transports.message_store cimport (
 from intentpm.transports.send_queue cimport (
     SendItem, item_advance, item_clear, item_code, item_gather, item_start, queue_advance, queue_fail, queue_gather,
     queue_keep, spare_clear)
-from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, room_wanted
+from intentpm.transports.tcp_pace cimport Pace, pace_after
+from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, rate_known, room_wanted
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
 from intentpm.transports.word_coding cimport LEAST_CODED_BYTES
@@ -309,7 +310,7 @@ cdef class TcpTransport(Transport):
         cdef size_t whole_bytes = item.frame_bytes
         if whole_bytes < LEAST_CODED_BYTES:
             return
-        if not self.codes_all and not (peer.is_slow and peer.queue.unsent_bytes >= CODED_BACKLOG_BYTES):
+        if not self.codes_all and not (peer.room.is_slow and peer.queue.unsent_bytes >= CODED_BACKLOG_BYTES):
             return
         if item_code(item):
             item.done = NULL                     # ``send`` calls it
@@ -317,10 +318,9 @@ cdef class TcpTransport(Transport):
 
     cdef inline void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil:
         """The socket took so many bytes."""
-        peer.taken_bytes += size_bytes
-        if peer.taken_bytes >= LOOK_BYTES:
-            peer.taken_bytes = 0
-            peer.is_slow = fit_room(peer.fd, &peer.room_bytes, self.most_room_bytes)
+        peer.room.taken_bytes += size_bytes
+        if peer.room.taken_bytes >= LOOK_BYTES:
+            fit_room(peer.fd, &peer.room, self.most_room_bytes)
 
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
         if error == EAGAIN:
@@ -597,3 +597,21 @@ def _most_room_bytes() -> int:
 def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int:
     """How many bytes a socket should be allowed to hold (tcp_room.pxd); 0: no limit. limit: what it has. For tests."""
     return room_wanted(rtt_us, min_rtt_us, bytes_per_s, limit)
+
+
+def rate_known_after(rates: list[float]) -> float:
+    """What is taken for a link's rate when the system has said these, of its last packets, in turn. For tests."""
+    cdef double known = 0
+    for rate in rates:
+        known = rate_known(known, rate)
+    return known
+
+
+def paces_after(looks: list[tuple[int, int, int]]) -> list[float]:
+    """How fast a socket sends after each look (tcp_pace.pxd), bytes per second; 0: as fast as it can. For tests.
+
+    looks: bytes acknowledged in all, us with something to send in all, and for how many us packets wait.
+    """
+    cdef Pace pace
+    memset(&pace, 0, sizeof(pace))
+    return [pace_after(&pace, acked_bytes, busy_us, waits_us) for acked_bytes, busy_us, waits_us in looks]

@@ -5,22 +5,21 @@ Called by a worker, which has one of its own; the GIL is not needed.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 from libcpp.vector cimport vector
 
+from intentpm.runtime._native.distinct cimport DistinctKeys
 from intentpm.runtime._native.table_state cimport TableState
 
 
 @cython.final
 cdef class Duplicates:
-    # Scratch. ``places`` is a hash map, of a power of two: where in the batch a key stands first, NO_KEY where there is none.
-    cdef vector[uint32_t] places
-    cdef vector[uint32_t] firsts         # of every key of the batch
-    cdef vector[uint32_t] numbers        # of those that stand first: which distinct key it is
+    cdef DistinctKeys finder
+    cdef vector[int64_t] distinct        # scratch
+    cdef vector[int64_t] places          # of every key of the batch: which of the distinct ones it is
 
     # How many distinct keys there are.
     cdef int64_t count_distinct(self, const int64_t* keys, int64_t count) noexcept nogil
-    # After count_distinct: the distinct keys, and the sums of their gradients.
+    # After count_distinct found fewer than there are keys: the distinct ones, and the sums of their gradients.
     cdef void sum_gradients(
-        self, const TableState* table, const int64_t* keys, const char* gradients, int64_t count, int64_t* distinct,
-        char* sums) noexcept nogil
+        self, const TableState* table, const char* gradients, int64_t count, int64_t* distinct, char* sums) noexcept nogil

@@ -1,6 +1,8 @@
-"""How much of what is to be sent a socket may hold: known answers."""
+"""How much of what is to be sent a socket may hold, and how fast it sends it: known answers."""
 
-from intentpm.transports.tcp import room_wanted_at
+import pytest
+
+from intentpm.transports.tcp import paces_after, rate_known_after, room_wanted_at
 
 MB = 10**6
 
@@ -30,3 +32,43 @@ def test_a_far_link_that_is_not_full_is_tried_with_more() -> None:
         limit = room_wanted_at(50_000, 50_000, int(rates[-1]), limit)
     assert limit >= 3 * MB
     assert room_wanted_at(58_000, 50_000, 60 * MB, limit=4 * MB) == 4 * MB  # full: as before
+
+
+def test_a_shaper_that_lets_a_few_packets_through_at_once_makes_no_fast_link() -> None:
+    """The system says now and then that the last packets were delivered at a hundred times the link's rate."""
+    said = [60.0 * MB, 60.0 * MB, 7_000.0 * MB, 60.0 * MB, 60.0 * MB] * 4
+    assert 60 * MB <= rate_known_after(said) < 80 * MB
+    assert rate_known_after([7_000.0 * MB] + [60.0 * MB] * 20) < 100 * MB  # also if that comes first
+    assert rate_known_after([60.0 * MB] + [1_200.0 * MB] * 16) == 1_200 * MB  # a link that did become faster
+
+
+def paced(carried: list[int], waits_us: list[int]) -> list[float]:
+    """``carried``: bytes per second between two looks, with something to send all the time."""
+    looks, acked, busy_us = [], 0, 0
+    for rate, wait in zip(carried, waits_us, strict=True):
+        acked, busy_us = acked + MB, busy_us + MB * MB // rate
+        looks.append((acked, busy_us, wait))
+    return paces_after(looks)
+
+
+def test_the_pace_is_a_little_less_than_the_link_carries_at_full_speed() -> None:
+    paces = paced([90 * MB] + [60 * MB] * 9, [9_000] * 2 + [1_000] * 8)  # the first packets found a shaper's store full
+    assert paces[0] == 0  # as fast as it can, to measure
+    assert paces[1:] == pytest.approx([57 * MB] * 9, rel=1e-3)
+
+
+def test_a_wrong_measurement_changes_nothing() -> None:
+    """One of each cycle: 48 looks, the second of which measures."""
+    measured = [60, 60, 20, 60, 344, 60, 61]
+    paces = paced([rate * MB for rate in measured for _ in range(48)], [1_000] * 48 * len(measured))
+    assert {round(pace / MB) for pace in paces if pace} == {57}
+    assert sum(pace == 0 for pace in paces) == 2 * len(measured)  # 1 of 24 MB is sent at full speed
+
+
+def test_a_link_that_became_slower_is_measured_anew_and_one_that_became_faster_too() -> None:
+    slower = paced([60 * MB] * 10 + [30 * MB] * 40, [1_000] * 10 + [9_000] * 40)
+    assert slower[9] == pytest.approx(57 * MB, rel=1e-3)
+    assert slower[-1] in (0, pytest.approx(28.5 * MB, rel=1e-3))
+    assert sum(pace == 0 for pace in slower[10:]) > 8  # crowded: it is looked for all the time
+    faster = paced([60 * MB] * 10 + [120 * MB] * 48 * 6, [1_000] * (10 + 48 * 6))
+    assert faster[-2] == pytest.approx(114 * MB, rel=1e-3)

@@ -1,0 +1,6 @@
+import numpy as np
+import numpy.typing as npt
+
+class DistinctKeys: ...
+
+def distinct_keys(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...

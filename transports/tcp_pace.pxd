@@ -1,0 +1,62 @@
+"""How fast a socket sends to a link that is slow and was found full.
+
+What it is given waits in the socket then, and not in the queue to the link, where the few packets of an all-reduce, which pass
+it several times one after the other, would wait behind it each time. (With 2 hosts at 500 Mbit/s the all-reduce of a small
+model took 10 ms beside rows that nobody was in a hurry for, and takes 4.)
+
+What the link carries is measured from time to time, and when packets wait all the same, at full speed: over a megabyte, after
+another has used up what a shaper lets through at once. A single measurement can be wrong by half, where the socket had less to
+send than the link takes; the median of five is within a tenth. Under a queue that others keep full, every few megabytes are a
+measurement, so the socket's share is what it gets at full speed.
+
+Called by: tcp_room.pxd. Pure: no clock, no memory but the struct, which the transport's lock guards.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef enum:
+    PACED_PERCENT = 95               # of what the link carries
+    PACED_WAIT_US = 4000             # of packets: longer than a paced link explains
+    MOST_CROWDED_LOOKS = 4           # in a row
+    FULL_SPEED_LOOKS = 2
+    MOST_LOOKS = 48                  # from one measurement to the next
+    KEPT_MEASUREMENTS = 5
+
+cdef struct Pace:
+    uint64_t acked_bytes             # as the system counted them at the last look
+    uint64_t busy_us                 # with something to send, likewise
+    double measured[KEPT_MEASUREMENTS]  # bytes per second of the link; the last one first
+    int measurements                 # so many
+    double link_bytes_per_s          # the median of these; 0: not measured yet
+    int looks                        # since full speed began
+    int crowded_looks                # of these, so many the last ones, packets have been waiting
+
+
+cdef inline double pace_after(Pace* pace, uint64_t acked_bytes, uint64_t busy_us, uint32_t waits_us) noexcept nogil:
+    """After another look, a megabyte after the last one: bytes per second, until the next; 0: as fast as it can."""
+    pace.looks += 1
+    pace.crowded_looks = pace.crowded_looks + 1 if waits_us > PACED_WAIT_US else 0
+    if pace.looks == FULL_SPEED_LOOKS and busy_us > pace.busy_us:
+        _measured(pace, 1e6 * (acked_bytes - pace.acked_bytes) / (busy_us - pace.busy_us))
+        pace.crowded_looks = 0
+    elif pace.looks >= MOST_LOOKS or pace.crowded_looks >= MOST_CROWDED_LOOKS:
+        pace.looks = 0
+        pace.crowded_looks = 0
+    pace.acked_bytes, pace.busy_us = acked_bytes, busy_us
+    return 0.01 * PACED_PERCENT * pace.link_bytes_per_s if pace.looks >= FULL_SPEED_LOOKS else 0
+
+
+cdef inline void _measured(Pace* pace, double bytes_per_s) noexcept nogil:
+    cdef double ascending[KEPT_MEASUREMENTS]
+    cdef int i, at
+    pace.measurements = min(pace.measurements + 1, <int>KEPT_MEASUREMENTS)
+    for i in range(pace.measurements - 1, 0, -1):
+        pace.measured[i] = pace.measured[i - 1]
+    pace.measured[0] = bytes_per_s
+    for i in range(pace.measurements):
+        at = i
+        while at > 0 and ascending[at - 1] > pace.measured[i]:
+            ascending[at] = ascending[at - 1]
+            at -= 1
+        ascending[at] = pace.measured[i]
+    pace.link_bytes_per_s = ascending[(pace.measurements - 1) // 2]
