@@ -114,7 +114,7 @@ class TableGradients:
         under_way, self._under_way = self._under_way, []
         for future in under_way:
             future.wait()
-        self.worker.wait_sync()  # steps that a replica keeps
+        self.worker.wait_intents()  # steps that a replica keeps; others hear of them as of any write
 
     def _check_finished(self) -> None:
         while self._under_way and self._under_way[0].done():
