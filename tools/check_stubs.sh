@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 python=$1
 "$python" tools/stage_package.py . build/lint/stage
 mapfile -t modules < <(
-  find foundation checkpoint transports gpu runtime launch testing pytorch bench -name '*.pyi' | sed 's|\.pyi$||; s|/|.|g; s|^pytorch|torch|; s|^|intentpm.|' | sort
+  find foundation checkpoint transports gpu runtime launch testing bench -name '*.pyi' | sed 's|\.pyi$||; s|/|.|g; s|^|intentpm.|' | sort
 )
 # Disjoint bases: that nobody can inherit from two Cython classes is of no use to a reader of a stub.
 MYPYPATH=build/lint/stage "$python" -m mypy.stubtest --mypy-config-file pyproject.toml \
