@@ -194,6 +194,7 @@ def _known_there(moved: Moved | None, given: list[torch.Tensor]) -> Iterator[tup
 
 
 def _as_keys(keys: Any) -> Any:
+    """Each once, in the order in which management will find what it knows of them side by side."""
     return np.sort(distinct_keys(torch.as_tensor(keys).reshape(-1).to(device="cpu", dtype=torch.int64).numpy())[0])
 
 

@@ -36,15 +36,13 @@ from intentpm.transports.message_store cimport (
 from intentpm.transports.send_queue cimport (
     SendItem, item_advance, item_clear, item_code, item_gather, item_start, queue_advance, queue_fail, queue_gather,
     queue_keep, spare_clear)
-from intentpm.transports.tcp_pace cimport Pace, pace_after
-from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room, rate_known, room_wanted
+from intentpm.transports.tcp_room cimport LOOK_BYTES, fit_room
 from intentpm.transports.tcp_socket cimport (
     end_sending, has_room, is_acknowledged, receive, send_gathered, total_bytes)
 from intentpm.transports.word_coding cimport LEAST_CODED_BYTES
 
 import os
 from importlib.metadata import version
-from pathlib import Path
 
 from intentpm.foundation.deadlines import wait_ns, wait_s
 from intentpm.foundation.errors import ConfigError, TransportError
@@ -52,8 +50,7 @@ from intentpm.transports.process_ends import ProcessEnds, processes_here
 from intentpm.transports.tcp_address import (
     Identity, RankAddress, check_secret, decode_address, encode_address, open_listeners)
 from intentpm.transports.tcp_connect import connect_ranks, set_data_path_options
-
-USUAL_WMEM_MAX = 212_992
+from intentpm.transports.tcp_room import most_room_bytes
 
 
 cdef class TcpTransport(Transport):
@@ -81,7 +78,7 @@ cdef class TcpTransport(Transport):
         self.size = size
         self.name = "tcp"
         self.peer_timeout_s = wait_s(peer_timeout_s, "peer_timeout_s")
-        self.most_room_bytes = _most_room_bytes()
+        self.most_room_bytes = most_room_bytes()
         secret = check_secret(secret)
         self.identity = Identity(rank, size, secret, os.urandom(16), version("intentpm"), PROTOCOL_VERSION)
         self.peers = <Peer*>calloc(size, sizeof(Peer))
@@ -584,34 +581,3 @@ cdef class TcpTransport(Transport):
         if self.epoll_fd >= 0:
             close_descriptor(self.epoll_fd)
             self.epoll_fd = -1
-
-
-def _most_room_bytes() -> int:
-    """Twice what SO_SNDBUF may be set to: the system doubles it."""
-    try:
-        return 2 * int(Path("/proc/sys/net/core/wmem_max").read_text())
-    except (OSError, ValueError):    # of a network namespace
-        return 2 * USUAL_WMEM_MAX
-
-
-def room_wanted_at(rtt_us: int, min_rtt_us: int, bytes_per_s: int, limit: int = 0) -> int:
-    """How many bytes a socket should be allowed to hold (tcp_room.pxd); 0: no limit. limit: what it has. For tests."""
-    return room_wanted(rtt_us, min_rtt_us, bytes_per_s, limit)
-
-
-def rate_known_after(rates: list[float]) -> float:
-    """What is taken for a link's rate when the system has said these, of its last packets, in turn. For tests."""
-    cdef double known = 0
-    for rate in rates:
-        known = rate_known(known, rate)
-    return known
-
-
-def paces_after(looks: list[tuple[int, int, int]]) -> list[float]:
-    """How fast a socket sends after each look (tcp_pace.pxd), bytes per second; 0: as fast as it can. For tests.
-
-    looks: bytes acknowledged in all, us with something to send in all, and for how many us packets wait.
-    """
-    cdef Pace pace
-    memset(&pace, 0, sizeof(pace))
-    return [pace_after(&pace, acked_bytes, busy_us, waits_us) for acked_bytes, busy_us, waits_us in looks]

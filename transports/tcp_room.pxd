@@ -54,6 +54,7 @@ cdef struct Room:
     double bytes_per_s               # that the link delivers; 0: not known yet
     bint is_slow                     # the link was full when last looked at, and slow: what has to wait is coded
     Pace pace
+    uint32_t system_pace             # that the socket was given; 0: none yet, as NO_PACE
 
 
 cdef inline double rate_known(double known, double said) noexcept nogil:
@@ -101,7 +102,7 @@ cdef inline void fit_room(int fd, Room* room, size_t most) noexcept nogil:
 
 cdef inline void _fit_pace(int fd, Room* room, const tcp_info* info) noexcept nogil:
     cdef double pace = 0
-    cdef uint32_t system_pace = NO_PACE
+    cdef uint32_t system_pace = NO_PACE if room.system_pace else 0
     if room.is_slow:
         pace = pace_after(
             &room.pace, info.tcpi_bytes_acked, info.tcpi_busy_time, info.tcpi_rtt - min(info.tcpi_rtt, info.tcpi_min_rtt))
@@ -109,4 +110,6 @@ cdef inline void _fit_pace(int fd, Room* room, const tcp_info* info) noexcept no
         memset(&room.pace, 0, sizeof(room.pace))
     if pace > 0:
         system_pace = <uint32_t>min(pace, <double>NO_PACE)
-    setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &system_pace, sizeof(system_pace))
+    if system_pace != room.system_pace:
+        room.system_pace = system_pace
+        setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &system_pace, sizeof(system_pace))

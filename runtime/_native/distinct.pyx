@@ -1,7 +1,6 @@
 """The distinct keys of a batch; ``distinct.pxd`` is the contract."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 cimport numpy as cnp
 
@@ -26,9 +25,8 @@ cdef class DistinctKeys:
         cdef int64_t i, found = 0
         while size < <size_t>(2 * count):
             size *= 2
-        self.map.resize(size)
+        self.map.assign(size, NO_NUMBER)
         map = self.map.data()
-        memset(map, 0xff, size * sizeof(uint32_t))
         for i in range(count):
             at = _scatter(keys[i], size - 1)
             while map[at] != NO_NUMBER and distinct[map[at]] != keys[i]:

@@ -1,5 +1,6 @@
 """The tcp transport between processes on several hosts: network namespaces, which share this kernel but no loopback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_two_ranks_of_one_host_use_loopback_and_the_third_the_network(hosts: lis
     assert "127.0.0.1" in reports[0][0]
     assert "127.0.0.1" in reports[1][0]
     assert "127.0.0.1" not in reports[2][0]
+
+
+def test_a_socket_on_a_full_and_slow_link_sends_about_what_the_link_carries() -> None:
+    if reason := why_unavailable("200mbit"):
+        pytest.skip(reason)
+    with make_hosts(2, "200mbit") as hosts, start_ranks([host.prefix for host in hosts], ["", ""], "flood") as ranks:
+        paced, received = (finish(rank)[1] for rank in ranks)
+    assert received == f"received {60 << 20}"
+    paces = [pace for pace in json.loads(paced.removeprefix("paced ")) if pace < 0xFFFFFFFF]
+    assert paces
+    assert 5_000_000 < paces[len(paces) // 2] < 50_000_000  # 25 MB/s, and whatever else the machine does
 
 
 def test_a_host_that_vanishes_is_lost_within_the_peer_timeout(hosts: list[Host]) -> None:
