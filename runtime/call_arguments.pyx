@@ -113,7 +113,7 @@ cdef tuple steps_of(Table table, Duplicates scratch, cnp.ndarray keys, object gr
     sums = np.empty((distinct, *table.row_shape), table.dtype)
     with nogil:
         scratch.sum_gradients(
-            table.state, <const char*>cnp.PyArray_DATA(rows), count, <int64_t*>cnp.PyArray_DATA(distinct_keys),
+            table.state, wanted, <const char*>cnp.PyArray_DATA(rows), count, <int64_t*>cnp.PyArray_DATA(distinct_keys),
             <char*>cnp.PyArray_DATA(sums))
     return distinct_keys, sums
 

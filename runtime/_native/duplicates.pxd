@@ -15,11 +15,11 @@ from intentpm.runtime._native.table_state cimport TableState
 @cython.final
 cdef class Duplicates:
     cdef DistinctKeys finder
-    cdef vector[int64_t] distinct        # scratch
-    cdef vector[int64_t] places          # of every key of the batch: which of the distinct ones it is
+    cdef vector[int64_t] places          # scratch: of every key of the batch, which of the distinct ones it is
 
     # How many distinct keys there are.
     cdef int64_t count_distinct(self, const int64_t* keys, int64_t count) noexcept nogil
     # After count_distinct found fewer than there are keys: the distinct ones, and the sums of their gradients.
     cdef void sum_gradients(
-        self, const TableState* table, const char* gradients, int64_t count, int64_t* distinct, char* sums) noexcept nogil
+        self, const TableState* table, const int64_t* keys, const char* gradients, int64_t count, int64_t* distinct,
+        char* sums) noexcept nogil

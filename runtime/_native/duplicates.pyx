@@ -23,18 +23,18 @@ cdef class Duplicates:
     cdef int64_t count_distinct(self, const int64_t* keys, int64_t count) noexcept nogil:
         if _ascend(keys, count):
             return count
-        self.distinct.resize(count)
-        self.places.resize(count)
-        return self.finder.find(keys, count, self.distinct.data(), self.places.data())
+        return self.finder.count(keys, count)
 
     cdef void sum_gradients(
-            self, const TableState* table, const char* gradients, int64_t count, int64_t* distinct, char* sums) noexcept nogil:
+            self, const TableState* table, const int64_t* keys, const char* gradients, int64_t count, int64_t* distinct,
+            char* sums) noexcept nogil:
         cdef int64_t found = 0
         cdef int64_t i, place
+        self.places.resize(count)
+        self.finder.number(keys, count, distinct, self.places.data())
         for i in range(count):
             place = self.places[i]
             if place == found:
-                distinct[found] = self.distinct[found]
                 copy_row(sums + found * table.row_bytes, gradients + i * table.row_bytes, table.row_bytes)
                 found += 1
             else:
