@@ -3,6 +3,7 @@
     want     an intent is due and its key is not here: REQUESTED, and ``fenced`` until earlier writes to it are through
     queue    its owner has to hear of a replica: of its delta, that it is given up, that it is asked for again
       -> todo[owner] -> ROUND, a record per key -> ANSWER: take the row, or let the replica go; look at the key again
+    release  nobody here intends a replica any more: as ``queue``, but it need not wait until a round is over
 
 A write that was on its way to the owner when its key became REQUESTED could be overtaken by the copy the owner grants. So
 requests for keys wait until the writes that were open then are acknowledged (``fenced``; RequestPool.phase), and accesses
@@ -17,11 +18,12 @@ those that become busy later, or it would wait for ever beside a busy worker. So
 counted each; a sync flips the colour and waits until none of the old one is left. A key of the old colour whose record
 was sent before the flip may have newer writes pending: it keeps the old colour for one more record (KEY_FRESH tells).
 
-Called by: RankIntents (``want``, ``queue``), RankWrites (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH
+Called by: RankIntents (``want``, ``release``), RankWrites (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH
 or an OFFER has come). Knows nobody of them; hands parked records whose keys have come to Owner.
 
 Guarantees
     * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
+      Releases that are sent beside it are counted for themselves, and the next ones wait until these are answered.
     * One record per key is unanswered, so its answer acknowledges exactly the delta that it carried (I4, I5).
     * A replica takes no older rows than it has; a REFRESH not at all while a record of it is unanswered: the next one asks for
       it again.
@@ -52,6 +54,9 @@ from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
+cdef enum:
+    RELEASES_SHARE = 4               # looked for beside a round when one in so many of the queued keys may be one
+
 
 @cython.final
 cdef class Holder:
@@ -81,7 +86,8 @@ cdef class Holder:
     cdef vector[ParkedRecord] parked             # that the answer being taken has brought the keys of
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
-    cdef vector[uint32_t] open_records           # of the round in flight; 0: none
+    cdef vector[uint32_t] open_records           # of the round in flight; 0: none. Behind them, of releases beside it
+    cdef vector[uint32_t] releasable             # of todo, since it was last looked at: keys that nobody here intends any more
     cdef vector[size_t] asked_bytes              # of rows that it may bring
     cdef vector[uint8_t] growing                 # this step has begun a round with it and may add to it
     cdef vector[int64_t] began_ns                # when the last round with it began
@@ -113,6 +119,8 @@ cdef class Holder:
     cdef void queue_fetched(self) noexcept nogil
     # Has the key looked at when the next round to its owner begins; once its record is answered, if one is open.
     cdef void queue(self, TableState* table, uint32_t key) noexcept nogil
+    # The last intent for a replica is over: the same, and it may go beside a round.
+    cdef void release(self, TableState* table, uint32_t key) noexcept nogil
     cdef void step_fence(self) noexcept nogil
     # Asks owners of whom enough is wanted, so that they work while further keys are counted. To be called if may_ask_early.
     cdef void ask_early(self) noexcept nogil
@@ -129,8 +137,11 @@ cdef class Holder:
 
     # Begins the round that is due with ``peer``, if one is.
     cdef inline void step(self, uint32_t peer) noexcept nogil:
-        if not self.todo[peer].empty() and self._may_send_to(peer):
-            self._begin_round(peer)
+        if not self.todo[peer].empty():
+            if self._may_send_to(peer):
+                self._begin_round(peer)
+            elif self._may_release_to(peer):
+                self._send_releases(peer)
         self.growing[peer] = False
 
     # ``step`` has to be called for it: it is in ``concerned``.
@@ -161,6 +172,10 @@ cdef class Holder:
     cdef inline bint _may_send_to(self, uint32_t peer) noexcept nogil:
         return self.open_records[peer] == 0 or self.growing[peer] != 0
 
+    cdef inline bint _may_release_to(self, uint32_t peer) noexcept nogil:
+        return RELEASES_SHARE * self.releasable[peer] > self.todo[peer].size() and (
+            self.open_records[self.todo.size() + peer] == 0)
+
     cdef inline bint _no_writes_open(self) noexcept nogil:
         return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
 
@@ -177,9 +192,10 @@ cdef class Holder:
     cdef void _become_idle(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _stay_busy(self, TableState* table, uint32_t key) noexcept nogil
     cdef void _begin_round(self, uint32_t peer) noexcept nogil
+    cdef void _send_releases(self, uint32_t peer) noexcept nogil
     cdef size_t _send_records(
-        self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil
-    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil
+        self, uint32_t peer, uint32_t counts_for, const vector[KeyRef]& references, size_t at, size_t end,
+        size_t* sent_bytes) noexcept nogil
     cdef int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil
     cdef void _take_drop(self, TableState* table, uint32_t key) noexcept nogil

@@ -29,7 +29,8 @@ from intentpm.runtime._native.messages cimport (
     RoundHeader, is_fetched, is_moved, is_weights, packed_clock,
 )
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST, is_planted,
+    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST,
+    MUTATION_RELEASES_MISCOUNTED, is_planted,
 )
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.parking cimport ParkedMessage, ParkedRecord, unpark
@@ -39,6 +40,7 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.replicas cimport (
     STATE_LAGS, has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, refresh_weights, take_pending,
 )
+from intentpm.runtime._native.round_order cimport ASKS_FIRST, RELEASES_FIRST, put_first
 from intentpm.runtime._native.row_optimiser cimport lengthen_row
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
@@ -76,7 +78,8 @@ cdef class Holder:
         self.budget = remote.budget
         self.early_records = EARLY_RECORDS
         self.todo.resize(size)
-        self.open_records.resize(size, 0)
+        self.open_records.resize(2 * size, 0)
+        self.releasable.resize(size, 0)
         self.asked_bytes.resize(size, 0)
         self.growing.resize(size, 0)
         self.began_ns.resize(size, 0)
@@ -162,6 +165,11 @@ cdef class Holder:
         self._become_busy(table, key)
         self._put_in_queue(table, key)
 
+    cdef void release(self, TableState* table, uint32_t key) noexcept nogil:
+        self.queue(table, key)
+        if table.flags[key] & KEY_QUEUED:
+            self.releasable[known_owner(table, key)] += 1
+
     cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=0) noexcept nogil:
         cdef KeyRef reference
         reference.table = table.table_id
@@ -192,39 +200,37 @@ cdef class Holder:
     cdef void _begin_round(self, uint32_t peer) noexcept nogil:
         """Sends what ``todo`` holds for ``peer``, a message per table and so many rows."""
         cdef vector[KeyRef] references
-        cdef size_t at = 0, sent_bytes = 0, asks
-        cdef size_t i
+        cdef size_t i, asks, at = 0, sent_bytes = 0
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
-        asks = self._put_asks_first(references)
+        self.releasable[peer] = 0
+        asks = references.size()
+        if asks > self.early_records:
+            asks = put_first(self.remote.tables, references, ASKS_FIRST)
         while at < references.size() and sent_bytes < self.budget.round_bytes and self._may_ask(peer) and (
                 not self.transport.out_of_memory):
-            at = self._send_records(peer, references, at, asks if at < asks else references.size(), &sent_bytes)
+            at = self._send_records(peer, peer, references, at, asks if at < asks else references.size(), &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
         if not self.growing[peer]:
             self.rounds += self.records_in_flight > before
             self.began_ns[peer] = self.journal.now_ns
 
-    cdef size_t _put_asks_first(self, vector[KeyRef]& references) noexcept nogil:
-        """Of a long round: keys that are asked for before replicas of which there are news, for messages that bring no rows are
-        urgent. Returns how many."""
-        cdef vector[KeyRef] others
-        cdef size_t i, asks = 0
-        if references.size() <= self.early_records:
-            return references.size()
-        for i in range(references.size()):
-            if key_state(self.remote.tables[references[i].table], references[i].key) == STATE_REQUESTED:
-                references[asks] = references[i]
-                asks += 1
-            else:
-                others.push_back(references[i])
-        for i in range(others.size()):
-            references[asks + i] = others[i]
-        return asks
+    cdef void _send_releases(self, uint32_t peer) noexcept nogil:
+        """Beside the round in flight: a key that is given back is not told of again, however soon."""
+        cdef vector[KeyRef] references
+        cdef size_t i, count, at = 0, sent_bytes = 0
+        references.swap(self.todo[peer])
+        self.releasable[peer] = 0
+        count = put_first(self.remote.tables, references, RELEASES_FIRST)
+        while at < count and sent_bytes < self.budget.round_bytes and not self.transport.out_of_memory:
+            at = self._send_records(peer, <uint32_t>self.todo.size() + peer, references, at, count, &sent_bytes)
+        for i in range(at, references.size()):
+            self.todo[peer].push_back(references[i])
 
     cdef size_t _send_records(
-            self, uint32_t peer, const vector[KeyRef]& references, size_t at, size_t end, size_t* sent_bytes) noexcept nogil:
+            self, uint32_t peer, uint32_t counts_for, const vector[KeyRef]& references, size_t at, size_t end,
+            size_t* sent_bytes) noexcept nogil:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]
         cdef uint32_t most = <uint32_t>min(<size_t>records_per_message(table), end - at)
@@ -265,14 +271,15 @@ cdef class Holder:
         header.count = <uint32_t>self.draft.keys.size()
         header.table = <uint16_t>table.table_id
         header.origin = <uint16_t>self.rank
-        header.round_rank = <uint16_t>peer
+        header.round_rank = <uint16_t>(peer if is_planted(MUTATION_RELEASES_MISCOUNTED) else counts_for)
         header.load = packed_load(self.owner.hand_over.load())
         header.window_slot = packed_clock(self.clock_ns)
-        header.flags = self.remote.cuts.flags() | (0 if self.open_records[peer] else FLAG_BEGINS)
-        self.open_records[peer] += header.count
+        header.flags = self.remote.cuts.flags() | (FLAG_BEGINS if counts_for == peer and self.open_records[peer] == 0 else 0)
+        self.open_records[counts_for] += header.count
         self.records_in_flight += header.count
         self.records += header.count
-        self.asked_bytes[peer] += header.count * table.stored_bytes
+        if counts_for == peer:
+            self.asked_bytes[peer] += header.count * table.stored_bytes
         sent_bytes[0] += header.rows_bytes
         self.draft.send(peer, MSG_ROUND, table, &header, memory, False)
         return at
@@ -323,10 +330,9 @@ cdef class Holder:
     cdef bint close_records(self, const RoundHeader* header) noexcept nogil:
         self.open_records[header.round_rank] -= header.count
         self.records_in_flight -= header.count
-        if self.open_records[header.round_rank] == 0:
-            self.asked_bytes[header.round_rank] = 0
-        if self.open_records[header.round_rank] > 0:
+        if self.open_records[header.round_rank] > 0 or header.round_rank >= self.todo.size():
             return False
+        self.asked_bytes[header.round_rank] = 0
         self.round_ns += (self.transport.now_ns() - self.began_ns[header.round_rank] - self.round_ns) // 8
         return True
 

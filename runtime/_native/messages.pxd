@@ -130,7 +130,7 @@ cdef struct RoundHeader:
     uint32_t rows_bytes
     uint16_t table
     uint16_t origin              # the holder
-    uint16_t round_rank          # the rank whose round at the origin this record counts for
+    uint16_t round_rank          # the rank whose round at the origin this record counts for; plus N: whose releases
     uint16_t hops
     uint8_t flags                # AccessFlags
     uint8_t window_slot          # of a REFRESH and its REFRESHED: which of the owner's open ones it is. ROUND: ``packed_clock``

@@ -26,6 +26,7 @@ NAMES = {
     "cut unsettled": MUTATION_CUT_UNSETTLED,
     "cut untold": MUTATION_CUT_UNTOLD,
     "fetched kept": MUTATION_FETCHED_KEPT,
+    "releases miscounted": MUTATION_RELEASES_MISCOUNTED,
     "rests for good": MUTATION_RESTS_FOR_GOOD,
     "state forgotten": MUTATION_STATE_FORGOTTEN,
     "lag untold": MUTATION_LAG_UNTOLD,

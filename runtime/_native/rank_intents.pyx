@@ -174,7 +174,7 @@ cdef class RankIntents:
             note_traced(self.journal, table, key, EVENT_INTENT_OFF, self.rank)
         if state_of(word) == STATE_REPLICA:
             if not table.flags[key] & KEY_ONCE or not is_planted(MUTATION_FETCHED_KEPT):
-                self.holder.queue(table, key)
+                self.holder.release(table, key)
         elif word & WORD_SHARED:
             self.hints.offer_to_last_holder(table, key)
 

@@ -17,10 +17,10 @@ them: it says in which order they step, and which of them takes a message.
     Owner          decides on records; answers, parks or forwards them
     News, Hints    what holders have not been sent yet of rows owned here; where keys have moved, and which are offered
 
-At most one round is in flight per pair of ranks (I2), and at most one record per key and holder, so an answer acknowledges
-exactly the delta that its record carried. A key that is no longer here is forwarded along the location cache with the
-holder's rank; the answer goes straight to the holder. A rank that forwards says at which epoch it believes the receiver
-became owner: a receiver that does not know that epoch yet parks the record until the row arrives.
+At most one round is in flight per pair of ranks (I2), beside it releases, and at most one record per key and holder, so an
+answer acknowledges exactly the delta that its record carried. A key that is no longer here is forwarded along the location
+cache with the holder's rank; the answer goes straight to the holder. A rank that forwards says at which epoch it believes
+the receiver became owner: a receiver that does not know that epoch yet parks the record until the row arrives.
 
 Order of messages does not matter: rows carry (epoch, version of the owner's row); a holder takes only newer ones. A REFRESH
 for a key with an unanswered record is not applied (the delta in flight would be missing from it) but remembered, and asked

@@ -107,7 +107,7 @@ cdef class Rounds:
         self.journal.now_ns = self.transport.now_ns()
         if message_id == MSG_REFRESHED:
             return self.news.take_acknowledgement(source, header)
-        if header.table >= self.remote.table_count or header.origin >= self.size or header.round_rank >= self.size:
+        if header.table >= self.remote.table_count or header.origin >= self.size or header.round_rank >= 2 * self.size:
             return False
         table = self.remote.tables[header.table]
         if message_id == MSG_OFFER or message_id == MSG_MOVED:

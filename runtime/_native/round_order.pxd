@@ -1,0 +1,41 @@
+"""Which of the keys that are queued for an owner go first.
+
+Called by: Holder, under the engine's lock.
+"""
+
+from libc.stdint cimport uint32_t
+from libcpp.vector cimport vector
+
+from intentpm.runtime._native.prefetching cimport PREFETCH_ENTRIES, prefetch_entries
+from intentpm.runtime._native.state cimport STATE_REPLICA, STATE_REQUESTED, KeyRef
+from intentpm.runtime._native.table_state cimport TableState, key_state
+
+
+cdef enum First:
+    ASKS_FIRST                       # keys that are asked for: messages that bring no rows are urgent
+    RELEASES_FIRST                   # replicas that nobody here intends
+
+
+cdef inline bint _is_first(const TableState* table, uint32_t key, First first) noexcept nogil:
+    if first == ASKS_FIRST:
+        return key_state(table, key) == STATE_REQUESTED
+    return key_state(table, key) == STATE_REPLICA and table.records[key].intent_refs == 0
+
+
+cdef inline size_t put_first(TableState** tables, vector[KeyRef]& references, First first) noexcept nogil:
+    """Puts those in front, and keeps the order otherwise; returns how many."""
+    cdef vector[KeyRef] others
+    cdef KeyRef ahead
+    cdef size_t i, count = 0
+    for i in range(references.size()):
+        if i + PREFETCH_ENTRIES < references.size():
+            ahead = references[i + PREFETCH_ENTRIES]
+            prefetch_entries(tables[ahead.table], ahead.key)
+        if _is_first(tables[references[i].table], references[i].key, first):
+            references[count] = references[i]
+            count += 1
+        else:
+            others.push_back(references[i])
+    for i in range(others.size()):
+        references[count + i] = others[i]
+    return count
