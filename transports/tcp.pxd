@@ -66,6 +66,7 @@ cdef class TcpTransport(Transport):
     cdef size_t most_room_bytes    # of a socket that is given a limit
     cdef public bint codes_all     # whatever the link and what waits for it: for tests
     cdef readonly uint64_t spared_bytes    # by coding
+    cdef uint64_t slow_bytes               # that sockets took while their links were slow
 
     cdef int adopt(self, uint32_t rank, int fd, bytes name) except -1
     cdef void break_sending(self, Peer* peer, int error) noexcept nogil

@@ -301,6 +301,7 @@ cdef class TcpTransport(Transport):
             if <size_t>sent < offered:
                 peer.is_full = True
                 return
+        peer.room.ran_empty = True
 
     cdef void code(self, Peer* peer, SendItem* item) noexcept nogil:
         """Of a message that has to wait: its body, if that is long and the link slow."""
@@ -316,8 +317,11 @@ cdef class TcpTransport(Transport):
     cdef inline void note_taken(self, Peer* peer, size_t size_bytes) noexcept nogil:
         """The socket took so many bytes."""
         peer.room.taken_bytes += size_bytes
+        if peer.room.is_slow:
+            peer.room.slow_bytes += size_bytes
+            self.slow_bytes += size_bytes
         if peer.room.taken_bytes >= LOOK_BYTES:
-            fit_room(peer.fd, &peer.room, self.most_room_bytes)
+            fit_room(peer.fd, &peer.room, self.most_room_bytes, self.slow_bytes)
 
     cdef void note_refused_write(self, Peer* peer, int error) noexcept nogil:
         if error == EAGAIN:
@@ -355,6 +359,7 @@ cdef class TcpTransport(Transport):
             if <size_t>sent < offered:
                 peer.is_full = True
                 return
+        peer.room.ran_empty = True
 
     cdef void flush_backlogged(self) noexcept nogil:
         cdef size_t index = 0

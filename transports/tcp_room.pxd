@@ -7,7 +7,8 @@ rows of the step before. Messages that wait here instead are in nobody's way.
 So where packets wait for longer than LONGEST_WAIT_US, the socket is allowed what the link takes in WAIT_US. Such a limit stays,
 for the system takes none back, but follows the rate at which the link delivers. Until that is measured (tcp_pace.pxd), it is
 what the system says of the last packets; that can be a hundred times the link's, where a shaper lets the first packets after a
-pause through at once, so it rises by a quarter at most from one look to the next.
+pause through at once, so it rises by a quarter at most from one look to the next. What the link carries for all sockets
+(tcp_pace.pxd) is more than one gets.
 
 A link that is found full, and is slow, gets coded bodies too (word_coding.hpp): fewer bytes for some time of the processor. And
 its sockets are paced.
@@ -18,7 +19,7 @@ Called by: TcpTransport, once per megabyte.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from intentpm.transports.tcp_pace cimport Pace, pace_after
+from intentpm.transports.tcp_pace cimport Look, Pace, pace_after
 
 cdef extern from "<linux/tcp.h>" nogil:
     cdef struct tcp_info:
@@ -51,6 +52,8 @@ cdef enum:
 cdef struct Room:
     size_t limit                     # bytes that the socket may hold; 0: what the system gives it
     size_t taken_bytes               # by the socket, since it was last looked at
+    bint ran_empty                   # since then it had nothing to send
+    uint64_t slow_bytes              # that it took while the link was slow
     double bytes_per_s               # that the link delivers; 0: not known yet
     bint is_slow                     # the link was full when last looked at, and slow: what has to wait is coded
     Pace pace
@@ -76,8 +79,9 @@ cdef inline size_t room_wanted(uint32_t rtt_us, uint32_t min_rtt_us, double byte
     return limit if limit - limit // 4 <= wanted <= limit + limit // 4 else wanted
 
 
-cdef inline void fit_room(int fd, Room* room, size_t most) noexcept nogil:
-    """Looks at the socket. most: that the system allows who asks for it; what needs more is left to it."""
+cdef inline void fit_room(int fd, Room* room, size_t most, uint64_t slow_bytes) noexcept nogil:
+    """Looks at the socket. most: that the system allows who asks for it; what needs more is left to it. slow_bytes: what all
+    sockets took while their links were slow."""
     cdef tcp_info info
     cdef socklen_t size = sizeof(info)
     cdef size_t wanted
@@ -87,9 +91,9 @@ cdef inline void fit_room(int fd, Room* room, size_t most) noexcept nogil:
     memset(&info, 0, sizeof(info))
     if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 or info.tcpi_delivery_rate == 0:
         return                                   # of an old system: it stays as it is
-    room.bytes_per_s = (
-        room.pace.link_bytes_per_s if room.pace.measurements > 0
-        else rate_known(room.bytes_per_s, <double>info.tcpi_delivery_rate))
+    room.bytes_per_s = rate_known(room.bytes_per_s, <double>info.tcpi_delivery_rate)
+    if room.pace.measurements > 0:
+        room.bytes_per_s = min(room.bytes_per_s, room.pace.link_bytes_per_s)
     wanted = room_wanted(info.tcpi_rtt, info.tcpi_min_rtt, room.bytes_per_s, room.limit)
     if wanted > most:
         wanted = most if room.limit else 0       # a far link: less than its round trip takes would slow it down
@@ -97,15 +101,21 @@ cdef inline void fit_room(int fd, Room* room, size_t most) noexcept nogil:
     if wanted != room.limit and setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof(half)) == 0:
         room.limit = wanted
     room.is_slow = room.limit > 0 and room.bytes_per_s < SLOW_BYTES_PER_S
-    _fit_pace(fd, room, &info)
+    _fit_pace(fd, room, &info, slow_bytes)
+    room.ran_empty = False
 
 
-cdef inline void _fit_pace(int fd, Room* room, const tcp_info* info) noexcept nogil:
+cdef inline void _fit_pace(int fd, Room* room, const tcp_info* info, uint64_t slow_bytes) noexcept nogil:
+    cdef Look look
     cdef double pace = 0
     cdef uint32_t system_pace = NO_PACE if room.system_pace else 0
     if room.is_slow:
-        pace = pace_after(
-            &room.pace, info.tcpi_bytes_acked, info.tcpi_busy_time, info.tcpi_rtt - min(info.tcpi_rtt, info.tcpi_min_rtt))
+        look.acked_bytes = info.tcpi_bytes_acked
+        look.busy_us = info.tcpi_busy_time
+        look.others_bytes = slow_bytes - room.slow_bytes
+        look.waits_us = info.tcpi_rtt - min(info.tcpi_rtt, info.tcpi_min_rtt)
+        look.ran_empty = room.ran_empty
+        pace = pace_after(&room.pace, &look)
     else:
         memset(&room.pace, 0, sizeof(room.pace))
     if pace > 0:

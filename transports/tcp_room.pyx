@@ -4,7 +4,7 @@ from pathlib import Path
 
 from libc.string cimport memset
 
-from intentpm.transports.tcp_pace cimport Pace, pace_after
+from intentpm.transports.tcp_pace cimport Look, Pace, pace_after
 
 USUAL_WMEM_MAX = 212_992
 
@@ -30,11 +30,16 @@ def rate_known_after(rates: list[float]) -> float:
     return known
 
 
-def paces_after(looks: list[tuple[int, int, int]]) -> list[float]:
+def paces_after(looks: list[tuple[int, int, int, int, bool]]) -> list[float]:
     """How fast a socket sends after each look, bytes per second; 0: as fast as it can. For tests.
 
-    looks: bytes acknowledged in all, us with something to send in all, and for how many us packets wait.
+    looks: bytes acknowledged in all, us with something to send in all, bytes that other sockets took in all, for how many us
+    packets wait, and whether there was nothing to send meanwhile.
     """
     cdef Pace pace
+    cdef Look look
     memset(&pace, 0, sizeof(pace))
-    return [pace_after(&pace, acked_bytes, busy_us, waits_us) for acked_bytes, busy_us, waits_us in looks]
+    paces = []
+    for look.acked_bytes, look.busy_us, look.others_bytes, look.waits_us, look.ran_empty in looks:
+        paces.append(pace_after(&pace, &look))
+    return paces

@@ -82,10 +82,17 @@ def test_two_ranks_of_one_host_use_loopback_and_the_third_the_network(hosts: lis
 def test_a_socket_on_a_full_and_slow_link_sends_about_what_the_link_carries() -> None:
     if reason := why_unavailable("200mbit"):
         pytest.skip(reason)
-    with make_hosts(2, "200mbit") as hosts, start_ranks([host.prefix for host in hosts], ["", ""], "flood") as ranks:
-        paced, received = (finish(rank)[1] for rank in ranks)
-    assert received == f"received {60 << 20}"
-    paces = [pace for pace in json.loads(paced.removeprefix("paced ")) if pace < 0xFFFFFFFF]
+    paces: list[int] = []
+    for _ in range(6):  # beside other work packets may not wait long enough on the way for a pace
+        with (
+            make_hosts(2, "200mbit") as hosts,
+            start_ranks([host.prefix for host in hosts], ["", ""], "flood") as ranks,
+        ):
+            paced, received = (finish(rank)[1] for rank in ranks)
+        assert received == f"received {60 << 20}"
+        paces = [pace for pace in json.loads(paced.removeprefix("paced ")) if pace < 0xFFFFFFFF]
+        if paces:
+            break
     assert paces
     assert 5_000_000 < paces[len(paces) // 2] < 50_000_000  # 25 MB/s, and whatever else the machine does
 

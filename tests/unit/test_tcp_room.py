@@ -42,12 +42,15 @@ def test_a_shaper_that_lets_a_few_packets_through_at_once_makes_no_fast_link() -
     assert rate_known_after([60.0 * MB] + [1_200.0 * MB] * 16) == 1_200 * MB  # a link that did become faster
 
 
-def paced(carried: list[int], waits_us: list[int]) -> list[float]:
-    """``carried``: bytes per second between two looks, with something to send all the time."""
+def paced(carried: list[int], waits_us: list[int], others: int = 0, ran_empty: bool = False) -> list[float]:
+    """``carried``: bytes per second between two looks, with something to send all the time.
+
+    others: bytes that other sockets take meanwhile.
+    """
     looks, acked, busy_us = [], 0, 0
-    for rate, wait in zip(carried, waits_us, strict=True):
+    for number, (rate, wait) in enumerate(zip(carried, waits_us, strict=True), 1):
         acked, busy_us = acked + MB, busy_us + MB * MB // rate
-        looks.append((acked, busy_us, wait))
+        looks.append((acked, busy_us, number * others, wait, ran_empty))
     return paces_after(looks)
 
 
@@ -57,12 +60,22 @@ def test_the_pace_is_a_little_less_than_the_link_carries_at_full_speed() -> None
     assert paces[1:] == pytest.approx([57 * MB] * 9, rel=1e-3)
 
 
-def test_a_wrong_measurement_changes_nothing() -> None:
-    """One of each cycle: 48 looks, the second of which measures."""
-    measured = [60, 60, 20, 60, 344, 60, 61]
-    paces = paced([rate * MB for rate in measured for _ in range(48)], [1_000] * 48 * len(measured))
+def test_a_socket_beside_others_may_send_as_fast_as_the_link() -> None:
+    """They take two thirds of it, and may be quiet soon."""
+    paces = paced([20 * MB] * 10, [1_000] * 10, others=2 * MB)
+    assert paces[1:] == pytest.approx([57 * MB] * 9, rel=1e-3)
+
+
+def test_a_socket_that_had_little_to_send_has_measured_nothing() -> None:
+    assert paced([10 * MB] * 20, [1_000] * 20, ran_empty=True) == [0] * 20
+
+
+def test_wrong_measurements_change_nothing() -> None:
+    """The first are 12 looks from one another, the later ones 0.8 s."""
+    rates = [rate for rate in [60, 60, 20, 60, 344] for _ in range(12)] + [60] * 150
+    paces = paced([rate * MB for rate in rates], [1_000] * len(rates))
     assert {round(pace / MB) for pace in paces if pace} == {57}
-    assert sum(pace == 0 for pace in paces) == 2 * len(measured)  # 1 of 24 MB is sent at full speed
+    assert sum(pace == 0 for pace in paces) < 2 * (5 + 150 // 48)
 
 
 def test_a_link_that_became_slower_is_measured_anew_and_one_that_became_faster_too() -> None:
@@ -70,5 +83,5 @@ def test_a_link_that_became_slower_is_measured_anew_and_one_that_became_faster_t
     assert slower[9] == pytest.approx(57 * MB, rel=1e-3)
     assert max(slower[-12:]) == pytest.approx(28.5 * MB, rel=1e-3)
     assert sum(pace == 0 for pace in slower[10:]) > 8  # crowded: it is looked for all the time
-    faster = paced([60 * MB] * 10 + [120 * MB] * 48 * 6, [1_000] * (10 + 48 * 6))
+    faster = paced([60 * MB] * 60 + [120 * MB] * 500, [1_000] * 560)
     assert faster[-2] == pytest.approx(114 * MB, rel=1e-3)
