@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intentpm.bench.tasks.look_ahead import look_ahead
-from intentpm.bench.tasks.rank_table import settle
+from intentpm.bench.tasks.rank_table import RankTable, settle
 
 ZIPF_EXPONENT = 1.1
 COUNTED = ("bytes_sent", "messages_sent", "relocations_in", "replicas_set_up", "rounds")
@@ -29,7 +30,7 @@ class ZipfBatch:
 def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Runs ``arguments["workload"]``; returns the seconds of its training and what this rank moved and accessed.
 
-    ``epochs``: pairs of seconds and quality (RMSE, MRR; None where there is none), the same on every rank.
+    ``epochs``: pairs of seconds and quality (loss, RMSE, MRR), the latter the same on every rank.
     """
     epochs = WORKLOADS[arguments["workload"]](pm, arguments)
     seconds = sum(epoch[0] for epoch in epochs)
@@ -38,28 +39,47 @@ def run_rank(pm: Any, arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     return {"rank": pm.rank, "seconds": seconds, "epochs": epochs, **kinds, **{name: stats[name] for name in COUNTED}}
 
 
-Epochs = Sequence[tuple[float, float | None]]
+Epochs = Sequence[tuple[float, float]]
 
 
 def _zipf(pm: Any, arguments: dict[str, Any]) -> Epochs:
-    """Every rank pulls rows of keys drawn from one zipf distribution, computes a little, and pushes."""
+    """Every rank pulls rows of keys drawn from one zipf distribution, and takes a step of the descent that brings their
+    numbers from 1 to 0. Quality, per epoch: the loss, half the mean square, of the numbers as they are pulled. Copies
+    that lack steps of other ranks make it worse, as any loss that is told while training.
+    """
     table = pm.create_table("rows", arguments["num_keys"], (arguments["dim"],), init=1.0)
     worker = pm.worker()
-    pm.barrier()
-    start = time.perf_counter()
-    for batch in look_ahead(worker, zipf_batches(pm, table, arguments), arguments["look_ahead"]):
-        rows = worker.pull(table, batch.keys)
-        worker.push(table, batch.keys, rows * np.float32(-0.01))
-    settle(pm, worker)
-    return [(time.perf_counter() - start, None)]
+    sums = RankTable(pm, worker, 2)
+    batches, epochs = _all_batches(pm, table, arguments), arguments.get("zipf_epochs", 1)
+    steps = arguments["steps"] * (arguments.get("streams", 1) if pm.size == 1 else 1) // epochs
+    results = []
+    for _ in range(epochs):
+        squares = np.zeros(2)
+        pm.barrier()
+        start = time.perf_counter()
+        for batch in look_ahead(worker, islice(batches, steps), arguments["look_ahead"]):
+            rows = worker.pull(table, batch.keys)
+            squares += np.vdot(rows, rows), rows.size
+            worker.push(table, batch.keys, rows * np.float32(-0.01))
+        settle(pm, worker)
+        seconds = time.perf_counter() - start
+        square, numbers = sums.gather(squares).sum(0)
+        results.append((seconds, float(square / numbers / 2)))
+    return results
 
 
-def zipf_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
-    """This rank's steps. ``arguments``: num_keys, batch (keys drawn per step), steps, seed."""
+def _all_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
+    """Of this rank; of a rank alone, those that so many ranks (``streams``) would have, in turn."""
+    ranks = range(arguments.get("streams", 1)) if pm.size == 1 else [pm.rank]
+    return chain.from_iterable(zip(*(zipf_batches(rank, table, arguments) for rank in ranks), strict=True))
+
+
+def zipf_batches(rank: int, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
+    """A rank's steps. ``arguments``: num_keys, batch (keys drawn per step), steps, seed."""
     ranks = np.arange(1, arguments["num_keys"] + 1, dtype=np.float64)
     cumulated = np.cumsum(ranks**-ZIPF_EXPONENT)
     names = np.random.default_rng(arguments["seed"]).permutation(arguments["num_keys"])
-    random = np.random.default_rng([arguments["seed"], pm.rank])
+    random = np.random.default_rng([arguments["seed"], rank])
     for _ in range(arguments["steps"]):
         drawn = np.searchsorted(cumulated, random.random(arguments["batch"]) * cumulated[-1])
         yield ZipfBatch(table, np.unique(names[drawn]))

@@ -30,12 +30,12 @@ ALONE = "one rank"
 COMMON = {"seed": 0, "look_ahead": "auto"}
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "full": {
-        "zipf": {"num_keys": 100_000, "dim": 64, "batch": 256, "steps": 4_000},
+        "zipf": {"num_keys": 100_000, "dim": 64, "batch": 256, "steps": 4_000, "zipf_epochs": 4},
         "mf": {"epochs": 6, "ratings": "users=20000,items=5000,ratings=1000000", "mf": {"lr": 0.05, "reg": 0.01}},
         "kge": {"epochs": 2, "graph": "entities=10000,relations=100,triples=60000", "kge": {"dim": 128}},
     },
     "small": {
-        "zipf": {"num_keys": 5_000, "dim": 16, "batch": 64, "steps": 200},
+        "zipf": {"num_keys": 5_000, "dim": 16, "batch": 64, "steps": 200, "zipf_epochs": 2},
         "mf": {
             "epochs": 10, "ratings": "users=1000,items=300,ratings=30000,rank=4",
             "mf": {"lr": 0.08, "reg": 0.01, "dim": 8, "batch": 250},
@@ -100,29 +100,31 @@ class Measurement:
                     yield from self._round(workload, network, repeat)
 
     def _round(self, workload: str, network: Network, repeat: int) -> Iterator[dict[str, Any]]:
-        target = self._quality_alone(workload)
+        target = self._quality_alone(workload, network.ranks if workload == "zipf" else 1)
         for mode in MODES:
             if not self._has(workload, network.name, mode, repeat):
                 with network.hosts() as hosts:
                     ranks = self._run(workload, network.ranks, mode, hosts)
                 yield self._keep(workload, network.name, mode, repeat, _result(workload, ranks, target))
 
-    def _quality_alone(self, workload: str) -> float | None:
-        """What one rank reaches."""
+    def _quality_alone(self, workload: str, streams: int) -> float:
+        """What one rank reaches. streams: with the batches of so many, where more ranks have more of them."""
         for run in self.runs:
-            if (run["workload"], run["network"]) == (workload, ALONE):
-                return float(run["quality"]) if run["quality"] is not None else None
-        ranks = self._run(workload, 1, "adaptive", ())
+            if (run["workload"], run["network"], run.get("streams")) == (workload, ALONE, streams):
+                return float(run["quality"])
+        ranks = self._run(workload, 1, "adaptive", (), streams)
         if ranks is None:
             raise click.ClickException(f"{workload}: one rank alone failed, so there is no quality to be reached")
         result = _result(workload, ranks, None)
-        self._keep(workload, ALONE, "adaptive", 0, result)
-        return result["quality"]
+        self._keep(workload, ALONE, "adaptive", 0, {**result, "streams": streams})
+        return float(result["quality"])
 
-    def _run(self, workload: str, ranks: int, mode: str, hosts: Sequence[Host]) -> list[dict[str, Any]] | None:
+    def _run(
+        self, workload: str, ranks: int, mode: str, hosts: Sequence[Host], streams: int = 1
+    ) -> list[dict[str, Any]] | None:
         """None: it failed, which counts as a quality that was not reached (training that diverged, say)."""
         kind, _, sampling = workload.partition("-")
-        arguments = {**COMMON, **self._sizes[kind], "workload": kind, "init": {"management": mode}}
+        arguments = {**COMMON, **self._sizes[kind], "workload": kind, "init": {"management": mode}, "streams": streams}
         if kind == "kge":
             arguments["kge"] = {**arguments.get("kge", {}), "sampling": sampling}
             arguments["data"] = str(self._data) if self._data else None
@@ -163,7 +165,7 @@ class Measurement:
             "# Regret on several networks", "",
             f"`intentpm {BENCH} ...` on {machine['cores']} cores ({machine['cpu']}), commit {machine['commit']}: "
             f"medians of up to {repeats} runs, taken in turn; seconds until the quality is within 2 % of one rank's, "
-            "megabytes sent by all ranks until then, quality at the end (RMSE, MRR). Bold: the best fixed mode.",
+            "megabytes sent by all ranks until then, quality at the end (loss, RMSE, MRR). Bold: the best fixed mode.",
             "", "![regret](regret.png)", "", *table(compare(self.runs)),
         ]  # fmt: skip
         page.write_text("\n".join(lines) + "\n")
@@ -172,7 +174,7 @@ class Measurement:
 
 
 def _result(workload: str, ranks: list[dict[str, Any]] | None, target: float | None) -> dict[str, Any]:
-    """Of a run, from what its ranks returned; target: the quality to be reached, None: none."""
+    """Of a run, from what its ranks returned; target: the quality to be reached, None: whatever it is."""
     if ranks is None:
         return {"seconds": None, "megabytes": 0.0, "quality": None, "failed": True}
     epochs = ranks[0]["epochs"]
@@ -184,13 +186,13 @@ def _result(workload: str, ranks: list[dict[str, Any]] | None, target: float | N
     return {"seconds": None if reached is None else seconds, "megabytes": megabytes, "quality": epochs[-1][1]}
 
 
-def _epochs_needed(workload: str, qualities: Sequence[float | None], target: float | None) -> int | None:
+def _epochs_needed(workload: str, qualities: Sequence[float], target: float | None) -> int | None:
     """How many epochs until the target is reached, within the tolerance; None: it is not."""
     if target is None:
         return len(qualities)
     is_reached: Callable[[float], bool] = (
-        (lambda rmse: rmse <= (1 + TOLERANCE) * target)
-        if workload == "mf"
+        (lambda error: error <= (1 + TOLERANCE) * target)
+        if workload in ("mf", "zipf")
         else (lambda mrr: mrr >= (1 - TOLERANCE) * target)
     )
-    return next((i for i, quality in enumerate(qualities, 1) if quality is not None and is_reached(quality)), None)
+    return next((i for i, quality in enumerate(qualities, 1) if is_reached(quality)), None)

@@ -119,7 +119,7 @@ def simulate_zipf(
 def _train(job: SimulatedJob, pm: Any, table: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
     """One rank; returns its accesses to keys that were here and to others."""
     worker = pm.worker()
-    for batch in look_ahead(worker, zipf_batches(pm, table, arguments), arguments["look_ahead"]):
+    for batch in look_ahead(worker, zipf_batches(pm.rank, table, arguments), arguments["look_ahead"]):
         rows = worker.pull(table, batch.keys)
         job.pause_us(arguments["step_us"])
         worker.push(table, batch.keys, rows * np.float32(-0.01))

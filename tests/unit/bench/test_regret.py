@@ -54,7 +54,8 @@ def test_workloads_and_networks_are_apart_and_incomplete_ones_left_out():
         ("mf", [0.9, 0.52, 0.511], 0.5, None),
         ("kge-local", [0.1, 0.246, 0.26], 0.25, 2),
         ("kge-local", [0.1, 0.24], 0.25, None),
-        ("zipf", [None], None, 1),
+        ("zipf", [0.3, 0.12, 0.101], 0.1, 3),
+        ("zipf", [0.3], None, 1),
     ],
 )
 def test_epochs_until_the_quality_of_one_rank(workload, qualities, target, epochs):

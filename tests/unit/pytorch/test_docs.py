@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import intentpm.optim  # noqa: E402
+import intentpm.torch  # noqa: E402
 from intentpm.testing import run_ranks  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "torch.md"
