@@ -38,8 +38,8 @@ cdef class SimNetwork(TaskScheduler):
     """
 
     def __init__(self, size: int, seed: int, model=None, max_events: int = 2_000_000, max_virtual_s=600.0):
-        if not 1 <= size <= 65535:
-            raise ValueError(f"size={size}: a simulation has 1 to 65535 ranks")
+        if not 1 <= size <= 32767:
+            raise ValueError(f"size={size}: a simulation has 1 to 32767 ranks")
         self.size = size
         self.model = NetworkModel() if model is None else model
         TaskScheduler.__init__(self, seed, max_events, max_virtual_s, self.model.wake_delay_us)

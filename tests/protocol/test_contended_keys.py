@@ -34,7 +34,7 @@ def train_one_after_the_other(management: Any) -> tuple[list[int], list[int]]:
         def train(pm: Any) -> None:
             worker, table = pm.worker(), tables[pm.rank]
             job.network.pause(pm.rank * APART_US + 1)
-            for step, batch in enumerate(look_ahead(worker, zipf_batches(pm, table, ZIPF), AHEAD)):
+            for step, batch in enumerate(look_ahead(worker, zipf_batches(pm.rank, table, ZIPF), AHEAD)):
                 rows = worker.pull(table, batch.keys)
                 job.network.pause(STEP_US)
                 worker.push(table, batch.keys, rows * np.float32(-0.01))
