@@ -50,14 +50,17 @@ def _zipf(pm: Any, arguments: dict[str, Any]) -> Epochs:
     table = pm.create_table("rows", arguments["num_keys"], (arguments["dim"],), init=1.0)
     worker = pm.worker()
     sums = RankTable(pm, worker, 2)
-    batches, epochs = _all_batches(pm, table, arguments), arguments.get("zipf_epochs", 1)
-    steps = arguments["steps"] * (arguments.get("streams", 1) if pm.size == 1 else 1) // epochs
+    streams = arguments.get("streams", 1)  # of steps: a rank alone may take those that so many ranks would
+    batches = [zipf_batches(rank, table, arguments) for rank in range(pm.rank, pm.rank + streams)]
+    in_turn = chain.from_iterable(zip(*batches, strict=True))
+    epochs = arguments.get("zipf_epochs", 1)
+    steps = streams * arguments["steps"] // epochs
     results = []
     for _ in range(epochs):
         squares = np.zeros(2)
         pm.barrier()
         start = time.perf_counter()
-        for batch in look_ahead(worker, islice(batches, steps), arguments["look_ahead"]):
+        for batch in look_ahead(worker, islice(in_turn, steps), arguments["look_ahead"]):
             rows = worker.pull(table, batch.keys)
             squares += np.vdot(rows, rows), rows.size
             worker.push(table, batch.keys, rows * np.float32(-0.01))
@@ -66,12 +69,6 @@ def _zipf(pm: Any, arguments: dict[str, Any]) -> Epochs:
         square, numbers = sums.gather(squares).sum(0)
         results.append((seconds, float(square / numbers / 2)))
     return results
-
-
-def _all_batches(pm: Any, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:
-    """Of this rank; of a rank alone, those that so many ranks (``streams``) would have, in turn."""
-    ranks = range(arguments.get("streams", 1)) if pm.size == 1 else [pm.rank]
-    return chain.from_iterable(zip(*(zipf_batches(rank, table, arguments) for rank in ranks), strict=True))
 
 
 def zipf_batches(rank: int, table: Any, arguments: Mapping[str, Any]) -> Iterator[ZipfBatch]:

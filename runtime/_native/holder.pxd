@@ -132,10 +132,8 @@ cdef class Holder:
         self, uint32_t owner, TableState* table, const RoundHeader* header, const RoundBody* body) noexcept nogil
     # The owner would give these away.
     cdef void take_offers(self, TableState* table, const RoundHeader* header, const uint32_t* keys) noexcept nogil
-    # Looks whether too much memory is taken, and has replicas given up then. True: it is.
-    cdef bint shed(self) noexcept nogil
 
-    # Begins the round that is due with ``peer``, if one is.
+    # Begins the round that is due with ``peer``, if one is; or sends releases beside the one that is open.
     cdef inline void step(self, uint32_t peer) noexcept nogil:
         if not self.todo[peer].empty():
             if self._may_send_to(peer):
@@ -172,9 +170,13 @@ cdef class Holder:
     cdef inline bint _may_send_to(self, uint32_t peer) noexcept nogil:
         return self.open_records[peer] == 0 or self.growing[peer] != 0
 
+    # What releases to a peer count for, in ``open_records`` and as a record's ``round_rank``.
+    cdef inline uint32_t _releases_to(self, uint32_t peer) noexcept nogil:
+        return <uint32_t>self.todo.size() + peer
+
     cdef inline bint _may_release_to(self, uint32_t peer) noexcept nogil:
         return RELEASES_SHARE * self.releasable[peer] > self.todo[peer].size() and (
-            self.open_records[self.todo.size() + peer] == 0)
+            self.open_records[self._releases_to(peer)] == 0)
 
     cdef inline bint _no_writes_open(self) noexcept nogil:
         return self.requests.writes_open[0] + self.requests.writes_open[1] == 0
@@ -183,7 +185,6 @@ cdef class Holder:
         return self.asked_bytes[peer] < self.budget.answer_bytes
 
     cdef bint _sheds(self, const TableState* table) noexcept nogil
-    cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil
 
     cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
     cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=*) noexcept nogil

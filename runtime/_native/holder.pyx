@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from libcpp.vector cimport vector
 
-from intentpm.foundation.primitives cimport copy_row, load_relaxed_i32, store_relaxed
+from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart
 from intentpm.runtime._native.budget cimport slot_bytes
 from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
@@ -224,7 +224,7 @@ cdef class Holder:
         self.releasable[peer] = 0
         count = put_first(self.remote.tables, references, RELEASES_FIRST)
         while at < count and sent_bytes < self.budget.round_bytes and not self.transport.out_of_memory:
-            at = self._send_records(peer, <uint32_t>self.todo.size() + peer, references, at, count, &sent_bytes)
+            at = self._send_records(peer, self._releases_to(peer), references, at, count, &sent_bytes)
         for i in range(at, references.size()):
             self.todo[peer].push_back(references[i])
 
@@ -318,6 +318,12 @@ cdef class Holder:
         # What a missed refresh brought is to be sent again, whole, though its version may be known.
         holds = 0 if table.flags[key] & KEY_MISSED or self.cutting else self._what_it_has(table, key)
         return holds | written | (RECORD_ONCE if table.flags[key] & KEY_ONCE else 0)
+
+    cdef bint _sheds(self, const TableState* table) noexcept nogil:
+        if self.shed_bytes <= 0:
+            return False
+        self.shed_bytes -= slot_bytes(table)
+        return True
 
     cdef inline int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil:
         """Of a replica that missed nothing."""
@@ -539,49 +545,6 @@ cdef class Holder:
             if key_state(table, keys[i]) == STATE_REPLICA:
                 table.flags[keys[i]] |= KEY_OFFERED
                 self.queue(table, keys[i])
-
-    # -- too much is taken ---------------------------------------------------------------------------------------------
-
-    cdef bint shed(self) noexcept nogil:
-        cdef int64_t excess = self.budget.excess()
-        cdef int64_t missing = excess
-        cdef TableState* table
-        cdef size_t t
-        if excess == 0:
-            self.shed_bytes = 0
-            return False
-        for t in range(self.remote.table_count):
-            # What is free already is back with the system when it is packed, after a save at the latest.
-            table = self.remote.tables[t]
-            missing -= table.free_count * <int64_t>slot_bytes(table)
-        self.shed_bytes = max(<int64_t>0, missing)
-        for t in range(self.remote.table_count):
-            if missing <= 0:
-                break
-            missing -= self._shed_of(self.remote.tables[t], missing)
-        return True
-
-    cdef bint _sheds(self, const TableState* table) noexcept nogil:
-        if self.shed_bytes <= 0:
-            return False
-        self.shed_bytes -= slot_bytes(table)
-        return True
-
-    cdef int64_t _shed_of(self, TableState* table, int64_t excess) noexcept nogil:
-        """Has replicas given up; returns the bytes of those that are on their way out. The last slots first: what lies behind
-        all rows can be given back to the system."""
-        cdef int64_t slot = table.slots_touched
-        cdef int64_t going = 0
-        cdef int32_t key
-        if table.slots_used == table.rows_owned:
-            return 0
-        while slot > 0 and going < excess:
-            slot -= 1
-            key = load_relaxed_i32(&table.key_of[slot])
-            if key >= 0 and key_state(table, key) == STATE_REPLICA:
-                self.queue(table, <uint32_t>key)
-                going += slot_bytes(table)
-        return going
 
 
 cdef inline uint32_t _colour(const TableState* table, uint32_t key) noexcept nogil:

@@ -21,7 +21,7 @@ cdef void restart_holder(Holder holder, vector[KeyRef]& untaken) noexcept nogil:
     holder.records_in_flight = holder.busy[0] = holder.busy[1] = 0
     for peer in range(<uint32_t>holder.todo.size()):
         holder.todo[peer].clear()
-        holder.open_records[peer] = holder.open_records[holder.todo.size() + peer] = 0
+        holder.open_records[peer] = holder.open_records[holder._releases_to(peer)] = 0
         holder.releasable[peer] = 0
         holder.asked_bytes[peer] = 0
         holder.growing[peer] = False

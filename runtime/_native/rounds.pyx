@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from intentpm.runtime._native.concerned_ranks cimport NOBODY, ConcernedRanks
 from intentpm.runtime._native.hints cimport Hints, hint_fits
 from intentpm.runtime._native.holder cimport Holder
+from intentpm.runtime._native.holder_shed cimport shed_replicas
 from intentpm.runtime._native.holders cimport tick_of
 from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport Sample
@@ -86,7 +87,7 @@ cdef class Rounds:
             return self.shed_again_ns
         self.shed_again_ns = 0
         self.remote.budget.set_ahead()
-        if not self.holder.shed():
+        if not shed_replicas(self.holder):
             return NEVER
         for t in range(self.remote.table_count):
             pack_slots(self.remote.tables[t], PACKED_AT_ONCE)

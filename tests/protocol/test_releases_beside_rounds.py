@@ -35,7 +35,7 @@ def test_a_release_does_not_wait_for_the_round(written: bool) -> None:
                 worker.push(table, passing, np.ones(len(passing)))
                 job.network.pause(LATENCY_US / 2)  # long enough for the engine to queue it
             worker.advance_clock()
-            job.network.pause(2.5 * LATENCY_US)  # less than twice that
+            job.network.pause(2.5 * LATENCY_US)  # a round trip, and less than the rest of the round's and one more
             assert sorted(table.replica_keys().tolist()) == staying.tolist()
             assert manager.stats()["rounds"] == rounds + 1
 
