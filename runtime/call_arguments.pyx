@@ -106,7 +106,7 @@ cdef tuple steps_of(Table table, Duplicates scratch, cnp.ndarray keys, object gr
     if duplicates == "each":
         return keys, rows
     with nogil:
-        distinct = scratch.count_distinct(wanted, count)
+        distinct = scratch.count_distinct(wanted, count, table.state.num_keys)
     if distinct == count:
         return keys, rows
     distinct_keys = np.empty(distinct, np.int64)

@@ -22,7 +22,7 @@ cdef enum:
     # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's place is known; the
     # places are prefetched earlier still.
     ROWS_AHEAD = 32
-    WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
+    WRITTEN_ROWS_AHEAD = 8       # what is fetched but not yet written is taken away from another thread that writes it
     PLACES_AHEAD = 64
     LONG_ROW_BYTES = 512         # as far as prefetch_row goes
 
