@@ -1,4 +1,5 @@
-"""Sums of arrays over the ranks, by whatever the job has: torch.distributed, else MPI, else the parameter manager.
+"""Sums of arrays over the ranks, by whatever the job has: torch.distributed, else MPI, else the parameter manager; of
+small models on one host by the manager in place of torch.distributed.
 
 A sum that was begun travels while the caller computes, and is there once it was finished. All ranks begin the same sums
 in the same order.
@@ -7,18 +8,22 @@ in the same order.
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
 from intentpm.foundation.errors import WaitTimeoutError
+from intentpm.launch.introduction import boot_id
 
 SUM_S = 1800.0
 """For which MPI's sums wait for the other ranks, as torch.distributed does. That a rank is lost shows before."""
 POLLED_S = 0.05
 """Of a wait, without pauses."""
+SMALL_BYTES = 256 << 10
+"""Of all parameters. Up to here, on one host, the manager's sum takes 0.1 to 0.3 ms with 2 ranks and 0.3 to 1 with 4 on
+two cores, gloo's 0.4 to 2 and 5 to 7; with 1 MB it is the other way round (docs/torch.md)."""
 
 
 class Sum(Protocol):
@@ -38,16 +43,19 @@ class AllReduce(Protocol):
 
     name: str
 
-    def start(self, tensor: torch.Tensor) -> Sum:
-        """Collective. ``tensor`` (contiguous) holds the sum once what is returned was finished; not before."""
+    def start(self, tensor: torch.Tensor, soon: bool = False) -> Sum:
+        """Collective. ``tensor`` (contiguous) holds the sum once what is returned was finished; not before.
+
+        soon: that will be next, so nothing is gained if it travels meanwhile.
+        """
         ...
 
 
-def choose_all_reduce(manager: Any) -> AllReduce:
-    """The first that reaches exactly the ranks of ``manager``."""
+def choose_all_reduce(manager: Any, parameters: Sequence[torch.Tensor]) -> AllReduce:
+    """Collective. The first that reaches exactly the ranks of ``manager``; for gradients of ``parameters``."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() == manager.size:
-        return TorchAllReduce()
+        return ManagerAllReduce(manager) if _is_small_job(manager, parameters) else TorchAllReduce()
     mpi = getattr(sys.modules.get("mpi4py"), "MPI", None)  # a job that does not use MPI must not start it
     if (
         mpi is not None
@@ -59,12 +67,18 @@ def choose_all_reduce(manager: Any) -> AllReduce:
     return ManagerAllReduce(manager)
 
 
+def _is_small_job(manager: Any, parameters: Sequence[torch.Tensor]) -> bool:
+    is_small = sum(p.nbytes for p in parameters) <= SMALL_BYTES and all(p.device.type == "cpu" for p in parameters)
+    answers = set(manager.allgather(boot_id() + bytes([is_small])))
+    return len(answers) == 1 and is_small
+
+
 class TorchAllReduce:
     """Over the default process group, in its threads."""
 
     name = "torch.distributed"
 
-    def start(self, tensor: torch.Tensor) -> Sum:
+    def start(self, tensor: torch.Tensor, soon: bool = False) -> Sum:
         return _TorchSum(torch.distributed.all_reduce(tensor, async_op=True))
 
 
@@ -91,7 +105,7 @@ class MpiAllReduce:
         self._in_place = mpi.IN_PLACE
         _wait(manager, made.Test, "the communicator of dense gradients")
 
-    def start(self, tensor: torch.Tensor) -> Sum:
+    def start(self, tensor: torch.Tensor, soon: bool = False) -> Sum:
         numbers = _in_host_numbers(tensor)
         request = self._communicator.Iallreduce(self._in_place, numbers)
         return _MpiSum(self._manager, request, numbers, tensor)
@@ -134,7 +148,8 @@ def _wait(manager: Any, is_there: Callable[[], bool], what: str) -> None:
 
 
 class ManagerAllReduce:
-    """Over ``pm.allgather``, in a thread, in rank order. Rank 0 gathers it all: for small models."""
+    """Over ``pm.allgather``, in rank order; in a thread, or by who finishes a sum that was to be there soon. Rank 0
+    gathers it all: for small models."""
 
     name = "intentpm"
 
@@ -142,42 +157,45 @@ class ManagerAllReduce:
         self._manager = manager
         self._last: _ManagerSum | None = None
 
-    def start(self, tensor: torch.Tensor) -> Sum:
-        self._last = _ManagerSum(self._manager, _in_host_numbers(tensor), tensor, self._last)
+    def start(self, tensor: torch.Tensor, soon: bool = False) -> Sum:
+        self._last = _ManagerSum(self._manager, tensor, None if self._last is None else self._last.thread, soon)
         return self._last
 
 
 class _ManagerSum:
-    """A thread that begins when that of the sum before it has ended: collective calls are made in one order."""
+    """Made after the one before it has ended: collective calls are made in one order."""
 
-    def __init__(self, manager: Any, numbers: Any, tensor: torch.Tensor, before: "_ManagerSum | None") -> None:
-        self._manager, self._numbers, self._tensor = manager, numbers, tensor
+    def __init__(self, manager: Any, tensor: torch.Tensor, after: threading.Thread | None, soon: bool) -> None:
+        self._manager, self._numbers, self._tensor = manager, _in_host_numbers(tensor), tensor
+        self._after = after
         self._problem: BaseException | None = None
-        after = None if before is None else before.thread
-        self.thread: threading.Thread = threading.Thread(
-            target=self._run, args=(after,), name="intentpm-all-reduce", daemon=True
-        )
-        self.thread.start()
+        self.thread: threading.Thread | None = None
+        if not soon:
+            self.thread = threading.Thread(target=self._run, name="intentpm-all-reduce", daemon=True)
+            self.thread.start()
 
-    def _run(self, after: threading.Thread | None) -> None:
+    def _run(self) -> None:
         try:
-            if after is not None:
-                after.join()  # it ends: allgather raises when a rank is lost
             self._numbers = self._sum(self._numbers)
         except BaseException as problem:
             self._problem = problem
 
     def _sum(self, numbers: Any) -> Any:
+        if self._after is not None:
+            self._after.join()  # it ends: allgather raises when a rank is lost
         total = np.zeros_like(numbers)
         for part in self._manager.allgather(numbers.tobytes()):
             total += np.frombuffer(part, numbers.dtype).reshape(numbers.shape)
         return total
 
     def done(self) -> bool:
-        return not self.thread.is_alive()
+        return self.thread is not None and not self.thread.is_alive()
 
     def finish(self) -> None:
-        self.thread.join()
+        if self.thread is None:
+            self._numbers = self._sum(self._numbers)
+        else:
+            self.thread.join()
         if self._problem is not None:
             raise self._problem
         self._tensor.copy_(torch.from_numpy(self._numbers))

@@ -27,12 +27,17 @@ def average_gradients(module: torch.nn.Module, manager: Any) -> "DenseGradients"
 
     Parameters
         manager: of the job. The sums go over torch.distributed where it is initialised, else over MPI where mpi4py is
-            in use, else over the manager itself (for small models).
+            in use, else over the manager itself, which is for small models: these go over it in place of
+            torch.distributed where all ranks are on one host.
     Raises ConfigError for a DistributedDataParallel, which does the same; as ``pm.barrier``.
     """
     if isinstance(module, torch.nn.parallel.DistributedDataParallel):
         raise ConfigError("DistributedDataParallel averages its gradients itself: do not call average_gradients on it")
-    return DenseGradients(module, manager, choose_all_reduce(manager))
+    return DenseGradients(module, manager, choose_all_reduce(manager, trained_parameters(module)))
+
+
+def trained_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class DenseGradients:
@@ -40,7 +45,7 @@ class DenseGradients:
 
     def __init__(self, module: torch.nn.Module, manager: Any, all_reduce: AllReduce) -> None:
         self._all_reduce, self._size = all_reduce, manager.size
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = trained_parameters(module)
         self._buckets = _buckets_of(parameters[::-1])  # backward reaches the last ones first
         self._bucket_of = {parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket}
         self._active, self._pass = True, -1
@@ -95,7 +100,8 @@ class DenseGradients:
         bucket = self._buckets[len(self._begun)]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([part.detach().reshape(-1) for part in parts])
-        self._begun.append((flat, self._all_reduce.start(flat)))
+        is_last = len(self._begun) == len(self._buckets) - 1
+        self._begun.append((flat, self._all_reduce.start(flat, soon=is_last)))
 
     def _end_pass(self) -> None:
         while len(self._begun) < len(self._buckets):

@@ -16,6 +16,7 @@ from intentpm.runtime.ahead import Ahead
 from intentpm.torch.on_device import Moved, device_of
 from intentpm.torch.read_ahead import ReadAhead
 from intentpm.torch.tensors import nbytes_of
+from intentpm.torch.who_reads import WhoReads
 
 
 @dataclass(slots=True)
@@ -43,7 +44,8 @@ class IntentLoader:
         loader: any iterable that can be iterated once per epoch; a DataLoader, with worker processes too if these are
             started by "spawn" or "forkserver" (``DataLoader(..., multiprocessing_context="forkserver")``).
         keys: for each table, a function from a batch to the keys that it will look up: integers of any shape, as a
-            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs in the reading thread, once a batch.
+            tensor, an array or anything else that ``torch.as_tensor`` takes. Runs where the loader is read, once a
+            batch.
         ahead: how many batches to read ahead; "auto": as many as the parameter manager needs to act in time, as long as
             the batches fit in 256 MB. 0: nothing is announced.
         move: batches are moved to the device of the worker (``pm.worker(device=...)``) ahead, tensors in them that is;
@@ -58,7 +60,8 @@ class IntentLoader:
     (``sampler``, ``dataset``, ...); ``state_dict()`` of a loader that has one is the state after the batch in use, not
     after what was read ahead.
 
-    Threads: that of the worker iterates; the loader is read by another from the second batch on.
+    Threads: that of the worker iterates; from the second batch on the loader is read by it too, or by another thread,
+    whichever the loop is faster with (``who_reads``).
     Raises ForkError for a DataLoader whose workers would be forked; ConfigError.
     """
 
@@ -80,6 +83,7 @@ class IntentLoader:
         self._move = move
         self._in_use: _Item | None = None
         self._reader: ReadAhead | None = None
+        self._who_reads = WhoReads()
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -107,8 +111,9 @@ class IntentLoader:
 
     def _batches(self, reader: ReadAhead, announced: deque[_Item]) -> Iterator[Any]:
         started = False
+        self._who_reads.began()
         while True:
-            announced += reader.take(not announced, max(1, self.ahead - len(announced)))
+            self._take(reader, announced, wait=not announced)
             if not announced:
                 self._in_use = None
                 return
@@ -121,11 +126,15 @@ class IntentLoader:
             try:
                 yield announced[0].batch if announced[0].moved is None else announced[0].moved.take()
                 # While its windows are open: a key that the next batches use as well does not leave in between.
-                announced += reader.take(False, max(1, self.ahead - len(announced)))
+                self._who_reads.next_batch()
+                self._take(reader, announced)
                 self._announce(islice(announced, 1, None), self.worker.clock + 1)
             finally:
                 self.worker.advance_clock()
                 announced.popleft()
+
+    def _take(self, reader: ReadAhead, announced: deque[_Item], wait: bool = False) -> None:
+        announced += reader.take(wait, self.ahead - len(announced), self._who_reads.in_loop)
 
     @property
     def ahead(self) -> int:
@@ -145,7 +154,7 @@ class IntentLoader:
         return torch.from_numpy(sample.keys)
 
     def _prepare(self, batch: Any) -> _Item:
-        """In the reading thread."""
+        """In the thread that reads."""
         state = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
         device = device_of(self.worker)
         given = []

@@ -63,7 +63,7 @@ def main(path=None, epochs="3"):
     features = torch.nn.Embedding(int(max(train[0].max(), test[0].max())) + 1, 16, sparse=True)
     features = intentpm.torch.Embedding.from_pretrained(features, worker, "features", adagrad)
     model = ClickModel(features, train[0].shape[1], train[1].shape[1])
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    intentpm.torch.average_gradients(model, pm)
     optimizers = [torch.optim.Adam(model.network.parameters(), lr=0.001)]
     dataset = torch.utils.data.TensorDataset(*train)
     sampler = torch.utils.data.DistributedSampler(dataset, size, rank)
@@ -72,7 +72,7 @@ def main(path=None, epochs="3"):
     for epoch in range(int(epochs)):
         sampler.set_epoch(epoch)
         for ids, numbers, label in loader:
-            loss = log_loss(parallel(ids, numbers), label)
+            loss = log_loss(model(ids, numbers), label)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()

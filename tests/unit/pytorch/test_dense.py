@@ -114,6 +114,7 @@ def test_distributed_data_parallel_is_refused() -> None:
 
 WAIT_S = 30.0
 SHAPES = [(), (0,), (1,), (1000,), (3, 5)]
+LARGE = [torch.zeros(all_reduce.SMALL_BYTES // 4), torch.zeros(1)]
 
 
 class Watched(torch.autograd.Function):
@@ -144,7 +145,7 @@ def sums_travel_during_backward(pm, chosen) -> bool:
 def sum_over_ranks() -> tuple[str, bool]:
     """Runs on each rank of a real job: all sizes and dtypes over whatever this job has."""
     with intentpm.init() as pm:
-        chosen = all_reduce.choose_all_reduce(pm)
+        chosen = all_reduce.choose_all_reduce(pm, LARGE)
         begun = []
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
             for shape in SHAPES:
@@ -162,6 +163,23 @@ def test_sums_over_the_manager(spawn_world) -> None:
     assert spawn_world(2, sum_over_ranks) == [("intentpm", True)] * 2
 
 
+def train_a_small_model() -> bool:
+    """All ranks on one host: not over the process group. In one bucket, or several, all but the last in a thread."""
+    with intentpm.init() as pm:
+        means = []
+        for bucket_bytes in (dense.BUCKET_BYTES, 24):
+            dense.BUCKET_BYTES, before = bucket_bytes, dense.BUCKET_BYTES
+            model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+            handle = average_gradients(model, pm)
+            dense.BUCKET_BYTES = before
+            assert handle.over == "intentpm"
+            model(torch.full((4, 3), 1.0 + pm.rank)).sum().backward()
+            means.append(model[1].bias.grad.item())
+            weights = pm.allgather(model[0].weight.grad.numpy().tobytes())
+            assert len(set(weights)) == 1
+        return means == [4.0, 4.0]
+
+
 def sum_over_process_group(port: int) -> tuple[str, bool]:
     import os
 
@@ -169,7 +187,7 @@ def sum_over_process_group(port: int) -> tuple[str, bool]:
         "gloo", f"tcp://127.0.0.1:{port}", rank=int(os.environ["INTENTPM_RANK"]), world_size=2
     )
     try:
-        return sum_over_ranks()
+        return train_a_small_model() and sum_over_ranks()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -187,7 +205,7 @@ def test_sums_over_torch_distributed(spawn_world) -> None:
 def sum_that_a_rank_does_not_come_to() -> bool:
     """Rank 1 comes only when rank 0 has given up once."""
     with intentpm.init() as pm:
-        chosen, tensor = all_reduce.choose_all_reduce(pm), torch.ones(3)
+        chosen, tensor = all_reduce.choose_all_reduce(pm, LARGE), torch.ones(3)
         total = chosen.start(tensor) if pm.rank == 0 else None
         if total is not None:
             all_reduce.SUM_S = 0.2

@@ -1,4 +1,4 @@
-"""IntentLoader: the batches of a plain loop, announced ahead, on its own worker's clock."""
+"""IntentLoader: the batches of a plain loop, announced ahead, on its own worker's clock; whoever reads them."""
 
 import itertools
 import multiprocessing
@@ -11,9 +11,25 @@ torch = pytest.importorskip("torch")
 
 import intentpm  # noqa: E402
 from intentpm.testing import run_ranks  # noqa: E402
-from intentpm.torch import Embedding, IntentLoader  # noqa: E402
+from intentpm.torch import Embedding, IntentLoader, who_reads  # noqa: E402
+from intentpm.torch import loader as loader_module  # noqa: E402
 
 BATCHES = [torch.tensor([[i, i + 1], [i + 2, i]]) for i in range(20)]
+
+
+@pytest.fixture(autouse=True, params=["thread", "loop", "by turns"])
+def who(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who reads the loaders of a test: all of them would be too short to find out who is faster."""
+
+    class Given(who_reads.WhoReads):
+        def began(self) -> None:
+            self.in_loop = request.param == "loop"
+
+        def next_batch(self) -> None:
+            self.in_loop ^= request.param == "by turns"
+
+    monkeypatch.setattr(loader_module, "WhoReads", Given)
+    return request.param
 
 
 def with_worker(use, n: int = 1, **options):
