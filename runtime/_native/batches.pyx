@@ -25,6 +25,8 @@ cdef enum:
     WRITTEN_ROWS_AHEAD = 8       # what is fetched but not yet written is taken away from another thread that writes it
     PLACES_AHEAD = 64
     LONG_ROW_BYTES = 512         # as far as prefetch_row goes
+    GIVEN_BYTES_AHEAD = 2048     # of the rows given to a call: the processor's own prefetch stops at each page of 4 KiB
+    GIVEN_BYTES_AT_ONCE = 256    # of a row as long as that, or longer
 
 
 cdef int64_t check_keys(const TableState* table, const int64_t* keys, int64_t count) noexcept nogil:
@@ -89,6 +91,11 @@ cdef inline void _look_ahead(
         _approach(table, keys[i + ahead], row_bytes, for_writing)
 
 
+cdef inline void _look_ahead_in_given(const char* row, size_t row_bytes) noexcept nogil:
+    if row_bytes >= GIVEN_BYTES_AT_ONCE:
+        prefetch_row(row + GIVEN_BYTES_AHEAD, GIVEN_BYTES_AT_ONCE, False)
+
+
 cdef void_apart _settle(
         RowAccess kind, TableState* table, int64_t key, int64_t position, char* row, double lr,
         vector[int32_t]& misses, AccessCounts* counts) noexcept nogil:
@@ -125,6 +132,8 @@ cdef inline void _access_rows(
     _look_first(table, keys, count, near_bytes, for_writing)
     for i in range(count):
         _look_ahead(table, keys, i, count, near_bytes, for_writing)
+        if for_writing:
+            _look_ahead_in_given(row, row_bytes)
         if not for_writing:
             state = try_pull(table, keys[i], row, row_bytes)
         elif kind == ACCESS_ROW_PUSH:
