@@ -18,7 +18,7 @@ from intentpm.foundation.errors import WaitTimeoutError
 from intentpm.launch.introduction import boot_id
 
 SUM_S = 1800.0
-"""For which MPI's sums wait for the other ranks, as torch.distributed does. That a rank is lost shows before."""
+"""For which sums wait for the other ranks, as torch.distributed's do. That a rank is lost shows before."""
 POLLED_S = 0.05
 """Of a wait, without pauses."""
 SMALL_BYTES = 256 << 10
@@ -168,6 +168,8 @@ class _ManagerSum:
     def __init__(self, manager: Any, tensor: torch.Tensor, after: threading.Thread | None, soon: bool) -> None:
         self._manager, self._numbers, self._tensor = manager, _in_host_numbers(tensor), tensor
         self._after = after
+        # Of the thread until it has ended, then of whoever finishes.
+        self._total: Any = None
         self._problem: BaseException | None = None
         self.thread: threading.Thread | None = None
         if not soon:
@@ -176,29 +178,31 @@ class _ManagerSum:
 
     def _run(self) -> None:
         try:
-            self._numbers = self._sum(self._numbers)
+            self._total = self._sum()
         except BaseException as problem:
             self._problem = problem
 
-    def _sum(self, numbers: Any) -> Any:
+    def _sum(self) -> Any:
         if self._after is not None:
-            self._after.join()  # it ends: allgather raises when a rank is lost
-        total = np.zeros_like(numbers)
-        for part in self._manager.allgather(numbers.tobytes()):
-            total += np.frombuffer(part, numbers.dtype).reshape(numbers.shape)
+            self._after.join()  # it ends, as its wait does
+        total = np.zeros_like(self._numbers)
+        for part in self._manager.allgather(self._numbers.tobytes(), SUM_S):
+            total += np.frombuffer(part, total.dtype).reshape(total.shape)
         return total
 
     def done(self) -> bool:
         return self.thread is not None and not self.thread.is_alive()
 
     def finish(self) -> None:
-        if self.thread is None:
-            self._numbers = self._sum(self._numbers)
-        else:
+        """After WaitTimeoutError, goes on waiting."""
+        if self.thread is not None:
             self.thread.join()
-        if self._problem is not None:
-            raise self._problem
-        self._tensor.copy_(torch.from_numpy(self._numbers))
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
+        if self._total is None:
+            self._total = self._sum()
+        self._tensor.copy_(torch.from_numpy(self._total))
 
 
 def _in_host_numbers(tensor: torch.Tensor) -> Any:

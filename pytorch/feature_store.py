@@ -26,7 +26,7 @@ class FeatureStore(Interface):
     ``index``: a tensor, a list, a slice, a number or None for all. Labels are features too: int64 [num_nodes].
 
     Threads: any; each has a worker of its own, so a loader may read in one while another trains. Not for the worker
-    processes of a DataLoader (HandleError): read ahead in a thread instead (``IntentLoader(worker, loader, {})``).
+    processes of a DataLoader (HandleError): read ahead instead (``IntentLoader(worker, loader, {})``).
     Raises KeyError for what is not there; ShapeError; as ``create_table``, ``pull`` and ``set``.
     """
 

@@ -180,6 +180,45 @@ def train_a_small_model() -> bool:
         return means == [4.0, 4.0]
 
 
+def sum_over_the_manager_for_which_a_rank_is_late(soon: bool) -> bool:
+    """Rank 1 comes only when rank 0 has given up once."""
+    with intentpm.init() as pm:
+        chosen, tensor = all_reduce.ManagerAllReduce(pm), torch.ones(3)
+        if pm.rank == 0:
+            all_reduce.SUM_S = 0.2
+            total = chosen.start(tensor, soon)
+            with pytest.raises(WaitTimeoutError, match=r"allgather\(\)"):
+                total.finish()
+            all_reduce.SUM_S = 60.0
+        else:
+            time.sleep(1.0)
+            total = chosen.start(tensor, soon)
+        for _ in range(2):
+            total.finish()
+        return tensor.tolist() == [2.0] * 3
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("soon", [False, True])
+def test_a_sum_over_the_manager_that_was_given_up_goes_on(spawn_world, soon: bool) -> None:
+    assert spawn_world(2, sum_over_the_manager_for_which_a_rank_is_late, soon) == [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "small"), [(lambda mine: mine, True), (lambda mine: b"x" * (len(mine) - 1) + mine[-1:], False)]
+)
+def test_small_models_of_one_host_alone_are_summed_over_the_manager(other, small: bool) -> None:
+    """Of two hosts each would send all gradients to rank 0, behind the rows."""
+
+    class Manager:
+        @staticmethod
+        def allgather(mine: bytes) -> list[bytes]:
+            return [mine, other(mine)]
+
+    assert all_reduce._is_small_job(Manager, LARGE[1:]) == small
+    assert not all_reduce._is_small_job(Manager, LARGE)
+
+
 def sum_over_process_group(port: int) -> tuple[str, bool]:
     import os
 
