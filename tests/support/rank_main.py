@@ -3,6 +3,7 @@
 Usage: python rank_main.py FOLDER, as a rank of a LocalJob.
 """
 
+import faulthandler
 import gc
 import importlib.util
 import os
@@ -19,6 +20,10 @@ LEAK_WAIT_S = 2.0
 
 def main(folder: Path) -> int:
     call = pickle.loads((folder / "call.pkl").read_bytes())
+    # Until the process has ended: the parent shows where a rank stood that it had to kill.
+    faulthandler.dump_traceback_later(
+        call["show_stacks_s"], file=(folder / f"{os.environ['INTENTPM_RANK']}.stacks").open("w")
+    )
     sys.path[:0] = call["path"]
     try:
         target = _load(call["file"], call["module"], call["name"])

@@ -27,6 +27,8 @@ import pytest
 from intentpm.launch.job import TIMED_OUT, LocalJob
 
 DEFAULT_TIMEOUT_S = 60.0
+SHOW_STACKS_AT = 0.9
+"""Of the time that ranks have, after which each writes where it stands."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class SpawnedWorld:
             "kwargs": kwargs,
             "path": [str(Path(__file__).parents[1])],
             "check_leaks": check_leaks,
+            "show_stacks_s": SHOW_STACKS_AT * self._timeout_s,
         }
         (Path(self._folder.name) / "call.pkl").write_bytes(pickle.dumps(call))
         argv = [sys.executable, str(Path(__file__).with_name("rank_main.py")), self._folder.name]
@@ -104,6 +107,9 @@ class SpawnedWorld:
         assert exit_code is not None
         file = Path(self._folder.name) / f"{rank}.pkl"
         said = pickle.loads(file.read_bytes()) if file.exists() else {}
+        stacks = file.with_suffix(".stacks")
+        if exit_code != 0 and not said.get("traceback") and stacks.exists() and (text := stacks.read_text()):
+            said["traceback"] = f"the target {'returned' if said else 'did not return'}; near the deadline:\n{text}"
         return Outcome(rank, exit_code, **said)
 
 

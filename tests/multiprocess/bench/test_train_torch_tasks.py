@@ -52,10 +52,15 @@ def test_the_graph_is_learned(graph):
     assert graph[-1]["loss"] < graph[1]["loss"]
 
 
-@pytest.mark.parametrize("options", [["--dense", "keys"], ["--model", "sage"], ["--partition", "hash"]])
-def test_the_graph_on_two_ranks_is_learned_as_well(graph, tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "below"),
+    [(["--dense", "keys"], 0.2), (["--model", "sage"], 0.06), (["--partition", "hash"], 0.06)],
+    ids=["dense keys", "sage", "hash"],
+)
+def test_the_graph_on_two_ranks_is_learned_as_well(graph, tmp_path, options, below):
+    """Dense keys are trained without waiting: on a busy machine steps are made with weights as old as it is busy."""
     last = results_of("gnn", tmp_path, *GNN, *TWO, *options)["rows"][-1]
-    assert last["test_accuracy"] > graph[-1]["test_accuracy"] - 0.06
+    assert last["test_accuracy"] > graph[-1]["test_accuracy"] - below
     assert last["bytes_sent"] > 0
 
 
