@@ -50,7 +50,7 @@ def look_ahead(
         if not prepared:
             return
         if ahead.announces and not started:
-            worker.wait_sync()
+            worker.wait_intents()
             started = True
         yield prepared.popleft()
         worker.advance_clock()

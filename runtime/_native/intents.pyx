@@ -17,6 +17,7 @@ cdef enum:
     PAUSE_CLOCKS = 4                     # ... so many times the estimate: a worker that pauses says nothing of its speed
     SHORTEST_CLOCK_NS = 1_000            # of an estimate, in that
     CLOCKS_SMOOTHED = 8
+    PACE_SMOOTHED = 16                   # clocks
 
 
 cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
@@ -31,7 +32,7 @@ cdef class IntentQueue:
         self.immediate = immediate
         self.round_clock = -1
         self.look_by_clock = NEVER
-        timer_init(&self.timer)
+        timer_init(&self.timer, others)
         self.publish()
 
     def __dealloc__(self):
@@ -128,6 +129,8 @@ cdef class IntentQueue:
             return NULL
         self.waiting.pop()
         self.active.push(_entry(intent.end, intent))
+        if self.acted_ns == 0:
+            self.acted_ns = self.looked_ns
         return intent
 
     cdef Intent* next_over(self) noexcept nogil:
@@ -182,7 +185,7 @@ cdef class IntentQueue:
         cdef int64_t clock = load_acquire_i64(&self.clock)
         cdef int64_t wake = NEVER
         cdef bint settled
-        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.clock_ns, self.others))
+        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.pace_ns, self.others))
         if self.room != NULL and self.room.most_bytes > 0:
             self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
         self.clocks_per_round = max(<int64_t>1, <int64_t>self.timer.clocks_per_round)
@@ -204,17 +207,30 @@ cdef class IntentQueue:
 
     cdef void time_clocks(self, int64_t now_ns) noexcept nogil:
         cdef int64_t passed = self.seen_clock - self.timed_clock
-        cdef int64_t took_ns
+        cdef int64_t took_ns, alone_ns
         if passed <= 0:
             return
-        took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
-        if self.timed_ns and self.clock_ns:
-            took_ns = min(took_ns, PAUSE_CLOCKS * max(self.clock_ns, <int64_t>SHORTEST_CLOCK_NS)) - self.clock_ns
-            store_relaxed_i64(&self.clock_ns, self.clock_ns + took_ns // CLOCKS_SMOOTHED)
-        elif self.timed_ns:
-            store_relaxed_i64(&self.clock_ns, took_ns)
+        if self.timed_ns:
+            took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
+            alone_ns = took_ns
+            if self.clock_ns:
+                alone_ns = min(took_ns, PAUSE_CLOCKS * max(self.clock_ns, <int64_t>SHORTEST_CLOCK_NS))
+            self._time_clock(alone_ns, took_ns if self.waited else alone_ns, passed)
+        elif self.waited and self.acted_ns:
+            # For the keys of as many clocks as were acted on at once.
+            self.pace_ns = min((now_ns - self.acted_ns) // max(self.horizon, <int64_t>1), <int64_t>LONGEST_CLOCK_NS)
+        self.waited = False
         self.timed_clock = self.seen_clock
         self.timed_ns = now_ns
+
+    cdef void _time_clock(self, int64_t alone_ns, int64_t took_ns, int64_t passed) noexcept nogil:
+        if self.clock_ns == 0:
+            store_relaxed_i64(&self.clock_ns, alone_ns)
+            self.pace_ns = max(self.pace_ns, took_ns)
+            return
+        store_relaxed_i64(&self.clock_ns, self.clock_ns + (alone_ns - self.clock_ns) // CLOCKS_SMOOTHED)
+        passed = min(passed, <int64_t>PACE_SMOOTHED)
+        self.pace_ns += (took_ns - self.pace_ns) * passed // PACE_SMOOTHED
 
     cdef void look_ended(self, bint asked) noexcept nogil:
         if not asked:

@@ -145,6 +145,7 @@ cdef class RankIntents:
             for i in range(intent.count):
                 missing += not is_here(table, intent.keys[i])
             self.intents_late += missing
+            queue.waited |= missing > 0
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 

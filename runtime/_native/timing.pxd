@@ -1,11 +1,12 @@
 """Action timing: how many clocks ahead of their start intents must be acted on (arXiv 2206.00470, algorithm 1).
 
-One addition: the horizon is at least three times the longest of the last rounds. Rounds that wait for a busy core are no Poisson
-process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late. Nor are those on a
-full link: each waits for all that the ranks send meanwhile, the one that was open when a key became due for as much again, and a
-key that two others pass on then for as much once more.
+One addition: the horizon is at least three times the longest of the last rounds. Rounds that wait for a busy core are no
+Poisson process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late. Nor are
+those on a full link: each waits for all that the ranks send meanwhile, the one that was open when a key became due for as much
+again, and a key that two others pass on then for as much once more.
 
 And it is at most as far as copies may be old. What is taken so many clocks ahead lacks what each other rank writes in as many.
+So it begins short where many write: the first steps of training are the longest.
 Where rounds take many clocks because a link is full, acting earlier brings no key sooner; it saves bytes, for keys that are
 held on to are synchronised once for many uses. Where clocks are short that is worth it. Where they are long, training suffers
 more than the link gains (docs/management.md): there it is two clocks of four ranks.
@@ -24,7 +25,8 @@ cdef struct ActionTimer:
     int64_t horizon_clocks       # cached: a worker of steady speed asks for the same one every round
 
 
-cdef void timer_init(ActionTimer* timer) noexcept nogil
+# others: ranks beside this one.
+cdef void timer_init(ActionTimer* timer, int64_t others) noexcept nogil
 
 # A round ended that took so many of the worker's clocks, or a part of one. 0: nobody knows.
 cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept nogil
@@ -32,7 +34,8 @@ cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept 
 # An intent that starts before the worker's clock plus this is due now: the round after next may be too late for it.
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
 
-# The most that a horizon may be of a worker whose clocks take so long (0: not known), where so many other ranks write.
+# The most that a horizon may be of a worker whose clocks take so long, with what it waits for keys (0: not known), where so
+# many other ranks write.
 cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil
 
 # Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.

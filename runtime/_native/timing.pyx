@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 cdef:
     double SMOOTHING = 0.1                  # weight of the newest round in the estimate
     double FORGETTING = 0.01                # of the longest round, per round
-    double INITIAL_CLOCKS_PER_ROUND = 4.0
+    double INITIAL_CLOCKS_PER_ROUND = 4.0   # with one other rank
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
     double LONGEST_ROUNDS_AHEAD = 3.0       # and a key that is on its way between two others by then, in one more
     double QUANTILE = 0.9999
@@ -20,8 +20,8 @@ cdef:
     double FEW_OTHERS = 3.0                 # ... and more of fewer: what those wrote lacked fewer, too
 
 
-cdef void timer_init(ActionTimer* timer) noexcept nogil:
-    timer.clocks_per_round = INITIAL_CLOCKS_PER_ROUND
+cdef void timer_init(ActionTimer* timer, int64_t others) noexcept nogil:
+    timer.clocks_per_round = INITIAL_CLOCKS_PER_ROUND / max(others * others, <int64_t>1)
     timer.last_round_clocks = timer.longest_round_clocks = 0
     timer.horizon_lambda = -1
     timer.horizon_clocks = 0
@@ -48,9 +48,10 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
 
 cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:
     cdef double shorter = LONG_CLOCK_NS / max(clock_ns, <int64_t>1)
+    cdef double fewer = FEW_OTHERS / max(others, <int64_t>1)
     if clock_ns <= 0 or others <= 0:
         return MAX_CLOCKS
-    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others * max(1.0, FEW_OTHERS / others)))
+    return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others * max(1.0, fewer * fewer)))
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------
@@ -147,8 +148,8 @@ cdef class Timer:
 
     cdef ActionTimer timer
 
-    def __cinit__(self):
-        timer_init(&self.timer)
+    def __cinit__(self, others: int = 1):
+        timer_init(&self.timer, others)
 
     @property
     def clocks_per_round(self) -> float:

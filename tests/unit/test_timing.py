@@ -53,6 +53,11 @@ def test_a_new_timer_expects_four_clocks_per_round():
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 8) == 20
 
 
+@pytest.mark.parametrize(("others", "clocks"), [(2, 9), (3, 6), (15, 2), (1_023, 2)])
+def test_beside_many_ranks_a_new_timer_looks_less_far_ahead(others, clocks):
+    assert Timer(others).horizon_clocks() == clocks
+
+
 def test_slow_rounds_are_followed_by_a_tenth():
     timer = Timer()
     timer.round_passed(101)
@@ -113,7 +118,7 @@ def test_rounds_within_a_clock_are_parts_of_it():
 @pytest.mark.parametrize(
     ("clock_ms", "others", "clocks"),
     [
-        *[(1_000, 1, 2), (50, 1, 18), (25, 1, 72), (10, 1, 450)],
+        *[(1_000, 1, 2), (50, 1, 54), (25, 1, 216), (10, 1, 1_350), (25, 2, 27)],
         *[(50, 3, 2), (40, 3, 3), (25, 3, 8), (10, 3, 50), (1, 3, 5_000), (0.1, 3, 500_000)],
         *[(10, 63, 2), (1, 63, 238)],
     ],

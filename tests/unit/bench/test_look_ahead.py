@@ -13,8 +13,8 @@ class RecordingWorker:
     def intent(self, table, keys, start, end):
         self.events.append(("intent", table, keys.tolist(), start, end, self.clock))
 
-    def wait_sync(self):
-        self.events.append(("wait_sync", self.clock))
+    def wait_intents(self):
+        self.events.append(("wait_intents", self.clock))
 
     def advance_clock(self):
         self.clock += 1
@@ -56,8 +56,8 @@ def test_it_waits_once_for_the_first_intents():
     worker = RecordingWorker()
     for _ in look_ahead(worker, map(KeyBatch, range(5)), depth=2):
         pass
-    assert [event for event in worker.events if event[0] == "wait_sync"] == [("wait_sync", 0)]
-    assert [event[0] for event in worker.events[:4]] == ["intent", "intent", "intent", "wait_sync"]
+    assert [event for event in worker.events if event[0] == "wait_intents"] == [("wait_intents", 0)]
+    assert [event[0] for event in worker.events[:4]] == ["intent", "intent", "intent", "wait_intents"]
 
 
 def test_depth_zero_signals_nothing_but_keeps_the_clock():
