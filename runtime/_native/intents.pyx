@@ -18,6 +18,7 @@ cdef enum:
     SHORTEST_CLOCK_NS = 1_000            # of an estimate, in that
     CLOCKS_SMOOTHED = 8
     PACE_SMOOTHED = 16                   # clocks
+    WAIT_CLOCKS = 16                     # a wait for keys counts for so many at most
 
 
 cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
@@ -229,6 +230,8 @@ cdef class IntentQueue:
             self.pace_ns = max(self.pace_ns, took_ns)
             return
         store_relaxed_i64(&self.clock_ns, self.clock_ns + (alone_ns - self.clock_ns) // CLOCKS_SMOOTHED)
+        # It may have paused, too: between two epochs it waits for keys of which it could say nothing before.
+        took_ns = min(took_ns, WAIT_CLOCKS * max(self.pace_ns, <int64_t>SHORTEST_CLOCK_NS))
         passed = min(passed, <int64_t>PACE_SMOOTHED)
         self.pace_ns += (took_ns - self.pace_ns) * passed // PACE_SMOOTHED
 
