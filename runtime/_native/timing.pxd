@@ -1,9 +1,7 @@
 """Action timing: how many clocks ahead of their start intents must be acted on (arXiv 2206.00470, algorithm 1).
 
-One addition: the horizon is at least three times the longest of the last rounds. Rounds that wait for a busy core are no
-Poisson process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late. Nor are
-those on a full link: each waits for all that the ranks send meanwhile, the one that was open when a key became due for as much
-again, and a key that two others pass on then for as much once more.
+One addition: the horizon is at least twice the longest of the last rounds. Rounds that wait for a busy core are no Poisson
+process: one in hundreds takes many times as long as the others, and each makes the keys of many clocks late.
 
 And it is at most as far as copies may be old. What is taken so many clocks ahead lacks what each other rank writes in as many.
 So it begins short where many write: the first steps of training are the longest.

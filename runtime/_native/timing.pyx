@@ -8,7 +8,6 @@ cdef:
     double FORGETTING = 0.01                # of the longest round, per round
     double INITIAL_CLOCKS_PER_ROUND = 4.0   # with one other rank
     double ROUNDS_AHEAD = 2.0               # an action that misses this round is done by the end of the next one
-    double LONGEST_ROUNDS_AHEAD = 3.0       # and a key that is on its way between two others by then, in one more
     double QUANTILE = 0.9999
     double QUANTILE_NORMAL = 3.719016485455709   # of the standard normal distribution
     double SUM_FROM_ZERO_BELOW = 500.0      # exp(-lambda) must not underflow, and the sum stays short
@@ -42,8 +41,7 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
         timer.horizon_lambda = lam
         timer.horizon_clocks = poisson_quantile_9999(lam)
     return max(
-        timer.horizon_clocks, LEAST_AHEAD,
-        <int64_t>min(LONGEST_ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
+        timer.horizon_clocks, LEAST_AHEAD, <int64_t>min(ROUNDS_AHEAD * timer.longest_round_clocks, <double>MAX_CLOCKS))
 
 
 cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:

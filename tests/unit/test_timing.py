@@ -66,14 +66,14 @@ def test_slow_rounds_are_followed_by_a_tenth():
     assert timer.clocks_per_round == pytest.approx(12.43)
     for _ in range(200):
         timer.round_passed(8)
-    assert timer.horizon_clocks() == max(stats.poisson.ppf(0.9999, 16), int(3 * 101 * 0.99**201))
+    assert timer.horizon_clocks() == max(stats.poisson.ppf(0.9999, 16), int(2 * 101 * 0.99**201))
 
 
 def test_a_fast_round_counts_at_once():
     timer = Timer()
     timer.round_passed(20)
     assert timer.clocks_per_round == pytest.approx(5.6)
-    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 40) > 3 * 20
+    assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 40) > 2 * 20
 
 
 def test_a_long_round_is_remembered_and_fades():
@@ -81,7 +81,7 @@ def test_a_long_round_is_remembered_and_fades():
     timer.round_passed(60)
     for shorter in range(1, 60):
         timer.round_passed(15)
-        assert timer.horizon_clocks() == int(3 * 60 * 0.99**shorter)
+        assert timer.horizon_clocks() == int(2 * 60 * 0.99**shorter)
     for _ in range(100):
         timer.round_passed(15)
     assert timer.horizon_clocks() == stats.poisson.ppf(0.9999, 30)
@@ -93,7 +93,7 @@ def test_a_worker_that_stands_still_keeps_its_estimate():
     for _ in range(100):
         timer.round_passed(0)
     assert timer.clocks_per_round == pytest.approx(9.6)
-    assert timer.horizon_clocks() == int(3 * 60 * 0.99**100) > stats.poisson.ppf(0.9999, 19.2)
+    assert timer.horizon_clocks() == int(2 * 60 * 0.99**100) > stats.poisson.ppf(0.9999, 19.2)
 
 
 def test_a_steady_worker_converges():
