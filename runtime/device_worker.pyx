@@ -443,7 +443,7 @@ cdef class DeviceWorker(Worker):
         cdef vector[int32_t] none
         sample_coverage(
             table.state, <const int64_t*>cnp.PyArray_DATA(served), cnp.PyArray_DIM(served, 0), none,
-            &self.counts[table.table_id], is_read(kind), self.engine.transport, &self.intents.clock_ns)
+            &self.counts[table.table_id], is_read(kind), self.engine.transport, &self.intents.clocks.clock_ns)
 
     cdef cnp.ndarray _positions(self):
         cdef cnp.ndarray left = np.empty(self.misses.size(), np.int32)

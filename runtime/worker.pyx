@@ -510,7 +510,7 @@ cdef class Worker(CountedWorker):
         if self.managed:
             sample_coverage(
                 table.state, keys, count, self.misses, &self.counts[table.table_id], is_read(kind), self.engine.transport,
-                &self.intents.clock_ns)
+                &self.intents.clocks.clock_ns)
 
     cdef _access_remote(self, Operation* operation, Table table, int kind, cnp.ndarray keys, cnp.ndarray rows):
         cdef char* data = <char*>cnp.PyArray_DATA(rows)

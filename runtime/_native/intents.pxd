@@ -16,6 +16,7 @@ from libcpp.queue cimport priority_queue
 from libcpp.vector cimport vector
 
 from intentpm.runtime._native.budget cimport IntentRoom
+from intentpm.runtime._native.clock_timing cimport ClockTimer
 from intentpm.runtime._native.timing cimport ActionTimer
 
 
@@ -67,12 +68,7 @@ cdef class IntentQueue:
     cdef priority_queue[HeapEntry] active    # by end
     cdef priority_queue[HeapEntry] starting  # by start: active ones of which a key was not here when they were acted on
     cdef ActionTimer timer
-    cdef int64_t clock_ns            # how long a clock takes, smoothed; atomic relaxed: the engine stores / the worker loads
-    cdef int64_t pace_ns             # how long it takes with what the worker waits for keys, over more clocks; 0: not known
-    cdef int64_t acted_ns            # when the engine first acted on an intent
-    cdef bint waited                 # keys of the clock that is being timed had not come when it began
-    cdef int64_t timed_clock         # the clock when it was last measured, ...
-    cdef int64_t timed_ns            # ... and the time
+    cdef ClockTimer clocks
     cdef bint immediate
     cdef int64_t round_clock         # clock from which the round is measured; -1: none is being measured
     cdef int64_t looked_clock        # the clock, ...
@@ -104,13 +100,9 @@ cdef class IntentQueue:
     # How many clocks a round takes is measured from the clock at which the engine should have looked (so the time it took
     # to wake counts too) until an answer has come. ``asked``: looking led to something being asked for.
     cdef void look_began(self, int64_t now_ns) noexcept nogil
-    # It was looked at ``now_ns``: how long clocks take is measured.
-    cdef void time_clocks(self, int64_t now_ns) noexcept nogil
     cdef void look_ended(self, bint asked) noexcept nogil
     cdef void round_ended(self, int64_t now_ns) noexcept nogil
     # private
     cdef double _clocks_since_look(self, int64_t now_ns) noexcept nogil
-    # alone_ns: how long each of the clocks took that have passed, without what was a pause; took_ns: with waits for keys.
-    cdef void _time_clock(self, int64_t alone_ns, int64_t took_ns, int64_t passed) noexcept nogil
     cdef bint _has_room(self, uint32_t count) noexcept nogil
     cdef void _leave_room(self, uint32_t count) noexcept nogil

@@ -5,20 +5,11 @@ from libc.stdlib cimport free, malloc
 from libcpp.pair cimport pair
 
 from intentpm.foundation.primitives cimport (
-    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_relaxed_i64,
-    store_release_i64,
+    add_relaxed_i64, exchange_seq_cst_i64, load_acquire_i64, load_relaxed_i64, load_seq_cst_i64, store_release_i64,
 )
 from intentpm.runtime._native.budget cimport INTENT_BYTES
 from intentpm.runtime._native.state cimport lock_word, unlock_unchanged
 from intentpm.runtime._native.timing cimport farthest_clocks, timer_horizon_clocks, timer_init, timer_round_passed
-
-cdef enum:
-    LONGEST_CLOCK_NS = 1_000_000_000     # that counts, and ...
-    PAUSE_CLOCKS = 4                     # ... so many times the estimate: a worker that pauses says nothing of its speed
-    SHORTEST_CLOCK_NS = 1_000            # of an estimate, in that
-    CLOCKS_SMOOTHED = 8
-    PACE_SMOOTHED = 16                   # clocks
-    WAIT_CLOCKS = 16                     # a wait for keys counts for so many at most
 
 
 cdef inline HeapEntry _entry(int64_t when, const Intent* intent) noexcept nogil:
@@ -130,8 +121,6 @@ cdef class IntentQueue:
             return NULL
         self.waiting.pop()
         self.active.push(_entry(intent.end, intent))
-        if self.acted_ns == 0:
-            self.acted_ns = self.looked_ns
         return intent
 
     cdef Intent* next_over(self) noexcept nogil:
@@ -186,7 +175,7 @@ cdef class IntentQueue:
         cdef int64_t clock = load_acquire_i64(&self.clock)
         cdef int64_t wake = NEVER
         cdef bint settled
-        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.pace_ns, self.others))
+        self.horizon = min(timer_horizon_clocks(&self.timer), farthest_clocks(self.clocks.pace_ns, self.others))
         if self.room != NULL and self.room.most_bytes > 0:
             self.horizon = max(<int64_t>1, self.horizon * load_relaxed_i64(&self.room.ahead_256) // 256)
         self.clocks_per_round = max(<int64_t>1, <int64_t>self.timer.clocks_per_round)
@@ -206,35 +195,6 @@ cdef class IntentQueue:
             self.looked_ns = now_ns
             self.round_clock = min(self.looked_clock, load_relaxed_i64(&self.wake_clock))
 
-    cdef void time_clocks(self, int64_t now_ns) noexcept nogil:
-        cdef int64_t passed = self.seen_clock - self.timed_clock
-        cdef int64_t took_ns, alone_ns
-        if passed <= 0:
-            return
-        if self.timed_ns:
-            took_ns = min((now_ns - self.timed_ns) // passed, <int64_t>LONGEST_CLOCK_NS)
-            alone_ns = took_ns
-            if self.clock_ns:
-                alone_ns = min(took_ns, PAUSE_CLOCKS * max(self.clock_ns, <int64_t>SHORTEST_CLOCK_NS))
-            self._time_clock(alone_ns, took_ns if self.waited else alone_ns, passed)
-        elif self.waited and self.acted_ns:
-            # For the keys of as many clocks as were acted on at once.
-            self.pace_ns = min((now_ns - self.acted_ns) // max(self.horizon, <int64_t>1), <int64_t>LONGEST_CLOCK_NS)
-        self.waited = False
-        self.timed_clock = self.seen_clock
-        self.timed_ns = now_ns
-
-    cdef void _time_clock(self, int64_t alone_ns, int64_t took_ns, int64_t passed) noexcept nogil:
-        if self.clock_ns == 0:
-            store_relaxed_i64(&self.clock_ns, alone_ns)
-            self.pace_ns = max(self.pace_ns, took_ns)
-            return
-        store_relaxed_i64(&self.clock_ns, self.clock_ns + (alone_ns - self.clock_ns) // CLOCKS_SMOOTHED)
-        # It may have paused, too: between two epochs it waits for keys of which it could say nothing before.
-        took_ns = min(took_ns, WAIT_CLOCKS * max(self.pace_ns, <int64_t>SHORTEST_CLOCK_NS))
-        passed = min(passed, <int64_t>PACE_SMOOTHED)
-        self.pace_ns += (took_ns - self.pace_ns) * passed // PACE_SMOOTHED
-
     cdef void look_ended(self, bint asked) noexcept nogil:
         if not asked:
             self.round_clock = -1
@@ -247,6 +207,6 @@ cdef class IntentQueue:
     cdef double _clocks_since_look(self, int64_t now_ns) noexcept nogil:
         """Counted; where that is 1 at most, timed: a clock may happen to end during the shortest round."""
         cdef int64_t passed = load_acquire_i64(&self.clock) - self.looked_clock
-        if passed > 1 or self.clock_ns == 0:
+        if passed > 1 or self.clocks.clock_ns == 0:
             return <double>passed
-        return min((now_ns - self.looked_ns) / <double>self.clock_ns, passed + 1.0)
+        return min((now_ns - self.looked_ns) / <double>self.clocks.clock_ns, passed + 1.0)

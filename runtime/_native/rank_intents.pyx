@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_relaxed_u16
+from intentpm.runtime._native.clock_timing cimport clock_seen, clock_waits, clocks_asked_for
 from intentpm.runtime._native.flags cimport KEY_ONCE, KEY_USED
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
@@ -44,8 +45,8 @@ cdef class RankIntents:
         cdef int64_t clock_ns = NEVER
         for i in range(self.workers.size()):
             self._look_at(<IntentQueue>self.workers[i])
-            if (<IntentQueue>self.workers[i]).clock_ns:
-                clock_ns = min(clock_ns, (<IntentQueue>self.workers[i]).clock_ns)
+            if (<IntentQueue>self.workers[i]).clocks.clock_ns:
+                clock_ns = min(clock_ns, (<IntentQueue>self.workers[i]).clocks.clock_ns)
         self.holder.clock_ns = clock_ns if clock_ns < NEVER else 0
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
@@ -53,7 +54,7 @@ cdef class RankIntents:
         queue.look_began(self.journal.now_ns)
         while True:
             self._collect(queue)
-            queue.time_clocks(self.journal.now_ns)
+            clock_seen(&queue.clocks, queue.seen_clock, queue.horizon, self.journal.now_ns)
             intent = queue.next_due()
             while intent != NULL:
                 self._begin(queue, intent)
@@ -87,6 +88,7 @@ cdef class RankIntents:
         self._tell_tier(intent, WINDOW_DUE, first_use)
         if not self.managed:
             return
+        clocks_asked_for(&queue.clocks, self.journal.now_ns)
         self.intents_acted += intent.count
         if self._count(queue, intent, first_use):
             self.intents_in_time += intent.count
@@ -109,7 +111,7 @@ cdef class RankIntents:
     cdef uint32_t _tick_of(self, IntentQueue queue, int64_t clock) noexcept nogil:
         """When the worker will have come to that clock."""
         cdef int64_t ahead = max(<int64_t>0, min(clock - queue.seen_clock, <int64_t>MOST_CLOCKS_AHEAD))
-        return tick_of(self.journal.now_ns + ahead * queue.clock_ns)
+        return tick_of(self.journal.now_ns + ahead * queue.clocks.clock_ns)
 
     cdef inline bint _intend(self, TableState* table, uint32_t key, bint once, uint32_t first_use) noexcept nogil:
         """Counts one more active intent. once: for one clock. True: the key is here."""
@@ -145,7 +147,8 @@ cdef class RankIntents:
             for i in range(intent.count):
                 missing += not is_here(table, intent.keys[i])
             self.intents_late += missing
-            queue.waited |= missing > 0
+            if missing:
+                clock_waits(&queue.clocks)
             self.intents_in_time += intent.count - missing
             intent = queue.next_started(clock)
 

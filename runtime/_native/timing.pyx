@@ -142,7 +142,7 @@ def farthest(clock_ns: int, others: int) -> int:
 
 
 cdef class Timer:
-    """An ActionTimer for Python: pure, not thread-safe."""
+    """An ActionTimer for Python: pure, not thread-safe. others: ranks beside this one."""
 
     cdef ActionTimer timer
 
