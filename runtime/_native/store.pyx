@@ -22,7 +22,7 @@ from intentpm.foundation.primitives cimport load_relaxed_i64, row_add_for, row_s
 from intentpm.runtime._native.apart cimport free_snapshots, retire_snapshot
 from intentpm.runtime._native.budget cimport LIST_BYTES, slot_bytes
 from intentpm.runtime._native.directory cimport home_of, home_rank, known_owner
-from intentpm.runtime._native.dirty_stack cimport END_OF_DIRTY
+from intentpm.runtime._native.dirty_stack cimport init_dirty
 from intentpm.runtime._native.row_layout cimport describe_optimiser
 from intentpm.runtime._native.rows cimport pull_row_atomic
 from intentpm.runtime._native.slabs cimport map_arrays, unmap_arrays
@@ -110,7 +110,7 @@ cdef class Table:
         state.add = row_add_for(_dtype_code(self.dtype))
         state.adds_exactly = self.dtype.kind in "iu"
         state.square = row_square_for(_dtype_code(self.dtype))
-        state.dirty_head = END_OF_DIRTY
+        init_dirty(state)
         self.optimizer = optimizer
         if optimizer is not None:
             self._set_optimiser(optimizer)

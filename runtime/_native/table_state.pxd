@@ -19,6 +19,9 @@ from intentpm.runtime._native.snapshot cimport Snapshot
 from intentpm.runtime._native.state cimport WORD_HERE, KeyPlace, KeyState, state_of
 
 
+cdef enum:
+    DIRTY_STACKS = 8             # see dirty_stack.pxd
+
 # What only management looks at. All zero: never managed. Guarded by: engine lock.
 cdef struct KeyRecord:
     uint32_t epoch               # at which ``owner`` was learned; 0: the owner is the home rank, whatever ``owner`` says
@@ -114,8 +117,8 @@ cdef struct TableState:
     KeyPlace* places             # see state.pxd
     KeyRecord* records
     uint8_t* flags               # guarded by: engine lock. KeyFlags of management (flags.pxd)
-    int32_t* dirty_next          # atomic: stack of keys written since collected; NOT_DIRTY: not in it
-    int32_t dirty_head           # atomic: any writer pushes / the engine takes all
+    int32_t* dirty_next          # atomic: stacks of keys written since collected; NOT_DIRTY: in none
+    int32_t dirty_heads[DIRTY_STACKS]    # atomic: any writer pushes / the engine takes all
     # Of a checkpoint being made (apart.pxd); NULL: none. Atomic: stored under the engine's lock, and seen by whoever enters the
     # word of a row that was set apart since. A save may end at any time: without that lock it is loaded once (``snapshot_of``).
     Snapshot* snapshot
