@@ -334,12 +334,15 @@ cdef class Holder:
     # -- taking answers ------------------------------------------------------------------------------------------------
 
     cdef bint close_records(self, const RoundHeader* header) noexcept nogil:
+        cdef int64_t took_ns
         self.open_records[header.round_rank] -= header.count
         self.records_in_flight -= header.count
         if self.open_records[header.round_rank] > 0 or header.round_rank >= self.todo.size():
             return False
         self.asked_bytes[header.round_rank] = 0
-        self.round_ns += (self.transport.now_ns() - self.began_ns[header.round_rank] - self.round_ns) // 8
+        took_ns = self.transport.now_ns() - self.began_ns[header.round_rank]
+        self.round_ns += (took_ns - self.round_ns) // 8
+        self.longest_round_ns = max(took_ns, self.longest_round_ns - self.longest_round_ns // 128)
         return True
 
     cdef void take_answer(

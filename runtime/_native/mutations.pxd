@@ -28,6 +28,7 @@ cdef enum Mutation:
     MUTATION_WRITES_NOT_SPREAD = 1 << 13     # who is given a key does not tell its holders what it wrote meanwhile
     MUTATION_FETCHED_KEPT = 1 << 14          # a copy for one use is not given back
     MUTATION_RELEASES_MISCOUNTED = 0x80000000000     # releases beside a round are answered as records of it
+    MUTATION_GATHERED_KEPT = 0x100000000000  # a collection at once leaves the writes that are gathered
     MUTATION_RESTS_FOR_GOOD = 1 << 15        # a copy that is used is taken for one that is not: it is sent no refresh
     MUTATION_KEPT_LOST = 1 << 22             # a replica is given up without the steps it has kept
     MUTATION_KEPT_TWICE = 1 << 23            # the owner takes a block of kept steps twice

@@ -27,6 +27,7 @@ NAMES = {
     "cut untold": MUTATION_CUT_UNTOLD,
     "fetched kept": MUTATION_FETCHED_KEPT,
     "releases miscounted": MUTATION_RELEASES_MISCOUNTED,
+    "gathered kept": MUTATION_GATHERED_KEPT,
     "rests for good": MUTATION_RESTS_FOR_GOOD,
     "state forgotten": MUTATION_STATE_FORGOTTEN,
     "lag untold": MUTATION_LAG_UNTOLD,

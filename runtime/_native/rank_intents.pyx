@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from intentpm.foundation.primitives cimport store_relaxed_u16
-from intentpm.runtime._native.clock_timing cimport clock_seen, clock_waits, clocks_asked_for
+from intentpm.runtime._native.clock_timing cimport ClockTimer, clock_seen, clock_waits, clocks_asked_for
 from intentpm.runtime._native.flags cimport KEY_ONCE, KEY_USED
 from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.holder cimport Holder
@@ -43,11 +43,16 @@ cdef class RankIntents:
         cdef size_t i
         self.look_wanted = False
         cdef int64_t clock_ns = NEVER
+        cdef int64_t pace_ns = NEVER
+        cdef ClockTimer* clocks
         for i in range(self.workers.size()):
             self._look_at(<IntentQueue>self.workers[i])
-            if (<IntentQueue>self.workers[i]).clocks.clock_ns:
-                clock_ns = min(clock_ns, (<IntentQueue>self.workers[i]).clocks.clock_ns)
+            clocks = &(<IntentQueue>self.workers[i]).clocks
+            if clocks.clock_ns:
+                clock_ns = min(clock_ns, clocks.clock_ns)
+                pace_ns = min(pace_ns, clocks.pace_ns)
         self.holder.clock_ns = clock_ns if clock_ns < NEVER else 0
+        self.holder.pace_ns = pace_ns if pace_ns < NEVER else 0
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent

@@ -46,7 +46,7 @@ cdef class Rounds:
         self.owner = Owner(remote, self.news, self.hints, management)
         self.holder = Holder(serving, self.owner, self.hints, self.concerned, sync_threshold)
         self.intents = RankIntents(remote, self.holder, self.hints, management)
-        self.writes = RankWrites(remote, self.holder, self.news)
+        self.writes = RankWrites(remote, self.holder, self.news, management)
         self.sync = Sync(remote, self.intents, self.holder, self.news, self.writes)
 
     def uses_intents(self) -> bool:

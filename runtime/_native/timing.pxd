@@ -9,6 +9,9 @@ Where rounds take many clocks because a link is full, acting earlier brings no k
 held on to are synchronised once for many uses. Where clocks are short that is worth it. Where they are long, training suffers
 more than the link gains (docs/management.md): there it is two clocks of four ranks.
 
+For the same reason what is written to copies in use is gathered where rounds wait for a link, for many times as long. Told of
+with every round, it would be the more bytes the shorter rounds are, and the horizon, which follows rounds, would stay short.
+
 Pure: no clock, no memory but the struct. One timer per worker; guarded by whatever guards the worker's intents.
 """
 
@@ -35,6 +38,10 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
 # The most that a horizon may be of a worker whose clocks take so long, with what it waits for keys (0: not known), where so
 # many other ranks write.
 cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil
+
+# How long writes to copies in use are gathered before their owners are told, for a worker whose clocks take so long, with what
+# it waits for keys (0: not known), where so many other ranks write. longest_round_ns: of the last rounds.
+cdef int64_t gathering_ns(int64_t longest_round_ns, int64_t clock_ns, int64_t others) noexcept nogil
 
 # Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.
 cdef int64_t poisson_quantile_9999(double lam) noexcept nogil

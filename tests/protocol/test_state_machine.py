@@ -37,6 +37,7 @@ class JobMachine(RuleBasedStateMachine):
         self.job = Simulation(size, seed, config, plan.model, max_virtual_s=60.0)
         self.job.ask_early(plan.early_records)
         self.job.hand_over(seed % 2 == 1)
+        self.job.gather((0.0, 100.0, 3000.0)[seed % 3])
         self.program = self._guarded(Program, self.job, plan)
         self.steps: list[deque[Step | None]] = [deque() for _ in self.program.workers]
         self.tasks = [

@@ -84,6 +84,7 @@ def run_budget_seed(seed: int, management: str | None = None, ranks: int | None 
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
         job.hand_over(plan.hands_over)
+        job.gather(plan.gathering_us)
         program = Program(job, plan, check_every=8)
         budgets = Budgets(program, seed)
         for worker in program.workers:

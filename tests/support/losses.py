@@ -483,6 +483,7 @@ def run_loss_seed(
     plan = replace(LossPlan.draw(seed, deaths, management), **changes)
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=120.0) as job:
         job.hand_over(plan.hand_over)
+        job.gather((0.0, 100.0, 3000.0)[seed % 3])
         program = LossProgram(job, plan, None if folder is None else folder / str(seed))
         for number in range(program.workers):
             rank = int(program.rank_of[number])

@@ -58,6 +58,7 @@ class Plan:
     model: NetworkModel
     early_records: int = 1
     hands_over: bool = False
+    gathering_us: float = 0.0
     private_steps: bool = False
     storages: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """By (table, rank), where rows do not lie on the host: "gpu" or "tiered", on an emulated device."""
@@ -86,6 +87,7 @@ class Plan:
             early_records=draw.choice((1, 2, 5, 256)),
             hands_over=draw.choice((False, True, True)),
             private_steps=draw.random() < 0.5,
+            gathering_us=draw.choice((0.0, 100.0, 3000.0)),
         )
 
     def with_devices(self, seed: int, kinds: Sequence[str] = DEVICES) -> "Plan":
@@ -499,6 +501,7 @@ def run_seed(
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
         job.hand_over(plan.hands_over)
+        job.gather(plan.gathering_us)
         program = Program(job, plan, check_every)
         if prepare is not None:
             prepare(job)

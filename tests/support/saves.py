@@ -100,6 +100,7 @@ def run_saving_seed(
     plan = replace(plan, steps=max(plan.steps, 15))
     with simulate(plan.size, seed, plan.config, plan.model, max_virtual_s=60.0) as job:
         job.ask_early(plan.early_records)
+        job.gather(plan.gathering_us)
         program = Program(job, plan, check_every=8)
         saving = SavingProgram(program, folder / str(seed), saves)
         for worker in program.workers:

@@ -52,6 +52,12 @@ class Simulation:
         for manager in self.ranks:
             manager._engine.rounds.owner.hand_over.always = always
 
+    def gather(self, gathering_us: float) -> None:
+        """Writes to replicas in use are told of so much later, whatever rounds take."""
+        for manager in self.ranks:
+            manager._engine.rounds.writes.gathering_set = True
+            manager._engine.rounds.writes.gathering_ns = int(1000 * gathering_us)
+
     def trim(self) -> None:
         """What a barrier does with slots that are no longer needed, however few."""
         for manager in self.ranks:

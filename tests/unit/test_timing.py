@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intentpm.runtime._native.timing import Timer, farthest, poisson_quantile
+from intentpm.runtime._native.timing import Timer, farthest, gathering, poisson_quantile
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -130,3 +130,20 @@ def test_where_clocks_are_long_nothing_is_taken_far_ahead(clock_ms, others, cloc
 @pytest.mark.parametrize(("clock_ns", "others"), [(0, 3), (10**9, 0)])
 def test_without_measured_clocks_or_other_ranks_there_is_no_bound(clock_ns, others):
     assert farthest(clock_ns, others) == 2**62
+
+
+@pytest.mark.parametrize(
+    ("longest_round_ms", "clock_ms", "others", "expected_ms"),
+    [
+        (4.0, 0.1, 3, 0.0),  # no round has to wait
+        (14.0, 1.0, 3, 240.0),  # 24 times what the longest round waited
+        (80.0, 1.0, 3, 500.0),  # half a second at most
+        (80.0, 100.0, 3, 50.0),  # a quarter of two clocks, of which copies may be old
+        (80.0, 20.0, 3, 60.0),  # 12 clocks
+        (80.0, 20.0, 1, 500.0),  # beside one rank they may be older: 337 clocks
+        (80.0, 0.0, 3, 0.0),  # no clock has passed
+        (80.0, 1.0, 0, 0.0),  # there is nobody to be told
+    ],
+)
+def test_writes_to_copies_in_use_are_gathered(longest_round_ms, clock_ms, others, expected_ms):
+    assert gathering(int(longest_round_ms * 1e6), int(clock_ms * 1e6), others) == int(expected_ms * 1e6)
