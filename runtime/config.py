@@ -37,7 +37,7 @@ class Config:
     start_timeout: float = 120.0
     """Seconds for all ranks to appear and connect."""
     sync_interval: float = 0.001
-    """Seconds for which writes to replicated keys are gathered before they are sent on."""
+    """Seconds for which writes to replicated keys are gathered before they are sent on; on full links longer."""
     sync_threshold: float = 0.0
     """A replica's writes wait until the L2 norm of their sum reaches this (a wait_sync sends all). 0: no wait."""
     secret: str | None = None

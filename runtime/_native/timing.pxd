@@ -39,9 +39,11 @@ cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil
 # many other ranks write.
 cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil
 
-# How long writes to copies in use are gathered before their owners are told, for a worker whose clocks take so long, with what
-# it waits for keys (0: not known), where so many other ranks write. longest_round_ns: of the last rounds.
-cdef int64_t gathering_ns(int64_t longest_round_ns, int64_t clock_ns, int64_t others) noexcept nogil
+# How long a worker bears at most that writes to copies in use are gathered before their owners are told. 0: not known.
+cdef int64_t bearable_gathering_ns(int64_t clock_ns, int64_t others) noexcept nogil
+
+# How long they are gathered where the longest of the last rounds took so long.
+cdef int64_t gathering_ns(int64_t longest_round_ns, int64_t bearable_ns) noexcept nogil
 
 # Smallest k with P(X <= k) >= 0.9999 for X ~ Poisson(lambda); lambda >= 0.
 cdef int64_t poisson_quantile_9999(double lam) noexcept nogil

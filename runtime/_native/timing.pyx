@@ -18,7 +18,7 @@ cdef:
     double LACKED_CLOCKS = 6.0              # ... a copy may lack so many, of all other ranks together, ...
     double FEW_OTHERS = 3.0                 # ... and more of fewer: what those wrote lacked fewer, too
     int64_t SLOW_ROUND_NS = 4_000_000       # what a round takes more than that, it waits for a link
-    double GATHERED_WAITS = 24.0            # of the longest round: so long writes are gathered, ...
+    int64_t GATHERED_WAITS = 24             # of the longest round: so long writes are gathered, ...
     double PART_OF_FARTHEST = 0.25          # ... but no longer than this part of how old a copy may be when it comes, ...
     double LONGEST_GATHERING_NS = 500.0e6   # ... nor than this
 
@@ -56,12 +56,14 @@ cdef int64_t farthest_clocks(int64_t clock_ns, int64_t others) noexcept nogil:
     return max(LEAST_AHEAD, <int64_t>(LACKED_CLOCKS * shorter * shorter / others * max(1.0, fewer * fewer)))
 
 
-cdef int64_t gathering_ns(int64_t longest_round_ns, int64_t clock_ns, int64_t others) noexcept nogil:
-    cdef double oldest_ns = PART_OF_FARTHEST * clock_ns * farthest_clocks(clock_ns, others)
+cdef int64_t bearable_gathering_ns(int64_t clock_ns, int64_t others) noexcept nogil:
     if clock_ns <= 0 or others <= 0:
         return 0
-    return <int64_t>min(
-        GATHERED_WAITS * max(<int64_t>0, longest_round_ns - SLOW_ROUND_NS), min(oldest_ns, LONGEST_GATHERING_NS))
+    return <int64_t>min(PART_OF_FARTHEST * clock_ns * farthest_clocks(clock_ns, others), LONGEST_GATHERING_NS)
+
+
+cdef int64_t gathering_ns(int64_t longest_round_ns, int64_t bearable_ns) noexcept nogil:
+    return min(GATHERED_WAITS * max(<int64_t>0, longest_round_ns - SLOW_ROUND_NS), bearable_ns)
 
 
 # -- Poisson quantile --------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def farthest(clock_ns: int, others: int) -> int:
 
 def gathering(longest_round_ns: int, clock_ns: int, others: int) -> int:
     """How long writes to copies in use are gathered, ns: ``timing.pxd``."""
-    return gathering_ns(longest_round_ns, clock_ns, others)
+    return gathering_ns(longest_round_ns, bearable_gathering_ns(clock_ns, others))
 
 
 cdef class Timer:
