@@ -50,7 +50,7 @@ def test_it_is_told_when_due() -> None:
     assert GATHERING_US <= told_after_us(lambda worker: None) <= GATHERING_US + 40 * LATENCY_US
 
 
-def test_nothing_is_gathered_where_rounds_are_fast() -> None:
+def test_what_is_not_gathered_is_told_at_once() -> None:
     assert told_after_us(lambda worker: None, gathering_us=0.0) <= 40 * LATENCY_US
 
 
