@@ -55,6 +55,7 @@ cdef enum:
     FETCHED_ROUNDS = 8
     TICK_US = 66
     MOST_AHEAD_US = 1_000_000_000
+    LONGEST_FADES_IN = 128           # rounds: the longest of the last ones is forgotten by so small a part with each
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
 
 
@@ -342,7 +343,7 @@ cdef class Holder:
         self.asked_bytes[header.round_rank] = 0
         took_ns = self.transport.now_ns() - self.began_ns[header.round_rank]
         self.round_ns += (took_ns - self.round_ns) // 8
-        self.longest_round_ns = max(took_ns, self.longest_round_ns - self.longest_round_ns // 128)
+        self.longest_round_ns = max(took_ns, self.longest_round_ns - self.longest_round_ns // LONGEST_FADES_IN)
         return True
 
     cdef void take_answer(

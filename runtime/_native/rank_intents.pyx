@@ -44,16 +44,16 @@ cdef class RankIntents:
         cdef size_t i
         self.look_wanted = False
         cdef int64_t clock_ns = NEVER
-        cdef int64_t gathering_ns = NEVER
+        cdef int64_t bearable_ns = NEVER
         cdef ClockTimer* clocks
         for i in range(self.workers.size()):
             self._look_at(<IntentQueue>self.workers[i])
             clocks = &(<IntentQueue>self.workers[i]).clocks
             if clocks.clock_ns:
                 clock_ns = min(clock_ns, clocks.clock_ns)
-                gathering_ns = min(gathering_ns, bearable_gathering_ns(clocks.pace_ns, self.remote.transport.size - 1))
+                bearable_ns = min(bearable_ns, bearable_gathering_ns(clocks.pace_ns, self.remote.transport.size - 1))
         self.holder.clock_ns = clock_ns if clock_ns < NEVER else 0
-        self.holder.gathering_ns = gathering_ns if gathering_ns < NEVER else 0
+        self.holder.bearable_gathering_ns = bearable_ns if bearable_ns < NEVER else 0
 
     cdef void _look_at(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent

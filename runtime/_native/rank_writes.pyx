@@ -47,7 +47,7 @@ cdef class RankWrites:
         self.since_ns = 0
         self._expect()
         if self.gathers and not self.gathering_set:
-            self.gathering_ns = gathering_ns(self.holder.longest_round_ns, self.holder.gathering_ns)
+            self.gathering_ns = gathering_ns(self.holder.longest_round_ns, self.holder.bearable_gathering_ns)
         for t in range(self.remote.table_count):
             self._sort(self.remote.tables[t], written_ns, at_once)
             if withheld:
