@@ -17,6 +17,7 @@ from intentpm.torch.on_device import Moved, device_of
 from intentpm.torch.read_ahead import ReadAhead
 from intentpm.torch.tensors import nbytes_of
 from intentpm.torch.who_reads import WhoReads
+from intentpm.torch.whole_batches import read_whole
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class IntentLoader:
     def __iter__(self) -> Iterator[Any]:
         if self._reader is not None:
             raise ConfigError("this IntentLoader is being iterated: finish or leave that loop first")
-        reader = self._reader = ReadAhead(self.loader, self._prepare)
+        reader = self._reader = ReadAhead(read_whole(self.loader), self._prepare)
         announced: deque[_Item] = deque()
         try:
             yield from self._batches(reader, announced)
@@ -126,7 +127,8 @@ class IntentLoader:
             try:
                 yield announced[0].batch if announced[0].moved is None else announced[0].moved.take()
                 # While its windows are open: a key that the next batches use as well does not leave in between.
-                self._who_reads.next_batch()
+                if not reader.ended:
+                    self._who_reads.next_batch()
                 self._take(reader, announced)
                 self._announce(islice(announced, 1, None), self.worker.clock + 1)
             finally:
@@ -134,7 +136,9 @@ class IntentLoader:
                 announced.popleft()
 
     def _take(self, reader: ReadAhead, announced: deque[_Item], wait: bool = False) -> None:
-        announced += reader.take(wait, self.ahead - len(announced), self._who_reads.in_loop)
+        taken = reader.take(wait, self.ahead - len(announced), self._who_reads.in_loop)
+        self._who_reads.read(len(taken))
+        announced += taken
 
     @property
     def ahead(self) -> int:

@@ -39,6 +39,11 @@ class ReadAhead:
         self._thread = threading.Thread(target=self._run, name="intentpm-loader", daemon=True)
         self._thread.start()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to be read."""
+        return self._ended
+
     def take(self, wait: bool, room: int, in_loop: bool) -> list[Any]:
         """All items read by now, in order; with ``wait`` at least one, as long as the loader takes to give it.
 

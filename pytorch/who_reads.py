@@ -5,22 +5,25 @@ A thread reads while the loop waits: for other ranks, a device, a disk. A loop t
 What the system tells of a thread does not tell which it is (one that polls a device looks busy), so both are timed.
 
 States
-    TRYING    by turns, SEGMENT_BATCHES each, TRIES of each way; the thread is first. Times of the first batches of a
-              segment do not count: what the other way has read is used up in them
+    TRYING    by turns, one segment each, TRIES of each way; the thread is first. A segment is COUNTED_BATCHES long.
+              Before it, and where an epoch begins, SETTLING_BATCHES do not count: what the other way has read is used
+              up in them, or what is read ahead is filled
     CHOSEN    the faster way, the thread unless the loop gains GAIN; after KEEP_BATCHES it is TRYING again
+
+A way takes the median of its segments, whole: a thread that wants the interpreter gets it for 5 ms at once, so that few
+batches bear what it costs all of them. Where it reads less than is used, what it has read counts.
 
 Threads: that of the loop.
 """
 
 import time
 from collections.abc import Callable
+from statistics import median
 
-SEGMENT_BATCHES, SETTLING_BATCHES = 32, 8
-TRIES = 2
+COUNTED_BATCHES, SETTLING_BATCHES = 56, 8
+TRIES = 3
 KEEP_BATCHES = 4096
 GAIN = 0.03
-OUTLIERS = 0.1
-"""Of the longest times, which do not count: what else happens between two batches now and then."""
 
 
 class WhoReads:
@@ -31,37 +34,54 @@ class WhoReads:
         self._last: float | None = None
         self.in_loop = False
         """Who reads now."""
-        self._segment = self._at = 0
+        self._read = 0
+        self._kept_for = 0
         self._times: dict[bool, list[float]] = {False: [], True: []}
+        """Seconds a batch, of each segment; empty in CHOSEN."""
+        self._begin_segment()
 
     def began(self) -> None:
         """A loop over the batches begins: what was before is no time of a batch."""
         self._last = None
+        self._to_settle = SETTLING_BATCHES
+
+    def read(self, batches: int) -> None:
+        """So many were read since this was last told."""
+        self._read += batches
 
     def next_batch(self) -> None:
-        """The loop asks for a batch. May change ``in_loop``."""
+        """The loop asks for a batch, and more are to be read. May change ``in_loop``."""
         now, last = self._clock(), self._last
         self._last = now
+        read, self._read = self._read, 0
         if last is None:
             return
-        trying = self._segment < 2 * TRIES
-        if trying and self._at >= SETTLING_BATCHES:
-            self._times[self.in_loop].append(now - last)
-        self._at += 1
-        if self._at == (SEGMENT_BATCHES if trying else KEEP_BATCHES):
-            self._at = 0
-            self._segment = self._segment + 1 if trying else 0
+        if self._kept_for > 0:
+            self._kept_for -= 1
+            self.in_loop &= self._kept_for > 0  # the thread is tried first
+        elif self._to_settle > 0:
+            self._to_settle -= 1
+        else:
+            self._count(now - last, read)
+
+    def _begin_segment(self) -> None:
+        self._seconds, self._used_here, self._read_here = 0.0, 0, 0
+        self._to_settle = SETTLING_BATCHES
+
+    def _count(self, seconds: float, read: int) -> None:
+        self._seconds += seconds
+        self._used_here += 1
+        self._read_here += read
+        if self._used_here == COUNTED_BATCHES:
+            batches = self._used_here if self.in_loop else max(1, min(self._used_here, self._read_here))
+            self._times[self.in_loop].append(self._seconds / batches)
             self._turn()
 
     def _turn(self) -> None:
-        if self._segment < 2 * TRIES:
-            self.in_loop = self._segment % 2 == 1
+        self._begin_segment()
+        if len(self._times[True]) < TRIES:
+            self.in_loop = not self.in_loop
             return
-        self.in_loop = _typical(self._times[True]) < (1 - GAIN) * _typical(self._times[False])
+        self.in_loop = median(self._times[True]) < (1 - GAIN) * median(self._times[False])
         self._times = {False: [], True: []}
-
-
-def _typical(times: list[float]) -> float:
-    """Their mean without OUTLIERS."""
-    kept = sorted(times)[: round((1 - OUTLIERS) * len(times))]
-    return sum(kept) / len(kept)
+        self._kept_for = KEEP_BATCHES

@@ -10,16 +10,17 @@ import pytest
 pytest.importorskip("torch")
 
 from intentpm.torch.read_ahead import ReadAhead
-from intentpm.torch.who_reads import KEEP_BATCHES, OUTLIERS, SEGMENT_BATCHES, TRIES, WhoReads
+from intentpm.torch.who_reads import COUNTED_BATCHES, KEEP_BATCHES, SETTLING_BATCHES, TRIES, WhoReads
 
-TRIED = 2 * TRIES * SEGMENT_BATCHES
+TRIED = 2 * TRIES * (SETTLING_BATCHES + COUNTED_BATCHES)
 
 
 class Loop:
     """Batches take ``thread_s`` or ``loop_s``, whoever reads, and ``spread`` at random of that more."""
 
-    def __init__(self, thread_s: float, loop_s: float, spread: float = 0.0) -> None:
+    def __init__(self, thread_s: float, loop_s: float, spread: float = 0.0, thread_reads: float = 1.0) -> None:
         self.now, self.seconds, self.spread = 0.0, {False: thread_s, True: loop_s}, spread
+        self.reads = {False: thread_reads, True: 1.0}
         self.draw = random.Random(1)
         self.who = WhoReads(lambda: self.now)
         self.who.began()
@@ -30,6 +31,7 @@ class Loop:
         for _ in range(batches):
             read.append(self.who.in_loop)
             self.now += self.seconds[self.who.in_loop] * (1 + self.spread * self.draw.random())
+            self.who.read(self.draw.random() < self.reads[self.who.in_loop])
             self.who.next_batch()
         return read
 
@@ -38,7 +40,7 @@ class Loop:
 def test_the_faster_one_reads_and_the_thread_where_they_are_alike(loop_s: float, chosen: bool) -> None:
     loop = Loop(1.0, loop_s, spread=0.05)
     assert sum(loop.run(TRIED)) == TRIED // 2, "both are tried, for equally long"
-    assert loop.run(KEEP_BATCHES) == [chosen] * KEEP_BATCHES
+    assert loop.run(KEEP_BATCHES - 1) == [chosen] * (KEEP_BATCHES - 1)
 
 
 def test_both_are_tried_again_later() -> None:
@@ -49,23 +51,55 @@ def test_both_are_tried_again_later() -> None:
     assert not any(loop.run(KEEP_BATCHES))
 
 
-def test_what_happens_now_and_then_does_not_count() -> None:
-    loop = Loop(1.0, 0.9)
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_a_disturbance_does_not_count(disturbed: bool) -> None:
+    loop = Loop(1.0, 0.9 if disturbed else 1.1)
+    loop.run(TRIED // 2)
+    while loop.who.in_loop != disturbed:
+        loop.run(1)
+    loop.run(SETTLING_BATCHES + 1)
+    loop.now += 1000.0
+    loop.run(TRIED // 2)
+    assert loop.who.in_loop == disturbed
+
+
+def test_what_few_batches_bear_counts() -> None:
+    loop = Loop(0.5, 0.9)
     for number in range(TRIED):
-        if loop.who.in_loop and number % round(1.2 / OUTLIERS) == 0:
-            loop.now += 100.0
+        loop.now += 5.0 * (not loop.who.in_loop and number % 8 == 0)
+        loop.run(1)
+    assert loop.who.in_loop
+
+
+def test_batches_read_before_do_not_make_the_thread_fast() -> None:
+    loop = Loop(0.7, 0.9, thread_reads=0.5)
+    loop.run(TRIED)
+    assert loop.who.in_loop
+
+
+def test_the_first_batches_of_a_way_and_of_an_epoch_do_not_count() -> None:
+    loop = Loop(1.0, 0.9)
+    was, settling = loop.who.in_loop, SETTLING_BATCHES
+    for number in range(2 * TRIED):
+        if number % 100 == 50:
+            loop.who.began()
+            loop.who.next_batch()
+            settling = SETTLING_BATCHES
+        if loop.who.in_loop != was:
+            was, settling = loop.who.in_loop, SETTLING_BATCHES
+        loop.now += 100.0 * (loop.who.in_loop and settling > 0)
+        settling -= 1
         loop.run(1)
     assert loop.who.in_loop
 
 
 def test_time_between_two_epochs_is_no_batch_s() -> None:
     loop = Loop(1.0, 0.9)
-    for _ in range(2 * TRIED):
-        if loop.who.in_loop:
-            loop.now += 100.0
+    for _ in range(TRIED):
+        loop.now += 100.0 * loop.who.in_loop
         loop.who.began()
         loop.who.next_batch()
-        loop.run(1)
+        loop.run(2 * SETTLING_BATCHES)
     assert loop.who.in_loop
 
 
@@ -106,6 +140,7 @@ def test_each_item_comes_once_in_order(room: int, in_loop: list[bool]) -> None:
     reader = ReadAhead(source, lambda item: item)
     try:
         assert take_all(reader, room, in_loop) == list(range(200))
+        assert reader.ended
         assert len(source.readers) == 2 - all(in_loop)
     finally:
         reader.stop()
@@ -139,4 +174,5 @@ def test_no_more_than_there_is_room_for() -> None:
     assert reader.take(False, 9, True) == [2, 3], "so that no call takes long"
     time.sleep(0.05)
     assert reader.take(True, 0, True) == [4], "the thread rests"
+    assert not reader.ended
     reader.stop()
