@@ -41,7 +41,7 @@ class ReadAhead:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to be read."""
+        """Whether nothing is left to be read; items may be left to be taken."""
         return self._ended
 
     def take(self, wait: bool, room: int, in_loop: bool) -> list[Any]:

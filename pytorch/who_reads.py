@@ -11,7 +11,8 @@ States
     CHOSEN    the faster way, the thread unless the loop gains GAIN; after KEEP_BATCHES it is TRYING again
 
 A way takes the median of its segments, whole: a thread that wants the interpreter gets it for 5 ms at once, so that few
-batches bear what it costs all of them. Where it reads less than is used, what it has read counts.
+batches bear what it costs all of them. Where it reads less than is used, what it has read counts. At the end of an
+epoch, where nothing is left to be read, nothing counts; in epochs of few batches the thread reads.
 
 Threads: that of the loop.
 """
