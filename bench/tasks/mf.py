@@ -22,7 +22,7 @@ from intentpm.bench.tasks.diverged import DivergedError
 from intentpm.bench.tasks.epochs import EpochMeter, EpochRow, check_finite, mean
 from intentpm.bench.tasks.initial_rows import NormalRows
 from intentpm.bench.tasks.look_ahead import look_ahead
-from intentpm.bench.tasks.partition import block_of_items, blocked_order, rank_of_users
+from intentpm.bench.tasks.partition import ItemBlocks, rank_of_users
 from intentpm.bench.tasks.ratings import TEST, TRAIN, VALID, Ratings
 
 TABLES = ("users", "items")
@@ -101,7 +101,7 @@ class MatrixFactorisation:
         self.mean = float(train.mean(dtype=np.float64))
         # Of equal ratings the deviation may come out as a rounding error, which would blow up the rest of them.
         self.scale = float(train.std(dtype=np.float64)) if train.min() < train.max() else 1.0
-        self.blocks = block_of_items(ratings, pm.size if options.order == "blocked" else 1)
+        self.blocks = ItemBlocks(ratings, pm.size if options.order == "blocked" else 1)
         mine = ratings.take(rank_of_users(ratings, pm.size)[ratings.user] == pm.rank)
         self.parts = {part: self._scaled(mine.take(mine.split == part)) for part in (TRAIN, VALID, TEST)}
 
@@ -132,7 +132,7 @@ class MatrixFactorisation:
         """One pass over this rank's training ratings; returns the sum of their squared errors, and how many."""
         part, rate, error = self.parts[TRAIN], self.learning_rate(epoch), 0.0
         random = np.random.default_rng([self.options.seed, epoch, self.pm.rank])
-        order = blocked_order(self.blocks[part.item], self.pm.rank, self.pm.size, random)
+        order = self._blocked(part, random.permutation(len(part)))
         order = self.progress.rest_of(order, self.options.batch)
         with self.meter.training_pass():
             for batch in self.progress.follow(self._batches(part, order, self.options.batch)):
@@ -168,10 +168,13 @@ class MatrixFactorisation:
     def _evaluate(self, part: Ratings) -> float:
         """The sum of squared errors of this rank's share of a split, in scaled units."""
         total = 0.0
-        for batch in self._batches(part, np.arange(len(part)), EVALUATION_BATCH):
+        for batch in self._batches(part, self._blocked(part, np.arange(len(part))), EVALUATION_BATCH):
             user_rows, item_rows = self._pull(batch)
             total += squared_error(user_rows, item_rows, batch.user_index, batch.item_index, batch.rating)
         return total
+
+    def _blocked(self, part: Ratings, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.blocks.order(part.item, self.pm.rank, order)
 
     def _batches(self, part: Ratings, order: NDArray[np.int64], size: int) -> Iterator[RatingBatch]:
         cuts = (order[first : first + size] for first in range(0, len(order), size))

@@ -1,10 +1,13 @@
 """Who trains which rating, and in which order: users are dealt to ranks, items to blocks that the ranks take in turn.
 
-The order is that of DSGD (Gemulla et al., KDD 2011): an epoch has as many sub-epochs as there are ranks, and in
-sub-epoch s rank r trains its ratings of the items of block (r + s) mod N. So an item is at one rank at a time, and its
-updates follow one another as on a single rank. Without it, N ranks each move a popular item nearly all the way within a
-batch, and the sum of their steps goes too far. Nothing holds the ranks together: blocks have as many ratings as one
-another, so equally fast ranks move on together, and around one that lags some items are shared for a while.
+The order is that of DSGD (Gemulla et al., KDD 2011), with more blocks than ranks, as FPSGD has them (Zhuang et al.,
+RecSys 2013): N ranks, 4 N blocks, and in part s of an epoch rank r trains its ratings of the items of block 4 r + s,
+modulo 4 N. So an item is at one rank at a time, and its updates follow one another as on a single rank. Without it, N
+ranks each move a popular item nearly all the way within a batch, and the sum of their steps goes too far.
+
+Nothing holds the ranks together. Blocks have as many ratings as one another, so equally fast ranks move on together.
+When a rank has done a block, the next begins with it three parts later: so much time its items have for their way, and
+so far a rank may lag before it shares some with another.
 """
 
 import heapq
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 
 from intentpm.bench.tasks.ratings import TRAIN, Int32, Int64, Ratings
 
+BLOCKS_PER_RANK = 4
+"""Fewer where an item has more ratings than such a block would have."""
 HEAVY_KEYS = 4096
 """Keys dealt out one by one, largest first; the others are so light that any even cut will do."""
 
@@ -26,16 +31,24 @@ def rank_of_users(ratings: Ratings, size: int) -> Int32:
     return _deal(np.bincount(ratings.user[ratings.split == TRAIN], minlength=ratings.users), size)
 
 
-def block_of_items(ratings: Ratings, size: int) -> Int32:
-    """The block of each item: int32 (items,), the same on every rank."""
-    return _deal(np.bincount(ratings.item[ratings.split == TRAIN], minlength=ratings.items), size)
+class ItemBlocks:
+    """The items in blocks, dealt alike on every rank, and the order in which the ranks take them.
 
+    ``of_item``: the block of each item, int32 (items,). ``per_rank``: how many there are for each of the ranks.
+    """
 
-def blocked_order(blocks: NDArray[np.int32], rank: int, size: int, random: np.random.Generator) -> Int64:
-    """In which order ``rank`` takes its ratings, whose items lie in ``blocks``: block by block from its own on, at
-    random within each. int64 (R,), positions."""
-    order = random.permutation(len(blocks))
-    return order[np.argsort((blocks[order] - rank) % size, kind="stable")]
+    def __init__(self, ratings: Ratings, ranks: int) -> None:
+        counts = np.bincount(ratings.item[ratings.split == TRAIN], minlength=ratings.items)
+        even = int(counts.sum()) // (ranks * max(1, int(counts.max(initial=0))))
+        self.per_rank = 1 if ranks == 1 else min(max(1, even), BLOCKS_PER_RANK)
+        self.of_item = _deal(counts, ranks * self.per_rank)
+        self._blocks = ranks * self.per_rank
+
+    def order(self, items: NDArray[np.int32], rank: int, given: Int64) -> Int64:
+        """In which order ``rank`` takes its ratings, which are of ``items``: block by block from its own on, as in
+        ``given`` within each. int64 (R,), positions."""
+        part = (self.of_item[items[given]] - self.per_rank * rank) % self._blocks
+        return given[np.argsort(part, kind="stable")]
 
 
 def _deal(counts: Int64, size: int) -> Int32:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intentpm.bench.tasks.partition import block_of_items, blocked_order, rank_of_users
+from intentpm.bench.tasks.partition import BLOCKS_PER_RANK, ItemBlocks, rank_of_users
 from intentpm.bench.tasks.ratings import TEST, TRAIN, GeneratorSpec, generate_ratings
 
 SIZES = [1, 2, 3, 7]
@@ -45,23 +45,39 @@ def test_more_ranks_than_users():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_blocks_of_items_have_equally_many_ratings(ratings, size):
-    blocks = block_of_items(ratings, size)
-    assert blocks.shape == (ratings.items,)
-    of_block = loads(ratings, blocks, ratings.item, size)
+    blocks = ItemBlocks(ratings, size)
+    assert blocks.of_item.shape == (ratings.items,)
+    of_block = loads(ratings, blocks.of_item, ratings.item, size * blocks.per_rank)
     assert of_block.max() <= 1.01 * of_block.min()
+    assert np.array_equal(blocks.of_item, ItemBlocks(ratings, size).of_item)
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_takes_block_after_block_from_its_own_on(rank):
-    blocks = np.random.default_rng(0).integers(0, 4, 1_000).astype(np.int32)
-    order = blocked_order(blocks, rank, 4, np.random.default_rng(1))
-    assert sorted(order.tolist()) == list(range(1_000))
-    changes = blocks[order][np.flatnonzero(np.diff(blocks[order], prepend=-1))]
-    assert changes.tolist() == [(rank + sub_epoch) % 4 for sub_epoch in range(4)]
-    first = order[: (blocks == rank).sum()]
-    assert not np.array_equal(first, np.sort(first)), "at random within a block"
+def test_there_are_fewer_blocks_where_an_item_has_more_ratings_than_one(wide):
+    per_rank = [ItemBlocks(wide, size).per_rank for size in (1, 2, 4, 7, 100)]
+    assert per_rank == [1, BLOCKS_PER_RANK, 4, 2, 1]
 
 
-def test_one_rank_takes_its_ratings_at_random():
-    order = blocked_order(np.zeros(1_000, np.int32), 0, 1, np.random.default_rng(5))
-    assert np.array_equal(order, np.random.default_rng(5).permutation(1_000))
+def parts_of_blocks(ratings, blocks, rank):
+    """In which part of its epoch the rank takes each block."""
+    given = np.random.default_rng(1).permutation(len(ratings))
+    order = blocks.order(ratings.item, rank, given)
+    assert np.array_equal(np.sort(order), np.arange(len(ratings)))
+    taken = blocks.of_item[ratings.item[order]]
+    in_turn = taken[np.flatnonzero(np.diff(taken, prepend=-1))]
+    first = order[taken == in_turn[0]]
+    assert np.array_equal(first, given[np.isin(given, first)]), "in the given order within a block"
+    return np.argsort(in_turn)
+
+
+def test_a_block_is_at_one_rank_at_a_time_and_has_time_for_its_way(small):
+    blocks = ItemBlocks(small, 4)
+    parts = np.array([parts_of_blocks(small, blocks, rank) for rank in range(4)])
+    assert parts[:, ::BLOCKS_PER_RANK].argmin(1).tolist() == [0, 1, 2, 3], "each begins with its own"
+    assert (np.diff(np.sort(parts, axis=0), axis=0) == BLOCKS_PER_RANK).all()
+    assert BLOCKS_PER_RANK > 1, "else it is begun by one rank the moment another has done it"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_without_blocks_ratings_are_taken_as_they_are_given(small, rank):
+    given = np.random.default_rng(5).permutation(len(small))
+    assert np.array_equal(ItemBlocks(small, 1).order(small.item, rank, given), given)
