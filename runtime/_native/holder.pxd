@@ -92,7 +92,7 @@ cdef class Holder:
     cdef vector[uint8_t] growing                 # this step has begun a round with it and may add to it
     cdef vector[int64_t] began_ns                # when the last round with it began
     cdef int64_t round_ns                        # how long a round takes, smoothed
-    cdef int64_t longest_round_ns                # of the last ones; fades away
+    cdef int64_t longest_round_ns                # timing.longest_of_last
     cdef int64_t bearable_gathering_ns           # how long writes may be gathered at most: as the worker bears that bears least
     cdef int64_t clock_ns                        # how long a clock takes of the worker whose are shortest; 0: not known
     cdef uint64_t records_in_flight

@@ -49,13 +49,13 @@ from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
+from intentpm.runtime._native.timing cimport longest_of_last
 
 cdef enum:
     FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
     FETCHED_ROUNDS = 8
     TICK_US = 66
     MOST_AHEAD_US = 1_000_000_000
-    LONGEST_FADES_IN = 128           # rounds: the longest of the last ones is forgotten by so small a part with each
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
 
 
@@ -343,7 +343,7 @@ cdef class Holder:
         self.asked_bytes[header.round_rank] = 0
         took_ns = self.transport.now_ns() - self.began_ns[header.round_rank]
         self.round_ns += (took_ns - self.round_ns) // 8
-        self.longest_round_ns = max(took_ns, self.longest_round_ns - self.longest_round_ns // LONGEST_FADES_IN)
+        self.longest_round_ns = <int64_t>longest_of_last(self.longest_round_ns, took_ns)
         return True
 
     cdef void take_answer(

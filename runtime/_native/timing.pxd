@@ -21,7 +21,7 @@ from libc.stdint cimport int64_t
 cdef struct ActionTimer:
     double clocks_per_round      # estimate, smoothed exponentially
     double last_round_clocks     # clocks the worker passed in the last round
-    double longest_round_clocks  # as last_round_clocks, of the longest; fades away
+    double longest_round_clocks  # as last_round_clocks, longest_of_last
     double horizon_lambda        # the lambda ``horizon_clocks`` belongs to; negative: none yet
     int64_t horizon_clocks       # cached: a worker of steady speed asks for the same one every round
 
@@ -31,6 +31,9 @@ cdef void timer_init(ActionTimer* timer, int64_t others) noexcept nogil
 
 # A round ended that took so many of the worker's clocks, or a part of one. 0: nobody knows.
 cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept nogil
+
+# The longest of the last rounds, which fades away round by round; one took so long now.
+cdef double longest_of_last(double longest, double newest) noexcept nogil
 
 # An intent that starts before the worker's clock plus this is due now: the round after next may be too late for it.
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil

@@ -32,11 +32,15 @@ cdef void timer_init(ActionTimer* timer, int64_t others) noexcept nogil:
 
 cdef void timer_round_passed(ActionTimer* timer, double clocks_passed) noexcept nogil:
     timer.last_round_clocks = clocks_passed
-    timer.longest_round_clocks = max(timer.last_round_clocks, (1 - FORGETTING) * timer.longest_round_clocks)
+    timer.longest_round_clocks = longest_of_last(timer.longest_round_clocks, clocks_passed)
     # A worker of which no clock has been seen yet tells nothing of its speed: an estimate that fell to 0 meanwhile would make
     # it late when it goes on.
     if clocks_passed > 0:
         timer.clocks_per_round += SMOOTHING * (timer.last_round_clocks - timer.clocks_per_round)
+
+
+cdef double longest_of_last(double longest, double newest) noexcept nogil:
+    return max(newest, (1 - FORGETTING) * longest)
 
 
 cdef int64_t timer_horizon_clocks(ActionTimer* timer) noexcept nogil:
