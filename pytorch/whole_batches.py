@@ -20,19 +20,22 @@ def read_whole(loader: Any) -> Any:
         return loader
     if loader.num_workers or getattr(loader, "pin_memory_device", None):
         return loader
-    tensors = _tensors_of(loader.dataset)
-    if not tensors or not all(_can_be_gathered(tensor) for tensor in tensors):
+    dataset, subsets = _unwrapped(loader.dataset)
+    if type(dataset) is not TensorDataset or not all(_can_be_gathered(tensor) for tensor in dataset.tensors):
         return loader
     return DataLoader(
-        _Gathered(loader.dataset), batch_sampler=loader.batch_sampler, collate_fn=_as_it_is,
+        _Gathered(dataset, subsets), batch_sampler=loader.batch_sampler, collate_fn=_as_it_is,
         generator=loader.generator, pin_memory=loader.pin_memory,
     )  # fmt: skip
 
 
-def _tensors_of(dataset: Any) -> Sequence[torch.Tensor]:
+def _unwrapped(dataset: Any) -> tuple[Any, list[Sequence[int]]]:
+    """The dataset that Subsets are of, and which samples each of them has, the outermost first."""
+    subsets = []
     while type(dataset) is Subset:
+        subsets.append(dataset.indices)
         dataset = dataset.dataset
-    return dataset.tensors if type(dataset) is TensorDataset else ()
+    return dataset, subsets
 
 
 def _can_be_gathered(tensor: torch.Tensor) -> bool:
@@ -42,19 +45,17 @@ def _can_be_gathered(tensor: torch.Tensor) -> bool:
 class _Gathered(Dataset[Any]):
     """Of a TensorDataset, or of Subsets of one."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Any, subsets: list[Sequence[int]]) -> None:
+        self._dataset, self._subsets = dataset, subsets
 
     def __getitems__(self, samples: list[Any]) -> Any:
         """What DataLoader asks for in place of one item after the other."""
-        dataset = self._dataset
-        while type(dataset) is Subset:
-            samples = [dataset.indices[sample] for sample in samples]
-            dataset = dataset.dataset
+        for indices in self._subsets:
+            samples = [indices[sample] for sample in samples]
         at = torch.as_tensor(samples)
         if at.dtype != torch.int64:  # of no sampler of torch's
-            return default_collate([dataset[sample] for sample in samples])
-        return [tensor[at.to(tensor.device)] for tensor in dataset.tensors]
+            return default_collate([self._dataset[sample] for sample in samples])
+        return [tensor[at.to(tensor.device)] for tensor in self._dataset.tensors]
 
 
 def _as_it_is(batch: Any) -> Any:
