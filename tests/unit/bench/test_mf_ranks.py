@@ -1,10 +1,11 @@
 """Matrix factorisation on simulated ranks with a slow network: as good as on one rank, however late copies are."""
 
+import numpy as np
 import pytest
 
 from intentpm.bench.scenarios.simulated_job import simulated_job
 from intentpm.bench.tasks.mf import MatrixFactorisation, MfOptions
-from intentpm.bench.tasks.ratings import GeneratorSpec, generate_ratings
+from intentpm.bench.tasks.ratings import TEST, GeneratorSpec, generate_ratings
 from intentpm.runtime.config import Config
 from intentpm.transports.sim_model import NetworkModel
 
@@ -48,3 +49,27 @@ def test_four_ranks_are_as_good_as_one(ratings, alone, management):
 
 def test_how_far_they_look_ahead_is_found_by_itself(ratings, alone):
     assert final_rmse(ratings, 4, look_ahead="auto") <= 1.02 * alone
+
+
+def test_test_ratings_are_read_block_by_block_too(ratings, monkeypatch):
+    """Read at random, all items would go to the rank that is done first, which would send them to all others."""
+    monkeypatch.setattr("intentpm.bench.tasks.mf.EVALUATION_BATCH", 64)
+    with simulated_job(4, Config(), SLOW) as job:
+
+        def evaluate(pm):
+            task = MatrixFactorisation(pm, ratings, MfOptions())
+            items = []
+            pull = task._pull
+
+            def noted_pull(batch):
+                items.extend(batch.item_keys[batch.item_index])
+                return pull(batch)
+
+            task._pull = noted_pull
+            task._evaluate(task.parts[TEST])
+            blocks = (task.blocks.of_item[items] - task.blocks.per_rank * pm.rank) % (4 * task.blocks.per_rank)
+            return len(items), bool((np.diff(blocks) >= 0).all())
+
+        read = job.on_every_rank(evaluate)
+    assert sum(count for count, _ in read) == (ratings.split == TEST).sum()
+    assert all(in_turn for _, in_turn in read)
