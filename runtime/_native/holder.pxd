@@ -19,7 +19,8 @@ counted each; a sync flips the colour and waits until none of the old one is lef
 was sent before the flip may have newer writes pending: it keeps the old colour for one more record (KEY_FRESH tells).
 
 Called by: RankIntents (``want``, ``release``), RankWrites (``queue``), Sync (colours), Rounds (every step; an ANSWER, a REFRESH
-or an OFFER has come). Knows nobody of them; hands parked records whose keys have come to Owner.
+or an OFFER has come). Knows nobody of them; has served what waited for keys that
+have come (Unparking).
 
 Guarantees
     * I2: the records for one rank that are sent before its answers are one round; the next begins when all are answered.
@@ -46,12 +47,11 @@ from intentpm.runtime._native.hints cimport Hints
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.owner cimport Owner
-from intentpm.runtime._native.parking cimport ParkedRecord
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
 from intentpm.runtime._native.state cimport KeyRef
-from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.table_state cimport TableState
+from intentpm.runtime._native.unparking cimport Unparking
 from intentpm.transports.base cimport Transport
 
 cdef enum:
@@ -62,10 +62,10 @@ cdef enum:
 cdef class Holder:
     cdef Transport transport
     cdef RemoteAccess remote
-    cdef Serving serving
     cdef RequestPool requests
     cdef Journal journal
     cdef Owner owner
+    cdef Unparking unparking
     cdef Hints hints
     cdef Draft draft
     cdef ConcernedRanks concerned
@@ -83,7 +83,6 @@ cdef class Holder:
     cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
     cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
     cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
-    cdef vector[ParkedRecord] parked             # that the answer being taken has brought the keys of
     # Per rank:
     cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none. Behind them, of releases beside it
@@ -213,8 +212,5 @@ cdef class Holder:
         uint32_t version, uint8_t apart) noexcept nogil
     cdef uint8_t _hear_of_snapshot(self, TableState* table, uint8_t flags, uint8_t code) noexcept nogil
     cdef void _look_again(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _serve_what_waited(self, TableState* table, uint32_t count, const uint32_t* keys) noexcept nogil
-    cdef void _serve_accesses(self, TableState* table, uint32_t key) noexcept nogil
-    cdef void _serve_records(self, TableState* table) noexcept nogil
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil
     cdef bint _is_worth_sending(self, TableState* table, uint32_t key) noexcept nogil

@@ -29,11 +29,9 @@ from intentpm.runtime._native.messages cimport (
     RoundHeader, is_fetched, is_moved, is_weights, packed_clock,
 )
 from intentpm.runtime._native.mutations cimport (
-    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RECORDS_FIRST,
-    MUTATION_RELEASES_MISCOUNTED, is_planted,
+    MUTATION_FENCE_OPEN, MUTATION_KEPT_LOST, MUTATION_LAG_UNTOLD, MUTATION_RELEASES_MISCOUNTED, is_planted,
 )
 from intentpm.runtime._native.owner cimport Owner
-from intentpm.runtime._native.parking cimport ParkedMessage, ParkedRecord, unpark
 from intentpm.runtime._native.policy cimport packed_load
 from intentpm.runtime._native.prefetching cimport prefetch_offers, prefetch_records, prefetch_rows
 from intentpm.runtime._native.remote cimport RemoteAccess
@@ -48,8 +46,9 @@ from intentpm.runtime._native.staging cimport send_staged, stage, unstage
 from intentpm.runtime._native.state cimport (
     STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
 )
-from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, is_here, key_state, row_of, slot_of
+from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, key_state, row_of, slot_of
 from intentpm.runtime._native.timing cimport longest_of_last
+from intentpm.runtime._native.unparking cimport Unparking
 
 cdef enum:
     FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any
@@ -65,12 +64,12 @@ cdef class Holder:
             ConcernedRanks concerned not None, sync_threshold: float):
         cdef RemoteAccess remote = serving.remote
         cdef uint32_t size = remote.transport.size
-        self.serving = serving
         self.remote = remote
         self.transport = remote.transport
         self.requests = remote.requests
         self.journal = remote.journal
         self.owner = owner
+        self.unparking = Unparking(serving, owner)
         self.hints = hints
         self.draft = Draft(remote.transport)
         self.concerned = concerned
@@ -371,8 +370,7 @@ cdef class Holder:
             else:
                 self._take_row(owner, table, body.keys[i], row, body.codes[i], body.epochs[i], body.versions[i])
             row += result_bytes(table, body.codes[i])
-        if self.remote.parking.parked_now:
-            self._serve_what_waited(table, header.count, body.keys)
+        self.unparking.serve(table, header.count, body.keys)
         for i in range(header.count):
             self._look_again(table, body.keys[i])
         self.remote.step_waiting()
@@ -475,41 +473,6 @@ cdef class Holder:
             self.want(table, key, table.flags[key] & KEY_ONCE and table.records[key].intent_refs == 1, 0)
         elif key_state(table, key) == STATE_OWNED and table.records[key].intent_refs == 0:
             self.hints.offer_to_last_holder(table, key)
-
-    cdef void _serve_what_waited(self, TableState* table, uint32_t count, const uint32_t* keys) noexcept nogil:
-        """Accesses before records: a record may give its key away again, and an access of this rank's own needs it here."""
-        cdef uint32_t i
-        for i in range(count):
-            if is_here(table, keys[i]) and self.remote.parking.any(table, keys[i]):
-                self._serve_accesses(table, keys[i])
-        self._serve_records(table)
-
-    cdef void _serve_accesses(self, TableState* table, uint32_t key) noexcept nogil:
-        """And puts the key's records with those of the others."""
-        cdef vector[ParkedMessage*] waiting
-        cdef vector[ParkedMessage*] accesses
-        cdef ParkedRecord record
-        cdef size_t i
-        self.remote.parking.take(table, key, waiting)
-        for i in range(waiting.size()):
-            if waiting[i].is_access:
-                accesses.push_back(waiting[i])
-                continue
-            record.message = waiting[i]
-            record.key = key
-            self.parked.push_back(record)
-        if is_planted(MUTATION_RECORDS_FIRST):
-            self._serve_records(table)
-        for i in range(accesses.size()):
-            self.serving.serve_parked(table, key, accesses[i])
-            unpark(accesses[i])
-
-    cdef void _serve_records(self, TableState* table) noexcept nogil:
-        cdef size_t i
-        self.owner.serve_parked(table, self.parked)
-        for i in range(self.parked.size()):
-            unpark(self.parked[i].message)
-        self.parked.clear()
 
     cdef bint _needs_record(self, TableState* table, uint32_t key) noexcept nogil:
         if key_state(table, key) != STATE_REPLICA:

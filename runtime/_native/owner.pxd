@@ -7,7 +7,7 @@
         on its way here    parked until the row is here; whoever takes it out calls ``serve_parked``
         gone               forwarded to where this rank believes it is, with the epoch of that belief
 
-Called by: Rounds (a ROUND has come), Holder (``serve_parked``). Knows nobody of them; tells News and Hints.
+Called by: Rounds (a ROUND has come), Unparking (``serve_parked``). Knows nobody of them; tells News and Hints.
 
 Guarantees
     * I1: ownership leaves with the answer that brings the row, in one step; the forward pointer and the next epoch stay (I3).
