@@ -80,7 +80,7 @@ class KeyReport:
         epoch: how often the key had been relocated when ``owner`` became its owner.
         home: the rank that hears of every relocation of the key.
         holders: ranks with replicas; None where the key is not owned: only the owner knows.
-        intents: of this rank's workers, active ones first; at most 64 per worker.
+        intents: of this rank's workers, those whose window is not over, active ones first; at most 64 per worker.
         pending_writes: the replica has writes that were not sent to the owner yet.
         in_flight: a record of the key is on its way to the owner and not answered.
         parked: requests that wait here for the key to arrive.

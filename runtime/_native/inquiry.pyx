@@ -36,13 +36,13 @@ cdef bint _intends(const Intent* intent, uint32_t table_id, uint32_t key) noexce
 cdef uint32_t _add_from_heap(
         priority_queue[HeapEntry] heap, IntentFact* fact, uint32_t table_id, uint32_t key,
         string& facts) noexcept nogil:
-    """Looks through a copy of the heap, all keys of it: slow, but only people ask."""
+    """Those that are not over. Looks through a copy of the heap, all keys of it: slow, but only people ask."""
     cdef const Intent* intent
     cdef uint32_t found = 0
     while not heap.empty() and found < MOST_INTENTS:
         intent = <const Intent*>heap.top().second
         heap.pop()
-        if _intends(intent, table_id, key):
+        if intent.end > fact.clock and _intends(intent, table_id, key):
             fact.start = intent.start
             fact.end = intent.end
             facts.append(<const char*>fact, sizeof(IntentFact))
@@ -89,7 +89,7 @@ cdef class Inquiry:
             self, IntentQueue queue, uint32_t table_id, uint32_t key, string& facts) noexcept nogil:
         cdef IntentFact fact
         cdef uint32_t found
-        queue.collect()
+        self.rounds.intents.collect(queue)
         fact.clock = queue.now()
         fact.worker = queue.worker_id
         fact.active = 1

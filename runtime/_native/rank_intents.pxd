@@ -13,8 +13,8 @@ A worker that signals or advances its clock has the engine call ``look``; the ne
 Keys arrive with answers only. So a key is late if it is not here when the engine first looks, or takes an answer, after the
 window has started: it is counted just before. Intents whose keys were here from the start cost nothing.
 
-Called by: Rounds (every step; before and after an ANSWER's records), Sync (``look``), Engine (``look``; workers, tables). It
-calls Holder and Hints, per key.
+Called by: Rounds (every step; before and after an ANSWER's records), Sync (``look``), Engine (``look``; workers, tables),
+Inquiry (``collect``). It calls Holder and Hints, per key.
 
 Guarantees
     * Of a worker, due intents are acted on before those that are over end: an intent of no length is begun and ended.
@@ -70,12 +70,13 @@ cdef class RankIntents:
     # Ends the intents of a worker that signals no more; ``release`` its queue afterwards (as ``keep``).
     cdef void remove_worker(self, IntentQueue queue) noexcept nogil
     cdef release(self, IntentQueue queue)
+    # Takes over what the worker has signalled, without acting on any of it.
+    cdef void collect(self, IntentQueue queue) noexcept nogil
     # Management "full_replication": this rank intends every key of the table for good.
     cdef void replicate_all(self, Table table) noexcept nogil
     # private
     cdef void _look_at_workers(self) noexcept nogil
     cdef void _look_at(self, IntentQueue queue) noexcept nogil
-    cdef void _collect(self, IntentQueue queue) noexcept nogil
     cdef void _tell_tier(self, const Intent* intent, WindowEvent event, uint32_t first_use) noexcept nogil
     cdef bint _count(self, IntentQueue queue, Intent* intent, uint32_t first_use) noexcept nogil
     cdef void _begin(self, IntentQueue queue, Intent* intent) noexcept nogil

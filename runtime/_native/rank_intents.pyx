@@ -59,7 +59,7 @@ cdef class RankIntents:
         cdef Intent* intent
         queue.look_began(self.journal.now_ns)
         while True:
-            self._collect(queue)
+            self.collect(queue)
             clock_seen(&queue.clocks, queue.seen_clock, queue.horizon, self.journal.now_ns)
             intent = queue.next_due()
             while intent != NULL:
@@ -75,7 +75,7 @@ cdef class RankIntents:
                 break
         queue.look_ended(self.holder.is_busy())
 
-    cdef void _collect(self, IntentQueue queue) noexcept nogil:
+    cdef void collect(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
         queue.collect()
         for intent in queue.collected_now:
@@ -212,7 +212,7 @@ cdef class RankIntents:
     cdef void remove_worker(self, IntentQueue queue) noexcept nogil:
         cdef Intent* intent
         cdef size_t i, kept = 0
-        self._collect(queue)
+        self.collect(queue)
         intent = queue.next_waiting()
         while intent != NULL:
             self._tell_tier(intent, WINDOW_WITHDRAWN, 0)

@@ -92,6 +92,32 @@ def test_rows_of_a_window_stay_and_what_was_written_comes_back() -> None:
         assert counts(table)["bytes_to_host"] == 8 * LENGTH * 4
 
 
+def test_whoever_asks_about_a_key_changes_nothing() -> None:
+    """Rows in no window give way before those that are used later, though somebody asked before management looked."""
+    with simulate(1, 1, config(8)) as job:
+        (table,) = job.create_table("t", KEYS, LENGTH)
+        worker = job.ranks[0].worker()
+
+        def ask_and_use() -> None:
+            worker.intent(table, np.arange(4), 0, 1)
+            worker.intent(table, np.arange(4), FAR)
+            job.network.pause(1000.0)
+            worker.intent(table, np.arange(4, 8), 0, 1)
+            (intent,) = job.ranks[0].explain(table, 5).intents
+            assert (intent.start, intent.end, intent.active) == (0, 1, False)
+            job.network.pause(1000.0)
+            (intent,) = job.ranks[0].explain(table, 5).intents
+            assert intent.active
+            worker.push(table, np.arange(8), np.ones((8, LENGTH), np.float32))
+            worker.advance_clock()
+            assert job.ranks[0].explain(table, 5).intents == (), "its window is over, whether or not anybody has looked"
+            worker.intent(table, np.arange(8, 12), 1, 2)
+            job.network.pause(1000.0)
+
+        as_rank(job, 0, ask_and_use)
+        assert list(table.tier.keys_on_device()) == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
 def test_windows_that_do_not_fit_wait_for_their_turn() -> None:
     """Room for ten of the forty windows that are due: each has its rows there when it starts."""
     windows, rows_each = 40, 8

@@ -94,11 +94,11 @@ def test_an_early_break_ends_the_thread_and_what_was_announced() -> None:
         for count, _ in enumerate(loader):
             if count == 5:
                 break
+        assert worker.clock >= 6
+        assert all(not pm.explain(table, key).intents for key in range(30)), "a window is left open"
         pm.barrier()
         assert "intentpm-loader" not in [thread.name for thread in threading.enumerate()]
         pm.barrier()
-        assert worker.clock >= 6
-        assert all(not pm.explain(table, key).intents for key in range(30)), "a window is left open"
         assert [batch is expected for batch, expected in zip(loader, BATCHES, strict=True)] == [True] * 20
 
     with_worker(use, 2)
