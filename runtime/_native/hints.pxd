@@ -16,7 +16,7 @@ from libcpp.vector cimport vector
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport MSG_MOVED, RoundHeader, indices_bytes, keys_fit
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.state cimport KeyRefs
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.transports.base cimport Transport
 
@@ -49,8 +49,8 @@ cdef class Hints:
     cdef Journal journal
     cdef int management
     cdef int64_t due_ns                          # NEVER: there are none
-    cdef vector[vector[KeyRef]] offers           # per holder: not sent yet
-    cdef vector[vector[KeyRef]] moved            # per rank: the same
+    cdef vector[KeyRefs] offers                  # per holder: not sent yet
+    cdef vector[KeyRefs] moved                   # per rank: the same
     cdef vector[uint32_t] keys                   # scratch: of the message being built
 
     # Sends the hints when they are due; returns when that will be.
@@ -64,8 +64,8 @@ cdef class Hints:
     # Forgets all hints: who owns what was agreed on anew.
     cdef void restart(self) noexcept nogil
     # private
-    cdef void _note(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil
-    cdef void _send(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil
+    cdef void _note(self, TableState* table, uint32_t key, KeyRefs& hints) noexcept nogil
+    cdef void _send(self, uint32_t peer, uint8_t message_id, KeyRefs& hints) noexcept nogil
     cdef size_t _send_of_table(
-        self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil
+        self, uint32_t peer, uint8_t message_id, const KeyRefs& hints, size_t at) noexcept nogil
     cdef bint _is_true(self, TableState* table, uint8_t message_id, uint32_t key, uint32_t peer) noexcept nogil

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
-from libcpp.vector cimport vector
 
 from intentpm.runtime._native.directory cimport home_of, known_owner, learn_owner
 from intentpm.runtime._native.holders cimport only_holder
@@ -13,7 +12,7 @@ from intentpm.runtime._native.mutations cimport MUTATION_HOME_NOT_TOLD, is_plant
 from intentpm.runtime._native.policy cimport may_relocate
 from intentpm.runtime._native.prefetching cimport prefetch_hints, prefetch_owners
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.state cimport KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.staging cimport send_staged, stage
 
@@ -53,7 +52,7 @@ cdef class Hints:
             self._note(table, key, self.offers[last])
             note_decision(self.journal, table, key, EVENT_OFFERED, <uint32_t>last, table.records[key].epoch)
 
-    cdef void _note(self, TableState* table, uint32_t key, vector[KeyRef]& hints) noexcept nogil:
+    cdef void _note(self, TableState* table, uint32_t key, KeyRefs& hints) noexcept nogil:
         cdef KeyRef reference
         reference.table = table.table_id
         reference.key = key
@@ -74,14 +73,14 @@ cdef class Hints:
                 self._send(peer, MSG_OFFER, self.offers[peer])
         return NEVER
 
-    cdef void _send(self, uint32_t peer, uint8_t message_id, vector[KeyRef]& hints) noexcept nogil:
+    cdef void _send(self, uint32_t peer, uint8_t message_id, KeyRefs& hints) noexcept nogil:
         cdef size_t at = 0
         while at < hints.size():
             at = self._send_of_table(peer, message_id, hints, at)
         hints.clear()
 
     cdef size_t _send_of_table(
-            self, uint32_t peer, uint8_t message_id, const vector[KeyRef]& hints, size_t at) noexcept nogil:
+            self, uint32_t peer, uint8_t message_id, const KeyRefs& hints, size_t at) noexcept nogil:
         """One message; returns the first hint not looked at."""
         cdef RoundHeader header
         cdef TableState* table = self.remote.tables[hints[at].table]

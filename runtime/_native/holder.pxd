@@ -49,7 +49,7 @@ from intentpm.runtime._native.messages cimport RoundBody, RoundHeader
 from intentpm.runtime._native.owner cimport Owner
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.requests cimport RequestPool
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.state cimport KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.unparking cimport Unparking
 from intentpm.transports.base cimport Transport
@@ -80,11 +80,11 @@ cdef class Holder:
     cdef readonly Budget budget
     cdef bint passed_back                        # to a rank before the one that this step has come to: step again
     cdef int64_t shed_bytes                      # too much memory is taken: replicas of so much are given up, though intended
-    cdef vector[KeyRef] fenced                   # REQUESTED, waiting for earlier writes
-    cdef vector[KeyRef] draining                 # as fenced, of the phase that is draining
+    cdef KeyRefs fenced                          # REQUESTED, waiting for earlier writes
+    cdef KeyRefs draining                        # as fenced, of the phase that is draining
     cdef deque[KeyRef] fetched                   # replicas that were KEY_ONCE when they came, and at which tick
     # Per rank:
-    cdef vector[vector[KeyRef]] todo             # keys that may need a record to it
+    cdef vector[KeyRefs] todo                    # keys that may need a record to it
     cdef vector[uint32_t] open_records           # of the round in flight; 0: none. Behind them, of releases beside it
     cdef vector[uint32_t] releasable             # of todo, since it was last looked at: keys that nobody here intends any more
     cdef vector[size_t] asked_bytes              # of rows that it may bring
@@ -187,7 +187,7 @@ cdef class Holder:
 
     cdef bint _sheds(self, const TableState* table) noexcept nogil
 
-    cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil
+    cdef void _release_fenced(self, KeyRefs& references) noexcept nogil
     cdef void _put_in_queue(self, TableState* table, uint32_t key, uint32_t first_use=*) noexcept nogil
     cdef uint32_t _number_of(self, TableState* table, const KeyRef* reference, int record) noexcept nogil
     cdef void _become_busy(self, TableState* table, uint32_t key) noexcept nogil
@@ -196,7 +196,7 @@ cdef class Holder:
     cdef void _begin_round(self, uint32_t peer) noexcept nogil
     cdef void _send_releases(self, uint32_t peer) noexcept nogil
     cdef size_t _send_records(
-        self, uint32_t peer, uint32_t counts_for, const vector[KeyRef]& references, size_t at, size_t end,
+        self, uint32_t peer, uint32_t counts_for, const KeyRefs& references, size_t at, size_t end,
         size_t* sent_bytes) noexcept nogil
     cdef int _what_it_has(self, const TableState* table, uint32_t key) noexcept nogil
     cdef int _next_record(self, TableState* table, uint32_t key, char* row) noexcept nogil

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row, store_relaxed
 from intentpm.runtime._native.apart cimport arrive_apart
@@ -43,9 +42,7 @@ from intentpm.runtime._native.row_optimiser cimport lengthen_row
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
 from intentpm.runtime._native.staging cimport send_staged, stage, unstage
-from intentpm.runtime._native.state cimport (
-    STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, is_later,
-)
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_OWNED, STATE_REPLICA, STATE_REQUESTED, KeyRef, KeyRefs, is_later
 from intentpm.runtime._native.table_state cimport ReplicaRecord, TableState, key_state, row_of, slot_of
 from intentpm.runtime._native.timing cimport longest_of_last
 from intentpm.runtime._native.unparking cimport Unparking
@@ -141,7 +138,7 @@ cdef class Holder:
             self.draining.swap(self.fenced)
             self.requests.phase ^= 1
 
-    cdef void _release_fenced(self, vector[KeyRef]& references) noexcept nogil:
+    cdef void _release_fenced(self, KeyRefs& references) noexcept nogil:
         cdef size_t i
         for i in range(references.size()):
             self._put_in_queue(self.remote.tables[references[i].table], references[i].key, references[i].tick)
@@ -199,7 +196,7 @@ cdef class Holder:
 
     cdef void _begin_round(self, uint32_t peer) noexcept nogil:
         """Sends what ``todo`` holds for ``peer``, a message per table and so many rows."""
-        cdef vector[KeyRef] references
+        cdef KeyRefs references
         cdef size_t i, asks, at = 0, sent_bytes = 0
         cdef uint64_t before = self.records_in_flight
         references.swap(self.todo[peer])
@@ -218,7 +215,7 @@ cdef class Holder:
 
     cdef void _send_releases(self, uint32_t peer) noexcept nogil:
         """Beside the round in flight: a key that is given back is not told of again, however soon."""
-        cdef vector[KeyRef] references
+        cdef KeyRefs references
         cdef size_t i, count, at = 0, sent_bytes = 0
         references.swap(self.todo[peer])
         self.releasable[peer] = 0
@@ -229,7 +226,7 @@ cdef class Holder:
             self.todo[peer].push_back(references[i])
 
     cdef size_t _send_records(
-            self, uint32_t peer, uint32_t counts_for, const vector[KeyRef]& references, size_t at, size_t end,
+            self, uint32_t peer, uint32_t counts_for, const KeyRefs& references, size_t at, size_t end,
             size_t* sent_bytes) noexcept nogil:
         """One ROUND message with records of one table; returns the first reference not looked at."""
         cdef TableState* table = self.remote.tables[references[at].table]

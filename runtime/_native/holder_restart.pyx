@@ -9,11 +9,11 @@ from intentpm.runtime._native.flags cimport (
 from intentpm.runtime._native.holder cimport Holder
 from intentpm.runtime._native.replicas cimport promote_in_place, take_pending
 from intentpm.runtime._native.slots cimport change_state, drop_replica
-from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, STATE_REQUESTED, KeyRef
+from intentpm.runtime._native.state cimport STATE_ABSENT, STATE_REPLICA, STATE_REQUESTED, KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport TableState, key_state
 
 
-cdef void restart_holder(Holder holder, vector[KeyRef]& untaken) noexcept nogil:
+cdef void restart_holder(Holder holder, KeyRefs& untaken) noexcept nogil:
     cdef uint32_t peer, t
     holder.fenced.clear()
     holder.draining.clear()
@@ -29,7 +29,7 @@ cdef void restart_holder(Holder holder, vector[KeyRef]& untaken) noexcept nogil:
         _restart_table(holder.remote.tables[t], untaken)
 
 
-cdef void _restart_table(TableState* table, vector[KeyRef]& untaken) noexcept nogil:
+cdef void _restart_table(TableState* table, KeyRefs& untaken) noexcept nogil:
     cdef KeyRef reference
     cdef uint32_t key
     for key in range(<uint32_t>table.num_keys):

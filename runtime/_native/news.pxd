@@ -38,7 +38,7 @@ from intentpm.runtime._native.intents cimport NEVER
 from intentpm.runtime._native.journal cimport Journal
 from intentpm.runtime._native.messages cimport RoundHeader
 from intentpm.runtime._native.remote cimport RemoteAccess
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.state cimport KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport Holding, TableState
 from intentpm.transports.base cimport Transport
 
@@ -67,8 +67,8 @@ cdef class News:
     cdef uint32_t rank
     cdef readonly int64_t sync_interval_ns
     # Per holder:
-    cdef vector[vector[KeyRef]] unsent           # keys that are HOLDING_LISTED
-    cdef vector[vector[KeyRef]] rounded          # keys that are HOLDING_ROUNDED_LISTED
+    cdef vector[KeyRefs] unsent                  # keys that are HOLDING_LISTED
+    cdef vector[KeyRefs] rounded                 # keys that are HOLDING_ROUNDED_LISTED
     cdef vector[size_t] rounded_room             # so many at most, before those that are no more are forgotten
     cdef vector[int64_t] due_ns                  # when ``unsent`` is looked at next
     cdef vector[int64_t] heard_ns                # when its last round came
@@ -83,7 +83,7 @@ cdef class News:
     # And per window slot, of a REFRESH not acknowledged yet:
     cdef vector[int64_t] news_since_ns           # since when this rank has known of the oldest write among its rows
     cdef vector[int64_t] sent_ns
-    cdef vector[KeyRef] ripe                     # scratch: of one holder, what is to be sent now
+    cdef KeyRefs ripe                            # scratch: of one holder, what is to be sent now
     cdef vector[LastNews] last                   # scratch: of the answer being built
     # Counters.
     cdef readonly uint64_t refreshed_rows

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from libcpp.vector cimport vector
 
 from intentpm.foundation.primitives cimport copy_row
 from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
@@ -22,7 +21,7 @@ from intentpm.runtime._native.mutations cimport (
 from intentpm.runtime._native.prefetching cimport prefetch_news
 from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.rows cimport read_row
-from intentpm.runtime._native.state cimport KeyRef
+from intentpm.runtime._native.state cimport KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport Holding, TableState
 
 cdef enum:
@@ -106,7 +105,7 @@ cdef class News:
 
     cdef void _sift_rounded(self, uint32_t holder) noexcept nogil:
         """Forgets keys that have moved or were dropped since they were listed: a holder that comes and goes is listed anew."""
-        cdef vector[KeyRef]* listed = &self.rounded[holder]
+        cdef KeyRefs* listed = &self.rounded[holder]
         cdef Holding* holding
         cdef size_t i, kept = 0
         for i in range(listed.size()):
@@ -185,7 +184,7 @@ cdef class News:
 
     cdef void _gather_ripe(self, uint32_t holder, int64_t patience_ns, int64_t now_ns) noexcept nogil:
         """Moves what has waited for ``patience_ns`` from the holder's list to ``ripe``; forgets what it has got since."""
-        cdef vector[KeyRef]* references = &self.unsent[holder]
+        cdef KeyRefs* references = &self.unsent[holder]
         cdef TableState* table
         cdef Holding* holding
         cdef uint32_t key

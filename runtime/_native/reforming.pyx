@@ -22,7 +22,7 @@ from intentpm.runtime._native.holder_restart cimport become_owner, forget_replic
 from intentpm.runtime._native.membership cimport ENGINE_FORMING, ENGINE_RUNNING, ENGINE_TELLS, Membership
 from intentpm.runtime._native.mutations cimport is_planted
 from intentpm.runtime._native.requests cimport OPERATION_RANK_LOST
-from intentpm.runtime._native.state cimport STATE_REPLICA, KeyRef
+from intentpm.runtime._native.state cimport STATE_REPLICA, KeyRefs
 from intentpm.runtime._native.steps cimport set_stored_atomic
 from intentpm.runtime._native.store cimport Table
 from intentpm.runtime._native.table_state cimport TableState, key_state, slot_of
@@ -228,8 +228,9 @@ cdef class Reforming:
 
         Returns [(table id, keys int64 [K])]: replicas here of which the owner has not taken all that was written.
         """
-        cdef vector[KeyRef] untaken
+        cdef KeyRefs untaken
         cdef uint32_t rank
+        cdef size_t i
         cdef dict keys = {}
         with nogil:
             self.engine.monitor.acquire()
@@ -246,8 +247,8 @@ cdef class Reforming:
                         self.engine.rounds.news.forget(rank)
                 self.engine.turns.wake_finished()
             self.engine.monitor.release()
-        for reference in untaken:
-            keys.setdefault(reference.table, []).append(reference.key)
+        for i in range(untaken.size()):
+            keys.setdefault(untaken[i].table, []).append(untaken[i].key)
         return [(table, np.array(sorted(found), np.int64)) for table, found in keys.items()]
 
     # -- keys ------------------------------------------------------------------------------------------------------------

@@ -4,10 +4,9 @@ Called by: Holder, under the engine's lock.
 """
 
 from libc.stdint cimport uint32_t
-from libcpp.vector cimport vector
 
 from intentpm.runtime._native.prefetching cimport PREFETCH_ENTRIES, prefetch_entries
-from intentpm.runtime._native.state cimport STATE_REPLICA, STATE_REQUESTED, KeyRef
+from intentpm.runtime._native.state cimport STATE_REPLICA, STATE_REQUESTED, KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport TableState, key_state
 
 
@@ -22,9 +21,9 @@ cdef inline bint _is_first(const TableState* table, uint32_t key, First first) n
     return key_state(table, key) == STATE_REPLICA and table.records[key].intent_refs == 0
 
 
-cdef inline size_t put_first(TableState** tables, vector[KeyRef]& references, First first) noexcept nogil:
+cdef inline size_t put_first(TableState** tables, KeyRefs& references, First first) noexcept nogil:
     """Puts those in front, and keeps the order otherwise; returns how many."""
-    cdef vector[KeyRef] others
+    cdef KeyRefs others
     cdef KeyRef ahead
     cdef size_t i, count = 0
     for i in range(references.size()):

@@ -25,6 +25,7 @@ reader looks at the word after an acquire fence.
 
 from libc.stdint cimport int32_t, uint32_t
 
+from intentpm.foundation.mapped_vector cimport mapped_vector
 from intentpm.foundation.primitives cimport back_off, cas_acquire, fence_release, load_acquire, store_release
 
 
@@ -38,6 +39,8 @@ cdef struct KeyRef:
     uint32_t table
     uint32_t key
     uint32_t tick                # of one that is asked for: when it is first used (holders.pxd)
+
+ctypedef mapped_vector[KeyRef] KeyRefs
 
 # Mirrored in runtime/events.py.
 cdef enum KeyState:
