@@ -23,6 +23,8 @@ NUM_KEYS, DIM = 2_000_000, 16
 """A row of 64 bytes is stored without padding: all else is bookkeeping."""
 ROW_BYTES = 4 * DIM
 FAR_CLOCKS = 1_000_000_000
+RUNS = 5
+"""What malloc has kept of message buffers differs, by up to 6 bytes a key."""
 TIMEOUT_S = 120.0
 PER_KEY = "memory per key and rank"
 MEASURED = {
@@ -35,11 +37,15 @@ MEASURED = {
 
 
 def measure(effort: float) -> list[Case]:
-    """Bytes; a sample per rank."""
+    """Bytes; a sample per rank and run."""
     num_keys = max(100_000, round(NUM_KEYS * min(1.0, effort)))
     # Not "adaptive": the rank whose intent comes first would get the other's keys, and hold no replica.
     arguments = {"num_keys": num_keys, "init": {"management": "replicate"}}
-    results = run_scenario(__name__, RANKS, arguments, transport="tcp", timeout_s=TIMEOUT_S)
+    results = [
+        result
+        for _ in range(RUNS)
+        for result in run_scenario(__name__, RANKS, arguments, transport="tcp", timeout_s=TIMEOUT_S)
+    ]
     sizes = {"num_keys": num_keys, "dim": DIM}
     cases = [
         Case(operation, [result[by][name] for result in results], by, "B",
