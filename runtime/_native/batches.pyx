@@ -22,10 +22,10 @@ cdef enum:
     # Keys ahead in a batch; measured: docs/performance-kernels.md. A row is prefetched when its key's place is known; the
     # places are prefetched earlier still.
     ROWS_AHEAD = 32
-    WRITTEN_ROWS_AHEAD = 8       # what is fetched but not yet written is taken away from another thread that writes it
+    WRITTEN_ROWS_AHEAD = 16      # what is fetched but not yet written is taken away from another thread that writes it
     PLACES_AHEAD = 64
     LONG_ROW_BYTES = 512         # as far as prefetch_row goes
-    GIVEN_BYTES_AHEAD = 2048     # of the rows given to a call: the processor's own prefetch stops at each page of 4 KiB
+    GIVEN_BYTES_AHEAD = 2048     # of the rows given to a step: the processor's own prefetch stops at each page of 4 KiB
     GIVEN_BYTES_AT_ONCE = 256    # of a row as long as that, or longer
 
 
@@ -132,7 +132,7 @@ cdef inline void _access_rows(
     _look_first(table, keys, count, near_bytes, for_writing)
     for i in range(count):
         _look_ahead(table, keys, i, count, near_bytes, for_writing)
-        if for_writing:
+        if kind == ACCESS_ROW_STEP:
             _look_ahead_in_given(row, row_bytes)
         if not for_writing:
             state = try_pull(table, keys[i], row, row_bytes)
