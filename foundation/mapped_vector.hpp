@@ -1,7 +1,7 @@
 // A std::vector whose memory, once it is long, is mapped for it alone and goes back to the system with it.
 //
-// malloc does not give back what was freed at the end of a thread's arena before that end is as large as the largest block it
-// has ever unmapped, twice: 12 MB of a list of a million keys stayed with the progress thread for good.
+// What is free at the end of a thread's arena goes back only when it is longer than twice the largest block that malloc has
+// unmapped so far, whatever malloc_trim is asked for: 12 MB of a list of a million keys stayed with the progress thread.
 #pragma once
 
 #include <sys/mman.h>
