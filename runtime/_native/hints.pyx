@@ -12,6 +12,7 @@ from intentpm.runtime._native.mutations cimport MUTATION_HOME_NOT_TOLD, is_plant
 from intentpm.runtime._native.policy cimport may_relocate
 from intentpm.runtime._native.prefetching cimport prefetch_hints, prefetch_owners
 from intentpm.runtime._native.remote cimport RemoteAccess
+from intentpm.runtime._native.round_order cimport group_by_table
 from intentpm.runtime._native.state cimport KeyRef, KeyRefs
 from intentpm.runtime._native.table_state cimport TableState
 from intentpm.runtime._native.staging cimport send_staged, stage
@@ -75,6 +76,7 @@ cdef class Hints:
 
     cdef void _send(self, uint32_t peer, uint8_t message_id, KeyRefs& hints) noexcept nogil:
         cdef size_t at = 0
+        group_by_table(hints, 0, hints.size())
         while at < hints.size():
             at = self._send_of_table(peer, message_id, hints, at)
         hints.clear()

@@ -37,7 +37,7 @@ from intentpm.runtime._native.remote cimport RemoteAccess
 from intentpm.runtime._native.replicas cimport (
     STATE_LAGS, has_pending, pending_norm, promote_in_place, promote_replica, refresh_replica, refresh_weights, take_pending,
 )
-from intentpm.runtime._native.round_order cimport ASKS_FIRST, RELEASES_FIRST, put_first
+from intentpm.runtime._native.round_order cimport ASKS_FIRST, RELEASES_FIRST, group_by_table, put_first
 from intentpm.runtime._native.row_optimiser cimport lengthen_row
 from intentpm.runtime._native.serving cimport Serving
 from intentpm.runtime._native.slots cimport bind_slot, change_state, drop_replica, publish, publish_owned
@@ -204,6 +204,8 @@ cdef class Holder:
         asks = references.size()
         if asks > self.early_records:
             asks = put_first(self.remote.tables, references, ASKS_FIRST)
+        group_by_table(references, 0, asks)
+        group_by_table(references, asks, references.size())
         while at < references.size() and sent_bytes < self.budget.round_bytes and self._may_ask(peer) and (
                 not self.transport.out_of_memory):
             at = self._send_records(peer, peer, references, at, asks if at < asks else references.size(), &sent_bytes)
@@ -220,6 +222,7 @@ cdef class Holder:
         references.swap(self.todo[peer])
         self.releasable[peer] = 0
         count = put_first(self.remote.tables, references, RELEASES_FIRST)
+        group_by_table(references, 0, count)
         while at < count and sent_bytes < self.budget.round_bytes and not self.transport.out_of_memory:
             at = self._send_records(peer, self._releases_to(peer), references, at, count, &sent_bytes)
         for i in range(at, references.size()):

@@ -1,9 +1,10 @@
-"""Which of the keys that are queued for an owner go first.
+"""In which order keys that are queued for another rank go.
 
-Called by: Holder, under the engine's lock.
+Called by: Holder, Hints, under the engine's lock.
 """
 
 from libc.stdint cimport uint32_t
+from libcpp.algorithm cimport is_sorted, stable_sort
 
 from intentpm.runtime._native.prefetching cimport PREFETCH_ENTRIES, prefetch_entries
 from intentpm.runtime._native.state cimport STATE_REPLICA, STATE_REQUESTED, KeyRef, KeyRefs
@@ -38,3 +39,13 @@ cdef inline size_t put_first(TableState** tables, KeyRefs& references, First fir
     for i in range(others.size()):
         references[count + i] = others[i]
     return count
+
+
+cdef inline bint _is_of_earlier(const KeyRef& left, const KeyRef& right) noexcept nogil:
+    return left.table < right.table
+
+
+cdef inline void group_by_table(KeyRefs& references, size_t begin, size_t end) noexcept nogil:
+    """Of those from ``begin`` on; keeps the order of each table's. A message is of one table, so these are fewer."""
+    if not is_sorted(references.begin() + begin, references.begin() + end, _is_of_earlier):
+        stable_sort(references.begin() + begin, references.begin() + end, _is_of_earlier)
