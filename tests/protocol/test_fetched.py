@@ -126,3 +126,35 @@ def test_tiny_rows_are_lent_where_many_would_hear_of_a_relocation() -> None:
         job.run()
         text = str(job.ranks[0].explain(tables[0], key))
     assert "replica granted to rank 1: no other rank intends it, but relocating it would cost more" in text
+
+
+def test_long_clocks_make_none_a_replica_before_its_own_is_over() -> None:
+    """Copies come two clocks ahead: to be asked for and given back is all that is told of them."""
+    clocks, known = 12, 4  # from then on it is known how long they take
+    with simulate(2, 1, Config(management="adaptive", seed=1), NetworkModel()) as job:
+        tables = job.create_table("t", 200, dtype="float64")
+        workers = job.on_every_rank(lambda pm: pm.worker())
+        owned = tables[0].owned_keys()[: len(KEYS) * clocks]
+        parts = owned.reshape(clocks, len(KEYS))
+        job.spawn(0, lambda: workers[0].intent(tables[0], owned, 0, LONG))
+        job.run()
+        job.settle()
+
+        def use() -> int:
+            told = 0
+            for clock, keys in enumerate(parts):
+                workers[1].intent(tables[1], keys, clock + 2, clock + 3)
+                job.network.pause(60_000)
+                if clock == known:
+                    told = job.ranks[1].stats()["records"]
+                if clock >= 2:
+                    workers[1].push(tables[1], parts[clock - 2], ONES)
+                workers[1].advance_clock()
+            job.network.pause(10_000)
+            return job.ranks[1].stats()["records"] - told
+
+        task = job.spawn(1, use)
+        job.run()
+        assert job.ranks[1].stats()["replicas_fetched"] == len(owned)
+        asked, given_back = parts[known + 1 :].size, parts[known - 2 : -2].size
+        assert task.value == asked + given_back
