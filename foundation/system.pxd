@@ -42,6 +42,7 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     int poll(pollfd* descriptors, unsigned long count, int timeout_ms)
+    int ppoll(pollfd* descriptors, unsigned long count, const timespec* timeout, const void* signals)
     enum: POLLIN
     enum: POLLOUT
 

@@ -111,6 +111,8 @@ cdef class Transport:
     cdef void drop(self, uint32_t rank, const char* why) noexcept nogil
     # Bytes accepted by send() for ``rank`` and not yet handed to the network.
     cdef size_t backlog_bytes(self, uint32_t rank) noexcept nogil
+    # For any rank.
+    cdef bint has_backlog(self) noexcept nogil
     # Monotonic time. Virtual on the sim transport, so nothing above may read another clock.
     cdef int64_t now_ns(self) noexcept nogil
     # Transports with virtual time (sim) run the ranks themselves: they call on_step at ``at_ns`` (or soon, if past), for

@@ -84,6 +84,13 @@ cdef class Transport:
     cdef size_t backlog_bytes(self, uint32_t rank) noexcept nogil:
         return 0
 
+    cdef bint has_backlog(self) noexcept nogil:
+        cdef uint32_t rank
+        for rank in range(self.size):
+            if self.backlog_bytes(rank):
+                return True
+        return False
+
     cdef int64_t now_ns(self) noexcept nogil:
         cdef timespec t
         clock_gettime(CLOCK_MONOTONIC, &t)

@@ -9,7 +9,7 @@ The lock guards the transport, the objects of the protocol (``engine.pxd`` lists
 step at a time: one ``progress``, one submission.
 
 Who sleeps:
-    progress thread    in epoll on {transport while ``thread_watches``, wake_fd, look_fd, lease_fd}
+    progress thread    in epoll on {transport while ``thread_watches``, wake_fd, look_fd, lease_fd}; a nap is without transport
     driving worker     in poll on {transport, driver_fd}
     followers          other workers that wait, on the condition ``answered``
 Called by ``Turns`` and ``Wheel``, who say what the sleeps are for, and by whoever takes the lock.
@@ -32,6 +32,7 @@ cdef class Monitor:
     cdef uint32_t followers
     cdef bint driver_sleeps
     cdef bint thread_sleeps
+    cdef bint thread_naps        # it sleeps, and looks at the transport by itself soon
     cdef bint thread_watches     # the transport's descriptor: nobody drives, and there is no lease
     # descriptors, fixed after construction
     cdef int epoll_fd
@@ -46,6 +47,8 @@ cdef class Monitor:
     # Sleeps; the lock is held before and after. follow: until somebody finished something, or the driver left.
     cdef void follow(self, int64_t until_ns) noexcept nogil
     cdef void sleep_driving(self, int64_t timeout_ns) noexcept nogil
+    # The progress thread, without the lock: whatever the transport has. True: somebody woke it, or a timer did.
+    cdef bint nap(self, int64_t nap_ns) noexcept nogil
     # Wakes who sleeps. wake_thread: any thread, without the lock.
     cdef void wake_followers(self) noexcept nogil
     cdef void wake_driver(self) noexcept nogil

@@ -8,10 +8,10 @@ from posix.unistd cimport close, read, write
 from intentpm.foundation.primitives cimport add_relaxed, pause_cpu
 from intentpm.foundation.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, POLLIN, TFD_CLOEXEC,
-    TFD_NONBLOCK, epoll_create1, epoll_ctl, epoll_event, eventfd, poll, pollfd, pthread_cond_broadcast, pthread_cond_destroy,
-    pthread_cond_init, pthread_cond_timedwait, pthread_condattr_destroy, pthread_condattr_init, pthread_condattr_setclock,
-    pthread_condattr_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_trylock,
-    pthread_mutex_unlock, timerfd_create,
+    TFD_NONBLOCK, epoll_create1, epoll_ctl, epoll_event, eventfd, poll, pollfd, ppoll, pthread_cond_broadcast,
+    pthread_cond_destroy, pthread_cond_init, pthread_cond_timedwait, pthread_condattr_destroy, pthread_condattr_init,
+    pthread_condattr_setclock, pthread_condattr_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_trylock, pthread_mutex_unlock, timerfd_create,
 )
 from intentpm.transports.base cimport Transport
 
@@ -111,6 +111,17 @@ cdef class Monitor:
         else:
             read(self.driver_fd, &count, sizeof(count))
 
+    cdef bint nap(self, int64_t nap_ns) noexcept nogil:
+        cdef pollfd descriptors[3]
+        cdef timespec duration
+        descriptors[0].fd = self.wake_fd
+        descriptors[1].fd = self.look_fd
+        descriptors[2].fd = self.lease_fd
+        descriptors[0].events = descriptors[1].events = descriptors[2].events = POLLIN
+        duration.tv_sec = nap_ns // 1000000000
+        duration.tv_nsec = nap_ns % 1000000000
+        return ppoll(descriptors, 3, &duration, NULL) > 0
+
     cdef void watch_transport(self, bint watch) noexcept nogil:
         cdef epoll_event event
         self.thread_watches = watch
@@ -145,5 +156,6 @@ cdef class Monitor:
         if self.driver_sleeps:
             if not self.transport.arm():
                 self.wake_driver()
-        elif self.thread_sleeps and self.thread_watches and not self.transport.arm():
+        elif self.thread_sleeps and self.thread_watches and (
+                self.transport.has_backlog() if self.thread_naps else not self.transport.arm()):
             self.wake_thread()

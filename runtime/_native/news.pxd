@@ -99,6 +99,8 @@ cdef class News:
     cdef void note_rounded(self, TableState* table, uint32_t key, uint32_t holder) noexcept nogil
     # The holder has begun a round. clock_ns: how long its workers' clocks take; 0: not known.
     cdef void note_round_from(self, uint32_t holder, int64_t clock_ns) noexcept nogil
+    # Of holders that have begun a round lately; NEVER: none has. 0: that of one is not known.
+    cdef int64_t shortest_clock_ns(self, int64_t now_ns) noexcept nogil
     # Of keys of one table that are being given away: the row goes to the holder with the next ``send_last``, until which
     # ``news.row`` stays. Ask ``may_note_last`` first: what is noted is sent at once, in one message per holder.
     cdef bint may_note_last(self, uint32_t holder) noexcept nogil

@@ -152,6 +152,14 @@ cdef class News:
         self.heard_ns[holder] = self.journal.now_ns
         self.clock_ns[holder] = min(clock_ns, <int64_t>LONGEST_CLOCK_NS)
 
+    cdef int64_t shortest_clock_ns(self, int64_t now_ns) noexcept nogil:
+        cdef int64_t shortest_ns = NEVER
+        cdef uint32_t holder
+        for holder in range(<uint32_t>self.heard_ns.size()):
+            if self.heard_ns[holder] and now_ns - self.heard_ns[holder] < LONGEST_GAP_NS:
+                shortest_ns = min(shortest_ns, self.clock_ns[holder])
+        return shortest_ns
+
     cdef int64_t _patience_ns(self, uint32_t holder, int64_t now_ns) noexcept nogil:
         """How long news wait for a record of the holder, whose answer brings them: one comes with each step that writes."""
         if now_ns - self.heard_ns[holder] > QUIET_ROUNDS * max(self.gap_ns[holder], self.clock_ns[holder]):

@@ -34,7 +34,7 @@ Assumption: every method is called under the engine's lock.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from intentpm.runtime._native.concerned_ranks cimport ConcernedRanks
 from intentpm.runtime._native.hints cimport Hints
@@ -58,6 +58,7 @@ cdef class Rounds:
     cdef Journal journal
     cdef uint32_t size
     cdef int management
+    cdef uint64_t messages               # of management that have come
     cdef int64_t shed_again_ns           # before that it is not looked whether copies must go. 0: look
     cdef ConcernedRanks concerned
     cdef readonly Hints hints

@@ -105,6 +105,7 @@ cdef class Rounds:
         cdef TableState* table
         cdef RoundBody sections
         cdef bint answers = message_id == MSG_ANSWER or message_id == MSG_REFRESH
+        self.messages += 1
         self.journal.now_ns = self.transport.now_ns()
         if message_id == MSG_REFRESHED:
             return self.news.take_acknowledgement(source, header)

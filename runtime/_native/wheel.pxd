@@ -4,8 +4,8 @@ Guarantees
     * Remote requests are served, and calls of workers answered, whether or not a Python thread holds the GIL.
     * At most one thread polls at a time; one that has polled for its spin time without a message sleeps.
 
-    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd, look_fd, lease_fd}. The state when no worker waits
-        and there is no lease.
+    THREAD    the progress thread: sleeps in epoll on {transport, wake_fd, look_fd, lease_fd}, or naps for a moment without
+        looking at the transport (naps.pxd). The state when no worker waits and there is no lease.
     WORKER    a worker that waits drives itself, for the shortest latency: it takes the transport's descriptor out of the
         epoll set of the progress thread, which sleeps on the others alone; polls, then sleeps on {transport, driver_fd}. When
         done it puts the descriptor back (THREAD) or leaves it out (LEASED).
@@ -23,6 +23,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from intentpm.runtime._native.monitor cimport Monitor
+from intentpm.runtime._native.naps cimport Naps
 from intentpm.runtime._native.turns cimport Turns
 from intentpm.transports.base cimport Transport, condition_fn
 
@@ -32,6 +33,7 @@ cdef class Wheel:
     cdef Transport transport
     cdef Monitor monitor
     cdef Turns turns             # the context of the conditions that are waited for
+    cdef readonly Naps naps
     # guarded by: engine lock
     cdef bint worker_drives
     cdef bint leased             # nobody drives, and the progress thread does not watch the transport either
@@ -65,6 +67,6 @@ cdef class Wheel:
     cdef void _lease(self) noexcept nogil
     cdef bint _lease_goes_on(self) noexcept nogil
     cdef void _end_lease(self) noexcept nogil
-    cdef void _serve_for_a_while(self, bint more_expected) noexcept nogil
+    cdef int64_t _serve_for_a_while(self, bint more_expected) noexcept nogil
     cdef int64_t _spin_allowed(self, int64_t now_ns) noexcept nogil
     cdef void _note_preemption(self, int64_t before_ns) noexcept nogil

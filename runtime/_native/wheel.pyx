@@ -8,6 +8,7 @@ from intentpm.foundation.deadlines import wait_ns
 from intentpm.foundation.primitives cimport load_acquire_i64, load_relaxed, store_release_i64
 from intentpm.foundation.system cimport epoll_event, epoll_wait, intentpm_prefer_latency, sched_yield, set_timer
 from intentpm.runtime._native.membership cimport ENGINE_CLOSED
+from intentpm.runtime._native.naps cimport Naps
 from intentpm.runtime._native.turns cimport Turns
 
 cdef enum:
@@ -36,6 +37,7 @@ cdef class Wheel:
         self.turns = turns
         self.monitor = turns.monitor
         self.transport = turns.transport
+        self.naps = Naps(turns.rounds)
         self.no_spin_ns = LEAST_NO_SPIN_NS
         self.worker_spin_ns = wait_ns(worker_spin_us * 1e-6, "spin_us")
         self.thread_spin_ns = wait_ns(thread_spin_us * 1e-6, "spin_us")
@@ -180,21 +182,26 @@ cdef class Wheel:
         cdef epoll_event events[MOST_EVENTS]
         cdef uint64_t count
         cdef int timeout_ms, came, i
+        cdef int64_t nap_ns
         cdef bint message = False
         # Beside a training thread that computes without end, the scheduler would let a request wait for the rest of that
         # thread's slice, some milliseconds.
         intentpm_prefer_latency(THREAD_SLICE_NS)
         self.monitor.acquire()
         while not self.stopping:
-            self._serve_for_a_while(message)
+            nap_ns = self._serve_for_a_while(message)
             timeout_ms = self.turns.begin_sleep_ms()
             self.monitor.thread_sleeps = True
+            self.monitor.thread_naps = nap_ns > 0
             self.monitor.release()
+            if nap_ns > 0:
+                timeout_ms = 0
+                self.monitor.nap(nap_ns)
             came = epoll_wait(self.monitor.epoll_fd, events, MOST_EVENTS, timeout_ms)
             while came == 1 and events[0].data.fd == self.monitor.lease_fd and timeout_ms < 0 and self._lease_goes_on():
                 came = epoll_wait(self.monitor.epoll_fd, events, MOST_EVENTS, timeout_ms)
             self.monitor.acquire()
-            self.monitor.thread_sleeps = message = False
+            self.monitor.thread_sleeps = self.monitor.thread_naps = message = False
             for i in range(came):
                 if events[i].data.fd == self.transport.event_fd():
                     message = True
@@ -210,11 +217,15 @@ cdef class Wheel:
         self.monitor.release()
         self.monitor.wake_thread()
 
-    cdef void _serve_for_a_while(self, bint more_expected) noexcept nogil:
-        """Progress until nothing has come for the spin time, or a worker drives. After a message more are expected."""
+    cdef int64_t _serve_for_a_while(self, bint more_expected) noexcept nogil:
+        """Progress until nothing has come for the spin time, or a worker drives. After a message more are expected.
+
+        Returns for how long the thread may nap; 0: it sleeps, and the transport is armed.
+        """
         cdef int64_t now = self.transport.now_ns()
         cdef int64_t spin_until = now + self._spin_allowed(now) if more_expected else 0
-        cdef int64_t before
+        cdef int64_t before, nap_ns
+        cdef bint came = False
         self.turns.look_and_step()
         if self.worker_drives:
             self.monitor.arm_sleeper()
@@ -222,15 +233,19 @@ cdef class Wheel:
             before = now
             if self.transport.progress() > 0:
                 self.turns.step()
+                came = True
                 now = self.transport.now_ns()
                 spin_until = now + self._spin_allowed(now)
                 self.idle_polls = 0
             else:
                 now = self.transport.now_ns()
-                if now >= spin_until and self.transport.arm():
-                    return
+                if now >= spin_until:
+                    nap_ns = self.naps.allowed_ns(now, self.turns.step_at_ns) if came else 0
+                    if nap_ns > 0 or self.transport.arm():
+                        return nap_ns
             self._let_others_in(now < spin_until)
             self._note_preemption(before)
+        return 0
 
     # A progress thread that polls beside a computing thread on the same core uses up its share of it; then the scheduler lets
     # the other run until the next tick (4 ms), and a request waits. One that sleeps is run at once when it is woken. So when
