@@ -48,9 +48,9 @@ from intentpm.runtime._native.timing cimport longest_of_last
 from intentpm.runtime._native.unparking cimport Unparking
 
 cdef enum:
-    FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds and clocks, becomes ...
-    FETCHED_ROUNDS = 8               # ... one as any
-    FETCHED_CLOCKS = 3
+    FETCHED_NS = 50_000_000          # a replica for one use that is here for longer, and so many rounds, becomes one as any ...
+    FETCHED_ROUNDS = 8
+    FETCHED_CLOCKS = 4               # ... but not within so many clocks
     TICK_US = 66
     MOST_AHEAD_US = 1_000_000_000
     EARLY_RECORDS = 256              # new keys of one owner that are asked for while more are being counted
@@ -107,8 +107,8 @@ cdef class Holder:
     cdef int64_t step_fetched(self, int64_t now_ns) noexcept nogil:
         cdef TableState* table
         cdef uint32_t key
-        # They come some rounds, or clocks, ahead of their use.
-        cdef int64_t longest_ns = FETCHED_NS + FETCHED_ROUNDS * self.round_ns + FETCHED_CLOCKS * self.clock_ns
+        # They come some rounds, or two clocks, ahead of their use.
+        cdef int64_t longest_ns = max(FETCHED_NS + FETCHED_ROUNDS * self.round_ns, FETCHED_CLOCKS * self.clock_ns)
         while not self.fetched.empty():
             table = self.remote.tables[self.fetched.front().table]
             key = self.fetched.front().key
