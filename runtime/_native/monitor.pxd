@@ -47,8 +47,8 @@ cdef class Monitor:
     # Sleeps; the lock is held before and after. follow: until somebody finished something, or the driver left.
     cdef void follow(self, int64_t until_ns) noexcept nogil
     cdef void sleep_driving(self, int64_t timeout_ns) noexcept nogil
-    # The progress thread, without the lock: whatever the transport has. True: somebody woke it, or a timer did.
-    cdef bint nap(self, int64_t nap_ns) noexcept nogil
+    # The progress thread, without the lock: whatever the transport has, until somebody or a timer wakes it.
+    cdef void nap(self, int64_t nap_ns) noexcept nogil
     # Wakes who sleeps. wake_thread: any thread, without the lock.
     cdef void wake_followers(self) noexcept nogil
     cdef void wake_driver(self) noexcept nogil

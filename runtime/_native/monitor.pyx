@@ -111,7 +111,7 @@ cdef class Monitor:
         else:
             read(self.driver_fd, &count, sizeof(count))
 
-    cdef bint nap(self, int64_t nap_ns) noexcept nogil:
+    cdef void nap(self, int64_t nap_ns) noexcept nogil:
         cdef pollfd descriptors[3]
         cdef timespec duration
         descriptors[0].fd = self.wake_fd
@@ -120,7 +120,7 @@ cdef class Monitor:
         descriptors[0].events = descriptors[1].events = descriptors[2].events = POLLIN
         duration.tv_sec = nap_ns // 1000000000
         duration.tv_nsec = nap_ns % 1000000000
-        return ppoll(descriptors, 3, &duration, NULL) > 0
+        ppoll(descriptors, 3, &duration, NULL)
 
     cdef void watch_transport(self, bint watch) noexcept nogil:
         cdef epoll_event event
