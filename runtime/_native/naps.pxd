@@ -26,7 +26,8 @@ from intentpm.transports.base cimport Transport
 cdef class Naps:
     cdef Transport transport
     cdef Rounds rounds
-    cdef readonly uint64_t taken
+    # guarded by: engine lock
+    cdef readonly uint64_t taken     # since start
     cdef uint64_t others_seen        # messages that were not management's
     cdef int64_t others_ns           # when the last of them was seen
     cdef uint64_t moved_bytes        # when it was last asked
